@@ -1,0 +1,41 @@
+"""vpfb: Variational Potential Flow Bayes in PyTorch.
+
+One scalar potential Φ(x, t) whose gradient carries Gaussian noise to data (Loo et al. 2025, arXiv 2504.16262).
+
+    import vpfb_core as vpfb
+    model = vpfb.load("digits")
+    images = model.sample(64, seed=0)
+
+Names are imported when they are first used, so that `import vpfb_core` costs nothing and loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULES = {"checkpoint", "config", "data", "errors", "flow", "homotopy", "model", "networks", "noise", "objectives",
+            "potential", "training"}  # fmt: skip
+_NAMES = {
+    "Model": "model",
+    "load": "model",
+    "Potential": "potential",
+    "TrainConfig": "config",
+    "train": "training",
+}
+
+__all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,52 @@
+"""The errors of vpfb: each says what was wrong, with the value, and what to do about it.
+
+The command line turns them into one or two lines and an exit code; a library user catches `VPFBError`.
+"""
+
+from __future__ import annotations
+
+
+class VPFBError(Exception):
+    """What every error of vpfb derives from.
+
+    Args:
+        message: what is wrong, with the value that was wrong.
+        hint: what to do about it, if anything can be done.
+    """
+
+    kind = "error"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(VPFBError):
+    """A setting, name or device that does not exist or does not fit."""
+
+    kind = "config"
+
+
+class DataError(VPFBError):
+    """Input that cannot be read, or output that cannot be written."""
+
+    kind = "data"
+
+
+class CheckpointError(VPFBError):
+    """A model or state file that is missing, damaged, foreign, too new or does not fit."""
+
+    kind = "checkpoint"
+
+
+class DivergedError(VPFBError):
+    """Training produced a non-finite loss or gradient."""
+
+    kind = "diverged"
+
+
+class SolverError(VPFBError):
+    """An ODE solve did not reach its end for some sample."""
+
+    kind = "solver"
