@@ -1,0 +1,28 @@
+"""Writes vpfb_core/assets/digits_images.npz from scikit-learn's copy of the UCI digits (CC BY 4.0).
+
+    python benchmarks/make_digits_data.py
+
+The originals count 0 … 16 inked dots in each 4×4 block; 16 becomes 255. The package carries the result, so that
+scikit-learn is not needed to use it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+TARGET = Path(__file__).parent.parent / "vpfb_core" / "assets" / "digits_images.npz"
+
+
+def main() -> None:
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    TARGET.parent.mkdir(exist_ok=True)
+    np.savez_compressed(TARGET, images=images, labels=digits.target.astype(np.uint8))
+    print(f"{TARGET}: {images.shape} {images.dtype}, {TARGET.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

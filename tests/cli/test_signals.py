@@ -1,0 +1,185 @@
+"""Ctrl-C and SIGTERM in real processes: exit code 130 at whatever moment they come, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+
+# A command for each moment; each says READY on stderr when the moment has come.
+PROGRAM = """
+import sys, time
+from vpfb_cli import __main__, app, output, signals
+from vpfb_cli.options import JsonOption, QuietOption
+from vpfb_cli.progress import progress
+from vpfb_core.errors import DataError
+
+def ready():
+    print("READY", file=sys.stderr, flush=True)
+
+def swallowing():
+    ready()
+    try:
+        time.sleep(20)
+    except KeyboardInterrupt:
+        pass
+
+def importing(json: JsonOption = False) -> None:
+    output.start(json_mode=json)
+    with signals.importing():
+        swallowing()
+    print("went on")
+
+def working(json: JsonOption = False) -> None:
+    output.start(json_mode=json)
+    with signals.importing():
+        import colorsys
+    try:
+        ready()
+        time.sleep(20)
+    finally:
+        print("TIDIED", file=sys.stderr)
+
+def training(json: JsonOption = False, quiet: QuietOption = False) -> None:
+    out = output.start(json_mode=json, quiet=quiet)
+    with signals.graceful(out.note) as stop, progress(out, "training") as bar:
+        for step in range(200):
+            bar.update(step / 200)
+            if step == 1:
+                ready()
+            time.sleep(0.1)
+            if stop():
+                break
+    if stop():
+        raise signals.Interrupted("stopped and saved", hint="--resume auto continues")
+
+def slow_step(json: JsonOption = False) -> None:
+    out = output.start(json_mode=json)
+    with signals.graceful(out.note):
+        ready()
+        time.sleep(20)
+
+build = app.build
+app.build = lambda: build((importing, working, training, slow_step))
+__main__.main()
+"""
+
+
+def start(*argv: str) -> subprocess.Popen[str]:
+    """The program, once its moment has come."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stderr is not None
+    for line in child.stderr:
+        if line == "READY\n":
+            break
+    return child
+
+
+def end(child: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = child.communicate(timeout=15)
+    assert "Traceback" not in err
+    return child.returncode, out, err
+
+
+@BOTH
+def test_a_signal_during_an_import_that_swallows_it_ends_the_process_at_once(number: signal.Signals) -> None:
+    child = start("importing")
+    child.send_signal(number)
+    assert end(child) == (130, "", "vpfb: interrupted\n")
+
+
+def test_a_signal_during_an_import_still_makes_a_json_document() -> None:
+    child = start("importing", "--json")
+    child.send_signal(signal.SIGINT)
+    code, out, _ = end(child)
+    assert code == 130
+    assert json.loads(out)["error"] == {"kind": "interrupted", "message": "interrupted", "hint": None, "exit_code": 130}
+
+
+@BOTH
+def test_a_signal_during_the_work_unwinds_it_and_exits_130(number: signal.Signals) -> None:
+    child = start("working")
+    child.send_signal(number)
+    assert end(child) == (130, "", "TIDIED\nvpfb: interrupted\n")
+
+
+@BOTH
+def test_training_stops_after_the_step_and_says_so(number: signal.Signals) -> None:
+    child = start("training", "--json")
+    child.send_signal(number)
+    code, out, err = end(child)
+    assert code == 130
+    assert err.startswith("stopping after this step; press Ctrl-C again to stop at once\n")
+    assert err.endswith("vpfb: stopped and saved\n  --resume auto continues\n")
+    assert json.loads(out)["error"]["message"] == "stopped and saved"
+
+
+def test_quiet_training_stops_without_the_note() -> None:
+    child = start("training", "-q")
+    child.send_signal(signal.SIGINT)
+    assert end(child) == (130, "", "vpfb: stopped and saved\n  --resume auto continues\n")
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    child = start("slow-step")
+    child.send_signal(signal.SIGINT)
+    assert child.stderr is not None
+    assert child.stderr.readline().startswith("stopping after this step")
+    time.sleep(0.7)
+    child.send_signal(signal.SIGINT)
+    assert end(child) == (130, "", "vpfb: interrupted\n")
+
+
+def test_one_wish_delivered_twice_is_still_one() -> None:
+    child = start("training")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):  # as `timeout` and wrappers do
+        child.send_signal(number)
+        time.sleep(0.02)
+    code, _, err = end(child)
+    assert code == 130
+    assert "stopped and saved" in err
+
+
+def test_handlers_of_the_caller_are_back_after_each_stretch() -> None:
+    from vpfb_cli import signals
+
+    before = signal.getsignal(signal.SIGINT)
+    with signals.importing():
+        assert signal.getsignal(signal.SIGINT) is not before
+        with signals.graceful(str) as stop:
+            assert not stop()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_note_that_cannot_be_given_in_the_handler_is_given_at_the_step() -> None:
+    from vpfb_cli import signals
+
+    said: list[str] = []
+
+    def note(text: str) -> None:
+        said.append(text)
+        if len(said) == 1:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    with signals.graceful(note) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        assert stop()
+    assert len(said) == 2
+
+
+def test_python_m_and_the_console_script_name_are_the_same_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "vpfb_cli", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("vpfb ")
+    script = Path(sys.executable).with_name("vpfb")
+    if script.exists():
+        assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout == done.stdout

@@ -1,0 +1,597 @@
+"""The solvers against exact solutions, against scipy and torchdiffeq, and against their own promises per sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+import torchdiffeq
+from scipy.integrate import solve_ivp
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from vpfb_core.errors import ConfigError, SolverError
+from vpfb_core.flow import solvers
+from vpfb_core.flow.solvers import METHODS, Solution, Status, evaluations, solve, steps_for
+from vpfb_core.flow.tableaux import AB3, BOSH3, DOPRI5, Method, Tableau
+
+ADAPTIVE = ["bosh3", "dopri5"]
+FIXED = [name for name in METHODS if name not in ADAPTIVE]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """dx/dt = f(x, t) with its flow map: exact(x0, t0, t1) is where x0 at t0 is at t1."""
+
+    f: Callable[[Tensor, Tensor], Tensor]
+    exact: Callable[[Tensor, float, float], Tensor]
+    start: tuple[tuple[float, ...], ...]
+
+    def x0(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.tensor(self.start, dtype=dtype)
+
+
+def rotate(x: Tensor, angle: float) -> Tensor:
+    turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]], dtype=x.dtype)
+    return x @ turn.T
+
+
+PROBLEMS = {
+    "decay": Problem(lambda x, _t: -x, lambda x, t0, t1: x * math.exp(t0 - t1), ((1.0,), (-2.0,), (0.0,))),
+    "oscillator": Problem(
+        lambda x, _t: torch.stack((x[:, 1], -x[:, 0]), 1),
+        lambda x, t0, t1: rotate(x, t1 - t0),
+        ((1.0, 0.0), (0.3, -2.0)),
+    ),
+    "cosine growth": Problem(
+        lambda x, t: torch.cos(t)[:, None] * x,
+        lambda x, t0, t1: x * math.exp(math.sin(t1) - math.sin(t0)),
+        ((1.0,), (-0.5,)),
+    ),
+    "unsteady oscillator": Problem(
+        lambda x, t: (1 + torch.cos(t)[:, None] / 2) * torch.stack((x[:, 1], -x[:, 0]), 1),
+        lambda x, t0, t1: rotate(x, t1 - t0 + (math.sin(t1) - math.sin(t0)) / 2),
+        ((1.0, 0.0), (0.3, -2.0)),
+    ),
+    "logistic": Problem(
+        lambda x, _t: x * (1 - x),
+        lambda x, t0, t1: x / (x + (1 - x) * math.exp(t0 - t1)),
+        ((0.1, 0.5), (0.9, 0.6)),
+    ),
+}
+DIRECTIONS = {"forward": (0.2, 1.7), "backward": (1.7, 0.2)}
+each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS.keys())
+each_direction = pytest.mark.parametrize("span", DIRECTIONS.values(), ids=DIRECTIONS.keys())
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+
+
+def relative_error(x: Tensor, exact: Tensor) -> float:
+    return ((x - exact).norm() / exact.norm()).item()
+
+
+def walk(method: Method, problem: Problem, grid: Sequence[float]) -> Tensor:
+    """Any table on a given grid, those of the adaptive methods too."""
+    x, slopes = problem.x0(), []
+    for i in range(len(grid) - 1):
+        x, slopes = method.grid_step(problem.f, x, grid, i, slopes)
+    return x
+
+
+def slope_of_error(method: Method, problem: Problem, span: tuple[float, float], power: float = 1.0) -> float:
+    """The slope of log error against log step length, by halving the step."""
+    steps = np.array([15, 30, 60] if method.order >= 4 else [30, 60, 120])
+    errors = []
+    for n in steps:
+        grid = (span[0] + (span[1] - span[0]) * np.linspace(0, 1, n + 1) ** power).tolist()
+        errors.append(relative_error(walk(method, problem, grid), problem.exact(problem.x0(), *span)))
+    return float(np.polyfit(np.log(1 / steps), np.log(errors), 1)[0])
+
+
+# ---------------------------------------------------------------- order
+
+
+# Not the scalar linear ones: their leading errors partly cancel along the way, and a slope there says little.
+each_order_problem = pytest.mark.parametrize("name", ["unsteady oscillator", "logistic"])
+
+
+@each_order_problem
+@each_direction
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+def test_error_falls_with_the_order_of_the_method(method: Method, span: tuple[float, float], name: str) -> None:
+    assert slope_of_error(method, PROBLEMS[name], span) == pytest.approx(method.order, abs=0.1)
+
+
+@each_order_problem
+@pytest.mark.parametrize("method", FIXED)
+def test_order_survives_a_grid_of_unequal_steps(method: str, name: str) -> None:
+    slope = slope_of_error(METHODS[method], PROBLEMS[name], (0.2, 1.7), power=1.3)
+    assert slope == pytest.approx(METHODS[method].order, abs=0.1)
+
+
+@each_order_problem
+@pytest.mark.parametrize("table", [BOSH3, DOPRI5], ids=ADAPTIVE)
+def test_embedded_weights_are_one_order_lower(table: Tableau, name: str) -> None:
+    assert table.embedded is not None
+    lower = replace(table, b=table.embedded, order=table.order - 1)
+    assert slope_of_error(lower, PROBLEMS[name], (0.2, 1.7)) == pytest.approx(lower.order, abs=0.1)
+
+
+@pytest.mark.parametrize("table", [m for m in METHODS.values() if isinstance(m, Tableau)], ids=lambda m: m.name)
+def test_tables_are_consistent_explicit_and_first_same_as_last_where_adaptive(table: Tableau) -> None:
+    assert [len(row) for row in table.a] == list(range(len(table.c)))
+    assert [sum(row) for row in table.a] == pytest.approx(list(table.c), abs=1e-14)
+    for k in range(table.order):
+        assert sum(b * c**k for b, c in zip(table.b, table.c, strict=True)) == pytest.approx(1 / (k + 1), abs=1e-14)
+    if table.embedded is not None:
+        assert (*table.a[-1], 0.0) == table.b
+        assert table.c[-1] == 1
+        assert sum(table.error) == pytest.approx(0, abs=1e-15)
+
+
+def test_adams_bashforth_weights_on_equal_steps_are_the_textbook_ones() -> None:
+    assert AB3.weights([0.0, -0.1, -0.2], 0.1) == pytest.approx([23 / 12, -16 / 12, 5 / 12])
+    assert AB3.weights([0.0, -0.1], 0.1) == pytest.approx([3 / 2, -1 / 2])
+    assert AB3.weights([0.0, -0.1], 0.05) == pytest.approx([5 / 4, -1 / 4])
+
+
+# ---------------------------------------------------------------- exact solutions
+
+
+@each_problem
+@each_direction
+@each_dtype
+@pytest.mark.parametrize("method", FIXED)
+def test_fixed_steps_reach_the_exact_solution(
+    method: str, dtype: torch.dtype, span: tuple[float, float], problem: Problem
+) -> None:
+    solution = solve(problem.f, problem.x0(dtype), *span, method, steps=40)
+    exact = problem.exact(problem.x0(), *span)
+    assert solution.x.dtype == solution.t.dtype == dtype
+    assert relative_error(solution.x, exact) < {1: 0.15, 2: 4e-3, 3: 4e-4, 4: 2e-6}[METHODS[method].order]
+    assert (solution.t == torch.tensor(span[1], dtype=dtype)).all()
+    assert (solution.status == Status.SUCCESS).all()
+
+
+@each_problem
+@each_direction
+@each_dtype
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_adaptive_steps_reach_the_exact_solution_within_tolerance(
+    method: str, dtype: torch.dtype, span: tuple[float, float], problem: Problem
+) -> None:
+    solution = solve(problem.f, problem.x0(dtype), *span, method, rtol=1e-5, atol=1e-5)
+    assert solution.x.dtype == solution.t.dtype == dtype
+    assert relative_error(solution.x, problem.exact(problem.x0(), *span)) < 1e-4
+    assert (solution.t == torch.tensor(span[1], dtype=dtype)).all()
+    assert (solution.status == Status.SUCCESS).all()
+
+
+@pytest.mark.parametrize("rtol", [1e-3, 1e-6, 1e-9])
+def test_error_follows_the_tolerance(rtol: float) -> None:
+    problem = PROBLEMS["oscillator"]
+    solution = solve(problem.f, problem.x0(), 0.0, 6.0, rtol=rtol, atol=rtol)
+    error = relative_error(solution.x, problem.exact(problem.x0(), 0.0, 6.0))
+    assert rtol / 100 < error < 10 * rtol
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_there_and_back_returns_to_the_start(method: str) -> None:
+    problem = PROBLEMS["oscillator"]
+    settings = {"rtol": 1e-8, "atol": 1e-8} if method in ADAPTIVE else {"steps": 100}
+    there = solve(problem.f, problem.x0(), 0.0, 1.0, method, **settings)
+    back = solve(problem.f, there.x, 1.0, 0.0, method, **settings)
+    assert (back.t == 0).all()
+    assert relative_error(back.x, problem.x0()) < {1: 2e-2, 2: 2e-4}.get(METHODS[method].order, 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1, 8, 8)], ids=str)
+@pytest.mark.parametrize("method", ["ab3", "rk4", "dopri5"])
+def test_states_of_any_shape(method: str, shape: tuple[int, ...]) -> None:
+    x0 = torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
+    settings = {} if method in ADAPTIVE else {"steps": 30}
+    solution = solve(lambda x, t: -x * t.reshape(-1, *[1] * (x.dim() - 1)), x0, 0.0, 1.0, method, **settings)
+    assert solution.x.shape == shape
+    assert torch.allclose(solution.x, x0 * math.exp(-0.5), atol=1e-4)
+    assert all(v.shape == (3,) for v in (solution.t, solution.nfe, solution.accepted, solution.status))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_samples_are_solved_without_calling_f(method: str) -> None:
+    def never(_x: Tensor, _t: Tensor) -> Tensor:
+        raise AssertionError("called")
+
+    settings = {} if method in ADAPTIVE else {"steps": 3, "keep_path": True}
+    solution = solve(never, torch.zeros(0, 2), method=method, **settings).require_success()
+    assert solution.x.shape == (0, 2)
+    assert solution.nfe.shape == (0,)
+    if solution.path is not None:
+        assert solution.path.shape == (4, 0, 2)
+
+
+# ---------------------------------------------------------------- other people's solvers
+
+
+def test_dopri5_agrees_with_scipy_at_a_like_number_of_evaluations() -> None:
+    def pendulum(x: Tensor, t: Tensor) -> Tensor:
+        return torch.stack((x[:, 1], -torch.sin(x[:, 0]) - 0.2 * x[:, 1] + torch.sin(3 * t)), 1)
+
+    def pendulum_of_scipy(t: float, x: np.ndarray) -> list[float]:
+        return [x[1], -math.sin(x[0]) - 0.2 * x[1] + math.sin(3 * t)]
+
+    start = [[1.0, 0.0], [2.0, 0.5], [-2.0, 0.5]]
+    ours = solve(pendulum, torch.tensor(start, dtype=torch.float64), 0.0, 8.0, rtol=1e-6, atol=1e-6)
+    for i, x0 in enumerate(start):
+        theirs = solve_ivp(pendulum_of_scipy, (0.0, 8.0), x0, rtol=1e-6, atol=1e-6)
+        truth = solve_ivp(pendulum_of_scipy, (0.0, 8.0), x0, method="DOP853", rtol=1e-12, atol=1e-12)
+        assert ours.x[i].tolist() == pytest.approx(theirs.y[:, -1].tolist(), abs=3e-4)
+        assert ours.x[i].tolist() == pytest.approx(truth.y[:, -1].tolist(), abs=3e-4)
+        assert int(ours.nfe[i]) == pytest.approx(theirs.nfev, rel=0.15)
+
+
+@each_direction
+def test_dopri5_agrees_with_torchdiffeq(span: tuple[float, float]) -> None:
+    problem = PROBLEMS["logistic"]
+    theirs = torchdiffeq.odeint(
+        lambda t, x: problem.f(x, t), problem.x0(), torch.tensor(span), method="dopri5", rtol=1e-8, atol=1e-8
+    )
+    ours = solve(problem.f, problem.x0(), *span, rtol=1e-8, atol=1e-8)
+    assert torch.allclose(ours.x, theirs[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint", "rk4"])
+def test_fixed_steps_agree_with_torchdiffeq_to_rounding(method: str) -> None:
+    problem = PROBLEMS["cosine growth"]
+    grid = [0.0, 0.1, 0.4, 0.5, 1.0]
+    theirs = torchdiffeq.odeint(
+        lambda t, x: problem.f(x, t.expand(len(x))),
+        problem.x0(),
+        torch.tensor(grid, dtype=torch.float64),
+        method=method,
+    )
+    ours = solve(problem.f, problem.x0(), method=method, grid=grid, keep_path=True)
+    assert ours.path is not None
+    # torchdiffeq's "rk4" is Kutta's 3/8 rule: another table of the same order.
+    assert torch.allclose(ours.path, theirs, rtol=3e-4 if method == "rk4" else 1e-14, atol=0)
+
+
+# ---------------------------------------------------------------- where f is called, and how often
+
+
+class Recorder:
+    """dx/dt = −x, and the times at which it was asked."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        assert t.shape == (len(x),)
+        assert t.dtype == x.dtype
+        assert (t == t[0]).all()
+        self.times.append(t[0].item())
+        return -x
+
+
+NODES = {
+    "euler": [0.0, 0.25, 0.5],
+    "midpoint": [0.0, 0.125, 0.25, 0.375, 0.5, 0.75],
+    "heun": [0.0, 0.25, 0.25, 0.5, 0.5, 1.0],
+    "rk4": [0.0, 0.125, 0.125, 0.25, 0.25, 0.375, 0.375, 0.5, 0.5, 0.75, 0.75, 1.0],
+    "ab2": [0.0, 0.25, 0.5],
+    "ab3": [0.0, 0.125, 0.25, 0.5],
+}
+
+
+@pytest.mark.parametrize("method", FIXED)
+def test_fixed_steps_call_f_at_these_nodes(method: str) -> None:
+    recorder = Recorder()
+    solution = solve(recorder, torch.ones(2, 1), method=method, grid=[0.0, 0.25, 0.5, 1.0])
+    assert recorder.times == NODES[method]
+    assert solution.nfe.tolist() == [len(recorder.times)] * 2 == [evaluations(method, 3)] * 2
+    assert solution.accepted.tolist() == [3, 3]
+    assert solution.rejected.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint", "ab2", "ab3"])
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0), (0.1, 0.7)])
+def test_the_singular_end_is_not_evaluated(method: str, span: tuple[float, float]) -> None:
+    recorder = Recorder()
+    solve(recorder, torch.ones(1, 1), *span, method, steps=7)
+    low, high = sorted(np.float32(span).tolist())
+    assert all(low <= t <= high and t != np.float32(span[1]) for t in recorder.times)
+
+
+@pytest.mark.parametrize("method", FIXED)
+def test_fixed_steps_never_leave_the_interval_by_rounding(method: str) -> None:
+    for steps in range(1, 20):
+        recorder = Recorder()
+        solve(recorder, torch.ones(1, 1, dtype=torch.float64), 0.7, 0.1, method, steps=steps)
+        assert all(0.1 <= t <= 0.7 for t in recorder.times)
+
+
+@each_dtype
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0), (0.1, 0.7), (-3.0, 1 / 3)])
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_adaptive_steps_count_every_call_and_stay_inside_the_interval(
+    method: str, span: tuple[float, float], dtype: torch.dtype
+) -> None:
+    recorder = Recorder()
+    solution = solve(recorder, torch.ones(1, 1, dtype=dtype), *span, method)
+    low, high = sorted(torch.tensor(span, dtype=dtype).tolist())
+    assert all(low <= t <= high for t in recorder.times)
+    assert solution.nfe.tolist() == [len(recorder.times)]
+    assert solution.t.item() == torch.tensor(span[1], dtype=dtype).item()
+
+
+def test_a_given_first_step_saves_the_evaluation_that_estimates_it() -> None:
+    recorder = Recorder()
+    solution = solve(recorder, torch.ones(1, 1), first_step=0.125)
+    assert recorder.times[:2] == [0.0, pytest.approx(0.025)]
+    assert solution.nfe.item() == len(recorder.times)
+    assert int(solution.nfe) == 1 + 6 * int(solution.accepted + solution.rejected)
+
+
+@pytest.mark.parametrize("method", FIXED)
+def test_steps_for_is_the_largest_number_of_steps_in_the_budget(method: str) -> None:
+    for nfe in range(evaluations(method, 1), 30):
+        steps = steps_for(method, nfe)
+        assert evaluations(method, steps) <= nfe < evaluations(method, steps + 1)
+    with pytest.raises(ConfigError, match="too few"):
+        steps_for(method, evaluations(method, 1) - 1)
+
+
+# ---------------------------------------------------------------- each sample by itself
+
+
+def relax(x: Tensor, t: Tensor, rate: Tensor) -> Tensor:
+    return -rate[:, None] * (x - torch.cos(t)[:, None])
+
+
+RATES = torch.tensor([1.0, 80.0, 10.0, 30.0, 0.1, 3.0], dtype=torch.float64)
+
+
+@pytest.fixture(params=[1, 4], ids=["compacting every step", "compacting every fourth step"])
+def check_every(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU, and as on an accelerator."""
+    monkeypatch.setattr(solvers, "_CHECK_EVERY", {"cpu": request.param})
+
+
+as_on_every_device = pytest.mark.usefixtures("check_every")
+
+
+@as_on_every_device
+@each_dtype
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_a_sample_does_not_depend_on_its_batch(method: str, dtype: torch.dtype) -> None:
+    rates = RATES.to(dtype)
+    x0 = torch.randn(len(rates), 2, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    batch = solve(relax, x0, args=(rates,), method=method)
+    assert len(set(batch.nfe.tolist())) == len(rates), "every stiffness needs its own number of evaluations"
+    assert batch.nfe[RATES.argsort()].diff().gt(0).all()
+    for i in range(len(rates)):
+        single = solve(relax, x0[i : i + 1], args=(rates[i : i + 1],), method=method)
+        assert torch.allclose(batch.x[i], single.x[0], rtol=1e-6, atol=1e-7)
+        for count in ("nfe", "accepted", "rejected", "status"):
+            assert getattr(batch, count)[i] == getattr(single, count)[0], count
+
+
+def test_finished_samples_are_compacted_away_with_their_args() -> None:
+    sizes = []
+
+    def f(x: Tensor, t: Tensor, rate: Tensor) -> Tensor:
+        assert len(x) == len(t) == len(rate)
+        sizes.append(len(x))
+        return relax(x, t, rate)
+
+    solution = solve(f, torch.ones(6, 2, dtype=torch.float64), args=(RATES,))
+    assert sizes[0] == 6
+    assert sizes[-1] == 1
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) == int(solution.nfe.sum())
+
+
+class Waits(TorchFunctionMode):
+    """Counts what makes a host wait for its device: values read, and results whose size depends on values."""
+
+    READS = frozenset(
+        ("item", "tolist", "numpy", "cpu", "nonzero", "equal", "allclose", "__bool__", "__int__", "__float__")
+    )
+    count = 0
+
+    def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        del types
+        name = func.__name__
+        masks = name == "__getitem__" and getattr(args[1], "dtype", None) == torch.bool
+        self.count += name in self.READS or masks
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_only_wait_for_the_device_is_the_check_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solvers, "_CHECK_EVERY", {"cpu": 4})
+    rates = torch.tensor([1.0, 10.0, 0.1])
+    with Waits() as waits:
+        solution = solve(relax, torch.ones(3, 2), args=(rates,))
+    attempts = int((solution.accepted + solution.rejected).max())
+    assert 0 < waits.count <= attempts // 4 + 2
+    with Waits() as waits:
+        solve(relax, torch.ones(3, 2), args=(rates,), method="ab3", steps=9)
+    assert waits.count == 0
+
+
+# ---------------------------------------------------------------- samples that fail
+
+
+def blow_up(x: Tensor, _t: Tensor) -> Tensor:
+    """x(t) = 1/(1/x0 − t): infinite before t = 1 where x0 > 1."""
+    return x**2
+
+
+def test_a_sample_that_blows_up_keeps_its_last_finite_state_and_harms_no_other() -> None:
+    solution = solve(blow_up, torch.tensor([[0.5], [50.0], [-1.0]]), method="euler", steps=20)
+    assert solution.status.tolist() == [Status.SUCCESS, Status.NON_FINITE, Status.SUCCESS]
+    assert solution.x.isfinite().all()
+    assert solution.x[[0, 2]].flatten().tolist() == pytest.approx([1.0, -0.5], abs=0.06)
+    assert solution.t[1] < 1
+    assert solution.nfe[1] == solution.accepted[1] + 1 < 20
+    assert solution.rejected.tolist() == [0, 1, 0]
+    assert solution.nfe[[0, 2]].tolist() == [20, 20]
+
+
+@as_on_every_device
+def test_adaptive_steps_stop_before_a_singularity_and_harm_no_other() -> None:
+    solution = solve(blow_up, torch.tensor([[0.5], [4.0], [-1.0]]))
+    assert solution.status.tolist() == [Status.SUCCESS, Status.STEP_TOO_SMALL, Status.SUCCESS]
+    assert solution.x.isfinite().all()
+    assert solution.t.tolist() == pytest.approx([1.0, 0.25, 1.0], abs=1e-3)
+    assert solution.x[[0, 2]].flatten().tolist() == pytest.approx([1.0, -0.5], rel=1e-3)
+    alone = solve(blow_up, torch.tensor([[0.5], [-1.0]]))
+    assert solution.nfe[[0, 2]].tolist() == alone.nfe.tolist()
+
+
+@as_on_every_device
+def test_a_sample_that_leaves_the_domain_of_f_is_non_finite() -> None:
+    def f(x: Tensor, _t: Tensor) -> Tensor:
+        return torch.where(x < 0.75, 1.0, math.nan)  # x = x0 + t
+
+    solution = solve(f, torch.tensor([[-1.0], [0.0], [math.nan], [0.9]]))
+    assert solution.status.tolist() == [Status.SUCCESS, *[Status.NON_FINITE] * 3]
+    assert solution.t.tolist() == pytest.approx([1.0, 0.75, 0.0, 0.0], abs=1e-4)
+    assert solution.x[[0, 1, 3]].flatten().tolist() == pytest.approx([0.0, 0.75, 0.9], abs=1e-4)
+
+
+@as_on_every_device
+def test_overflow_does_not_pass_as_a_small_relative_error() -> None:
+    huge = torch.tensor([[1e38]])
+    solution = solve(lambda x, _t: torch.full_like(x, 3e38), huge)  # leaves float32 at t = 0.8
+    assert solution.status.item() == Status.NON_FINITE
+    assert solution.x.item() == pytest.approx(3.4e38, rel=0.01)
+
+
+@as_on_every_device
+def test_max_steps_is_a_status_per_sample() -> None:
+    solution = solve(relax, torch.ones(2, 1), args=(torch.tensor([1.0, 1000.0]),), max_steps=10)
+    assert solution.status.tolist() == [Status.SUCCESS, Status.MAX_STEPS]
+    assert solution.accepted[1] + solution.rejected[1] == 10
+    assert 0 < solution.t[1] < 1
+
+
+@as_on_every_device
+def test_exactly_enough_max_steps_is_success() -> None:
+    needed = int(solve(relax, torch.ones(1, 1), args=(torch.ones(1),)).accepted)
+    for max_steps, status in ((needed, Status.SUCCESS), (needed - 1, Status.MAX_STEPS)):
+        assert solve(relax, torch.ones(1, 1), args=(torch.ones(1),), max_steps=max_steps).status.item() == status
+
+
+def test_require_success_says_how_many_failed_and_why() -> None:
+    good = solve(blow_up, torch.tensor([[0.5]]))
+    assert good.require_success() is good
+    bad = Solution(
+        x=torch.zeros(4, 1),
+        t=torch.tensor([1.0, 0.25, 0.5, 0.125]),
+        nfe=torch.ones(4),
+        accepted=torch.ones(4),
+        rejected=torch.ones(4),
+        status=torch.tensor([Status.SUCCESS, Status.MAX_STEPS, Status.MAX_STEPS, Status.NON_FINITE]),
+    )
+    with pytest.raises(SolverError, match=r"3 of 4 samples .* 2 ran out of steps, 1 became non-finite") as error:
+        bad.require_success()
+    assert "t = 0.125 and t = 0.5" in error.value.message
+    assert error.value.hint is not None
+    assert "max_steps" in error.value.hint
+
+
+# ---------------------------------------------------------------- paths and graphs
+
+
+def test_path_holds_the_state_at_every_point_of_the_grid() -> None:
+    problem = PROBLEMS["decay"]
+    grid = torch.tensor([0.0, 0.5, 0.75, 1.0])
+    solution = solve(problem.f, problem.x0(), method="rk4", grid=grid, keep_path=True)
+    assert solution.path is not None
+    assert torch.equal(solution.path[0], problem.x0())
+    assert torch.equal(solution.path[-1], solution.x)
+    for t, x in zip(grid.tolist(), solution.path, strict=True):
+        assert torch.allclose(x, problem.exact(problem.x0(), 0.0, t), rtol=1e-3)
+    assert solve(problem.f, problem.x0(), method="rk4", grid=grid).path is None
+
+
+@pytest.mark.parametrize("method", ["ab3", "rk4", "dopri5"])
+def test_gradient_goes_through_the_solution_where_a_graph_is_recorded(method: str) -> None:
+    rate = torch.tensor([0.5, 2.0], dtype=torch.float64, requires_grad=True)
+    x0 = torch.ones(2, 1, dtype=torch.float64, requires_grad=True)
+    settings = {"rtol": 1e-8, "atol": 1e-8} if method in ADAPTIVE else {"steps": 200}
+    solution = solve(lambda x, _t, rate: -rate[:, None] * x, x0, method=method, args=(rate,), **settings)
+    by_x0, by_rate = torch.autograd.grad(solution.x.sum(), (x0, rate))
+    assert torch.allclose(by_x0.flatten(), torch.exp(-rate), rtol=1e-4)
+    assert torch.allclose(by_rate, -torch.exp(-rate), rtol=1e-4)
+    with torch.no_grad():
+        assert not solve(lambda x, _t: -x, x0, method="euler", steps=2).x.requires_grad
+
+
+def test_a_right_hand_side_that_takes_a_gradient_itself_works_without_a_graph_outside() -> None:
+    def f(x: Tensor, _t: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(-0.5 * x.square().sum(), x)[0]
+
+    with torch.no_grad():
+        assert solve(f, torch.ones(2, 3)).x.flatten().tolist() == pytest.approx([math.exp(-1)] * 6, abs=1e-4)
+
+
+# ---------------------------------------------------------------- settings that do not fit
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "dopri"}, "unknown ODE method 'dopri'"),
+        ({"method": "euler"}, "steps or grid"),
+        ({"method": "euler", "steps": 3, "grid": [0, 1]}, "steps or grid"),
+        ({"method": "euler", "steps": 0}, "at least 1"),
+        ({"method": "euler", "steps": 2.5}, "whole number"),
+        ({"method": "euler", "steps": 3, "first_step": 0.1}, "first_step"),
+        ({"method": "euler", "grid": [0.0]}, "two or more"),
+        ({"method": "euler", "grid": []}, "two or more"),
+        ({"method": "euler", "grid": 1.0}, "two or more"),
+        ({"method": "euler", "grid": [0.0, 0.5, 0.5]}, "monotone"),
+        ({"method": "euler", "grid": [0.0, 0.5, 0.2]}, "monotone"),
+        ({"method": "euler", "grid": [0.0, math.nan]}, "finite"),
+        ({"method": "euler", "steps": 3, "t1": 0.0}, "different"),
+        ({"t1": 0.0}, "different"),
+        ({"t1": math.inf}, "finite"),
+        ({"steps": 3}, "chooses its own steps"),
+        ({"grid": [0.0, 1.0]}, "chooses its own steps"),
+        ({"keep_path": True}, "chooses its own steps"),
+        ({"rtol": -1e-3}, "rtol"),
+        ({"atol": 0.0}, "atol"),
+        ({"rtol": math.nan}, "rtol"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"first_step": -0.1}, "first_step"),
+        ({"args": (torch.zeros(3),)}, "2 samples"),
+        ({"f": lambda x, _t: x[:, :1]}, r"returned shape \(2, 1\)"),
+        ({"x0": torch.zeros(2, 2, dtype=torch.int64)}, "int64"),
+        ({"x0": torch.zeros(2, 2, dtype=torch.bfloat16)}, "bfloat16"),
+        ({"x0": torch.tensor(1.0)}, "shape"),
+    ],
+    ids=lambda v: None if isinstance(v, str) else ",".join(f"{k}" for k in v),
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict, words: str) -> None:
+    given = {"f": lambda x, _t: x, "x0": torch.zeros(2, 2), **settings}
+    with pytest.raises(ConfigError, match=words):
+        solve(**given)
+
+
+def test_an_unknown_method_is_answered_with_the_names_and_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=", ".join(METHODS)) as error:
+        evaluations("dopri-5", 3)
+    assert error.value.hint == "did you mean 'dopri5'?"
+
+
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_an_adaptive_method_has_no_number_of_evaluations_beforehand(method: str) -> None:
+    for question in (evaluations, steps_for):
+        with pytest.raises(ConfigError, match="chooses its own steps"):
+            question(method, 20)

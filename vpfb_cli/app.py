@@ -1,0 +1,59 @@
+"""The Typer app: what `vpfb` alone offers, and the list of commands."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+import vpfb_core
+from vpfb_cli import output
+
+# One function a command, named as the command is, in the order of `vpfb --help`; see `register`.
+COMMANDS: tuple[Callable[..., None], ...] = ()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        output.current().result({"version": vpfb_core.__version__}, f"vpfb {vpfb_core.__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", metavar="", help="Print the version and exit.", callback=_print_version, is_eager=True),
+]
+
+
+def build(commands: tuple[Callable[..., None], ...] = COMMANDS) -> typer.Typer:
+    """The app with these commands; `__main__.run` runs it."""
+    app = typer.Typer(
+        name="vpfb",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+    )
+    app.callback(epilog=_escaped("Example:\nvpfb sample -n 64 -o grid.png"))(vpfb)
+    for command in commands:
+        register(app, command)
+    return app
+
+
+def register(app: typer.Typer, command: Callable[..., None]) -> None:
+    """Add a command under its function's name; its docstring is the help, from "Example:" on below the options."""
+    name = command.__name__.strip("_").replace("_", "-")
+    described, heading, examples = inspect.cleandoc(command.__doc__ or "").partition("Example:")
+    app.command(name, help=_escaped(described.strip()), epilog=_escaped(heading + examples))(command)
+
+
+def vpfb(
+    version: VersionOption = False,
+) -> None:
+    """Variational Potential Flow Bayes: one scalar potential that generates images and knows their energy."""
+
+
+def _escaped(text: str) -> str:
+    """Text in which square brackets stand for themselves and not for Rich's markup."""
+    return text.replace("[", "\\[")

@@ -1,0 +1,214 @@
+"""The only way out: results and JSON to stdout, words to stderr, an exception into an exit code.
+
+Human, JSON and quiet are modes of `Output`, so that no command asks which one it is in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from enum import Enum
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from vpfb_cli import streams
+from vpfb_core.errors import ConfigError, DataError, VPFBError
+
+if TYPE_CHECKING:
+    import typer
+    from rich.console import RenderableType
+
+EXIT_INTERNAL, EXIT_USAGE, EXIT_DATA, EXIT_MODEL, EXIT_RUN, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
+
+_EXIT_BY_KIND = {
+    "config": EXIT_USAGE,
+    "data": EXIT_DATA,
+    "checkpoint": EXIT_MODEL,
+    "diverged": EXIT_RUN,
+    "solver": EXIT_RUN,
+    "interrupted": EXIT_INTERRUPTED,
+}
+
+
+class Output:
+    """Where a command's words go.
+
+    Args:
+        json_mode: stdout carries one JSON document and nothing else.
+        quiet: nothing but the result and errors.
+        primary: false on every process of a distributed run but the first, which speaks for all.
+    """
+
+    def __init__(self, *, json_mode: bool = False, quiet: bool = False, primary: bool = True) -> None:
+        self.talkative = primary and not quiet
+        self._json_mode = json_mode
+        self._stdout_taken = not primary
+
+    def result(self, document: Mapping[str, Any], text: str | RenderableType) -> None:
+        """What the command was asked for, once and last: the document to scripts, the path or the table to people."""
+        if self._stdout_taken:
+            return
+        self._stdout_taken = True
+        if self._json_mode:
+            streams.write_stdout(json.dumps(jsonable(document), allow_nan=False))
+        else:
+            streams.write_stdout(text if isinstance(text, str) else streams.rendered(text))
+
+    def binary_stdout(self, option: str) -> Callable[[bytes], None]:
+        """Keep stdout for the bytes of a file (`-o -`); to be asked before the work, because it can be refused."""
+        if self._json_mode:
+            raise ConfigError(f"{option} and --json both want stdout", hint="write to a file, or leave --json out")
+        if streams.is_terminal(sys.stdout):
+            raise ConfigError(f"{option} would write binary data to the terminal", hint="redirect it: ... > FILE")
+        taken, self._stdout_taken = self._stdout_taken, True
+        return _drop if taken else streams.write_stdout_bytes
+
+    def note(self, text: str) -> None:
+        """Something worth knowing, on stderr; may have several lines."""
+        if self.talkative:
+            streams.write_stderr(text)
+
+    def warn(self, text: str) -> None:
+        """Something that may make the result other than expected, on stderr, in one line."""
+        if self.talkative:
+            streams.write_stderr(f"vpfb: {streams.painted('warning:', '33', sys.stderr)} {_one_line(text)}")
+
+    def fail(self, error: BaseException) -> int:
+        """Say what went wrong and return the exit code: where every exception ends."""
+        failure = describe(error)
+        if os.environ.get("VPFB_DEBUG", "0") not in ("", "0"):
+            streams.write_stderr("".join(traceback.format_exception(error)).rstrip())
+        streams.write_stderr(_sentence(failure))
+        if self._json_mode and not self._stdout_taken:
+            self._stdout_taken = True
+            with suppress(streams.StdoutClosedError, DataError):  # the failure at hand is the one to report
+                streams.write_stdout(json.dumps({"error": asdict(failure)}))
+        return failure.exit_code
+
+
+_current: Output | None = None
+
+
+def start(*, json_mode: bool, quiet: bool = False, primary: bool = True) -> Output:
+    """The output of the command that begins; failures are reported through it from now on."""
+    global _current
+    _current = Output(json_mode=json_mode, quiet=quiet, primary=primary)
+    return _current
+
+
+def current() -> Output:
+    """The output last started; before any, one that goes by the command line as typed."""
+    return _current or start(json_mode=asks_for_json(sys.argv[1:]))
+
+
+def asks_for_json(argv: Iterable[str]) -> bool:
+    """Whether --json stands among the options: known before they are parsed, and when they cannot be."""
+    return "--json" in takewhile(lambda argument: argument != "--", argv)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:
+    """A table for `Output.result`, the same look in every command; figures come as text, rounded already."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        grid.add_column(Text(column))
+    for row in rows:
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    return grid
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as people and scripts see it."""
+
+    kind: str
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+def describe(error: BaseException) -> Failure:
+    """The failure that an exception is: the only place where exit codes are chosen."""
+    if isinstance(error, VPFBError):
+        return Failure(error.kind, error.message, error.hint, _EXIT_BY_KIND.get(error.kind, EXIT_INTERNAL))
+    if isinstance(error, KeyboardInterrupt):
+        return Failure("interrupted", "interrupted", None, EXIT_INTERRUPTED)
+    import typer  # below the interrupt, which can come in the middle of this very import
+
+    if isinstance(error, typer.Abort):
+        return describe(KeyboardInterrupt())
+    if isinstance(error, typer.TyperException):
+        return Failure("usage", _usage_message(error), _usage_hint(error), EXIT_USAGE)
+    if _is_out_of_memory(error):
+        message = f"out of memory: {str(error) or type(error).__name__}".split(". ")[0]
+        return Failure("memory", message, "a smaller --batch-size or --size needs less", EXIT_RUN)
+    if isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return Failure("data", f"{where}{error.strerror or error}", None, EXIT_DATA)
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("vpfb"):
+        return Failure("missing", f"the package {error.name!r} is not installed", "pip installs it", EXIT_USAGE)
+    message = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return Failure("internal", message, "this is a bug; VPFB_DEBUG=1 shows the traceback", EXIT_INTERNAL)
+
+
+def jsonable(value: Any) -> Any:
+    """A value as strict JSON has it: NaN and infinity are null, paths text, numpy and torch plain numbers."""
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if isinstance(value, Enum):
+        return jsonable(value.value)
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    raise TypeError(f"a {type(value).__name__} has no place in JSON: {value!r}")
+
+
+def _sentence(failure: Failure) -> str:
+    """One or two lines for a person."""
+    message, hint = _one_line(failure.message), f"\n  {_one_line(failure.hint)}" if failure.hint else ""
+    if failure.kind == "interrupted":
+        after_the_echo_of_ctrl_c = "\n" if streams.is_terminal(sys.stderr) else ""
+        return f"{after_the_echo_of_ctrl_c}vpfb: {message}{hint}"
+    return f"vpfb: {streams.painted('error:', '1;31', sys.stderr)} {message}{hint}"
+
+
+def _one_line(text: str) -> str:
+    """Text without line breaks, and without the control characters that a file name can smuggle into a terminal."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in " ".join(text.split()))
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    near = getattr(error, "possibilities", None)  # of an option that does not exist
+    return f"{error.message}. Did you mean {' or '.join(near)}?" if near else _one_line(error.format_message())
+
+
+def _usage_hint(error: BaseException) -> str:
+    command = getattr(getattr(error, "ctx", None), "command_path", "vpfb")
+    return f"'{command} --help' says more"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Also torch's, known by its class name, and the plain RuntimeError of its CPU and MPS allocators, by its words."""
+    if isinstance(error, MemoryError) or any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+
+
+def _drop(_data: bytes) -> None:
+    pass

@@ -1,0 +1,214 @@
+"""Progress on stderr: a bar on a terminal, plain lines at intervals elsewhere, nothing in quiet mode.
+
+    with progress(out, "training") as bar:
+        for step in range(steps):
+            ...
+            bar.update((step + 1) / steps, lambda: {"step": f"{step + 1}/{steps}", "loss": loss.item()})
+
+A function of fields is called only when something is shown, so that an update costs a clock reading and no device sync.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from vpfb_cli import streams
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+    from vpfb_cli.output import Output
+
+Fields = Mapping[str, object]
+NO_FIELDS: Fields = {}
+
+PLAIN_INTERVAL = 10.0
+TERMINAL_INTERVAL = 0.2
+RATE_WINDOW = 60.0  # seconds over which the time left is estimated
+MINIMAL_PACE = 3  # points kept even if older: lines can be further apart
+
+
+@contextmanager
+def progress(out: Output, description: str, *, interval: float = PLAIN_INTERVAL) -> Iterator[Bar]:
+    """Show how far a loop has come.
+
+    Args:
+        out: its mode decides whether anything is shown.
+        description: a word for what is being done.
+        interval: seconds between two lines where stderr is no terminal.
+    Yields:
+        the bar to update, of steps or of a time budget alike.
+    """
+    bar: Bar
+    if not out.talkative:
+        bar = Bar()
+    elif streams.is_decorated(sys.stderr):
+        bar = TerminalBar(description)
+    else:
+        bar = PlainBar(description, interval, out.note)
+    bar.open()
+    finished = False
+    try:
+        yield bar
+        finished = True
+    finally:
+        bar.close(finished=finished)
+
+
+class Bar:
+    """A progress that nobody sees."""
+
+    def open(self) -> None:
+        pass
+
+    def update(self, fraction: float, fields: Fields | Callable[[], Fields] = NO_FIELDS) -> None:
+        """Note how much is done; to be called every step.
+
+        Args:
+            fraction: in [0, 1], of the steps or of the time budget.
+            fields: what else to show, in this order (name → number or text), or a function that works it out.
+        """
+
+    def close(self, *, finished: bool) -> None:
+        pass
+
+
+class _VisibleBar(Bar):
+    """What both bars share: when to show, how long it has taken, how long it will, and the fields in words."""
+
+    def __init__(self, description: str, interval: float) -> None:
+        self.description = description
+        self.fraction = 0.0
+        self.fields_in_words = ""
+        self._fields: Fields | Callable[[], Fields] = NO_FIELDS
+        self._complete = False  # shown as such
+        self._interval = interval
+        self._began = time.monotonic()
+        self._due = self._began + interval
+        self._pace: deque[tuple[float, float]] = deque()  # (time, fraction), the last minute of it
+
+    def update(self, fraction: float, fields: Fields | Callable[[], Fields] = NO_FIELDS) -> None:
+        self.fraction, self._fields = fraction, fields
+        now = time.monotonic()
+        if not self._pace:
+            self._pace.append((now, fraction))
+        if now >= self._due:
+            self._due = now + self._interval
+            self._refresh(now)
+
+    def close(self, *, finished: bool) -> None:
+        if finished and not self._complete:
+            self._refresh(time.monotonic())
+
+    def show(self, timing: str) -> None:
+        raise NotImplementedError
+
+    def _refresh(self, now: float) -> None:
+        fields = self._fields() if callable(self._fields) else self._fields
+        self._complete = self.fraction >= 1
+        self.fields_in_words = ", ".join(f"{name} {_in_words(value)}" for name, value in fields.items())
+        self.show(self._timing(now))
+
+    def _timing(self, now: float) -> str:
+        if self.fraction >= 1:
+            return f"in {_duration(now - self._began)}"
+        self._pace.append((now, self.fraction))
+        while now - self._pace[0][0] > RATE_WINDOW and len(self._pace) > MINIMAL_PACE:
+            self._pace.popleft()
+        (then, fraction_then) = self._pace[0]
+        if self.fraction <= fraction_then:
+            return "time left unknown"
+        return f"{_duration((now - then) * (1 - self.fraction) / (self.fraction - fraction_then))} left"
+
+
+class PlainBar(_VisibleBar):
+    """Lines for a log file, a pipe, or a terminal that wants no tricks."""
+
+    def __init__(self, description: str, interval: float, say: Callable[[str], None]) -> None:
+        super().__init__(description, interval)
+        self._say = say
+
+    def show(self, timing: str) -> None:
+        parts = [f"{self.fraction:.0%}", self.fields_in_words, timing]
+        self._say(f"{self.description}: {', '.join(part for part in parts if part)}")
+
+
+class TerminalBar(_VisibleBar):
+    """A bar that is redrawn in place, with the fields below it; notes and warnings appear above."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description, TERMINAL_INTERVAL)
+        self._timing_in_words = ""
+        self._live: Live | None = None
+
+    def open(self) -> None:
+        from rich.live import Live
+
+        # Drawn by update() and not by a thread of Rich's: fork-safe. stdout is for results, and stays what it is.
+        live = Live(console=_stderr_console(), auto_refresh=False, redirect_stdout=False, get_renderable=self._drawing)
+        with _hang_ups_survived():
+            live.start(refresh=True)
+            self._live = live
+
+    def show(self, timing: str) -> None:
+        self._timing_in_words = timing
+        if self._live:
+            live, self._live = self._live, None  # forgotten if the terminal has gone
+            with _hang_ups_survived():
+                live.refresh()
+                self._live = live
+
+    def close(self, *, finished: bool) -> None:
+        super().close(finished=finished)
+        if self._live:
+            with _hang_ups_survived():
+                self._live.stop()
+
+    def _drawing(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        line = Table.grid(padding=(0, 1), expand=True)
+        line.add_column(no_wrap=True)
+        line.add_column(ratio=1)
+        line.add_column(justify="right", no_wrap=True)
+        bar = ProgressBar(total=1.0, completed=min(max(self.fraction, 0.0), 1.0))
+        line.add_row(Text(self.description), bar, Text(f"{self.fraction:.0%}, {self._timing_in_words}".rstrip(", ")))
+        return Group(line, Text(self.fields_in_words, style="dim")) if self.fields_in_words else line
+
+
+def _stderr_console() -> Console:
+    from rich.console import Console
+
+    class StderrConsole(Console):
+        def on_broken_pipe(self) -> None:  # Rich would send stdout, where the result goes, to nowhere and exit
+            raise BrokenPipeError
+
+    return StderrConsole(stderr=True, highlight=False)
+
+
+@contextmanager
+def _hang_ups_survived() -> Iterator[None]:
+    """The terminal can go away while the run goes on."""
+    with suppress(OSError, ValueError):
+        yield
+
+
+def _in_words(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

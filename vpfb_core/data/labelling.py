@@ -1,0 +1,173 @@
+"""What an image folder says of its pictures' classes: `attributes.csv`, or the names of its sub-folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vpfb_core.data.images import ConditionGroup
+from vpfb_core.errors import DataError
+
+TABLE = "attributes.csv"
+_VALUES = {"0": 0, "1": 1, "-1": 0, "": -1, "0.0": 0, "1.0": 1, "-1.0": 0}  # pandas writes 1.0 beside empty fields
+_EXAMPLE = "the first line is like file,smiling,glasses and each other line like a/001.jpg,1,0 (empty: unknown)"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """labels int64 (N, G) for the G groups, −1 unknown; notes in plain words."""
+
+    labels: Tensor
+    groups: tuple[ConditionGroup, ...]
+    notes: tuple[str, ...]
+
+
+def read_labels(root: Path, files: Sequence[str]) -> Labels:
+    """The labels of files (paths relative to root, with slashes): from `attributes.csv` if there is one.
+
+    Raises:
+        DataError: there is neither a table nor at least two sub-folders, or the table is wrong (with the line).
+    """
+    table = root / TABLE
+    return _from_table(table, files) if table.exists() else _from_folders(root, files)
+
+
+def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """A sort key in which 2 comes before 10."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], name
+
+
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """a, b, c, d, e, … and 7 more."""
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f", … and {rest:,} more" if rest > 0 else "")
+
+
+def printable(name: str) -> str:
+    """A file's name for a message: bytes that are no text, and control characters, are written as escapes."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode()
+
+
+def _from_folders(root: Path, files: Sequence[str]) -> Labels:
+    parents = [file.split("/", 1)[0] if "/" in file else None for file in files]
+    names = sorted({parent for parent in parents if parent is not None}, key=natural)
+    if len(names) < 2:
+        found = f"only one sub-folder with images, '{printable(names[0])}'" if names else "no sub-folders with images"
+        raise DataError(
+            f"'{root}' names no classes: it has no {TABLE} and {found}",
+            hint=f"put each class in its own sub-folder, add {TABLE}, or leave --conditional out",
+        )
+    index = {name: i for i, name in enumerate(names)}
+    labels = torch.tensor([[-1 if parent is None else index[parent]] for parent in parents])
+    shown = tuple(printable(name) for name in names)
+    notes = [f"{len(names)} classes from the sub-folder names: {listed(shown, 12)}"]
+    if loose := parents.count(None):
+        notes.append(f"images outside of any sub-folder, without a class: {loose:,}")
+    return Labels(labels, (ConditionGroup("class", shown),), tuple(notes))
+
+
+def _from_table(path: Path, files: Sequence[str]) -> Labels:
+    attributes, rows = _parse(path)
+    wanted = [_plain(file) for file in files]
+    if not any(name in rows for name in wanted):
+        raise DataError(
+            f"{path}: no row names an image of the folder; the first row is '{printable(next(iter(rows)))}', "
+            f"the first image '{printable(files[0])}'",
+            hint="names in the first column are relative to the folder that holds the table",
+        )
+    unknown = [-1] * len(attributes)
+    labels = torch.tensor([rows[name].values if name in rows else unknown for name in wanted])
+    notes = [f"{len(attributes)} attributes from {TABLE}: {listed(attributes, 12)}"]
+    on_disk = set(wanted)
+    if absent := [printable(name) for name in rows if name not in on_disk]:
+        notes.append(f"files in {TABLE} that are not there: {len(absent):,} ({listed(absent)})")
+    if missing := [printable(file) for file, name in zip(files, wanted, strict=True) if name not in rows]:
+        notes.append(f"images not in {TABLE}, of unknown attributes: {len(missing):,} ({listed(missing)})")
+    groups = tuple(ConditionGroup(name, (f"~{name}", name)) for name in attributes)
+    return Labels(labels, groups, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    values: list[int]
+
+
+def _parse(path: Path) -> tuple[list[str], dict[str, _Row]]:
+    """The attributes' names and, by file, their values (0, 1 or −1 unknown) with the line they stand on."""
+    lines = _lines(path)
+    _, header = next(lines, (1, []))
+    attributes = [cell.strip() for cell in header[1:]]
+    if not attributes:
+        raise DataError(f"{path}: line 1 names no attribute: '{','.join(header)}'", hint=_EXAMPLE)
+    for name in attributes:
+        if not name or name.startswith("~") or attributes.count(name) > 1:
+            raise DataError(
+                f"{path}: line 1: attribute name '{name}' is empty, starts with ~, or occurs twice", hint=_EXAMPLE
+            )
+    rows: dict[str, _Row] = {}
+    minus: dict[str, int] = {}  # attribute → the first line with −1, with 0
+    zero: dict[str, int] = {}
+    for line, cells in lines:
+        if len(cells) != len(header):
+            raise DataError(f"{path}: line {line} has {len(cells)} fields, line 1 has {len(header)}", hint=_EXAMPLE)
+        file = _plain(cells[0])
+        if file in ("", "."):
+            raise DataError(f"{path}: line {line} names no file", hint=_EXAMPLE)
+        if file in rows:
+            raise DataError(f"{path}: line {line} names '{printable(file)}' again, after line {rows[file].line}")
+        values = []
+        for name, cell in zip(attributes, (cell.strip() for cell in cells[1:]), strict=True):
+            if cell not in _VALUES:
+                raise DataError(
+                    f"{path}: line {line}: {name} is '{printable(cell[:40])}'", hint="write 1, 0 (or -1), or nothing"
+                )
+            if cell.startswith("-"):
+                minus.setdefault(name, line)
+            elif cell.startswith("0"):
+                zero.setdefault(name, line)
+            values.append(_VALUES[cell])
+        rows[file] = _Row(line, values)
+    for name in minus.keys() & zero.keys():
+        raise DataError(
+            f"{path}: {name} is -1 on line {minus[name]} and 0 on line {zero[name]}: both would mean absent",
+            hint="leave the field empty where the attribute is unknown",
+        )
+    if not rows:
+        raise DataError(f"{path} has no rows after its first line", hint=_EXAMPLE)
+    return attributes, rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of each line that is not blank."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: line {line} is not UTF-8 text", hint="save the table as UTF-8 CSV") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num} is not CSV: {error}", hint=_EXAMPLE) from error
+
+
+def _plain(name: str) -> str:
+    """One spelling a file: composed characters (macOS stores decomposed ones), no leading ./"""
+    name = unicodedata.normalize("NFC", name.strip())
+    return posixpath.normpath(name) if name else ""

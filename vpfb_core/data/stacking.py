@@ -1,0 +1,186 @@
+"""Many pictures of any size and colour → one uint8 tensor of squares, decoded by threads, in a fixed order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vpfb_core.data.decoding import UnreadableError, eight_bit
+from vpfb_core.data.framing import MAX_BYTES, square
+from vpfb_core.errors import DataError
+
+Result = TypeVar("Result")
+
+CHROMA = 12  # largest − smallest of R, G, B above which a pixel has colour; the noise of a grey JPEG stays below
+FEW = 0.01  # share of coloured pictures up to which a set is grey
+_THREADS = 16  # at most, when nobody says: a thread may hold one whole large picture
+_CHUNK = 64  # pictures a task
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Attributes:
+    images: uint8 (N, C, S, S).
+    kept: the index of each of them among the pictures asked for, increasing.
+    skipped: (index, reason) of the others.
+    notes: in plain words, what was done.
+    """
+
+    images: Tensor
+    kept: tuple[int, ...]
+    skipped: tuple[tuple[int, str], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What happened to one picture: its shape before framing, and whether it has colour; or the reason it has none."""
+
+    shape: tuple[int, int] = (0, 0)
+    coloured: bool = False
+    reason: str | None = None
+
+
+def in_order(work: Callable[[int], Result], count: int, workers: int) -> Iterator[Result]:
+    """work(0), work(1), … work(count − 1), run by `workers` threads (0: one a processor)."""
+    threads = workers or min(os.cpu_count() or 1, _THREADS)
+    step = max(1, min(_CHUNK, count // (4 * threads)))
+    chunks = [range(start, min(start + step, count)) for start in range(0, count, step)]
+    with ThreadPoolExecutor(threads) as pool:
+        for results in pool.map(lambda chunk: [work(i) for i in chunk], chunks):
+            yield from results
+
+
+def stack(
+    read: Callable[[int], Image.Image],
+    count: int,
+    *,
+    size: int,
+    channels: int | None,
+    only_grey: bool = False,
+    workers: int = 0,
+) -> Stack:
+    """Reads, frames and stacks pictures.
+
+    Args:
+        read: index → picture of mode L or RGB, or raises UnreadableError; called from several threads.
+        count: how many there are.
+        size: S, the side in pixels.
+        channels: 1 or 3 forces C; None takes 3 if more than `FEW` of the pictures have colour, else 1.
+        only_grey: the caller knows that no picture has colour.
+    Raises:
+        DataError: the pictures would take more than `MAX_BYTES`.
+    """
+    pixels = _allocated(count, channels or (1 if only_grey else 3), size)
+
+    def take(i: int) -> _Taken:
+        try:
+            picture = read(i)
+        except UnreadableError as error:
+            return _Taken(reason=str(error))
+        return _Taken(picture.size, _write(square(picture, size), pixels[i]))
+
+    outcomes = list(in_order(take, count, workers))
+    kept = tuple(i for i, taken in enumerate(outcomes) if taken.reason is None)
+    skipped = tuple((i, taken.reason) for i, taken in enumerate(outcomes) if taken.reason is not None)
+    if skipped:
+        for target, i in enumerate(kept):  # in place: the set may be as large as the memory
+            pixels[target] = pixels[i]
+        pixels = pixels[: len(kept)]
+
+    pixels, notes = _coloured_or_grey(pixels, sum(taken.coloured for taken in outcomes), channels)
+    notes = _described([outcomes[i].shape for i in kept], size, pixels.shape[1]) + notes
+    return Stack(torch.from_numpy(pixels), kept, skipped, notes)
+
+
+def stack_array(pixels: np.ndarray, *, size: int, channels: int | None, workers: int = 0) -> Stack:
+    """The same for pictures in an array, uint8 (N, H, W, C) with C in {1, 3, 4}; fast where they have the size already.
+
+    Raises:
+        DataError: the pictures would take more than `MAX_BYTES`.
+    """
+    count, height, width, depth = pixels.shape
+    if (height, width) != (size, size) or depth == 4:
+        return stack(
+            lambda i: eight_bit(Image.fromarray(pixels[i, :, :, 0] if depth == 1 else pixels[i])),
+            count,
+            size=size,
+            channels=channels,
+            only_grey=depth == 1,
+            workers=workers,
+        )
+    planes = _allocated(count, max(depth, channels or 1), size)
+    planes[:] = pixels.transpose(0, 3, 1, 2)
+    coloured = 0
+    if planes.shape[1] == 3 and channels is None:
+        coloured = sum(_has_colour(planes[start : start + 1024]).sum() for start in range(0, count, 1024))
+    if channels == 1 and depth == 3:
+        planes = _all_luma(planes)
+    planes, notes = _coloured_or_grey(planes, coloured, channels)
+    notes = _described([(width, height)] * count, size, planes.shape[1]) + notes
+    return Stack(torch.from_numpy(planes), tuple(range(count)), (), notes)
+
+
+def _allocated(count: int, planes: int, size: int) -> np.ndarray:
+    """Room for the pictures, uint8 (count, planes, size, size)."""
+    if (needed := count * planes * size * size) > MAX_BYTES:
+        gibibytes = f"{needed / 2**30:.1f} GiB, more than the {MAX_BYTES / 2**30:g} GiB allowed"
+        raise DataError(f"{count:,} images of {size}×{size} would take {gibibytes}", hint="choose a smaller --size")
+    return np.empty((count, planes, size, size), np.uint8)
+
+
+def _coloured_or_grey(pixels: np.ndarray, coloured: int, channels: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The pictures (N, 3, S, S) in grey (N, 1, S, S) if nobody forced the channels and few have colour; and a note."""
+    if channels is not None or pixels.shape[1] == 1 or coloured > FEW * len(pixels):
+        return pixels, ()
+    note = f"{coloured} of them in colour, read as grey (--channels 3 keeps the colour)"
+    return _all_luma(pixels), ((note,) if coloured else ())
+
+
+def _write(picture: Image.Image, target: np.ndarray) -> bool:
+    """Writes an L or RGB picture to target (C, S, S); returns whether it has colour."""
+    pixels = np.asarray(picture)
+    if pixels.ndim == 2:
+        target[:] = pixels
+        return False
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    target[:] = planes if len(target) == 3 else _luma(planes)
+    return bool(_has_colour(planes))
+
+
+def _has_colour(planes: np.ndarray) -> np.ndarray:
+    """(..., 3, H, W) → bool (...): whether some pixel is more than `CHROMA` away from grey."""
+    red, green, blue = (planes[..., i, :, :] for i in range(3))
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return spread.max(axis=(-2, -1)) > CHROMA
+
+
+def _luma(planes: np.ndarray) -> np.ndarray:
+    """(..., 3, H, W) → (..., 1, H, W): ITU-R 601 luma in Pillow's whole numbers, exact where R = G = B."""
+    red, green, blue = (planes[..., i : i + 1, :, :].astype(np.uint32) for i in range(3))
+    return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)
+
+
+def _all_luma(pixels: np.ndarray) -> np.ndarray:
+    grey = np.empty((len(pixels), 1, *pixels.shape[2:]), np.uint8)
+    for start in range(0, len(pixels), 1024):
+        grey[start : start + 1024] = _luma(pixels[start : start + 1024])
+    return grey
+
+
+def _described(shapes: list[tuple[int, int]], size: int, planes: int) -> tuple[str, ...]:
+    count = f"{len(shapes):,} {'colour' if planes == 3 else 'grey'} image{'s' if len(shapes) != 1 else ''}"
+    if all(shape == (size, size) for shape in shapes):
+        return (f"{count} of {size}×{size}",)
+    how = "resized" if all(width == height for width, height in shapes) else "centre-cropped and resized"
+    small = sum(min(shape) < size for shape in shapes)
+    enlarged = (f"{small:,} of them smaller than {size}×{size} and enlarged",) if small else ()
+    return (f"{count}, {how} to {size}×{size} (Lanczos)", *enlarged)

@@ -1,0 +1,256 @@
+"""ODE methods as data: a table of numbers and an order, and the grids they walk on. The stepping is in `solvers.py`.
+
+Sources: Hairer, Nørsett & Wanner, *Solving Ordinary Differential Equations I* (1993), chapters II and III;
+Bogacki & Shampine (1989); Dormand & Prince (1980).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeGuard
+
+import numpy as np
+from torch import Tensor
+
+from vpfb_core.errors import ConfigError
+
+VectorField = Callable[[Tensor, Tensor], Tensor]  # x (N, ...), t (N,) → (N, ...)
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """An explicit Runge–Kutta method: kᵢ = f(x + h Σⱼ aᵢⱼ kⱼ, t + cᵢ h), x ← x + h Σᵢ bᵢ kᵢ.
+
+    Attributes:
+        a: row i holds the i numbers before the diagonal.
+        embedded: b̂ of the error estimate h Σᵢ (bᵢ − b̂ᵢ) kᵢ, one order lower. Only a table that has one chooses its own
+            steps, and such a table has its last stage at the new point (first same as last), so a step taken costs
+            one evaluation less than it has stages.
+    """
+
+    name: str
+    order: int
+    c: tuple[float, ...]
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    embedded: tuple[float, ...] | None = None
+
+    def slopes(
+        self,
+        f: VectorField,
+        x: Tensor,
+        h: float | Tensor,
+        time: Callable[[float], Tensor],
+        first: Tensor,
+    ) -> list[Tensor]:
+        """The slopes kᵢ of one step from x, (N, ...) each.
+
+        Args:
+            h: length of the step, a number or broadcastable against x.
+            time: cᵢ → t + cᵢ h, (N,).
+            first: k₁ = f(x, t), which every caller has already.
+        """
+        k = [first]
+        for c, row in zip(self.c[1:], self.a[1:], strict=True):
+            k.append(f(x + h * combine(row, k), time(c)))
+        return k
+
+    def grid_step(
+        self, f: VectorField, x: Tensor, grid: Sequence[float], i: int, history: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The state at grid[i + 1] from x at grid[i], and the slopes that the next step may want, newest first."""
+        del history
+        now, after = grid[i], grid[i + 1]
+        h = after - now
+
+        def time(c: float) -> Tensor:
+            return x.new_full((len(x),), after if c == 1 else now + c * h)
+
+        k = self.slopes(f, x, h, time, first=f(x, time(0.0)))
+        return x + h * combine(self.b, k), k[:1]
+
+    @property
+    def costs(self) -> tuple[int, int]:
+        """Evaluations of f for the first step and for every later one, on a given grid."""
+        return len(self.c), len(self.c)
+
+    @property
+    def error(self) -> tuple[float, ...]:
+        """b − b̂, or nothing for a table without an error estimate."""
+        return tuple(b - lower for b, lower in zip(self.b, self.embedded or (), strict=False))
+
+
+@dataclass(frozen=True)
+class AdamsBashforth:
+    """An explicit multistep method: one evaluation a step, through the polynomial of the latest `order` slopes.
+
+    The first step is one of `start`, and the next ones take as many slopes as there are. A start one order lower than
+    the method keeps the method's order, since it errs in a fixed number of steps only (Hairer et al., III.4); at equal
+    numbers of evaluations it was the better one on the flow of a Gaussian mixture, too.
+    """
+
+    name: str
+    order: int
+    start: Tableau
+
+    @property
+    def costs(self) -> tuple[int, int]:
+        """Evaluations of f for the first step and for every later one."""
+        return self.start.costs[0], 1
+
+    def grid_step(
+        self, f: VectorField, x: Tensor, grid: Sequence[float], i: int, history: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The state at grid[i + 1] from x at grid[i], and the slopes up to grid[i], newest first."""
+        if i == 0:
+            return self.start.grid_step(f, x, grid, i, history)
+        slopes = [f(x, x.new_full((len(x),), grid[i])), *history][: self.order]
+        weights = self.weights(grid[i + 1 - len(slopes) : i + 1][::-1], grid[i + 1])
+        return x + (grid[i + 1] - grid[i]) * combine(weights, slopes), slopes
+
+    def weights(self, times: Sequence[float], t_next: float) -> list[float]:
+        """wⱼ = (1/h) ∫ Lⱼ dt over [times[0], t_next], Lⱼ the Lagrange polynomials through `times`, newest first.
+
+        They are the numbers that integrate 1, s, s², … exactly, s = (t − times[0])/h, which is how they are found.
+        """
+        s = (np.asarray(times, dtype=np.float64) - times[0]) / (t_next - times[0])
+        powers = np.vander(s, increasing=True).T
+        weights: list[float] = np.linalg.solve(powers, 1.0 / np.arange(1, len(s) + 1)).tolist()
+        return weights
+
+
+Method = Tableau | AdamsBashforth
+
+
+def combine(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """Σᵢ weightsᵢ slopesᵢ, leaving out the zeros of the tables."""
+    (w, k), *rest = [(w, k) for w, k in zip(weights, slopes, strict=True) if w != 0]
+    total = w * k
+    for w, k in rest:
+        total = total.add(k, alpha=w)
+    return total
+
+
+EULER = Tableau("euler", 1, (0.0,), ((),), (1.0,))
+MIDPOINT = Tableau("midpoint", 2, (0.0, 1 / 2), ((), (1 / 2,)), (0.0, 1.0))
+HEUN = Tableau("heun", 2, (0.0, 1.0), ((), (1.0,)), (1 / 2, 1 / 2))
+RK4 = Tableau(
+    "rk4",
+    4,
+    (0.0, 1 / 2, 1 / 2, 1.0),
+    ((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
+    (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+)
+AB2 = AdamsBashforth("ab2", 2, start=EULER)
+AB3 = AdamsBashforth("ab3", 3, start=MIDPOINT)
+BOSH3 = Tableau(
+    "bosh3",
+    3,
+    (0.0, 1 / 2, 3 / 4, 1.0),
+    ((), (1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
+    (2 / 9, 1 / 3, 4 / 9, 0.0),
+    embedded=(7 / 24, 1 / 4, 1 / 3, 1 / 8),
+)
+DOPRI5 = Tableau(
+    "dopri5",
+    5,
+    (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
+    (
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    ),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0),
+    embedded=(5179 / 57600, 0.0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40),
+)
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {method.name: method for method in (EULER, MIDPOINT, HEUN, RK4, AB2, AB3, BOSH3, DOPRI5)}
+)
+
+
+def is_adaptive(method: Method) -> TypeGuard[Tableau]:
+    """Whether the method chooses its own steps (and then takes tolerances instead of a grid)."""
+    return isinstance(method, Tableau) and method.embedded is not None
+
+
+def find_method(name: str) -> Method:
+    """The method of that name; ConfigError, with the names and the nearest one, where there is none."""
+    if name in METHODS:
+        return METHODS[name]
+    nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.4)
+    raise ConfigError(
+        f"unknown ODE method {name!r}; there are {', '.join(METHODS)}",
+        hint=f"did you mean {nearest[0]!r}?" if nearest else None,
+    )
+
+
+def evaluations(method: str, steps: int) -> int:
+    """Evaluations of f that `steps` steps of a fixed-step method cost.
+
+    Raises:
+        ConfigError: an unknown or adaptive method, or fewer than one step.
+    """
+    first, later = _find_fixed(method).costs
+    if steps < 1:
+        raise ConfigError(f"steps must be at least 1, not {steps}")
+    return first + (steps - 1) * later
+
+
+def steps_for(method: str, nfe: int) -> int:
+    """The largest number of steps of a fixed-step method that fits into `nfe` evaluations of f.
+
+    Raises:
+        ConfigError: an unknown or adaptive method, or a budget below one step.
+    """
+    first, later = _find_fixed(method).costs
+    if nfe < first:
+        raise ConfigError(f"nfe = {nfe} is too few for one step of {method!r}", hint=f"it needs at least {first}")
+    return 1 + (nfe - first) // later
+
+
+def _find_fixed(name: str) -> Method:
+    method = find_method(name)
+    if is_adaptive(method):
+        fixed = ", ".join(name for name, other in METHODS.items() if not is_adaptive(other))
+        raise ConfigError(
+            f"{name!r} chooses its own steps, so their number is not known beforehand",
+            hint=f"give it a tolerance, or use one of {fixed}",
+        )
+    return method
+
+
+def check_interval(t0: float, t1: float) -> None:
+    """ConfigError unless the times are finite and different."""
+    if not (math.isfinite(t0) and math.isfinite(t1) and t0 != t1):
+        raise ConfigError(f"t0 and t1 must be finite and different, not {t0} and {t1}")
+
+
+def time_grid(t0: float, t1: float, steps: int | None, grid: Sequence[float] | Tensor | None) -> list[float]:
+    """The times of a fixed-step solve in float64: `grid` if given, else `steps` equal steps from t0 to t1.
+
+    Raises:
+        ConfigError: neither or both given, or times that are not finite and strictly monotone.
+    """
+    if (steps is None) == (grid is None):
+        raise ConfigError("a method of fixed step needs steps or grid, one of the two", hint="for example steps=20")
+    if grid is None:
+        if not isinstance(steps, int | np.integer) or steps < 1:
+            raise ConfigError(f"steps must be a whole number of at least 1, not {steps!r}")
+        check_interval(t0, t1)
+        times = np.linspace(t0, t1, steps + 1, dtype=np.float64)
+    else:
+        times = np.asarray(grid.tolist() if isinstance(grid, Tensor) else grid, dtype=np.float64)
+        jumps = np.diff(times) if times.ndim == 1 else np.zeros(1)
+        if not (len(jumps) and np.isfinite(times).all() and ((jumps > 0).all() or (jumps < 0).all())):
+            raise ConfigError(f"grid must hold two or more finite, strictly monotone times, not {times.tolist()}")
+    numbers: list[float] = times.tolist()
+    return numbers

@@ -1,0 +1,253 @@
+"""Homotopy schedules: how a noise sample becomes a data point as time runs from 0 to 1.
+
+The conditional homotopy is ρ(x | x̄, t) = N(x; μ(t) x̄, σ(t)² I), so x = μ x̄ + σ ε with ε ~ N(0, I)
+(Loo et al. 2025, arXiv 2504.16262, section 3: by Bayes' rule ρ ∝ q(x)^α p(x̄ | x)^β with prior q = N(0, ω² I) and
+likelihood p = N(x̄; x, ν² I), hence 1/σ² = α/ω² + β/ν² and μ = β σ²/ν²).
+
+A schedule matters only at the edge: everything inside runs on the angle φ = atan2(μ a, σ), the arc of
+`vpfb_core.potential`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vpfb_core.errors import ConfigError
+
+Time = Tensor | float
+
+# 60 halvings of [0, 1] reach the last bit of a float64.
+_BISECTIONS = 60
+
+
+def expand_to(per_sample: Tensor, like: Tensor) -> Tensor:
+    """(N,) or () → (N, 1, …, 1), so that it multiplies `like` (N, …) sample by sample."""
+    if per_sample.ndim == 0:
+        return per_sample
+    return per_sample.reshape(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Homotopy(ABC):
+    """A schedule (μ, σ) on t ∈ [0, 1], with W = μ̇ σ − μ σ̇ > 0.
+
+    All functions of t are elementwise, on a tensor of any shape or a float.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def mean(self, t: Time) -> Tensor:
+        """μ(t), the coefficient of the data point."""
+
+    @abstractmethod
+    def std(self, t: Time) -> Tensor:
+        """σ(t), the standard deviation of the noise."""
+
+    @abstractmethod
+    def mean_derivative(self, t: Time) -> Tensor:
+        """μ̇(t)."""
+
+    @abstractmethod
+    def std_derivative(self, t: Time) -> Tensor:
+        """σ̇(t)."""
+
+    def wronskian(self, t: Time) -> Tensor:
+        """W(t) = μ̇ σ − μ σ̇, positive; dφ/dt = a W / S²."""
+        return self.mean_derivative(t) * self.std(t) - self.mean(t) * self.std_derivative(t)
+
+    def angle(self, t: Time, data_std: float) -> Tensor:
+        """φ(t) = atan2(μ a, σ) ∈ [0, π/2): where on the arc from noise to data time t lies."""
+        return torch.atan2(self.mean(t) * data_std, self.std(t))
+
+    def angle_range(self, data_std: float) -> tuple[float, float]:
+        """(φ(0), φ(1)): the part of the arc that this schedule covers. φ(1) < π/2 is the floor."""
+        start, end = self.angle(torch.tensor([0.0, 1.0], dtype=torch.float64), data_std).tolist()
+        return start, end
+
+    def time(self, angle: Tensor, data_std: float) -> Tensor:
+        """t(φ), the inverse of `angle`; φ outside the schedule's range gives the nearest end.
+
+        By bisection: μ/σ grows with t because W > 0.
+        """
+        low, high = torch.zeros_like(angle), torch.ones_like(angle)
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            early = self.angle(middle, data_std) < angle
+            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+        return 0.5 * (low + high)
+
+    def sample(self, data: Tensor, t: Time, noise: Tensor) -> Tensor:
+        """x = μ x̄ + σ ε, a draw of ρ(x | x̄, t).
+
+        Args:
+            data: x̄, standardised, (N, …).
+            t: homotopy time in [0, 1], (N,) or ().
+            noise: ε, like data.
+        """
+        return expand_to(self.mean(t), data) * data + expand_to(self.std(t), data) * noise
+
+    def velocity(self, data: Tensor, t: Time, noise: Tensor) -> Tensor:
+        """u = μ̇ x̄ + σ̇ ε, the conditional velocity at x = μ x̄ + σ ε; shapes as in `sample`."""
+        return expand_to(self.mean_derivative(t), data) * data + expand_to(self.std_derivative(t), data) * noise
+
+    def innovation(self, data: Tensor, t: Time, noise: Tensor) -> Tensor:
+        """g = ∂ₜ log ρ(x | x̄, t) at x = μ x̄ + σ ε: the innovation of the Deep Ritz functional.
+
+        Up to a factor −2 and a constant, γ in Loo et al. 2025 (arXiv 2504.16262), Proposition 1.
+
+        Args:
+            data: x̄, standardised, (N, …).
+            t: homotopy time in [0, 1], (N,) or ().
+            noise: ε, like data.
+        Returns:
+            (N,), mean zero at every t.
+        """
+        data, noise = data.flatten(1), noise.flatten(1)
+        excess = noise.square().sum(1) - noise.shape[1]
+        return (self.std_derivative(t) * excess + self.mean_derivative(t) * (data * noise).sum(1)) / self.std(t)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name and parameters, as `from_dict` reads them and checkpoints keep them."""
+        return {"name": self.name, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class OT(Homotopy):
+    """The optimal-transport schedule with a floor: μ = t, σ = 1 − (1 − σ_min) t; the paper's experiments. W = 1."""
+
+    name = "ot"
+    sigma_min: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _require_floor(self.sigma_min)
+
+    def mean(self, t: Time) -> Tensor:
+        return torch.as_tensor(t)
+
+    def std(self, t: Time) -> Tensor:
+        return 1 - (1 - self.sigma_min) * torch.as_tensor(t)
+
+    def mean_derivative(self, t: Time) -> Tensor:
+        return torch.ones_like(torch.as_tensor(t))
+
+    def std_derivative(self, t: Time) -> Tensor:
+        return torch.full_like(torch.as_tensor(t), self.sigma_min - 1)
+
+    def time(self, angle: Tensor, data_std: float) -> Tensor:
+        sine, cosine = torch.sin(angle), torch.cos(angle)
+        return (sine / (data_std * cosine + (1 - self.sigma_min) * sine)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class VP(Homotopy):
+    """The variance-preserving schedule with a floor: θ = arccos σ_min, μ = sin θt, σ = cos θt. W = θ."""
+
+    name = "vp"
+    sigma_min: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _require_floor(self.sigma_min)
+
+    @property
+    def _theta(self) -> float:
+        return math.acos(self.sigma_min)
+
+    def mean(self, t: Time) -> Tensor:
+        return torch.sin(self._theta * torch.as_tensor(t))
+
+    def std(self, t: Time) -> Tensor:
+        return torch.cos(self._theta * torch.as_tensor(t))
+
+    def mean_derivative(self, t: Time) -> Tensor:
+        return self._theta * torch.cos(self._theta * torch.as_tensor(t))
+
+    def std_derivative(self, t: Time) -> Tensor:
+        return -self._theta * torch.sin(self._theta * torch.as_tensor(t))
+
+    def time(self, angle: Tensor, data_std: float) -> Tensor:
+        return (torch.atan2(torch.sin(angle), data_std * torch.cos(angle)) / self._theta).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class LogHomotopy(Homotopy):
+    """The log-homotopy from prior N(0, ω² I) to likelihood N(x̄; x, ν² I): α = 1 − t, β = (ν^(−2t) − 1)/(ν^(−2) − 1).
+
+    With this β the noise falls as σ ≈ ν^t; the plain β = t is unusable, μ(0.001) = 0.91 at ν = 0.01.
+    A subclass may bring other α, β ≥ 0 (not both 0, W > 0) by overriding the four functions.
+    """
+
+    name = "log-homotopy"
+    omega: float = 1.0
+    nu: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.omega > 0:
+            raise ConfigError(f"omega = {self.omega}: the prior's standard deviation must be positive")
+        if not 0 < self.nu < 1:
+            raise ConfigError(f"nu = {self.nu}: the likelihood's standard deviation must lie between 0 and 1")
+
+    def prior_weight(self, t: Time) -> Tensor:
+        """α(t)."""
+        return 1 - torch.as_tensor(t)
+
+    def prior_weight_derivative(self, t: Time) -> Tensor:
+        return torch.full_like(torch.as_tensor(t), -1.0)
+
+    def likelihood_weight(self, t: Time) -> Tensor:
+        """β(t)."""
+        rate = -2 * math.log(self.nu)
+        return torch.expm1(rate * torch.as_tensor(t)) / math.expm1(rate)
+
+    def likelihood_weight_derivative(self, t: Time) -> Tensor:
+        rate = -2 * math.log(self.nu)
+        return rate * torch.exp(rate * torch.as_tensor(t)) / math.expm1(rate)
+
+    def _precision(self, t: Time) -> Tensor:
+        return self.prior_weight(t) / self.omega**2 + self.likelihood_weight(t) / self.nu**2
+
+    def _precision_derivative(self, t: Time) -> Tensor:
+        return self.prior_weight_derivative(t) / self.omega**2 + self.likelihood_weight_derivative(t) / self.nu**2
+
+    def mean(self, t: Time) -> Tensor:
+        return self.likelihood_weight(t) / self.nu**2 / self._precision(t)
+
+    def std(self, t: Time) -> Tensor:
+        return self._precision(t).rsqrt()
+
+    def mean_derivative(self, t: Time) -> Tensor:
+        precision = self._precision(t)
+        growth = self.likelihood_weight_derivative(t) / self.nu**2
+        return (growth - self.mean(t) * self._precision_derivative(t)) / precision
+
+    def std_derivative(self, t: Time) -> Tensor:
+        return -0.5 * self._precision(t).pow(-1.5) * self._precision_derivative(t)
+
+
+def _require_floor(sigma_min: float) -> None:
+    if not 0 < sigma_min < 1:
+        raise ConfigError(
+            f"sigma_min = {sigma_min}: the noise floor must lie between 0 and 1",
+            hint="densities are singular without a floor; 0.001 is invisible in 8-bit images",
+        )
+
+
+SCHEDULES: dict[str, type[Homotopy]] = {schedule.name: schedule for schedule in (OT, VP, LogHomotopy)}
+
+
+def from_dict(description: dict[str, Any]) -> Homotopy:
+    """The schedule that `to_dict` described, for example {"name": "ot", "sigma_min": 0.001}."""
+    parameters = dict(description)
+    name = parameters.pop("name", None)
+    if name not in SCHEDULES:
+        raise ConfigError(f"unknown schedule {name!r}", hint=f"schedules: {', '.join(SCHEDULES)}")
+    try:
+        return SCHEDULES[name](**parameters)
+    except TypeError as error:
+        raise ConfigError(f"schedule {name!r} does not take these parameters: {parameters}") from error

@@ -1,0 +1,162 @@
+"""A U-Net for square images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vpfb_core.networks.embedding import ConditionEmbedding
+
+
+class UNet(nn.Module):
+    """u (N, C, H, W), φ (N,), condition (N, G) → an image shaped like u.
+
+    Residual blocks with group norm, the embedding of (φ, condition) entering each as a scale and a shift, attention at
+    the resolutions asked for, skip connections across equal sizes, a last layer that starts at zero. Any image size
+    works: a level of odd size is halved upwards and brought back to the size of its skip.
+
+    Args:
+        channels: C of the images.
+        size: H = W of the images.
+        widths: channels at each level; each level but the first halves the size.
+        blocks: residual blocks a level.
+        attention: sizes (H of a feature map) at which self-attention is added.
+        dropout: probability, inside the residual blocks.
+        classes: number of classes in each condition group.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        widths: Sequence[int] = (32, 64, 64),
+        blocks: int = 1,
+        attention: Sequence[int] = (),
+        dropout: float = 0.0,
+        classes: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        embedding = 4 * widths[0]
+        self.embedding = ConditionEmbedding(embedding, classes)
+        self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
+
+        def block(inputs: int, outputs: int, level_size: int) -> Block:
+            return Block(inputs, outputs, embedding, dropout, attend=level_size in attention)
+
+        sizes = [size]
+        for _ in widths[1:]:
+            sizes.append((sizes[-1] + 1) // 2)
+
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        width, skips = widths[0], [widths[0]]
+        for level, (outputs, level_size) in enumerate(zip(widths, sizes, strict=True)):
+            if level > 0:
+                self.down.append(Downsample(width))
+                skips.append(width)
+            for _ in range(blocks):
+                self.down.append(block(width, outputs, level_size))
+                width = outputs
+                skips.append(width)
+        self.middle = block(width, width, sizes[-1])
+        for level in reversed(range(len(widths))):
+            for _ in range(blocks + 1):
+                self.up.append(block(width + skips.pop(), widths[level], sizes[level]))
+                width = widths[level]
+            if level > 0:
+                self.up.append(Upsample(width))
+        self.last_norm = group_norm(width)
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
+        embedding = F.silu(self.embedding(angle, condition))
+        features = self.first(u)
+        skips = [features]
+        for layer in self.down:
+            features = layer(features, embedding)
+            skips.append(features)
+        features = self.middle(features, embedding)
+        for layer in self.up:
+            if isinstance(layer, Upsample):
+                features = layer(features, skips[-1])
+            else:
+                features = layer(torch.cat([features, skips.pop()], dim=1), embedding)
+        return self.last(F.silu(self.last_norm(features)))
+
+
+class Block(nn.Module):
+    """A residual block, (N, inputs, H, W) → (N, outputs, H, W), with self-attention after it where asked for."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, attend: bool) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * outputs)
+        self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.attention = Attention(outputs) if attend else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
+        hidden = self.conv1(F.silu(self.norm1(features)))
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.norm2(hidden) * (1 + scale) + shift
+        hidden = self.conv2(self.dropout(F.silu(hidden)))
+        return self.attention(self.skip(features) + hidden)
+
+
+class Attention(nn.Module):
+    """Self-attention over positions, (N, C, H, W) → the same, added to its input.
+
+    Written out, since the fused kernels have no second derivative and every step differentiates twice.
+    """
+
+    def __init__(self, channels: int, head_width: int = 32) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head_width)
+        self.norm = group_norm(channels)
+        self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        n, channels, height, width = features.shape
+        query, key, value = self.qkv(self.norm(features)).reshape(n, 3, self.heads, -1, height * width).unbind(1)
+        weights = torch.softmax(query.transpose(-1, -2) @ key * query.shape[-2] ** -0.5, dim=-1)
+        mixed = (value @ weights.transpose(-1, -2)).reshape(n, channels, height, width)
+        return features + self.out(mixed)
+
+
+class Downsample(nn.Module):
+    """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:  # noqa: ARG002  (called like a block)
+        return self.conv(features)
+
+
+class Upsample(nn.Module):
+    """(N, C, h, w) → the size of the skip connection it is to meet."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, features: Tensor, skip: Tensor) -> Tensor:
+        return self.conv(F.interpolate(features, size=skip.shape[-2:], mode="nearest"))
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with about eight channels a group."""
+    groups = max(1, channels // 8)
+    while channels % groups:
+        groups -= 1
+    return nn.GroupNorm(groups, channels)

@@ -1,0 +1,30 @@
+"""Noise that belongs to a sample, not to a batch: fixed bit for bit by (seed, stream, index)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def derive_seed(*key: int | str) -> int:
+    """A 63-bit seed for a torch generator from any key, such as (seed, "prior", 12): a hash, so that no two meet."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of its own for a key."""
+    return torch.Generator(device=device).manual_seed(derive_seed(*key))
+
+
+def normal(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str = "prior") -> Tensor:
+    """Standard normal noise for the samples `indices`, float32 (len(indices), *shape), on the CPU.
+
+    Sample i gets the same noise whatever the batch that it is drawn in; `stream` keeps the noise of different uses
+    (prior, Langevin, …) apart. Drawn one sample at a time: prefixes of one large draw change with its size.
+    """
+    draws = [torch.randn(tuple(shape), generator=generator(seed, stream, index)) for index in indices]
+    return torch.stack(draws) if draws else torch.empty(0, *shape)

@@ -1,0 +1,204 @@
+"""The objectives: each a small function of (potential, data, condition, generator) that returns a loss.
+
+`stein` and `ritz` estimate the Deep Ritz functional of Loo et al. 2025 (arXiv 2504.16262), J(Φ) = ½ E‖∇Φ‖² − E[Φ g],
+written on the arc, where it is the same for every schedule. There μ = sin φ, σ = cos φ, time is φ and the innovation is
+g = z·ε − tan φ (‖ε‖² − d). `official` is the authors' released loss.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vpfb_core.homotopy import expand_to
+from vpfb_core.potential import Potential
+
+
+@dataclass(frozen=True)
+class AngleDistribution:
+    """Where training draws: ℓ = log tan φ (the log signal-to-noise ratio) from a normal, cut to the schedule's range.
+
+    The defaults put the draws where the potential is hard to learn. A weight in the loss instead does worse.
+    """
+
+    mean: float = 1.0
+    std: float = 1.2
+
+    def quantile(self, q: Tensor, angle_range: tuple[float, float]) -> Tensor:
+        """φ at the quantiles q ∈ (0, 1), shaped like q."""
+        low, high = (self._cumulative(angle) for angle in angle_range)
+        q = low + (high - low) * q
+        log_snr = self.mean + self.std * math.sqrt(2) * torch.erfinv(2 * q - 1)
+        return torch.atan(torch.exp(log_snr)).clamp(*angle_range)
+
+    def sample(self, n: int, angle_range: tuple[float, float], *, like: Tensor, generator: torch.Generator) -> Tensor:
+        """n angles, stratified: one in each n-th of the distribution. (n,), dtype and device of `like`."""
+        jitter = torch.rand(n, generator=generator, dtype=like.dtype, device=like.device)
+        strata = torch.arange(n, dtype=like.dtype, device=like.device)
+        return self.quantile((strata + jitter) / n, angle_range)
+
+    def _cumulative(self, angle: float) -> float:
+        if angle <= 0:
+            return 0.0
+        return 0.5 * (1 + math.erf((math.log(math.tan(angle)) - self.mean) / (self.std * math.sqrt(2))))
+
+
+DEFAULT_ANGLES = AngleDistribution()
+
+
+def arc_point(z: Tensor, angle: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """u = sin φ z + cos φ ε and its conditional velocity y = cos φ z − sin φ ε, both (N, …)."""
+    sine, cosine = expand_to(torch.sin(angle), z), expand_to(torch.cos(angle), z)
+    return sine * z + cosine * noise, cosine * z - sine * noise
+
+
+def residual(
+    potential: Potential, data: Tensor, angle: Tensor, noise: Tensor, condition: Tensor | None = None
+) -> Tensor:
+    """‖∇N(u, φ) − y‖²/d for each sample, (N,); 1 on average for N = 0.
+
+    Equal to λ(t) ‖∇Φ − u_cond‖²/d with λ = (S / a W)², whatever the schedule: with fixed draws on held-out data it
+    compares any two models.
+
+    Args:
+        data: x̄, standardised to standard deviation a, (N, …).
+        angle: φ, (N,).
+        noise: ε, like data.
+        condition: class indices, int64 (N, G), or None.
+    """
+    u, y = arc_point(data / potential.data_std, angle, noise)
+    return (potential(u, angle, condition).gradient - y).flatten(1).square().mean(1)
+
+
+class Objective(Protocol):
+    """What every objective is: standardised data (N, …) in, a scalar loss out, all randomness from the generator."""
+
+    def __call__(
+        self,
+        potential: Potential,
+        data: Tensor,
+        condition: Tensor | None = None,
+        *,
+        generator: torch.Generator,
+        angles: AngleDistribution = DEFAULT_ANGLES,
+    ) -> Tensor: ...
+
+
+def stein(
+    potential: Potential,
+    data: Tensor,
+    condition: Tensor | None = None,
+    *,
+    generator: torch.Generator,
+    angles: AngleDistribution = DEFAULT_ANGLES,
+) -> Tensor:
+    """E‖∇N − y‖²/d: the Deep Ritz functional with Stein's identity E[N g] = E[∇N·y] applied to its second term.
+
+    Same expectation and minimiser as `ritz`, far smaller variance.
+
+    Args:
+        data: x̄, standardised to standard deviation a, (N, …); each is drawn with ε and with −ε.
+        condition: class indices, int64 (N, G), −1 for none; or None.
+        generator: on the device of data; the only source of randomness.
+        angles: where φ is drawn.
+    Returns:
+        the loss, ().
+    """
+    pairs = _draw_pairs(potential, data, condition, generator, angles)
+    return residual(potential, pairs.data, pairs.angle, pairs.noise, pairs.condition).mean()
+
+
+def ritz(
+    potential: Potential,
+    data: Tensor,
+    condition: Tensor | None = None,
+    *,
+    generator: torch.Generator,
+    angles: AngleDistribution = DEFAULT_ANGLES,
+) -> Tensor:
+    """2 J/d = E[‖∇N‖² − 2 N g]/d, the functional as the paper has it; the same expected gradient as `stein`.
+
+    N at the noiseless point of the arc, sin φ z, is a baseline that ε and −ε share, without which the variance is
+    hundreds of times larger: E[N g] ≈ ½ Σ± (N(u±) − N(sin φ z)) g±. Arguments as in `stein`.
+    """
+    pairs = _draw_pairs(potential, data, condition, generator, angles)
+    z, tangent = pairs.data / potential.data_std, torch.tan(pairs.angle)
+    u, _ = arc_point(z, pairs.angle, pairs.noise)
+    field = potential(u, pairs.angle, pairs.condition)
+    noiseless, _ = arc_point(z[: len(data)], pairs.angle[: len(data)], torch.zeros_like(data))
+    first_condition = None if pairs.condition is None else pairs.condition[: len(data)]
+    baseline = potential.potential(noiseless, pairs.angle[: len(data)], first_condition).repeat(2)
+
+    flat_z, flat_noise = z.flatten(1), pairs.noise.flatten(1)
+    dimension = flat_z.shape[1]
+    innovation = (flat_z * flat_noise).sum(1) - tangent * (flat_noise.square().sum(1) - dimension)
+    kinetic = field.gradient.flatten(1).square().sum(1)
+    return (kinetic - 2 * (field.value - baseline) * innovation).mean() / dimension
+
+
+def official(
+    potential: Potential,
+    data: Tensor,
+    condition: Tensor | None = None,
+    *,
+    generator: torch.Generator,
+    angles: AngleDistribution = DEFAULT_ANGLES,  # noqa: ARG001  (the authors draw t uniformly)
+) -> Tensor:
+    """The loss of the authors' released code, kept as the baseline to beat; for `UnpreconditionedPotential` on `ot`.
+
+    L = mean(ΓΦ)/(std Γ · sg[std Φ] + 1e-8) + ½ mean_d (∇Φ)² + 0.1 mean (∂ₜΦ)² − mean_d(∇Φ ⊙ u)/(‖∇Φ‖‖u‖ + 1e-8)^t with
+    u = x̄ − ε and Γ = (1 − t) mean_d(ε² − x̄ε) less its batch mean. Arguments as in `stein`.
+    """
+    t = torch.rand(len(data), generator=generator, dtype=data.dtype, device=data.device).requires_grad_()
+    noise = _normal_like(data, generator)
+    x = potential.homotopy.sample(data, t.detach(), noise).requires_grad_()
+    phi = potential.value(x, t, condition)
+    gradient, time_derivative = torch.autograd.grad(phi.sum(), (x, t), create_graph=True)
+
+    time = t.detach()
+    velocity, gradient = (data - noise).flatten(1), gradient.flatten(1)
+    gamma = (1 - time) * (noise.square() - data * noise).flatten(1).mean(1)
+    gamma = gamma - gamma.mean()
+    covariance = (gamma * phi).mean() / (gamma.std() * phi.std().detach() + 1e-8)
+    alignment = (gradient * velocity).mean(1) / (gradient.norm(dim=1) * velocity.norm(dim=1) + 1e-8).pow(time)
+    kinetic = 0.5 * gradient.square().mean()
+    return covariance + kinetic + 0.1 * time_derivative.square().mean() - alignment.mean()
+
+
+OBJECTIVES: dict[str, Objective] = {"stein": stein, "ritz": ritz, "official": official}
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """2N draws: rows i and N + i share x̄, φ and condition and have opposite noise. Halves the cost of a given variance
+    in x̄ and φ, and cancels the odd part of the variance in ε."""
+
+    data: Tensor
+    angle: Tensor
+    noise: Tensor
+    condition: Tensor | None
+
+
+def _draw_pairs(
+    potential: Potential,
+    data: Tensor,
+    condition: Tensor | None,
+    generator: torch.Generator,
+    angles: AngleDistribution,
+) -> _Pairs:
+    angle = angles.sample(len(data), potential.angle_range, like=data, generator=generator)
+    noise = _normal_like(data, generator)
+    return _Pairs(
+        data=torch.cat([data, data]),
+        angle=torch.cat([angle, angle]),
+        noise=torch.cat([noise, -noise]),
+        condition=None if condition is None else torch.cat([condition, condition]),
+    )
+
+
+def _normal_like(data: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(data.shape, generator=generator, dtype=data.dtype, device=data.device)

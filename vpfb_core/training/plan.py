@@ -1,0 +1,131 @@
+"""What a run will do, decided before it does anything: the data, every setting, the folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vpfb_core import data, networks
+from vpfb_core.config import OPERATIONAL, TrainConfig, read_file
+from vpfb_core.data.images import ImageSet
+from vpfb_core.devices import resolve_device
+from vpfb_core.errors import ConfigError
+from vpfb_core.runs import RUNS, Run, list_runs
+from vpfb_core.training import presets
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `training.run` needs.
+
+    Attributes:
+        config: with everything chosen.
+        requested: the settings that were asked for, which a resumed run must share.
+        images: the data, all of it.
+        network: description of the network.
+        parameters: how many it has.
+        memory_bytes: estimate of what a step needs.
+        existing: the run to go on with, or None to begin a new one.
+    """
+
+    config: TrainConfig
+    requested: dict[str, Any]
+    images: ImageSet
+    network: dict[str, Any]
+    parameters: int
+    memory_bytes: int
+    existing: Run | None
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.config.device)
+
+
+def prepare(config: TrainConfig) -> Plan:
+    """Find the run to resume if one is meant, load the data, choose what was left open. Writes nothing.
+
+    Raises:
+        ConfigError: settings that do not exist or contradict each other, the data or the run to be resumed.
+        DataError: the data cannot be read.
+    """
+    requested = _requested(config)
+    existing = _run_to_resume(config, requested)
+    if existing is not None:
+        config = _stored_config(existing, config, requested)
+    if not config.data:
+        raise ConfigError("no data named", hint="vpfb train --data FOLDER")
+    device = resolve_device(config.device)
+    images = data.load(
+        config.data,
+        size=config.size,
+        max_size=presets.MAX_SIZE[device.type],
+        channels=config.channels,
+        conditional=config.conditional,
+        workers=config.workers or 0,
+    )
+    config = presets.resolve(config, images, device)
+    network = presets.network_description(config, images)
+    built = networks.build(network, config.seed)
+    parameters = sum(parameter.numel() for parameter in built.parameters())
+    return Plan(config, requested, images, network, parameters, presets.estimate_memory(built, config), existing)
+
+
+def _requested(config: TrainConfig) -> dict[str, Any]:
+    """The settings that differ from the defaults and decide what a run computes."""
+    defaults = TrainConfig().to_dict()
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in OPERATIONAL and value != defaults[name]
+    }  # fmt: skip
+
+
+def _run_to_resume(config: TrainConfig, requested: dict[str, Any]) -> Run | None:
+    if config.resume not in ("auto", "never"):
+        run = Run(Path(config.resume))
+        if not run.exists():
+            raise ConfigError(f"no run to resume at {run.path}", hint="--resume takes a run folder, auto or never")
+        return run
+    if config.out is not None:
+        run = Run(Path(config.out))
+        if not run.exists():
+            return None
+        if config.resume == "never":
+            raise ConfigError(
+                f"{run.path} already holds a run", hint="--resume auto continues it; --out takes another folder"
+            )
+        return run
+    if config.resume == "auto":
+        for run in list_runs(RUNS):
+            if not run.finished and run.status().get("requested") == _as_json(requested):
+                return run
+    return None
+
+
+def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> TrainConfig:
+    """The configuration of a run, where and how to compute taken from the new one.
+
+    Raises:
+        ConfigError: something else than the run's own settings was asked for.
+    """
+    stored = TrainConfig(**read_file(run.config))
+    for name, value in requested.items():
+        if getattr(stored, name) != value:
+            raise ConfigError(
+                f"the run {run.path} has {name} = {_shown(getattr(stored, name))}, not {_shown(value)}",
+                hint="a run is resumed with the settings it was begun with; --out FOLDER begins another",
+            )
+    defaults = TrainConfig().to_dict()
+    changed = {name: getattr(config, name) for name in OPERATIONAL if getattr(config, name) != defaults[name]}
+    return stored.replace(**changed)
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -1,0 +1,109 @@
+"""Sizes of network and run that fit the pictures and the machine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from vpfb_core.config import TrainConfig
+from vpfb_core.data.images import ImageSet
+from vpfb_core.errors import ConfigError
+
+# batch_size counts images; each is drawn with ε and with −ε, so a step evaluates twice as many points.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"widths": (32, 64), "blocks": 1, "attention": (), "batch_size": 64, "lr": 1e-3, "steps": 4_000},
+    "small": {"widths": (32, 64, 96), "blocks": 1, "attention": (), "batch_size": 64, "lr": 1e-3, "steps": 20_000},
+    "base": {"widths": (96, 160, 192), "blocks": 2, "attention": (16,), "batch_size": 128, "lr": 4e-4, "steps": 200_000},
+}  # fmt: skip
+COMMON: dict[str, Any] = {"dropout": 0.0, "warmup": 100}
+CPU_TIME_BUDGET = 15 * 60.0
+# Largest side that is chosen for a folder of large pictures.
+MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}
+
+
+def resolve(config: TrainConfig, images: ImageSet, device: torch.device) -> TrainConfig:
+    """The configuration with everything chosen that was left open.
+
+    Raises:
+        ConfigError: settings that contradict each other or the data.
+    """
+    size = images.images.shape[-1]
+    name = config.preset or choose_preset(size, device)
+    chosen: dict[str, Any] = {"preset": name, "size": size, "channels": images.images.shape[1]}
+    preset = COMMON | PRESETS[name]
+    if config.steps is not None or config.time_budget is not None:
+        preset.pop("steps")
+    elif device.type == "cpu":
+        preset["time_budget"] = CPU_TIME_BUDGET
+    chosen |= {setting: value for setting, value in preset.items() if getattr(config, setting) is None}
+    if config.augment == "auto":
+        chosen["augment"] = "flip" if images.flips else "none"
+    if config.precision is None:
+        chosen["precision"] = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if config.threads is None:
+        chosen["threads"] = torch.get_num_threads()
+    if config.workers is None:
+        chosen["workers"] = os.cpu_count() or 1
+    resolved = config.replace(device=str(device), **chosen)
+    _check(resolved, images)
+    return resolved
+
+
+def choose_preset(size: int, device: torch.device) -> str:
+    """The preset for images of `size` pixels a side on this kind of device."""
+    if size <= 16:
+        return "tiny"
+    return "base" if device.type == "cuda" else "small"
+
+
+def network_description(config: TrainConfig, images: ImageSet) -> dict[str, Any]:
+    """The U-Net of a resolved configuration, as `networks.build` reads it."""
+    return {
+        "name": "unet",
+        "channels": config.channels,
+        "size": config.size,
+        "widths": list(config.widths or ()),
+        "blocks": config.blocks,
+        "attention": list(config.attention or ()),
+        "dropout": config.dropout,
+        "classes": [len(group.classes) for group in images.groups],
+    }
+
+
+def estimate_memory(network: nn.Module, config: TrainConfig) -> int:
+    """Bytes that a training step needs, about: weights, optimiser and average, and what both derivatives keep.
+
+    What one forward pass keeps is counted by letting one image through; the gradient in u and the derivative of that
+    gradient keep about four times as much again.
+    """
+    kept = 0
+
+    def count(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        nonlocal kept
+        kept += output.numel() * (2 if config.precision == "bf16" else 4)
+
+    hooks = [module.register_forward_hook(count) for module in network.modules() if not list(module.children())]
+    with torch.no_grad():
+        network(torch.zeros(1, config.channels or 1, config.size or 1, config.size or 1), torch.zeros(1))
+    for hook in hooks:
+        hook.remove()
+    weights = 4 * sum(parameter.numel() for parameter in network.parameters())
+    evaluations = 2 * (config.batch_size or 1)
+    return 5 * weights + 5 * kept * evaluations
+
+
+def _check(config: TrainConfig, images: ImageSet) -> None:
+    size, levels = config.size or 0, len(config.widths or ())
+    if size < 2 ** (levels - 1):
+        raise ConfigError(
+            f"images of {size}×{size} pixels cannot be halved {levels - 1} times", hint="use fewer levels: --set widths"
+        )
+    if config.objective == "official" and config.schedule != "ot":
+        raise ConfigError("the official objective is defined for the schedule ot only")
+    if config.device.startswith("mps") and config.precision == "bf16":
+        raise ConfigError("bf16 is not supported on mps here", hint="use --precision fp32")
+    if config.augment == "flip" and not images.flips:
+        raise ConfigError(f"pictures of {images.name!r} are not themselves when flipped", hint="use --augment none")
