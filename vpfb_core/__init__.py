@@ -26,7 +26,7 @@ _NAMES = {
     "train": "training",
 }
 
-__all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -42,7 +42,7 @@ def condition_tensor(
 
 
 def parse_condition(text: str, groups: Sequence[ConditionGroup]) -> list[int]:
-    """"circle,red" → the class index in each group, −1 where nothing was said."""
+    """ "circle,red" → the class index in each group, −1 where nothing was said."""
     indices = [-1] * len(groups)
     for name in (part.strip() for part in text.split(",")):
         group, index = find_class(name, groups)

@@ -120,7 +120,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """"key=value" → (key, value), the value read as TOML where it is TOML, else as a word.
+    """ "key=value" → (key, value), the value read as TOML where it is TOML, else as a word.
 
     Raises:
         ConfigError: no "=", or an unknown key.
@@ -150,10 +150,15 @@ def read_file(path: Path) -> dict[str, Any]:
     return {_known(name, path): value for name, value in settings.items()}
 
 
+def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON would give them back: tuples are lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
 def to_toml(settings: Mapping[str, Any]) -> str:
     """Settings as `read_file` reads them; those that are None are left out. JSON's values are TOML's."""
-    written = ((name, list(value) if isinstance(value, tuple) else value) for name, value in settings.items())
-    return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in written if value is not None)
+    written = {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items() if value is not None}
+    return "".join(f"{name} = {value}\n" for name, value in written.items())
 
 
 def merge_levels(levels: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -208,7 +213,11 @@ def _checked(name: str, value: Any) -> Any:
         if not isinstance(value, kind):
             raise wrong
     elif kind in (int, float):
-        if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and not float(value).is_integer()):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or (kind is int and not float(value).is_integer())
+        ):
             raise wrong
         value = kind(value)
         low, high = _LIMITS.get(name, (float("-inf"), float("inf")))

@@ -99,7 +99,8 @@ class Model:
         """Images (N, C, H, W), uint8 or in [0, 1] → x̄, mean 0 and standard deviation a, on the model's device."""
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             raise ConfigError(
-                f"images of shape {tuple(images.shape[1:])} do not fit a model of {self.shape} (channels, height, width)"
+                f"images of shape {tuple(images.shape[1:])} do not fit a model of {self.shape}",
+                hint="the shape is (channels, height, width)",
             )
         return self.statistics.standardise(images.to(self.device)) * self.potential.data_std
 
@@ -200,11 +201,7 @@ class Model:
             rows = slice(first, first + batch_size)
             condition = None if conditions is None else conditions[rows].to(self.device)
             parts.append(solve(start[rows].to(self.device), condition))
-        return Solution(
-            **{name: torch.cat([getattr(part, name).cpu() for part in parts])
-               for name in ("x", "t", "nfe", "accepted", "rejected", "status")},
-            path=None if parts[0].path is None else torch.cat([part.path for part in parts if part.path is not None], 1),
-        )  # fmt: skip
+        return _join(parts)
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -222,6 +219,18 @@ class Model:
             "about": self.about,
         }
         checkpoint.write(Path(path), "model", self.potential.network.state_dict(), document)
+
+
+def _join(parts: Sequence[Solution]) -> Solution:
+    """The solutions of batches as one, on the CPU."""
+
+    def joined(name: str, dim: int = 0) -> Tensor:
+        return torch.cat([getattr(part, name).cpu() for part in parts], dim)
+
+    return Solution(
+        **{name: joined(name) for name in ("x", "t", "nfe", "accepted", "rejected", "status")},
+        path=None if parts[0].path is None else joined("path", dim=1),
+    )
 
 
 def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", weights: str = "ema") -> Model:

@@ -84,7 +84,7 @@ class Potential(nn.Module):
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             value = self.potential(u, angle, condition)
-        (gradient,) = torch.autograd.grad(value.sum(), u)
+            (gradient,) = torch.autograd.grad(value.sum(), u)
         return ArcField(value.detach(), gradient)
 
     forward = arc  # a wrapper such as DistributedDataParallel sees the gradient, not only the value

@@ -136,7 +136,9 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
         if run.model.is_file():
             return run.model
         if run.exists():
-            raise CheckpointError(f"the run {path} has not written a model yet", hint="let it train until its first save")
+            raise CheckpointError(
+                f"the run {path} has not written a model yet", hint="let it train until its first save"
+            )
         raise CheckpointError(f"{path} is a folder without a model", hint="a run folder holds model.safetensors")
     if not path.exists():
         raise CheckpointError(

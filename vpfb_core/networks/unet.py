@@ -69,8 +69,7 @@ class UNet(nn.Module):
                 self.up.append(Upsample(width))
         self.last_norm = group_norm(width)
         self.last = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        zero(self.last)
 
     def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
         embedding = F.silu(self.embedding(angle, condition))
@@ -99,8 +98,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
         self.attention = Attention(outputs) if attend else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        zero(self.conv2)
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         hidden = self.conv1(F.silu(self.norm1(features)))
@@ -121,8 +119,7 @@ class Attention(nn.Module):
         self.heads = max(1, channels // head_width)
         self.norm = group_norm(channels)
         self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        zero(self.out)
 
     def forward(self, features: Tensor) -> Tensor:
         n, channels, height, width = features.shape
@@ -160,3 +157,9 @@ def group_norm(channels: int) -> nn.GroupNorm:
     while channels % groups:
         groups -= 1
     return nn.GroupNorm(groups, channels)
+
+
+def zero(layer: nn.Conv2d) -> None:
+    """Let a layer start as if it were not there."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

@@ -27,13 +27,15 @@ class Batches:
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor | None]:
         """The images and labels of a step, counted from 0: uint8 (batch_size, C, H, W), int64 (batch_size, G)."""
         first, count = step * self.batch_size, len(self.images)
-        index, mirrored = [], []
-        while (missing := self.batch_size - sum(map(len, index))) > 0:
-            position = first + self.batch_size - missing
+        index: list[Tensor] = []
+        mirrored: list[Tensor] = []
+        position, end = first, first + self.batch_size
+        while position < end:
             order, flips = self._epoch(position // count)
-            rows = order[position % count :][:missing]
+            rows = order[position % count :][: end - position]
             index.append(rows)
             mirrored.append(flips[rows])
+            position += len(rows)
         chosen = torch.cat(index).to(self.images.device)
         images = self.images[chosen]
         if self.flip:

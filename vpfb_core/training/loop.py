@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 import platform
 import time
@@ -16,24 +15,24 @@ import torch
 from torch import Tensor
 
 import vpfb_core
-from vpfb_core import noise
 from vpfb_core.checkpoint import finite_or_none
-from vpfb_core.config import TrainConfig, to_toml
+from vpfb_core.config import TrainConfig, as_json, to_toml
 from vpfb_core.data.split import split
 from vpfb_core.devices import memory_in_use
-from vpfb_core.errors import CheckpointError, ConfigError, DivergedError
+from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError
 from vpfb_core.files import write_bytes
 from vpfb_core.model import Model, Statistics
-from vpfb_core.objectives import residual
 from vpfb_core.pictures import png, tile
 from vpfb_core.runs import Run, new_run
+from vpfb_core.training import log
 from vpfb_core.training.card import model_card
+from vpfb_core.training.held_out import HeldOut
 from vpfb_core.training.plan import Plan, prepare
 from vpfb_core.training.state import Counters, locked, read_state, save_state, write_status
 from vpfb_core.training.trainer import Trainer
 
 GRID_IMAGES = 64
-HELD_OUT_IMAGES = 512  # of the held-out images, those that the residual is measured on
+LOG_SECONDS = 2.0  # between lines of the log, unless log_every says otherwise
 SAVE_SECONDS = 60.0  # between saves, unless save_every says otherwise
 CHECKS = 20  # residual and grid this often in a run, unless sample_every says otherwise
 MAX_ROLLBACKS = 5
@@ -88,3 +87,298 @@ def train(
 ) -> Result:
     """Train a model; `prepare` and `run` in one. Arguments and errors as theirs."""
     return run(prepare(config), on_step=on_step, should_stop=should_stop)
+
+
+def run(
+    plan: Plan,
+    *,
+    on_step: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Result:
+    """Carry out a plan: begin or go on with its run, train, and leave a whole run folder.
+
+    Args:
+        plan: from `prepare`.
+        on_step: hears of every step.
+        should_stop: asked after every step; once it says True the run is saved and left as "interrupted".
+    Raises:
+        ConfigError: the run is held by another process, or the data is not what it was begun with.
+        DivergedError: a non-finite loss or gradient; the last good state is kept.
+        DataError: the folder cannot be written.
+        CheckpointError: the state to resume from is damaged.
+    """
+    folder = plan.existing or _new_folder(plan.config)
+    with locked(folder), _threads(plan.config.threads):
+        return _Loop(plan, folder, on_step).run(should_stop or (lambda: False))
+
+
+def _new_folder(config: TrainConfig) -> Run:
+    if config.out is None:
+        return new_run(config.data)
+    folder = Run(Path(config.out))
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {folder.path}: {error.strerror or error}") from error
+    return folder
+
+
+class _Loop:
+    """A run while it is carried out."""
+
+    def __init__(self, plan: Plan, folder: Run, on_step: Callable[[Progress], None] | None) -> None:
+        self.plan, self.folder, self.on_step = plan, folder, on_step
+        self.config, self.device = plan.config, plan.device
+        images = plan.images
+        self.statistics = Statistics.of(images.images)
+        train_rows, val_rows = split(images, self.config.val_fraction, self.config.seed)
+        labels = None if images.labels is None else images.labels[train_rows]
+        self.trainer = Trainer(
+            self.config, plan.network, images.images[train_rows], labels, self.statistics, self.device
+        )
+        self.held_out = HeldOut.of(plan, val_rows if len(val_rows) else train_rows, self.trainer, self.statistics)
+        self.fingerprint = images.fingerprint()
+        self.counters = Counters()
+        self.unread: list[tuple[Tensor, Tensor]] = []
+        self.losses: list[float] = []
+        self.loss = self.val_residual = self.grad_norm = math.nan
+        self.check_seconds = 0.0
+        self.saved_at = self.logged_at = self.started = time.monotonic()
+        self.session_seconds, self.logged_step = 0.0, 0
+
+    def run(self, should_stop: Callable[[], bool]) -> Result:
+        self._restore()
+        if self.folder.finished:
+            return self._result("already finished")
+        self._begin()
+        if self.counters.step == 0:
+            self._check()
+            self._log()
+            self._save("running")
+        next_check = self._fraction() + 1 / CHECKS
+        while self._fraction() < 1 or not self._read_figures():
+            if not self._step():
+                next_check = self._fraction() + 1 / CHECKS
+                continue
+            if should_stop() and self._save("interrupted"):
+                return self._result("interrupted")
+            if self._due(self.config.sample_every, self._fraction() >= next_check) and self._fraction() < 1:
+                self._check()
+                next_check = self._fraction() + 1 / CHECKS
+            if self._due(self.config.save_every, time.monotonic() - self.saved_at > SAVE_SECONDS):
+                self._save("running")
+        self._check()
+        self._log()
+        self._save("finished")
+        return self._result("finished")
+
+    # --- beginning ----------------------------------------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        """Go on from the newest whole state, if there is one."""
+        state = read_state(self.folder)
+        if state is None:
+            return
+        if state.document["data"] != self.fingerprint:
+            raise ConfigError(
+                f"the data {self.config.data!r} is not what {self.folder.path} was begun with",
+                hint="bring the images back as they were, or begin another run",
+            )
+        self.counters = state.counters
+        self._load(state.tensors)
+        kept = state.document
+        self.val_residual = math.nan if kept["val_residual"] is None else kept["val_residual"]
+        self.check_seconds = kept["check_seconds"]
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        try:
+            self.trainer.load(tensors, self.counters.step)
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{self.folder.state} does not fit its run: {error}") from error
+
+    def _begin(self) -> None:
+        """Write what stands before the first step; cut the log where the state is."""
+        write_bytes(self.folder.config, to_toml(self._kept_config()).encode())
+        log.cut(self.folder.log, self.counters.step)
+        write_status(self.folder, "running", self.counters, self.plan.requested)
+        self.session_seconds = self.counters.seconds
+        self.started = self.saved_at = self.logged_at = time.monotonic()
+        self.logged_step = self.counters.step
+
+    def _kept_config(self) -> dict[str, Any]:
+        """The configuration without what concerns only how this session was started."""
+        return {name: value for name, value in self.config.to_dict().items() if name not in ("out", "resume")}
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _seconds(self) -> float:
+        """Spent on the run in all its sessions."""
+        return self.session_seconds + time.monotonic() - self.started
+
+    def _fraction(self) -> float:
+        """How much of the run is done, in [0, 1], by steps and by time, whichever is further.
+
+        Of a time budget, what the last check and the last save will take is set aside.
+        """
+        by_steps = self.counters.step / self.config.steps if self.config.steps else 0.0
+        by_time = 0.0
+        if self.config.time_budget:
+            available = max(self.config.time_budget - 1.5 * self.check_seconds - 1.0, 1e-3)
+            by_time = self._seconds() / available
+        return min(1.0, max(by_steps, by_time))
+
+    def _due(self, every: int | None, otherwise: bool) -> bool:
+        return otherwise if every is None else self.counters.step % every == 0
+
+    # --- one step -----------------------------------------------------------------------------------------------------
+
+    def _step(self) -> bool:
+        """Take a step; False if the run was rolled back instead."""
+        counters = self.counters
+        self.unread.append(self.trainer.step(counters.step, self._fraction(), counters.rollbacks))
+        counters.step += 1
+        # Reading figures waits for the device, so on a GPU they are read only where a line of the log is due.
+        log_due = self._due(self.config.log_every, time.monotonic() - self.logged_at > LOG_SECONDS)
+        if (self.device.type == "cpu" or log_due) and not self._read_figures():
+            return False
+        if log_due:
+            self._log()
+        if self.on_step is not None:
+            self.on_step(self._progress())
+        return True
+
+    def _read_figures(self) -> bool:
+        """Read the losses and gradient norms that are still on the device; False if one made the run roll back."""
+        if not self.unread:
+            return True
+        figures = torch.stack([torch.stack(pair) for pair in self.unread]).tolist()
+        first = self.counters.step - len(self.unread)
+        self.unread.clear()
+        for step, (loss, norm) in enumerate(figures, start=first):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self._roll_back(step, loss, norm)
+                return False
+            self.losses.append(loss)
+            self.grad_norm = norm
+        self.loss = sum(self.losses) / len(self.losses)
+        return True
+
+    def _roll_back(self, step: int, loss: float, norm: float) -> None:
+        """Return to the last saved state at half the rate, or stop there.
+
+        Raises:
+            DivergedError: the run is to stop, or has rolled back too often.
+        """
+        what = f"step {step}: the loss is {loss:g}, the gradient norm {norm:g}"
+        rollbacks, seconds = self.counters.rollbacks + 1, self._seconds()
+        state = read_state(self.folder)
+        kept = (
+            f"the state of step {state.counters.step} is kept in {self.folder.path}" if state else "nothing was saved"
+        )
+        if state is None or self.config.on_nonfinite == "stop" or rollbacks > MAX_ROLLBACKS:
+            write_status(self.folder, "diverged", state.counters if state else Counters(), self.plan.requested)
+            advice = f"rolled back {rollbacks - 1} times already" if rollbacks > 1 else "try --on-nonfinite rollback"
+            raise DivergedError(f"training diverged at {what}", hint=f"{kept}; {advice}, or a lower --lr")
+        self.counters = Counters(state.counters.step, seconds, rollbacks)
+        self._load(state.tensors)
+        log.cut(self.folder.log, self.counters.step)
+        self.session_seconds, self.started = seconds, time.monotonic()
+        self.losses.clear()
+        self.logged_step = self.counters.step
+
+    # --- what is written ----------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Measure the held-out residual and draw the grid of the run's fixed noise, both with the averaged weights."""
+        began = time.monotonic()
+        self.val_residual = self.held_out.residual(self.trainer.average)
+        images = self._model().sample(GRID_IMAGES, self.config.seed)
+        write_bytes(self.folder.samples / f"step-{self.counters.step:07d}.png", png(tile(images)))
+        self.check_seconds = time.monotonic() - began
+
+    def _log(self) -> None:
+        """One line of log.csv."""
+        log.append(self.folder.log, asdict(self._progress()))
+        self.losses.clear()
+        self.logged_at, self.logged_step = time.monotonic(), self.counters.step
+
+    def _progress(self) -> Progress:
+        since = max(time.monotonic() - self.logged_at, 1e-9)
+        counters = self.counters
+        return Progress(
+            step=counters.step,
+            fraction=self._fraction(),
+            seconds=self._seconds(),
+            loss=self.loss,
+            val_residual=self.val_residual,
+            grad_norm=self.grad_norm,
+            lr=self.trainer.learning_rate(counters.step, self._fraction(), counters.rollbacks),
+            images_per_second=(counters.step - self.logged_step) * (self.config.batch_size or 0) / since,
+            memory_bytes=memory_in_use(self.device),
+        )
+
+    def _save(self, status: str) -> bool:
+        """Write state, model, card and status; False if the figures not yet read made the run roll back."""
+        if not self._read_figures():
+            return False
+        counters = Counters(self.counters.step, self._seconds(), self.counters.rollbacks)
+        about = {"data": self.fingerprint, "val_residual": finite_or_none(self.val_residual),
+                 "check_seconds": self.check_seconds, "versions": _versions()}  # fmt: skip
+        save_state(self.folder, self.trainer.tensors(), counters, about, self.config.keep)
+        model = self._model()
+        model.save(self.folder.model)
+        write_bytes(self.folder.card, model_card(model).encode())
+        write_status(self.folder, status, counters, self.plan.requested)
+        self.saved_at = time.monotonic()
+        return True
+
+    def _model(self) -> Model:
+        """The model as it stands, with the averaged weights."""
+        images = self.plan.images
+        return Model(
+            potential=self.trainer.average,
+            network=self.plan.network,
+            statistics=self.statistics,
+            shape=(images.images.shape[1], images.images.shape[2], images.images.shape[3]),
+            groups=images.groups,
+            about={
+                "data": {"name": images.name, "images": len(images.images), "fingerprint": self.fingerprint},
+                "step": self.counters.step,
+                "seconds": self._seconds(),
+                "device": self.config.device,
+                "seed": self.config.seed,
+                "figures": {"val_residual": finite_or_none(self.val_residual)},
+                "config": as_json(self._kept_config()),
+                "versions": _versions(),
+            },
+        )
+
+    def _result(self, status: str) -> Result:
+        counters, seconds = self.counters, self._seconds()
+        images = counters.step * (self.config.batch_size or 0)
+        return Result(
+            run=self.folder,
+            status=status,
+            model=self._model(),
+            step=counters.step,
+            images=images,
+            seconds=seconds,
+            images_per_second=images / seconds if seconds else 0.0,
+            loss=self.loss,
+            val_residual=self.val_residual,
+        )
+
+
+def _versions() -> dict[str, str]:
+    return {"vpfb": vpfb_core.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute with `count` threads, and leave the process as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

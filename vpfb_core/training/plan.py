@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vpfb_core import data, networks
-from vpfb_core.config import OPERATIONAL, TrainConfig, read_file
+from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, read_file
 from vpfb_core.data.images import ImageSet
 from vpfb_core.devices import resolve_device
 from vpfb_core.errors import ConfigError
@@ -100,7 +100,7 @@ def _run_to_resume(config: TrainConfig, requested: dict[str, Any]) -> Run | None
         return run
     if config.resume == "auto":
         for run in list_runs(RUNS):
-            if not run.finished and run.status().get("requested") == _as_json(requested):
+            if not run.finished and run.status().get("requested") == as_json(requested):
                 return run
     return None
 
@@ -121,10 +121,6 @@ def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> 
     defaults = TrainConfig().to_dict()
     changed = {name: getattr(config, name) for name in OPERATIONAL if getattr(config, name) != defaults[name]}
     return stored.replace(**changed)
-
-
-def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
 def _shown(value: Any) -> str:

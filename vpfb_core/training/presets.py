@@ -14,11 +14,13 @@ from vpfb_core.errors import ConfigError
 
 # batch_size counts images; each is drawn with ε and with −ε, so a step evaluates twice as many points.
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"widths": (32, 64), "blocks": 1, "attention": (), "batch_size": 64, "lr": 1e-3, "steps": 4_000},
-    "small": {"widths": (32, 64, 96), "blocks": 1, "attention": (), "batch_size": 64, "lr": 1e-3, "steps": 20_000},
-    "base": {"widths": (96, 160, 192), "blocks": 2, "attention": (16,), "batch_size": 128, "lr": 4e-4, "steps": 200_000},
+    "tiny": {"widths": (32, 64), "blocks": 1, "batch_size": 64, "lr": 1e-3, "steps": 4_000},
+    "small": {"widths": (32, 64, 96), "blocks": 1, "batch_size": 64, "lr": 1e-3, "steps": 20_000},
+    "base": {
+        "widths": (96, 160, 192), "blocks": 2, "attention": (16,), "batch_size": 128, "lr": 4e-4, "steps": 200_000,
+    },
 }  # fmt: skip
-COMMON: dict[str, Any] = {"dropout": 0.0, "warmup": 100}
+COMMON: dict[str, Any] = {"attention": (), "dropout": 0.0, "warmup": 100}
 CPU_TIME_BUDGET = 15 * 60.0
 # Largest side that is chosen for a folder of large pictures.
 MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}

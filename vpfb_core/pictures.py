@@ -1,0 +1,65 @@
+"""Pictures out of tensors: grids, PNG and GIF."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+# Small images are enlarged by a whole factor to about this many pixels a side, so that a grid can be looked at.
+TILE = 64
+_GAP = 2
+
+
+def tile(images: Tensor, columns: int | None = None) -> Tensor:
+    """Images in rows, as near to a square as they come, on white.
+
+    Args:
+        images: float in [0, 1], (N, C, H, W).
+        columns: images in a row.
+    Returns:
+        float (C, height, width).
+    """
+    count, channels, height, width = images.shape
+    factor = max(1, TILE // max(height, width))
+    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    height, width = images.shape[2:]
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    grid = torch.ones(channels, rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP)
+    for index, image in enumerate(images):
+        top, left = (index // columns) * (height + _GAP) + _GAP, (index % columns) * (width + _GAP) + _GAP
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] → uint8, rounded."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def png(image: Tensor) -> bytes:
+    """A PNG file of an image in [0, 1], (C, H, W) with C = 1 or 3."""
+    buffer = io.BytesIO()
+    _to_pillow(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def gif(frames: Tensor, seconds: float = 3.0) -> bytes:
+    """An endless GIF of frames in [0, 1], (T, C, H, W), that plays in about `seconds` and rests on its last frame."""
+    pictures = [_to_pillow(frame) for frame in frames]
+    each = max(20, round(1000 * seconds / len(pictures)))
+    buffer = io.BytesIO()
+    durations = [each] * (len(pictures) - 1) + [1500]
+    pictures[0].save(
+        buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=False
+    )
+    return buffer.getvalue()
+
+
+def _to_pillow(image: Tensor) -> Image.Image:
+    pixels = to_bytes(image).permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
