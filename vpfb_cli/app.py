@@ -10,9 +10,12 @@ import typer
 
 import vpfb_core
 from vpfb_cli import output
+from vpfb_cli.commands.info import info
+from vpfb_cli.commands.sample import sample
+from vpfb_cli.commands.train import train
 
 # One function a command, named as the command is, in the order of `vpfb --help`; see `register`.
-COMMANDS: tuple[Callable[..., None], ...] = ()
+COMMANDS: tuple[Callable[..., None], ...] = (train, sample, info)
 
 
 def _print_version(wanted: bool) -> None:

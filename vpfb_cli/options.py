@@ -1,12 +1,6 @@
 """The options that several commands share, each written down once.
 
-    def sample(model: def _seed_in_range(value: int) -> int:
-    if not 0 <= value <= LARGEST_SEED:  # not min= and max=, which would print both bounds in every --help
-        raise typer.BadParameter(f"{value} is not between 0 and {LARGEST_SEED}")
-    return value
-
-
-ModelOption = None, device: DeviceOption = "auto", json: JsonOption = False, …) -> None:
+    def sample(model: ModelOption = None, device: DeviceOption = "auto", json: JsonOption = False, …) -> None:
 
 Square brackets in a help text are Rich's markup: write `\\[` for the sign itself.
 """

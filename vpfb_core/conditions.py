@@ -13,13 +13,14 @@ from vpfb_core.errors import ConfigError
 
 
 def condition_tensor(
-    condition: str | Sequence[str] | Tensor | None, groups: Sequence[ConditionGroup], n: int
+    condition: str | Sequence[str] | Tensor | None, groups: Sequence[ConditionGroup], n: int, first: int = 0
 ) -> Tensor | None:
     """The class index of each of n samples in each group, int64 (n, G), −1 for none; None if there are no groups.
 
     Args:
         condition: "3", or "circle,red" for a class of each of several groups, or "colour=red" where groups share names;
             several take turns over the samples; indices (n, G) are checked and passed on; None leaves all groups open.
+        first: index of the first sample, where it is a part of many.
     Raises:
         ConfigError: an unknown name, two classes of one group, or conditions for an unconditional model.
     """
@@ -38,7 +39,7 @@ def condition_tensor(
         return condition.long()
     wishes = [condition] if isinstance(condition, str) else list(condition)
     rows = torch.tensor([parse_condition(wish, groups) for wish in wishes])
-    return rows[torch.arange(n) % len(rows)]
+    return rows[torch.arange(first, first + n) % len(rows)]
 
 
 def parse_condition(text: str, groups: Sequence[ConditionGroup]) -> list[int]:

@@ -26,6 +26,11 @@ Time = Tensor | float
 _BISECTIONS = 60
 
 
+def as_time(t: Time) -> Tensor:
+    """t as a tensor. A number becomes a float64 scalar, which keeps its digits and imposes its dtype on no batch."""
+    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+
+
 def expand_to(per_sample: Tensor, like: Tensor) -> Tensor:
     """(N,) or () → (N, 1, …, 1), so that it multiplies `like` (N, …) sample by sample."""
     if per_sample.ndim == 0:
@@ -129,16 +134,16 @@ class OT(Homotopy):
         _require_floor(self.sigma_min)
 
     def mean(self, t: Time) -> Tensor:
-        return torch.as_tensor(t)
+        return as_time(t)
 
     def std(self, t: Time) -> Tensor:
-        return 1 - (1 - self.sigma_min) * torch.as_tensor(t)
+        return 1 - (1 - self.sigma_min) * as_time(t)
 
     def mean_derivative(self, t: Time) -> Tensor:
-        return torch.ones_like(torch.as_tensor(t))
+        return torch.ones_like(as_time(t))
 
     def std_derivative(self, t: Time) -> Tensor:
-        return torch.full_like(torch.as_tensor(t), self.sigma_min - 1)
+        return torch.full_like(as_time(t), self.sigma_min - 1)
 
     def time(self, angle: Tensor, data_std: float) -> Tensor:
         sine, cosine = torch.sin(angle), torch.cos(angle)
@@ -160,16 +165,16 @@ class VP(Homotopy):
         return math.acos(self.sigma_min)
 
     def mean(self, t: Time) -> Tensor:
-        return torch.sin(self._theta * torch.as_tensor(t))
+        return torch.sin(self._theta * as_time(t))
 
     def std(self, t: Time) -> Tensor:
-        return torch.cos(self._theta * torch.as_tensor(t))
+        return torch.cos(self._theta * as_time(t))
 
     def mean_derivative(self, t: Time) -> Tensor:
-        return self._theta * torch.cos(self._theta * torch.as_tensor(t))
+        return self._theta * torch.cos(self._theta * as_time(t))
 
     def std_derivative(self, t: Time) -> Tensor:
-        return -self._theta * torch.sin(self._theta * torch.as_tensor(t))
+        return -self._theta * torch.sin(self._theta * as_time(t))
 
     def time(self, angle: Tensor, data_std: float) -> Tensor:
         return (torch.atan2(torch.sin(angle), data_std * torch.cos(angle)) / self._theta).clamp(0, 1)
@@ -195,19 +200,19 @@ class LogHomotopy(Homotopy):
 
     def prior_weight(self, t: Time) -> Tensor:
         """α(t)."""
-        return 1 - torch.as_tensor(t)
+        return 1 - as_time(t)
 
     def prior_weight_derivative(self, t: Time) -> Tensor:
-        return torch.full_like(torch.as_tensor(t), -1.0)
+        return torch.full_like(as_time(t), -1.0)
 
     def likelihood_weight(self, t: Time) -> Tensor:
         """β(t)."""
         rate = -2 * math.log(self.nu)
-        return torch.expm1(rate * torch.as_tensor(t)) / math.expm1(rate)
+        return torch.expm1(rate * as_time(t)) / math.expm1(rate)
 
     def likelihood_weight_derivative(self, t: Time) -> Tensor:
         rate = -2 * math.log(self.nu)
-        return rate * torch.exp(rate * torch.as_tensor(t)) / math.expm1(rate)
+        return rate * torch.exp(rate * as_time(t)) / math.expm1(rate)
 
     def _precision(self, t: Time) -> Tensor:
         return self.prior_weight(t) / self.omega**2 + self.likelihood_weight(t) / self.nu**2

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,14 +58,6 @@ class Statistics:
         return torch.tensor(self.mean, dtype=torch.float32, device=like.device)[:, None, None]
 
 
-class SampleInfo(NamedTuple):
-    """How the solve of each sample went."""
-
-    nfe: Tensor  # evaluations of ∇N, int64 (N,)
-    status: Tensor  # `flow.Status`, int64 (N,)
-    path: Tensor | None  # images along the way, (steps + 1, N, C, H, W), if asked for
-
-
 @dataclass
 class Model:
     """What inference needs.
@@ -109,6 +101,7 @@ class Model:
         n: int,
         seed: int = 0,
         *,
+        first: int = 0,
         condition: str | Sequence[str] | Tensor | None = None,
         batch_size: int = DEFAULT_BATCH,
         keep_path: bool = False,
@@ -118,34 +111,32 @@ class Model:
         """Draw n images. Image i depends on (seed, i), whatever the batch size.
 
         Args:
+            first: index of the first image, so that many can be drawn in parts.
             condition: the name of a class ("3"), or of a class in each of several groups ("circle,red"); several names
                 take turns over the samples; or class indices, int64 (n, G), −1 for none.
             batch_size: images solved at once.
-            keep_path: keep the images along the way, for methods of fixed step.
-            return_info: return a pair, with a `SampleInfo`; a failed sample then shows in its status.
+            keep_path: keep the way there in the info, for methods of fixed step.
+            return_info: return a pair, the second of it the `flow.Solution` with nfe and status of each sample.
             solver: method, nfe, rtol, atol as in `flow.Solver.choose`.
         Returns:
             float32 (n, C, H, W) in [0, 1] on the CPU.
         Raises:
             ConfigError: names or settings that do not exist.
-            SolverError: some sample did not reach its end.
+            SolverError: some sample did not reach its end; with `return_info`, its status says so instead.
         """
         if n < 1:
             raise ConfigError(f"n = {n}: ask for at least one image")
         chosen = Solver.choose(**solver)
-        conditions = condition_tensor(condition, self.groups, n)
-        codes = noise.normal(self.shape, seed, range(n))
+        conditions = condition_tensor(condition, self.groups, n, first)
+        codes = noise.normal(self.shape, seed, range(first, first + n))
 
         def solve(codes: Tensor, conditions: Tensor | None) -> Solution:
             return decode(self.potential, codes, conditions, chosen, keep_path)
 
         solution = self._in_batches(solve, codes, conditions, batch_size)
-        images = self.statistics.to_images(solution.x)
-        if not return_info:
-            solution.require_success()
-            return images
-        path = None if solution.path is None else self.statistics.to_images(solution.path)
-        return images, SampleInfo(solution.nfe, solution.status, path)
+        if return_info:
+            return self.statistics.to_images(solution.x), solution
+        return self.statistics.to_images(solution.require_success().x)
 
     def decode(
         self,
@@ -216,6 +207,7 @@ class Model:
             "statistics": asdict(self.statistics),
             "shape": self.shape,
             "groups": [asdict(group) for group in self.groups],
+            "parameters": self.parameters,
             "about": self.about,
         }
         checkpoint.write(Path(path), "model", self.potential.network.state_dict(), document)

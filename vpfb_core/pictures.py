@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from vpfb_core.errors import ConfigError
+from vpfb_core.files import write_bytes
 
 # Small images are enlarged by a whole factor to about this many pixels a side, so that a grid can be looked at.
 TILE = 64
@@ -58,6 +63,38 @@ def gif(frames: Tensor, seconds: float = 3.0) -> bytes:
         buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=False
     )
     return buffer.getvalue()
+
+
+def npz(images: Tensor) -> bytes:
+    """A NumPy archive with `images`, uint8 (N, H, W, C), as `data.load` reads it."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=to_bytes(images).permute(0, 2, 3, 1).numpy())
+    return buffer.getvalue()
+
+
+def output_format(path: str) -> str:
+    """What a file name asks for: "png", "npz" or "gif" by its ending, "folder" without one, "stdout" for "-".
+
+    Raises:
+        ConfigError: another ending.
+    """
+    if path == "-":
+        return "stdout"
+    ending = Path(path).suffix.lower()
+    if path.endswith("/") or not ending or Path(path).is_dir():
+        return "folder"
+    if ending not in (".png", ".npz", ".gif"):
+        raise ConfigError(
+            f"cannot write {path!r}: no such output format {ending!r}",
+            hint=".png a grid, .npz an array, .gif the way from noise, a folder one PNG each, - a PNG on stdout",
+        )
+    return ending[1:]
+
+
+def write_folder(folder: Path, images: Tensor, first: int = 0) -> None:
+    """One PNG each, named by index."""
+    for index, image in enumerate(images, start=first):
+        write_bytes(folder / f"{index:06d}.png", png(image))
 
 
 def _to_pillow(image: Tensor) -> Image.Image:

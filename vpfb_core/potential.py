@@ -140,7 +140,7 @@ class Potential(nn.Module):
 
     def angle(self, t: Time) -> Tensor:
         """φ(t) on the arc, shaped like t."""
-        return self.homotopy.angle(torch.as_tensor(t), self.data_std)
+        return self.homotopy.angle(t, self.data_std)
 
     def scale(self, t: Time) -> Tensor:
         """S(t) = √(μ² a² + σ²), the standard deviation of x per dimension, shaped like t."""

@@ -118,6 +118,11 @@ def _solve_arc(
     def velocity(u: Tensor, angle: Tensor, *condition: Tensor) -> Tensor:
         return potential.arc(u, angle, *condition).gradient
 
+    if keep_path and solver.nfe is None:
+        raise ConfigError(
+            f"{solver.method} chooses its own steps, so it keeps no path",
+            hint="take a method of fixed step, such as ab2",
+        )
     args = () if condition is None else (condition,)
     with torch.no_grad():
         if solver.nfe is not None:

@@ -15,14 +15,14 @@ class UNet(nn.Module):
     """u (N, C, H, W), φ (N,), condition (N, G) → an image shaped like u.
 
     Residual blocks with group norm, the embedding of (φ, condition) entering each as a scale and a shift, attention at
-    the resolutions asked for, skip connections across equal sizes, a last layer that starts at zero. Any image size
-    works: a level of odd size is halved upwards and brought back to the size of its skip.
+    the resolutions asked for, one skip connection a level, a last layer that starts at zero. Any image size works: a
+    level of odd size is halved upwards and brought back to the size of its skip.
 
     Args:
         channels: C of the images.
         size: H = W of the images.
         widths: channels at each level; each level but the first halves the size.
-        blocks: residual blocks a level.
+        blocks: residual blocks a level, on the way down and on the way up.
         attention: sizes (H of a feature map) at which self-attention is added.
         dropout: probability, inside the residual blocks.
         classes: number of classes in each condition group.
@@ -43,48 +43,46 @@ class UNet(nn.Module):
         self.embedding = ConditionEmbedding(embedding, classes)
         self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
 
-        def block(inputs: int, outputs: int, level_size: int) -> Block:
-            return Block(inputs, outputs, embedding, dropout, attend=level_size in attention)
+        def stage(inputs: int, outputs: int, level_size: int) -> Stage:
+            widths_in = [inputs] + [outputs] * (blocks - 1)
+            attend = level_size in attention
+            return Stage(Block(width, outputs, embedding, dropout, attend) for width in widths_in)
 
         sizes = [size]
         for _ in widths[1:]:
             sizes.append((sizes[-1] + 1) // 2)
 
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        width, skips = widths[0], [widths[0]]
-        for level, (outputs, level_size) in enumerate(zip(widths, sizes, strict=True)):
-            if level > 0:
-                self.down.append(Downsample(width))
-                skips.append(width)
-            for _ in range(blocks):
-                self.down.append(block(width, outputs, level_size))
-                width = outputs
-                skips.append(width)
-        self.middle = block(width, width, sizes[-1])
-        for level in reversed(range(len(widths))):
-            for _ in range(blocks + 1):
-                self.up.append(block(width + skips.pop(), widths[level], sizes[level]))
-                width = widths[level]
-            if level > 0:
-                self.up.append(Upsample(width))
-        self.last_norm = group_norm(width)
-        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        self.downsamples = nn.ModuleList(Downsample(width) for width in widths[:-1])
+        self.down = nn.ModuleList(map(stage, [widths[0], *widths[:-1]], widths, sizes))
+        self.middle = Block(widths[-1], widths[-1], embedding, dropout, attend=sizes[-1] in attention)
+        rising = list(reversed(widths))
+        self.upsamples = nn.ModuleList(map(Upsample, rising, rising[1:]))
+        self.up = nn.ModuleList(map(stage, [2 * width for width in rising[1:]], rising[1:], reversed(sizes[:-1])))
+        self.last_norm = group_norm(widths[0])
+        self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
         zero(self.last)
 
     def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
         embedding = F.silu(self.embedding(angle, condition))
-        features = self.first(u)
-        skips = [features]
-        for layer in self.down:
-            features = layer(features, embedding)
+        features = self.down[0](self.first(u), embedding)
+        skips = []
+        for downsample, stage in zip(self.downsamples, self.down[1:], strict=True):
             skips.append(features)
+            features = stage(downsample(features), embedding)
         features = self.middle(features, embedding)
-        for layer in self.up:
-            if isinstance(layer, Upsample):
-                features = layer(features, skips[-1])
-            else:
-                features = layer(torch.cat([features, skips.pop()], dim=1), embedding)
+        for upsample, stage in zip(self.upsamples, self.up, strict=True):
+            skip = skips.pop()
+            features = stage(torch.cat([upsample(features, skip), skip], dim=1), embedding)
         return self.last(F.silu(self.last_norm(features)))
+
+
+class Stage(nn.ModuleList):
+    """The residual blocks of one level, one after the other."""
+
+    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
+        for block in self:
+            features = block(features, embedding)
+        return features
 
 
 class Block(nn.Module):
@@ -129,23 +127,19 @@ class Attention(nn.Module):
         return features + self.out(mixed)
 
 
-class Downsample(nn.Module):
+class Downsample(nn.Conv2d):
     """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:  # noqa: ARG002  (called like a block)
-        return self.conv(features)
+        super().__init__(channels, channels, 3, stride=2, padding=1)
 
 
 class Upsample(nn.Module):
-    """(N, C, h, w) → the size of the skip connection it is to meet."""
+    """(N, inputs, h, w) → (N, outputs, H, W), the size of the skip connection it is to meet."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
         return self.conv(F.interpolate(features, size=skip.shape[-2:], mode="nearest"))

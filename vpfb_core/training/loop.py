@@ -32,9 +32,10 @@ from vpfb_core.training.state import Counters, locked, read_state, save_state, w
 from vpfb_core.training.trainer import Trainer
 
 GRID_IMAGES = 64
+GRID_NFE = 12
 LOG_SECONDS = 2.0  # between lines of the log, unless log_every says otherwise
 SAVE_SECONDS = 60.0  # between saves, unless save_every says otherwise
-CHECKS = 20  # residual and grid this often in a run, unless sample_every says otherwise
+CHECKS = 10  # residual and grid this often in a run, unless sample_every says otherwise
 MAX_ROLLBACKS = 5
 
 
@@ -162,7 +163,9 @@ class _Loop:
                 continue
             if should_stop() and self._save("interrupted"):
                 return self._result("interrupted")
-            if self._due(self.config.sample_every, self._fraction() >= next_check) and self._fraction() < 1:
+            if self._fraction() >= 1:
+                continue
+            if self._due(self.config.sample_every, self._fraction() >= next_check):
                 self._check()
                 next_check = self._fraction() + 1 / CHECKS
             if self._due(self.config.save_every, time.monotonic() - self.saved_at > SAVE_SECONDS):
@@ -292,7 +295,7 @@ class _Loop:
         """Measure the held-out residual and draw the grid of the run's fixed noise, both with the averaged weights."""
         began = time.monotonic()
         self.val_residual = self.held_out.residual(self.trainer.average)
-        images = self._model().sample(GRID_IMAGES, self.config.seed)
+        images = self._model().sample(GRID_IMAGES, self.config.seed, nfe=GRID_NFE)
         write_bytes(self.folder.samples / f"step-{self.counters.step:07d}.png", png(tile(images)))
         self.check_seconds = time.monotonic() - began
 

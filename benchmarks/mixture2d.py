@@ -1,0 +1,145 @@
+"""How well a short training recovers the log-density of a plane mixture of eight Gaussians, known in closed form.
+
+    python benchmarks/mixture2d.py
+
+Trains an MLP on the mixture's samples by `stein` and compares the learned log ρ̄(·, t) with the exact one at points drawn
+from ρ̄(·, t): the standard deviation of the difference, since a constant is free at every t. Prints a table and writes
+benchmarks/results/cpu/mixture2d.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from problems import STD, Mixture, draw, ring  # noqa: E402
+
+from vpfb_core import __version__, networks  # noqa: E402
+from vpfb_core.homotopy import OT, Homotopy  # noqa: E402
+from vpfb_core.objectives import DEFAULT_ANGLES, AngleDistribution, stein  # noqa: E402
+from vpfb_core.potential import Potential  # noqa: E402
+from vpfb_core.training import ema  # noqa: E402
+
+TIMES = (0.3, 0.5, 0.7, 0.9, 0.95)
+RESULT = ROOT / "benchmarks" / "results" / "cpu" / "mixture2d.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. A step evaluates the potential at 2 · `batch` points: each draw has ε and −ε."""
+
+    steps: int = 3000
+    batch: int = 512
+    lr: float = 2e-3
+    warmup: int = 100
+    ema: float = 0.05  # width of the average of the weights, relative to the run
+    width: int = 128
+    depth: int = 3
+    angles: AngleDistribution = DEFAULT_ANGLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A learned potential against the exact mixture at time t."""
+
+    t: float
+    log_density_error: float  # standard deviation of (learned − exact) log ρ̄, nats
+    score_correlation: float
+
+
+def train(mixture: Mixture, homotopy: Homotopy, settings: Settings = Settings()) -> Potential:  # noqa: B008
+    """A potential with averaged weights, trained on fresh samples of the mixture: warm-up, then a cosine to 0."""
+    draws = torch.Generator().manual_seed(settings.seed)
+    description = {"name": "mlp", "dim": mixture.dimension, "width": settings.width, "depth": settings.depth}
+    potential = Potential(networks.build(description, settings.seed), homotopy, STD)
+    average = copy.deepcopy(potential).requires_grad_(False)
+    weights, averaged = [list(module.parameters()) for module in (potential, average)]
+    optimizer = torch.optim.Adam(weights, lr=settings.lr, betas=(0.9, 0.99), fused=True)
+    exponent = ema.power_exponent(settings.ema)
+    for step in range(settings.steps):
+        warm = min(1.0, (step + 1) / settings.warmup)
+        optimizer.param_groups[0]["lr"] = settings.lr * warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        data = mixture.sample(settings.batch, draws).float()
+        loss = stein(potential, data, generator=draws, angles=settings.angles)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ema.update(averaged, [weight.detach() for weight in weights], step + 1, exponent)
+    return average
+
+
+def compare(potential: Potential, mixture: Mixture, t: float, n: int = 8192) -> Accuracy:
+    """Learned against exact at n points of ρ̄(·, t)."""
+    homotopy = potential.homotopy
+    x, times = draw(mixture, homotopy, t, n, seed=1)
+    mean, std = homotopy.mean(times), homotopy.std(times)
+    with torch.no_grad():
+        log_density, score = potential.log_density(x.float(), t).double(), potential.score(x.float(), t).double()
+    error = (log_density - mixture.log_density(x, mean, std)).std()
+    exact_score = mixture.score(x, mean, std)
+    correlation = torch.corrcoef(torch.stack([score.flatten(), exact_score.flatten()]))[0, 1]
+    return Accuracy(t, float(error), float(correlation))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=Settings.steps)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    mixture, homotopy, runs = ring(), OT(), []
+    print(f"{'seed':>4} {'t':>5} {'std of log-density error':>25} {'score correlation':>18}")
+    for seed in range(options.seeds):
+        settings = Settings(steps=options.steps, seed=seed)
+        start = time.perf_counter()
+        potential = train(mixture, homotopy, settings)
+        seconds = time.perf_counter() - start
+        figures = [asdict(compare(potential, mixture, t)) for t in TIMES]
+        for row in figures:
+            print(f"{seed:>4} {row['t']:>5} {row['log_density_error']:>25.4f} {row['score_correlation']:>18.5f}")
+        print(f"{seed:>4} trained in {seconds:.1f} s")
+        runs.append({"settings": asdict(settings), "seconds": round(seconds, 1), "figures": figures})
+
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(
+        json.dumps(
+            {
+                "command": " ".join(["python benchmarks/mixture2d.py", *sys.argv[1:]]),
+                "commit": git("rev-parse", "HEAD"),
+                "changed files": bool(git("status", "--porcelain", "--", "vpfb_core", "benchmarks/*.py")),
+                "device": f"{platform.machine()} CPU, {options.threads} threads",
+                "versions": {"python": platform.python_version(), "torch": torch.__version__, "vpfb": __version__},
+                "schedule": homotopy.to_dict(),
+                "mixture": "8 Gaussians on a circle, standard deviation 1/8 of its radius",
+                "runs": runs,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+    print(f"wrote {RESULT.relative_to(ROOT)}")
+
+
+def git(*arguments: str) -> str:
+    """What git says here."""
+    return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

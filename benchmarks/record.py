@@ -1,0 +1,56 @@
+"""What every benchmark leaves: a table to read and results/<machine kind>/<name>.json with all that a figure needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from vpfb_cli.output import jsonable, table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def folder(device: torch.device | str = "cpu") -> Path:
+    """results/cpu, or results/ and the name of the GPU."""
+    device = torch.device(device)
+    kind = torch.cuda.get_device_name(device).lower().replace(" ", "-") if device.type == "cuda" else device.type
+    path = RESULTS / kind
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def record(name: str, figures: Any, device: torch.device | str = "cpu") -> None:
+    """Write the figures with command, commit, device and versions beside them."""
+    document = {
+        "command": f"python {' '.join([Path(sys.argv[0]).as_posix().split('benchmarks/')[-1], *sys.argv[1:]])}".replace(
+            "python ", "python benchmarks/", 1
+        ),
+        "commit": _commit(),
+        "device": {"kind": folder(device).name, "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "figures": figures,
+    }
+    path = folder(device) / f"{name}.json"
+    path.write_text(json.dumps(jsonable(document), indent=1) + "\n")
+    print(f"written: {path}", file=sys.stderr)
+
+
+def show(columns: list[str], rows: list[list[object]]) -> None:
+    """A table on stdout."""
+    Console().print(table(columns, rows))
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        ran = subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+        return ran.stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else "")

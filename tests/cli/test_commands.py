@@ -1,0 +1,311 @@
+"""The commands as people type them and scripts read them, in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vpfb_cli.__main__ import run
+from vpfb_cli.app import build
+from vpfb_core import objectives
+from vpfb_core.runs import Run
+from vpfb_core.training import loop
+from vpfb_core.training.state import locked
+
+Vpfb = Callable[..., "Ran"]
+
+QUICK = ["--set", "widths=[8, 8]", "--batch-size", "8", "--steps", "3", "--threads", "1"]
+
+
+class Ran:
+    """What a command left on its streams."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def vpfb(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
+    """Runs a command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "GRID_IMAGES", 4)
+    for name in [name for name in os.environ if name.startswith("VPFB_")]:
+        monkeypatch.delenv(name)
+
+    def call(*argv: str) -> Ran:
+        code = run(build(), list(argv))
+        return Ran(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def imgs(tmp_path: Path) -> Path:
+    """A few colour photographs of sorts."""
+    folder = tmp_path / "imgs"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(12):
+        Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / f"{index}.jpg")
+    return folder
+
+
+# --- the uses that the owner wrote down -------------------------------------------------------------------------------
+
+
+def test_sample_draws_a_grid_from_the_built_in_model_at_once(vpfb: Vpfb) -> None:
+    ran = vpfb("sample", "-n", "64", "-o", "grid.png")
+    assert (ran.code, ran.out) == (0, "grid.png\n")
+    assert "digits (built in)" in ran.err
+    grid = np.asarray(Image.open("grid.png"))
+    assert grid.shape == (8 * 66 + 2, 8 * 66 + 2)
+    assert 0.2 < (grid < 128).mean() < 0.9, "light strokes on black, white between"
+
+
+def test_train_on_a_folder_needs_nothing_else_and_sample_finds_the_run(vpfb: Vpfb, imgs: Path) -> None:
+    ran = vpfb("train", "--data", f"./{imgs.name}", *QUICK)
+    assert (ran.code, ran.out) == (0, "runs/001-imgs\n")
+    assert "12 images" in ran.err
+    assert "16×16, colour" in ran.err, "the choice is said"
+    drawn = vpfb("sample", "-n", "2", "-o", "grid.png")
+    assert drawn.code == 0
+    assert "runs/001-imgs" in drawn.err
+    assert Image.open("grid.png").mode == "RGB"
+
+
+# --- JSON, quiet, formats ---------------------------------------------------------------------------------------------
+
+
+def test_train_reports_what_it_did_as_json(vpfb: Vpfb) -> None:
+    report = vpfb("train", "--data", "digits", *QUICK, "--json", "-q").json
+    assert set(report) == {
+        "command", "run", "model", "steps", "images", "seconds", "images_per_second", "loss", "val_residual",
+        "parameters", "device",
+    }  # fmt: skip
+    assert (report["command"], report["run"], report["steps"], report["images"]) == ("train", "runs/001-digits", 3, 24)
+    assert Path(report["model"]).is_file()
+
+
+def test_a_dry_run_shows_everything_and_writes_nothing(vpfb: Vpfb) -> None:
+    report = vpfb("train", "--data", "digits", "--dry-run", "--json").json
+    assert set(report) == {"config", "parameters", "memory_bytes"}
+    assert report["config"]["preset"] == "tiny"
+    assert report["config"]["time_budget"] == 900
+    assert not list(Path().iterdir())
+
+
+def test_sample_reports_what_it_did_as_json(vpfb: Vpfb) -> None:
+    report = vpfb("sample", "-n", "3", "-o", "a/b/grid.png", "--nfe", "5", "--seed", "7", "--json").json
+    assert set(report) == {"model", "output", "n", "nfe", "solver", "seconds", "seed"}
+    assert (report["model"], report["output"], report["n"], report["seed"]) == ("digits", "a/b/grid.png", 3, 7)
+    assert report["nfe"] == 5
+    assert Path("a/b/grid.png").is_file(), "output folders are made"
+
+
+def test_quiet_prints_only_the_path(vpfb: Vpfb) -> None:
+    ran = vpfb("sample", "-n", "1", "-o", "grid.png", "--nfe", "2", "-q")
+    assert (ran.out, ran.err) == ("grid.png\n", "")
+
+
+def test_image_i_is_the_same_whatever_the_number_and_the_batch(vpfb: Vpfb) -> None:
+    vpfb("sample", "-n", "5", "-o", "five.npz", "--nfe", "6")
+    vpfb("sample", "-n", "3", "-o", "three.npz", "--nfe", "6", "--batch-size", "2")
+    five, three = np.load("five.npz")["images"], np.load("three.npz")["images"]
+    assert (five.dtype, five.shape) == (np.uint8, (5, 8, 8, 1))
+    assert np.abs(five[:3].astype(int) - three).max() <= 1, "float tolerance is less than one grey level"
+
+
+def test_a_folder_gets_one_png_each_and_a_gif_the_way_there(vpfb: Vpfb) -> None:
+    assert vpfb("sample", "-n", "3", "-o", "pictures/", "--nfe", "4").code == 0
+    assert sorted(path.name for path in Path("pictures").iterdir()) == ["000000.png", "000001.png", "000002.png"]
+    assert Image.open("pictures/000000.png").size == (8, 8)
+    assert vpfb("sample", "-n", "3", "-o", "way.gif", "--nfe", "4").code == 0
+    assert Image.open("way.gif").n_frames == 5
+    assert vpfb("sample", "-n", "1", "-o", "way.gif", "--solver", "dopri5").code == 2
+
+
+def test_a_class_can_be_asked_for_and_several_take_turns(vpfb: Vpfb) -> None:
+    vpfb("sample", "-n", "4", "-o", "turns.npz", "--class", "3", "--class", "8", "--nfe", "6")
+    vpfb("sample", "-n", "4", "-o", "eights.npz", "--class", "8", "--nfe", "6")
+    turns, eights = np.load("turns.npz")["images"].astype(int), np.load("eights.npz")["images"].astype(int)
+    assert np.abs(turns[1::2] - eights[1::2]).max() <= 1
+    assert np.abs(turns[::2] - eights[::2]).max() > 50
+
+
+def test_info_lists_the_runs_and_shows_a_model(vpfb: Vpfb) -> None:
+    vpfb("train", "--data", "digits", *QUICK, "--conditional", "--schedule", "vp")
+    listed = vpfb("info", "--json").json
+    assert [(entry["run"], entry["status"], entry["step"]) for entry in listed["runs"]] == [
+        ("runs/001-digits", "finished", 3)
+    ]
+    shown = vpfb("info", "runs/001-digits", "--json").json
+    wanted = {"model", "data", "classes", "shape", "parameters", "steps", "schedule", "calibrated", "versions"}
+    assert wanted <= set(shown)
+    assert (shown["data"], shown["shape"], shown["schedule"], shown["steps"]) == ("digits", [1, 8, 8], "vp", 3)
+    assert shown["classes"] == list("0123456789")
+    assert "runs/001-digits" in vpfb("info").out
+
+
+def test_raw_weights_come_from_the_run(vpfb: Vpfb) -> None:
+    vpfb("train", "--data", "digits", *QUICK)
+    assert vpfb("sample", "-n", "1", "--weights", "raw", "-o", "a.png", "--nfe", "2").code == 0
+    ran = vpfb("sample", "-n", "1", "--weights", "raw", "-m", "digits", "-o", "b.png")
+    assert (ran.code, "raw" in ran.err) == (4, True)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_option_beats_the_environment_which_beats_the_file(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("c.toml").write_text('data = "digits"\nlr = 0.1\nseed = 1\nsteps = 5\nbatch_size = 4\n')
+    monkeypatch.setenv("VPFB_TRAIN_LR", "0.2")
+    monkeypatch.setenv("VPFB_TRAIN_SEED", "2")
+    config = vpfb("train", "--config", "c.toml", "--seed", "3", "--dry-run", "--json").json["config"]
+    assert (config["lr"], config["seed"], config["steps"], config["batch_size"]) == (0.2, 3, 5, 4)
+    config = vpfb("train", "--config", "c.toml", "--time-budget", "2m", "--dry-run", "--json").json["config"]
+    assert (config["steps"], config["time_budget"]) == (None, 120), "one way to say how long replaces the other"
+
+
+def test_the_configuration_of_a_run_trains_another(vpfb: Vpfb) -> None:
+    first = vpfb("train", "--data", "digits", *QUICK, "--json").json
+    again = vpfb("train", "--config", f"{first['run']}/config.toml", "--json").json
+    assert again["run"] == "runs/002-digits"
+    assert again["val_residual"] == first["val_residual"]
+
+
+def test_a_run_is_resumed_as_the_message_says(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vpfb_cli import signals
+
+    monkeypatch.setattr(signals._Wish, "stop", lambda _wish: True)
+    stopped = vpfb("train", "--data", "digits", *QUICK)
+    assert (stopped.code, "saved in runs/001-digits" in stopped.err) == (130, True)
+    monkeypatch.undo()
+    monkeypatch.setattr(loop, "GRID_IMAGES", 4)
+    resumed = vpfb("train", "--resume", "runs/001-digits", "--json")
+    assert (resumed.code, resumed.json["steps"]) == (0, 3)
+    again = vpfb("train", "--resume", "runs/001-digits")
+    assert (again.code, "finished already" in again.err) == (0, True)
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def prepare_wrongs(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "file").write_text("in the way")
+    (folder / "foreign.safetensors").write_bytes(b"not a model at all")
+    (folder / "c.toml").write_text("stepz = 3")
+
+
+WRONGS = [
+    ("train", 2, "no data named"),
+    ("train --data ./absent", 3, "absent"),
+    ("train --data absent", 3, "absent"),
+    ("train --data empty", 3, "empty"),
+    ("train --data digits --preset tinny", 2, "did you mean 'tiny'"),
+    ("train --data digits --set stepz=3", 2, "did you mean 'steps'"),
+    ("train --data digits --config c.toml", 2, "stepz"),
+    ("train --data digits --config absent.toml", 2, "absent.toml"),
+    ("train --data digits --steps 3 --time-budget 1m", 2, "exclude each other"),
+    ("train --data digits --steps 0", 2, "steps = 0"),
+    ("train --data digits --device cuda:99", 2, "devices here: "),
+    ("train --data digits --steps 1 --out file/run", 3, "file/run"),
+    ("train --data digits --augment flip", 2, "flipped"),
+    ("train --resume absent", 2, "absent"),
+    ("train --stepz 3", 2, "--steps"),
+    ("sample -n 0", 2, "0"),
+    ("sample -n -1", 2, "-1"),
+    ("sample -m absent", 4, "absent"),
+    ("sample -m empty", 4, "empty"),
+    ("sample -m foreign.safetensors", 4, "not a model file"),
+    ("sample -n 1 -o picture.jpg", 2, ".jpg"),
+    ("sample -n 1 -o file/grid.png --nfe 2", 3, "file"),
+    ("sample --solver rk5", 2, "rk4"),
+    ("sample --solver rk4 --nfe 3", 2, "rk4"),
+    ("sample --nfe 5 --rtol 1e-3", 2, "tolerance"),
+    ("sample --solver dopri5 --nfe 5", 2, "dopri5"),
+    ("sample --class eleven", 2, "classes: 0, 1"),
+    ("sample --class 3,4", 2, "exclude each other"),
+    ("sample --weights best", 2, "ema, raw"),
+    ("sample --device cuda:99", 2, "devices here: "),
+    ("sample --seed -1", 2, "-1"),
+    ("sample -o - --json", 2, "stdout"),
+    ("info absent", 4, "absent"),
+    ("infos", 2, "info"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "words"), WRONGS, ids=[line for line, _, _ in WRONGS])
+def test_what_is_wrong_is_said_in_two_lines_with_its_exit_code(
+    line: str, code: int, words: str, vpfb: Vpfb, tmp_path: Path
+) -> None:
+    prepare_wrongs(tmp_path)
+    ran = vpfb(*line.split(), "-q")
+    assert ran.code == code, ran.err
+    assert words in ran.err
+    assert ran.out == ""
+    assert len(ran.err.strip().splitlines()) <= 2
+    assert "Traceback" not in ran.err
+    report = vpfb(*line.split(), "--json", "-q").json["error"]
+    assert (report["exit_code"], set(report)) == (code, {"kind", "message", "hint", "exit_code"})
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "newer"])
+def test_a_harmed_model_is_refused_with_the_reason(harm: str, vpfb: Vpfb) -> None:
+    vpfb("train", "--data", "digits", *QUICK)
+    model = Run(Path("runs/001-digits")).model
+    content = bytearray(model.read_bytes())
+    if harm == "truncated":
+        content = content[: len(content) // 2]
+    elif harm == "flipped":
+        content[-100] ^= 4
+    else:
+        content = content.replace(b'\\"format\\": 1', b'\\"format\\": 9')
+    model.write_bytes(content)
+    reason = {"truncated": "truncated", "flipped": "damaged", "newer": "newer vpfb (format 9"}[harm]
+    for command in (["sample", "-n", "1"], ["info", str(model)]):
+        ran = vpfb(*command)
+        assert (ran.code, reason in ran.err) == (4, True), ran.err
+    assert not Path("samples.png").exists()
+
+
+def test_an_unconditional_model_knows_no_classes(vpfb: Vpfb) -> None:
+    vpfb("train", "--data", "digits", *QUICK)
+    ran = vpfb("sample", "--class", "3")
+    assert (ran.code, "unconditional" in ran.err) == (2, True)
+
+
+def test_a_diverged_run_exits_5_and_names_the_step(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = objectives.OBJECTIVES["stein"]
+    monkeypatch.setitem(objectives.OBJECTIVES, "stein", lambda *a, **k: honest(*a, **k) * float("nan"))
+    ran = vpfb("train", "--data", "digits", *QUICK)
+    assert (ran.code, "step 0: the loss is nan" in ran.err) == (5, True)
+
+
+def test_a_run_in_progress_is_refused(vpfb: Vpfb) -> None:
+    vpfb("train", "--data", "digits", *QUICK, "--out", "run")
+    with locked(Run(Path("run"))):
+        ran = vpfb("train", "--data", "digits", *QUICK, "--out", "run", "--resume", "auto")
+    assert (ran.code, "another process" in ran.err) == (2, True)
+    ran = vpfb("train", "--data", "digits", *QUICK, "--out", "run")
+    assert (ran.code, "--resume auto" in ran.err) == (2, True)
+
+
+def test_one_unreadable_file_in_many_is_named_and_skipped(vpfb: Vpfb, imgs: Path) -> None:
+    for index in range(12, 30):
+        (imgs / f"{index}.jpg").write_bytes((imgs / "0.jpg").read_bytes())
+    (imgs / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    ran = vpfb("train", "--data", str(imgs), *QUICK)
+    assert ran.code == 0
+    assert "broken.png" in ran.err

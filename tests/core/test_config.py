@@ -1,0 +1,95 @@
+"""Settings: their types, limits, names and precedence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vpfb_core.config import TrainConfig, merge_levels, parse_duration, parse_setting, read_file, to_toml
+from vpfb_core.errors import ConfigError
+
+
+def test_a_configuration_comes_back_from_toml_as_it_was(tmp_path: Path) -> None:
+    config = TrainConfig(
+        data='odd "name"\\ü', widths=[32, 64], attention=[], time_budget="1h30m", lr=3, conditional=True
+    )
+    (tmp_path / "config.toml").write_text(to_toml(config.to_dict()), "utf-8")
+    assert TrainConfig(**read_file(tmp_path / "config.toml")) == config
+
+
+@given(st.text())
+def test_any_data_name_survives_toml(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    path = tmp_path_factory.mktemp("toml") / "config.toml"
+    path.write_text(to_toml({"data": name}), "utf-8", newline="")
+    assert read_file(path)["data"] == name
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"lr": "fast"}, "lr = 'fast': expected a number"),
+        ({"size": 3.5}, "expected a whole number"),
+        ({"size": float("nan")}, "expected a whole number"),
+        ({"lr": float("nan")}, "out of range"),
+        ({"lr": -1}, "out of range"),
+        ({"batch_size": 0}, "out of range"),
+        ({"steps": True}, "expected a whole number"),
+        ({"channels": 2}, "grey"),
+        ({"preset": "tinny"}, "unknown preset 'tinny'"),
+        ({"conditional": 1}, "true or false"),
+        ({"widths": [32, "64"]}, "list of positive whole numbers"),
+        ({"widths": []}, "list of positive whole numbers"),
+        ({"time_budget": "soon"}, "not a length of time"),
+        ({"time_budget": "0"}, "out of range"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_expected(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        TrainConfig(**settings)
+
+
+def test_an_unknown_name_brings_the_nearest_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_setting("batchsize=3")
+    assert error.value.hint == "did you mean 'batch_size'?"
+    (tmp_path / "c.toml").write_text("stepz = 3")
+    with pytest.raises(ConfigError, match=r"unknown setting 'stepz' in .*c\.toml"):
+        read_file(tmp_path / "c.toml")
+    with pytest.raises(ConfigError) as error:
+        TrainConfig(schedule="of")
+    assert "ot" in (error.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("lr=5e-4", ("lr", 5e-4)), ("widths=[8, 16]", ("widths", [8, 16])), ("augment=none", ("augment", "none")),
+     ("time_budget=10m", ("time_budget", "10m")), ("data=a=b", ("data", "a=b"))],
+)  # fmt: skip
+def test_a_setting_is_read_as_toml_or_as_a_word(text: str, expected: tuple[str, Any]) -> None:
+    assert parse_setting(text) == expected
+
+
+@pytest.mark.parametrize("content", ["= 3", "\x00", "[lr]\nx=1"])
+def test_a_file_that_is_no_configuration_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(content)
+    with pytest.raises(ConfigError):
+        TrainConfig(**read_file(tmp_path / "c.toml"))
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_file(tmp_path / "absent.toml")
+
+
+def test_a_higher_level_overrides_and_a_length_replaces_the_other_kind_of_length() -> None:
+    merged = merge_levels([{"lr": 1, "steps": 10}, {"lr": 2, "time_budget": "5m"}, {"lr": None, "seed": 3}])
+    assert merged == {"lr": 2, "time_budget": "5m", "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), ("1h30m", 5400), (" 2M ", 120), ("1h2m3s", 3723), (7, 7)],
+)
+def test_lengths_of_time_read_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds

@@ -1,0 +1,130 @@
+"""The parts of training: batches, the average, the rate, the log, the presets."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import vpfb_core as vpfb
+from vpfb_core.data import ImageSet
+from vpfb_core.errors import ConfigError
+from vpfb_core.training import ema, log, presets
+from vpfb_core.training.batches import Batches
+
+CPU = torch.device("cpu")
+
+
+def numbered(count: int) -> torch.Tensor:
+    """Images that carry their index in the left pixel and 255 in the right one."""
+    images = torch.full((count, 1, 2, 2), 255, dtype=torch.uint8)
+    images[:, 0, :, 0] = torch.arange(count, dtype=torch.uint8)[:, None]
+    return images
+
+
+def indices(batches: Batches, steps: range) -> list[int]:
+    """Which images the steps saw, whichever way round: the smaller of the two pixels."""
+    return [int(image.min()) for step in steps for image in batches[step][0]]
+
+
+@pytest.mark.parametrize("batch_size", [3, 10, 25])
+def test_every_epoch_sees_every_image_once(batch_size: int) -> None:
+    seen = indices(Batches(numbered(10), None, batch_size, flip=False, seed=1), range(30))
+    for epoch in range(len(seen) // 10):
+        assert sorted(seen[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert seen[:10] != seen[10:20], "each epoch has its own order"
+
+
+def test_order_and_flips_do_not_depend_on_the_batch_size_nor_on_where_one_begins() -> None:
+    small, large = (Batches(numbered(10), None, size, flip=True, seed=1) for size in (5, 10))
+    assert torch.equal(torch.cat([small[4][0], small[5][0]]), large[2][0])
+
+
+def test_about_half_of_the_images_are_mirrored_and_others_each_epoch() -> None:
+    batches = Batches(numbered(100), None, 100, flip=True, seed=1)
+    mirrored = [frozenset(int(i.min()) for i in batches[epoch][0] if i[0, 0, 0] == 255) for epoch in range(3)]
+    assert all(30 < len(each) < 70 for each in mirrored)
+    assert len(set(mirrored)) == 3
+
+
+def test_labels_stay_with_their_images() -> None:
+    images, labels = Batches(numbered(10), torch.arange(10)[:, None], 4, flip=True, seed=0)[3]
+    assert labels is not None
+    assert images.amin((1, 2, 3)).tolist() == labels[:, 0].tolist()
+
+
+@pytest.mark.parametrize("width", [0.05, 0.1, 0.2])
+def test_the_average_has_the_profile_of_the_paper(width: float) -> None:
+    """Karras et al. 2024: weights t^γ over the run, whose standard deviation relative to its length is `width`."""
+    exponent, steps = ema.power_exponent(width), 2000
+    average = [torch.zeros(steps, dtype=torch.float64)]
+    for step in range(1, steps + 1):
+        one_hot = torch.zeros(steps, dtype=torch.float64)
+        one_hot[step - 1] = 1
+        ema.update(average, [one_hot], step, exponent)
+    weights, times = average[0].numpy(), np.arange(1, steps + 1) / steps
+    assert weights.sum() == pytest.approx(1)
+    mean = (weights * times).sum()
+    assert math.sqrt((weights * (times - mean) ** 2).sum()) == pytest.approx(width, rel=0.02)
+
+
+def test_the_log_is_cut_back_to_the_step_a_run_resumes_at(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    log.cut(path, 0)
+    figures = dict.fromkeys(log.COLUMNS, 1.0)
+    for step in (1, 5, 9):
+        log.append(path, figures | {"step": step, "loss": math.nan})
+    with path.open("a") as file:
+        file.write("10,half a li")
+    log.cut(path, 5)
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("step,seconds,loss")
+    assert [line.split(",")[:3] for line in lines[1:]] == [["1", "1", ""], ["5", "1", ""]]
+
+
+def image_set(size: int, channels: int = 1, flips: bool = False) -> ImageSet:
+    return ImageSet("x", torch.zeros(4, channels, size, size, dtype=torch.uint8), flips=flips)
+
+
+@pytest.mark.parametrize(("size", "preset"), [(8, "tiny"), (16, "tiny"), (28, "small"), (32, "small")])
+def test_the_preset_follows_the_size_of_the_images(size: int, preset: str) -> None:
+    assert presets.resolve(vpfb.TrainConfig(data="x"), image_set(size), CPU).preset == preset
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_builds_and_answers_in_the_shape_of_its_input(name: str) -> None:
+    images = image_set(32, channels=3)
+    config = presets.resolve(vpfb.TrainConfig(data="x", preset=name), images, CPU)
+    network = vpfb.networks.build(presets.network_description(config, images))
+    u = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert network(u, torch.ones(1)).shape == u.shape
+
+
+def test_on_a_cpu_an_unbounded_run_ends_after_a_quarter_of_an_hour_at_most() -> None:
+    resolved = presets.resolve(vpfb.TrainConfig(data="x"), image_set(8), CPU)
+    assert (resolved.time_budget, resolved.steps) == (900, presets.PRESETS["tiny"]["steps"])
+    asked = presets.resolve(vpfb.TrainConfig(data="x", steps=5), image_set(8), CPU)
+    assert (asked.time_budget, asked.steps) == (None, 5)
+
+
+def test_what_was_asked_for_stands_above_the_preset() -> None:
+    resolved = presets.resolve(vpfb.TrainConfig(data="x", preset="tiny", lr=5e-5, widths=[16]), image_set(8), CPU)
+    assert (resolved.lr, resolved.widths, resolved.blocks) == (5e-5, (16,), presets.PRESETS["tiny"]["blocks"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "words"),
+    [
+        ({"objective": "official", "schedule": "vp"}, 8, "ot only"),
+        ({"widths": [8, 8, 8, 8]}, 4, "halved 3 times"),
+        ({"augment": "flip"}, 8, "not themselves when flipped"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data_are_refused(settings: dict[str, Any], size: int, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        presets.resolve(vpfb.TrainConfig(data="x", **settings), image_set(size), CPU)

@@ -1,0 +1,307 @@
+"""A run as a whole: what it leaves, how it stops, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import vpfb_core as vpfb
+from vpfb_core import checkpoint, objectives
+from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError
+from vpfb_core.runs import Run
+from vpfb_core.training import loop, prepare
+from vpfb_core.training.state import locked, read_state
+
+SMALL = {"data": "digits", "widths": (8, 8), "batch_size": 8, "steps": 8, "val_fraction": 0.02, "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Small grids, and no run of ours in the tree."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "GRID_IMAGES", 4)
+
+
+def config(**settings: Any) -> vpfb.TrainConfig:
+    return vpfb.TrainConfig(**(SMALL | settings))
+
+
+def train(stop_after: int | None = None, **settings: Any) -> loop.Result:
+    """A run of `config`, asked to stop after some steps of this session."""
+    taken = 0
+
+    def count(_progress: loop.Progress) -> None:
+        nonlocal taken
+        taken += 1
+
+    return vpfb.train(config(**settings), on_step=count, should_stop=lambda: taken == stop_after)
+
+
+def tensors(run: Run) -> dict[str, Tensor]:
+    return checkpoint.read(run.state, "state").tensors
+
+
+def assert_equal_bit_for_bit(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_a_run_folder_holds_everything_that_was_promised() -> None:
+    result = train(out="run", conditional=True)
+    assert (result.status, result.step, result.images) == ("finished", 8, 64)
+    run = result.run
+    for path in (run.config, run.model, run.state, run.progress, run.log, run.card):
+        assert path.is_file(), path
+    assert {grid.name for grid in run.samples.iterdir()} >= {"step-0000000.png", "step-0000008.png"}
+    assert json.loads(run.progress.read_text())["status"] == "finished"
+    assert not list(run.path.glob(".*.part")), "temporary files are gone"
+    rows = list(csv.DictReader(run.log.open()))
+    assert int(rows[-1]["step"]) == 8
+    assert float(rows[-1]["val_residual"]) == pytest.approx(result.val_residual)
+    model = vpfb.load("run")
+    assert model.groups[0].classes == tuple("0123456789")
+    assert model.sample(3, condition=["3", "5"]).shape == (3, 1, 8, 8)
+    assert model.about["step"] == 8
+
+
+def test_training_lowers_the_held_out_residual() -> None:
+    result = train(steps=60, warmup=5, lr=3e-3)
+    residuals = [float(row["val_residual"]) for row in csv.DictReader(result.run.log.open())]
+    assert residuals[0] == pytest.approx(1.0, abs=0.1), "N = 0 leaves the whole variance of y"
+    assert residuals[-1] < 0.8 * residuals[0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.2, "conditional": True}, {"precision": "bf16"}])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(settings: dict[str, Any]) -> None:
+    whole = train(out="whole", **settings)
+    stopped = train(out="parts", stop_after=3, **settings)
+    assert (stopped.status, stopped.step) == ("interrupted", 3)
+    again = train(out="parts", resume="auto", stop_after=2, **settings)
+    assert (again.status, again.step) == ("interrupted", 5)
+    rest = train(out="parts", resume="auto", **settings)
+    assert (rest.status, rest.step) == ("finished", 8)
+    assert_equal_bit_for_bit(tensors(rest.run), tensors(whole.run))
+    assert rest.val_residual == whole.val_residual
+    steps = [int(row["step"]) for row in csv.DictReader(rest.run.log.open())]
+    assert steps == sorted(steps), "the log has no line twice"
+
+
+def test_a_run_killed_after_its_last_save_repeats_the_lost_steps() -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(progress: loop.Progress) -> None:
+        if progress.step == 6:
+            raise KilledError
+
+    whole = train(out="whole")
+    with pytest.raises(KilledError):
+        vpfb.train(config(out="killed", save_every=4, log_every=1), on_step=kill)
+    assert read_state(Run(Path("killed"))).counters.step == 4
+    assert_equal_bit_for_bit(tensors(train(out="killed", resume="auto").run), tensors(whole.run))
+
+
+def test_seeds_differ_and_the_same_seed_repeats() -> None:
+    first, same, other = (tensors(train(out=name, seed=seed).run) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert_equal_bit_for_bit(first, same)
+    assert not torch.equal(first["network/first.weight"], other["network/first.weight"])
+
+
+def test_training_touches_neither_the_global_generator_nor_the_thread_count() -> None:
+    torch.manual_seed(5)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    train(dropout=0.3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("objective", ["ritz", "official"])
+@pytest.mark.parametrize("schedule", ["ot", "vp", "log-homotopy"])
+def test_every_objective_and_schedule_trains_samples_and_loads(objective: str, schedule: str) -> None:
+    if objective == "official" and schedule != "ot":
+        with pytest.raises(ConfigError, match="ot only"):
+            train(objective=objective, schedule=schedule)
+        return
+    result = train(objective=objective, schedule=schedule, steps=3)
+    model = vpfb.load(result.run.path)
+    assert torch.equal(model.sample(2), result.model.sample(2))
+
+
+# --- choosing the run -------------------------------------------------------------------------------------------------
+
+
+def test_without_out_runs_are_numbered_and_resume_finds_the_unfinished_one() -> None:
+    finished = train()
+    stopped = train(stop_after=2)
+    other = train(stop_after=2, lr=1e-4)
+    assert [result.run.path.name for result in (finished, stopped, other)] == ["001-digits", "002-digits", "003-digits"]
+    assert train(resume="auto").run == stopped.run
+    assert train(resume="auto").run.path.name == "004-digits", "nothing unfinished is left with these settings"
+    assert vpfb.train(vpfb.TrainConfig(resume=str(other.run.path))).status == "finished", "the run knows its settings"
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_kept() -> None:
+    run = train(out="run").run
+    before = run.model.read_bytes()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(out="run", seed=3)
+    assert run.model.read_bytes() == before
+
+
+def test_a_finished_run_is_left_as_it_is() -> None:
+    run = train(out="run").run
+    before = run.state.read_bytes()
+    result = train(out="run", resume="auto")
+    assert (result.status, result.step) == ("already finished", 8)
+    assert run.state.read_bytes() == before
+
+
+@pytest.mark.parametrize(("setting", "value"), [("lr", 1e-4), ("steps", 9), ("seed", 4), ("widths", (8, 16))])
+def test_resuming_with_another_setting_is_refused_by_name(setting: str, value: Any) -> None:
+    train(out="run", stop_after=2)
+    with pytest.raises(ConfigError, match=setting):
+        train(out="run", resume="auto", **{setting: value})
+
+
+def test_how_a_run_is_computed_and_saved_may_change_on_resuming() -> None:
+    train(out="run", stop_after=2)
+    assert train(out="run", resume="auto", save_every=3, keep=0, on_nonfinite="rollback").status == "finished"
+
+
+def test_resuming_on_changed_data_is_refused(tmp_path: Path) -> None:
+    import numpy as np
+
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", images)
+    train(data="a.npy", out="run", stop_after=2)
+    np.save(tmp_path / "a.npy", images[:-1])
+    with pytest.raises(ConfigError, match="is not what run was begun with"):
+        train(data="a.npy", out="run", resume="auto")
+    (tmp_path / "a.npy").unlink()
+    with pytest.raises(DataError, match=r"a\.npy"):
+        train(data="a.npy", out="run", resume="auto")
+
+
+def test_a_second_process_on_a_run_is_refused() -> None:
+    run = train(out="run", stop_after=2).run
+    with locked(run), pytest.raises(ConfigError, match="another process"):
+        train(out="run", resume="auto")
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_state_gives_way_to_the_one_before_it() -> None:
+    whole = train(out="whole")
+    run = train(out="run", stop_after=5, save_every=2).run
+    damage(run.state)
+    assert read_state(run).counters.step == 4
+    assert_equal_bit_for_bit(tensors(train(out="run", resume="auto").run), tensors(whole.run))
+
+
+def test_when_every_state_is_damaged_the_run_is_refused_and_nothing_is_overwritten() -> None:
+    run = train(out="run", stop_after=5, save_every=2).run
+    damage(run.state)
+    damage(run.earlier_state(1))
+    before = run.state.read_bytes()
+    with pytest.raises(CheckpointError, match="damaged"):
+        train(out="run", resume="auto")
+    assert run.state.read_bytes() == before
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_as_many_earlier_states_are_kept_as_asked(keep: int) -> None:
+    run = train(out="run", save_every=1, keep=keep).run
+    assert len(list(run.path.glob("state.*.safetensors"))) == keep
+    documents = [checkpoint.read(run.earlier_state(age), "state").document for age in range(keep + 1)]
+    assert [document["counters"]["step"] for document in documents] == [8, 7, 6][: keep + 1]
+
+
+def break_the_loss(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
+    """Make the loss infinite in these calls, counted from 0."""
+    calls, honest = -1, objectives.OBJECTIVES["stein"]
+
+    def broken(*args: Any, **keywords: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss = honest(*args, **keywords)
+        return loss / 0 if calls in at else loss
+
+    monkeypatch.setitem(objectives.OBJECTIVES, "stein", broken)
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_the_loss(monkeypatch, {5})
+    with pytest.raises(DivergedError, match="step 5: the loss is inf") as error:
+        train(out="run", save_every=2)
+    assert "step 4 is kept" in (error.value.hint or "")
+    run = Run(Path("run"))
+    assert run.status()["status"] == "diverged"
+    assert all(tensor.isfinite().all() for tensor in tensors(run).values())
+    assert all(tensor.isfinite().all() for tensor in checkpoint.read(run.model, "model").tensors.values())
+
+
+def test_rolling_back_goes_on_from_the_last_good_state_at_half_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_the_loss(monkeypatch, {5})
+    rates: dict[int, float] = {}
+    settings = config(save_every=2, on_nonfinite="rollback", warmup=0, decay=0.0, lr=1e-3)
+    result = vpfb.train(settings, on_step=lambda now: rates.update({now.step: now.lr}))
+    assert (result.status, result.step) == ("finished", 8)
+    assert read_state(result.run).counters.rollbacks == 1
+    assert (rates[4], rates[8]) == pytest.approx((1e-3, 5e-4))
+    steps = [int(row["step"]) for row in csv.DictReader(result.run.log.open())]
+    assert steps == sorted(set(steps))
+
+
+def test_rolling_back_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_the_loss(monkeypatch, set(range(3, 1000)))
+    with pytest.raises(DivergedError, match="diverged"):
+        train(on_nonfinite="rollback")
+
+
+# --- data and machine -------------------------------------------------------------------------------------------------
+
+
+def test_one_image_trains(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (20, 20), (200, 30, 90)).save(tmp_path / "one" / "a.png")
+    result = train(data="one", size=8, steps=3)
+    assert result.status == "finished"
+    assert torch.isfinite(torch.tensor(result.val_residual))
+
+
+def test_a_dry_plan_writes_nothing() -> None:
+    plan = prepare(config())
+    assert plan.config.preset == "tiny"
+    assert plan.config.augment == "none", "digits are never mirrored"
+    assert plan.parameters == sum(p.numel() for p in vpfb.networks.build(plan.network).parameters())
+    assert plan.memory_bytes > 4 * plan.parameters
+    assert not list(Path().iterdir())
+
+
+def test_an_unwritable_folder_is_a_data_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="file"):
+        train(out="file/run")
+
+
+def test_a_time_budget_ends_a_run_by_itself() -> None:
+    result = train(steps=None, time_budget="3s")
+    assert result.status == "finished"
+    assert result.step > 1
+    rates = [float(row["lr"]) for row in csv.DictReader(result.run.log.open())]
+    assert rates[-1] == pytest.approx(0, abs=1e-5), "the rate has followed elapsed/budget down to 0"
