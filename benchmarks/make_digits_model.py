@@ -17,18 +17,20 @@ import vpfb_core as vpfb
 from vpfb_core.training import Progress
 
 ASSET = Path(vpfb.__file__).parent / "assets" / "digits.safetensors"
-STEPS = 4000
+STEPS = 2500
 LARGEST = 3 * 2**20
 
 
 def tell(progress: Progress) -> None:
     if progress.step % 100 == 0:
-        print(f"{progress.step}/{STEPS}: residual {progress.val_residual:.4f}, {progress.seconds:.0f} s", file=sys.stderr)
+        print(
+            f"{progress.step}/{STEPS}: residual {progress.val_residual:.4f}, {progress.seconds:.0f} s", file=sys.stderr
+        )
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as out:
-        config = vpfb.TrainConfig(data="digits", conditional=True, steps=STEPS, condition_dropout=0.2, out=out)
+        config = vpfb.TrainConfig(data="digits", conditional=True, steps=STEPS, condition_dropout=0.2, threads=1, out=out)
         result = vpfb.train(config, on_step=tell)
         size = result.run.model.stat().st_size
         if size > LARGEST:

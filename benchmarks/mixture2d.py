@@ -2,8 +2,8 @@
 
     python benchmarks/mixture2d.py
 
-Trains an MLP on the mixture's samples by `stein` and compares the learned log ρ̄(·, t) with the exact one at points drawn
-from ρ̄(·, t): the standard deviation of the difference, since a constant is free at every t. Prints a table and writes
+Trains an MLP on the mixture's samples by `stein` and compares the learned log ρ̄(·, t) with the exact one, at points of
+ρ̄(·, t): the standard deviation of the difference, since a constant is free at every t. Prints a table and writes
 benchmarks/results/cpu/mixture2d.json.
 """
 
@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
-import platform
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -27,14 +24,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from problems import STD, Mixture, draw, ring  # noqa: E402
 
-from vpfb_core import __version__, networks  # noqa: E402
+from vpfb_core import networks  # noqa: E402
 from vpfb_core.homotopy import OT, Homotopy  # noqa: E402
 from vpfb_core.objectives import DEFAULT_ANGLES, AngleDistribution, stein  # noqa: E402
 from vpfb_core.potential import Potential  # noqa: E402
 from vpfb_core.training import ema  # noqa: E402
 
 TIMES = (0.3, 0.5, 0.7, 0.9, 0.95)
-RESULT = ROOT / "benchmarks" / "results" / "cpu" / "mixture2d.json"
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Accuracy:
     score_correlation: float
 
 
-def train(mixture: Mixture, homotopy: Homotopy, settings: Settings = Settings()) -> Potential:  # noqa: B008
+def train(mixture: Mixture, homotopy: Homotopy, settings: Settings = Settings()) -> Potential:
     """A potential with averaged weights, trained on fresh samples of the mixture: warm-up, then a cosine to 0."""
     draws = torch.Generator().manual_seed(settings.seed)
     description = {"name": "mlp", "dim": mixture.dimension, "width": settings.width, "depth": settings.depth}
@@ -96,49 +92,30 @@ def compare(potential: Potential, mixture: Mixture, t: float, n: int = 8192) -> 
 
 
 def main() -> None:
+    from record import record, show  # beside this file, which the tests load by its path
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    arguments = parser.parse_args()
 
     mixture, homotopy, runs = ring(), OT(), []
-    print(f"{'seed':>4} {'t':>5} {'std of log-density error':>25} {'score correlation':>18}")
-    for seed in range(options.seeds):
-        settings = Settings(steps=options.steps, seed=seed)
-        start = time.perf_counter()
+    for seed in range(arguments.seeds):
+        settings = Settings(steps=arguments.steps, seed=seed)
+        began = time.perf_counter()
         potential = train(mixture, homotopy, settings)
-        seconds = time.perf_counter() - start
-        figures = [asdict(compare(potential, mixture, t)) for t in TIMES]
-        for row in figures:
-            print(f"{seed:>4} {row['t']:>5} {row['log_density_error']:>25.4f} {row['score_correlation']:>18.5f}")
-        print(f"{seed:>4} trained in {seconds:.1f} s")
-        runs.append({"settings": asdict(settings), "seconds": round(seconds, 1), "figures": figures})
-
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(
-        json.dumps(
-            {
-                "command": " ".join(["python benchmarks/mixture2d.py", *sys.argv[1:]]),
-                "commit": git("rev-parse", "HEAD"),
-                "changed files": bool(git("status", "--porcelain", "--", "vpfb_core", "benchmarks/*.py")),
-                "device": f"{platform.machine()} CPU, {options.threads} threads",
-                "versions": {"python": platform.python_version(), "torch": torch.__version__, "vpfb": __version__},
-                "schedule": homotopy.to_dict(),
-                "mixture": "8 Gaussians on a circle, standard deviation 1/8 of its radius",
-                "runs": runs,
-            },
-            indent=2,
-        )
-        + "\n"
-    )
-    print(f"wrote {RESULT.relative_to(ROOT)}")
-
-
-def git(*arguments: str) -> str:
-    """What git says here."""
-    return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        seconds = time.perf_counter() - began
+        accuracies = [asdict(compare(potential, mixture, t)) for t in TIMES]
+        runs.append({"settings": asdict(settings), "seconds": seconds, "accuracy": accuracies})
+    rows: list[list[object]] = [
+        [run["settings"]["seed"], f"{run['seconds']:.0f}", row["t"], f"{row['log_density_error']:.4f}",
+         f"{row['score_correlation']:.5f}"]
+        for run in runs
+        for row in run["accuracy"]
+    ]  # fmt: skip
+    show(["seed", "seconds", "t", "std of log-density error", "score correlation"], rows)
+    mixture_words = "8 Gaussians on a circle, standard deviation 1/8 of its radius"
+    record("mixture2d", {"mixture": mixture_words, "schedule": homotopy.to_dict(), "runs": runs})
 
 
 if __name__ == "__main__":

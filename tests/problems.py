@@ -136,7 +136,8 @@ def isotropic_gaussian(dimension: int = 2) -> Mixture:
 
 def correlated_gaussian(correlation: float = 0.8) -> Mixture:
     """One Gaussian in the plane; the flow stretches its two axes by √(sin² φ (1 ± correlation) + cos² φ)."""
-    return Mixture.standardised([1.0], torch.zeros(1, 2), torch.tensor([[[1.0, correlation], [correlation, 1.0]]]))
+    covariance = torch.tensor([[[1.0, correlation], [correlation, 1.0]]], dtype=torch.float64)
+    return Mixture.standardised([1.0], torch.zeros(1, 2), covariance)
 
 
 MIXTURES = {

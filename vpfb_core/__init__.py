@@ -17,7 +17,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = {"checkpoint", "config", "data", "errors", "flow", "homotopy", "model", "networks", "noise", "objectives",
-            "potential", "training"}  # fmt: skip
+            "potential", "runs", "training"}  # fmt: skip
 _NAMES = {
     "Model": "model",
     "load": "model",

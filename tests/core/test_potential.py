@@ -20,7 +20,7 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCH
 every_mixture = pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES.keys())
 
 
-def exact_potential(mixture: Mixture, schedule: Homotopy = OT()) -> Potential:  # noqa: B008
+def exact_potential(mixture: Mixture, schedule: Homotopy = OT()) -> Potential:
     return Potential(ExactNetwork(mixture), schedule, STD)
 
 
@@ -185,7 +185,7 @@ def test_potential_solves_the_weak_poisson_equation(schedule: Homotopy, t: float
     axis = torch.linspace(-reach, reach, 2 * math.ceil(2 * reach / narrowest) + 1, dtype=torch.float64)
     x = torch.cartesian_prod(axis, axis)
     cell = (axis[1] - axis[0]) ** 2
-    mass = torch.exp(mixture.log_density(x, torch.tensor(mean), torch.tensor(std))) * cell
+    mass = torch.exp(mixture.log_density(x, schedule.mean(t), schedule.std(t))) * cell
     assert mass.sum().item() == pytest.approx(1, abs=1e-9)
     velocity = exact_potential(mixture, schedule).velocity(x, t)
 
@@ -332,7 +332,9 @@ def test_gradient_reaches_every_parameter_through_the_gradient_in_u(name: str) -
     network, shape = networks()[name]
     u, angle = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0)), torch.linspace(0.1, 1.5, 5)
     Potential(network, OT())(u, angle).gradient.square().sum().backward()
-    untouched = [key for key, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    untouched = [
+        key for key, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
     assert untouched == []
 
 

@@ -30,5 +30,5 @@ def build(description: dict[str, Any], seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         try:
             return NETWORKS[name](**arguments)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
             raise ConfigError(f"the network {name!r} cannot be built from {arguments}: {error}") from error

@@ -114,7 +114,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head_width: int = 32) -> None:
         super().__init__()
-        self.heads = max(1, channels // head_width)
+        self.heads = divisor(channels, channels // head_width)
         self.norm = group_norm(channels)
         self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
         zero(self.out)
@@ -147,10 +147,12 @@ class Upsample(nn.Module):
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group norm with about eight channels a group."""
-    groups = max(1, channels // 8)
-    while channels % groups:
-        groups -= 1
-    return nn.GroupNorm(groups, channels)
+    return nn.GroupNorm(divisor(channels, channels // 8), channels)
+
+
+def divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` up to `limit`, at least 1."""
+    return next(candidate for candidate in range(max(1, limit), 0, -1) if number % candidate == 0)
 
 
 def zero(layer: nn.Conv2d) -> None:

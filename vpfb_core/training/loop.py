@@ -244,7 +244,7 @@ class _Loop:
         log_due = self._due(self.config.log_every, time.monotonic() - self.logged_at > LOG_SECONDS)
         if (self.device.type == "cpu" or log_due) and not self._read_figures():
             return False
-        if log_due:
+        if log_due and self._fraction() < 1:  # the last line waits for the last residual
             self._log()
         if self.on_step is not None:
             self.on_step(self._progress())

@@ -88,6 +88,7 @@ def estimate_memory(network: nn.Module, config: TrainConfig) -> int:
         kept += output.numel() * (2 if config.precision == "bf16" else 4)
 
     hooks = [module.register_forward_hook(count) for module in network.modules() if not list(module.children())]
+    network.eval()  # dropout would draw from the global generator
     with torch.no_grad():
         network(torch.zeros(1, config.channels or 1, config.size or 1, config.size or 1), torch.zeros(1))
     for hook in hooks:

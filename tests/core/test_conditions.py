@@ -1,0 +1,64 @@
+"""Conditions by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vpfb_core.conditions import condition_tensor
+from vpfb_core.data.images import ConditionGroup
+from vpfb_core.errors import ConfigError
+
+GROUPS = (
+    ConditionGroup("shape", ("circle", "square")),
+    ConditionGroup("large", ("~large", "large")),
+    ConditionGroup("colour", ("red", "blue")),
+    ConditionGroup("border", ("none", "red")),
+)
+
+
+def rows(condition: object, n: int = 1, first: int = 0) -> list[list[int]]:
+    tensor = condition_tensor(condition, GROUPS, n, first)  # type: ignore[arg-type]
+    assert tensor is not None
+    return tensor.tolist()
+
+
+def test_a_name_sets_its_group_and_leaves_the_others_open() -> None:
+    assert rows("square") == [[1, -1, -1, -1]]
+    assert rows("circle, large,blue") == [[0, 1, 1, -1]]
+    assert rows("~large") == [[-1, 0, -1, -1]]
+    assert rows(None, 2) == [[-1] * 4] * 2
+
+
+def test_a_name_of_several_groups_is_told_apart_by_its_group() -> None:
+    assert rows("border=red") == [[-1, -1, -1, 1]]
+    with pytest.raises(ConfigError, match="several groups") as error:
+        rows("red")
+    assert error.value.hint == "say which: colour=red, border=red"
+
+
+def test_several_names_take_turns_wherever_a_part_begins() -> None:
+    whole = rows(["circle", "square", "blue"], 5)
+    assert [row[0] for row in whole] == [0, 1, -1, 0, 1]
+    assert rows(["circle", "square", "blue"], 3, first=2) == whole[2:]
+
+
+def test_indices_pass_if_they_fit() -> None:
+    indices = torch.tensor([[0, 1, -1, 1]])
+    assert torch.equal(condition_tensor(indices, GROUPS, 1), indices)  # type: ignore[arg-type]
+    for wrong in (torch.tensor([[2, 0, 0, 0]]), torch.tensor([[-2, 0, 0, 0]]), torch.tensor([[0, 0]]), indices.float()):
+        with pytest.raises(ConfigError):
+            condition_tensor(wrong, GROUPS, 1)
+
+
+@pytest.mark.parametrize(("name", "words"), [("sqare", "square"), ("circle,square", "exclude"), ("", "unknown")])
+def test_a_name_that_does_not_exist_or_fit_is_refused(name: str, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        rows(name)
+    assert words in f"{error.value.message} {error.value.hint}"
+
+
+def test_without_groups_there_is_nothing_to_ask_for() -> None:
+    assert condition_tensor(None, (), 3) is None
+    with pytest.raises(ConfigError, match="unconditional"):
+        condition_tensor("circle", (), 3)

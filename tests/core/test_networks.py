@@ -1,0 +1,233 @@
+"""The networks: shapes, the zero start, conditions, second derivatives, and building from a description."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vpfb_core.errors import ConfigError
+from vpfb_core.networks import MLP, UNet, build
+from vpfb_core.networks.embedding import AngleFeatures, ConditionEmbedding
+from vpfb_core.networks.unet import Attention, Block
+
+DESCRIPTIONS: dict[str, dict[str, Any]] = {
+    "mlp": {"name": "mlp", "dim": 3, "width": 16, "classes": [3, 2]},
+    "unet": {"name": "unet", "channels": 2, "size": 8, "widths": [8, 16], "attention": [4], "classes": [3, 2]},
+}
+SHAPES = {"mlp": (3,), "unet": (2, 8, 8)}
+
+every_network = pytest.mark.parametrize("name", DESCRIPTIONS)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def shuffle_weights(module: nn.Module, std: float = 0.3) -> nn.Module:
+    """Give every weight a value, the zero-initialised ones too."""
+    draws = generator(5)
+    for parameter in module.parameters():
+        parameter.data = std * torch.randn(parameter.shape, generator=draws, dtype=parameter.dtype)
+    return module
+
+
+@pytest.mark.parametrize("size", [7, 8, 9, 28, 32])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_unet_answers_in_the_shape_of_images_of_any_size(size: int, blocks: int) -> None:
+    network = UNet(channels=3, size=size, widths=(8, 16, 16), blocks=blocks, attention=((size + 1) // 2,))
+    shuffle_weights(network)
+    u = torch.randn(2, 3, size, size, generator=generator())
+    output = network(u, torch.tensor([0.1, 1.5]))
+    assert output.shape == u.shape
+    assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("widths", [(8,), (24, 40), (8, 12, 20, 36)])
+def test_unet_takes_any_number_and_width_of_levels(widths: tuple[int, ...]) -> None:
+    network = UNet(channels=1, size=16, widths=widths, attention=(16, 8, 4, 2))
+    u = torch.randn(1, 1, 16, 16, generator=generator())
+    assert network(u, torch.tensor([0.5])).shape == u.shape
+
+
+@every_network
+def test_network_starts_at_exactly_zero(name: str) -> None:
+    u = torch.randn(4, *SHAPES[name], generator=generator())
+    output = build(DESCRIPTIONS[name])(u, torch.linspace(0, 1.5, 4))
+    assert output.shape == (u.shape if name == "unet" else (4,))
+    assert not output.any()
+
+
+@every_network
+def test_samples_do_not_see_each_other(name: str) -> None:
+    network = shuffle_weights(build(DESCRIPTIONS[name])).double()
+    u = torch.randn(4, *SHAPES[name], generator=generator(), dtype=torch.float64)
+    angle, condition = torch.linspace(0, 1.5, 4, dtype=torch.float64), torch.tensor([[0, 1], [2, -1], [-1, 0], [1, 1]])
+    whole = network(u, angle, condition)
+    for i in range(4):
+        torch.testing.assert_close(network(u[i : i + 1], angle[i : i + 1], condition[i : i + 1])[0], whole[i])
+
+
+@every_network
+def test_angle_changes_the_answer(name: str) -> None:
+    network = shuffle_weights(build(DESCRIPTIONS[name]))
+    u = torch.randn(1, *SHAPES[name], generator=generator()).expand(3, *SHAPES[name])
+    first, second, third = network(u, torch.tensor([0.1, 0.7, 1.5]))
+    assert not torch.allclose(first, second)
+    assert not torch.allclose(second, third)
+
+
+@every_network
+def test_no_condition_is_the_null_of_every_group(name: str) -> None:
+    network = shuffle_weights(build(DESCRIPTIONS[name]))
+    u, angle = torch.randn(4, *SHAPES[name], generator=generator()), torch.linspace(0, 1.5, 4)
+    null = torch.full((4, 2), -1)
+    assert torch.equal(network(u, angle), network(u, angle, null))
+    for column in range(2):
+        one = null.clone()
+        one[:, column] = 0
+        assert not torch.allclose(network(u, angle, one), network(u, angle, null))
+
+
+def test_groups_of_conditions_are_summed() -> None:
+    embedding = ConditionEmbedding(16, classes=(3, 2)).double()
+    angle = torch.linspace(0, 1.5, 6, dtype=torch.float64)
+
+    def embed(first: int, second: int) -> torch.Tensor:
+        return embedding(angle, torch.tensor([[first, second]]).expand(6, 2))
+
+    none = embed(-1, -1)
+    rows = {(first, second): embed(first, second) - none for first in range(-1, 3) for second in range(-1, 2)}
+    for (first, second), row in rows.items():
+        torch.testing.assert_close(row, rows[first, -1] + rows[-1, second])
+    different = torch.stack([row[0] for row in rows.values()])
+    assert torch.unique(different, dim=0).shape == different.shape
+
+
+def test_every_class_has_a_row_of_its_own_and_no_more() -> None:
+    embedding = ConditionEmbedding(8, classes=(3,))
+    angle = torch.tensor([0.5])
+    embedding(angle, torch.tensor([[2]]))
+    for index in (3, -2):
+        with pytest.raises(IndexError):
+            embedding(angle, torch.tensor([[index]]))
+
+
+def test_features_of_the_angle_are_bounded_and_tell_angles_apart_near_the_data() -> None:
+    features = AngleFeatures(64)(torch.tensor([0.0, 1.54, 1.55, torch.pi / 2]))
+    assert features.shape == (4, 64)
+    assert (features.abs() <= 1).all()
+    assert (features[1] - features[2]).norm() > 0.5
+
+
+def test_attention_mixes_positions_and_starts_as_the_identity() -> None:
+    attention = Attention(8)
+    features = torch.randn(2, 8, 3, 3, generator=generator(), requires_grad=True)
+    assert torch.equal(attention(features), features)
+    shuffle_weights(attention)
+    (gradient,) = torch.autograd.grad(attention(features)[0, 0, 0, 0], features)
+    assert (gradient[0].abs().sum(0) > 0).all()  # one position depends on all of its sample
+    assert not gradient[1].any()
+
+
+def test_attention_is_that_of_torch() -> None:
+    attention = shuffle_weights(Attention(64)).double()
+    features = torch.randn(2, 64, 3, 3, generator=generator(), dtype=torch.float64)
+    tokens = attention.norm(features).flatten(2).mT
+    weight, bias = attention.qkv.weight.flatten(1), attention.qkv.bias
+    expected, _ = nn.functional.multi_head_attention_forward(
+        *(tokens.transpose(0, 1),) * 3, 64, attention.heads, weight, bias, None, None, False, 0.0,
+        attention.out.weight.flatten(1), attention.out.bias, training=False,
+    )  # fmt: skip
+    mixed = expected.transpose(0, 1).mT.reshape(features.shape)
+    torch.testing.assert_close(attention(features), features + mixed)
+
+
+@pytest.mark.parametrize("channels", [4, 40, 80, 100])
+def test_attention_takes_any_number_of_channels(channels: int) -> None:
+    features = torch.randn(1, channels, 2, 2, generator=generator())
+    assert Attention(channels)(features).shape == features.shape
+
+
+def test_second_derivatives_of_attention_agree_with_finite_differences() -> None:
+    attention = shuffle_weights(Attention(2)).double()
+    features = torch.randn(1, 2, 2, 2, generator=generator(), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(attention, (features,))
+    assert torch.autograd.gradgradcheck(attention, (features,))
+
+
+def test_second_derivatives_of_a_block_agree_with_finite_differences() -> None:
+    block = shuffle_weights(Block(2, 3, 4, dropout=0.0, attend=True)).double()
+    features = torch.randn(1, 2, 2, 2, generator=generator(), dtype=torch.float64, requires_grad=True)
+    embedding = torch.randn(1, 4, generator=generator(1), dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(lambda features: block(features, embedding), (features,))
+
+
+@every_network
+def test_second_derivatives_of_the_network_agree_with_finite_differences(name: str) -> None:
+    small = {"mlp": MLP(dim=2, width=4), "unet": UNet(1, 2, widths=(2, 2), attention=(2,))}[name]
+    network = shuffle_weights(small).double()
+    shape = {"mlp": (2, 2), "unet": (1, 1, 2, 2)}[name]
+    u = torch.randn(shape, generator=generator(), dtype=torch.float64, requires_grad=True)
+    angle = torch.full((shape[0],), 0.8, dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(lambda u: network(u, angle), (u,))
+
+
+def test_dropout_acts_in_training_only() -> None:
+    network = shuffle_weights(UNet(1, 8, widths=(8, 8), dropout=0.5))
+    u, angle = torch.randn(2, 1, 8, 8, generator=generator()), torch.tensor([0.3, 1.0])
+    with torch.random.fork_rng(devices=[]):
+        assert not torch.equal(network(u, angle), network(u, angle))
+        network.eval()
+        assert torch.equal(network(u, angle), network(u, angle))
+
+
+@every_network
+def test_build_depends_on_the_seed_alone_and_leaves_the_global_generator(name: str) -> None:
+    before = torch.get_rng_state()
+    first = build(DESCRIPTIONS[name], seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1234)
+        again, other = build(DESCRIPTIONS[name], seed=1), build(DESCRIPTIONS[name], seed=2)
+    for key, value in first.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value)
+    assert any(not torch.equal(other.state_dict()[key], value) for key, value in first.state_dict().items())
+
+
+@every_network
+def test_build_does_not_change_the_description(name: str) -> None:
+    description = dict(DESCRIPTIONS[name])
+    build(description)
+    assert description == DESCRIPTIONS[name]
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {},
+        {"name": "transformer"},
+        {"name": "mlp"},
+        {"name": "mlp", "dim": 2, "heads": 3},
+        {"name": "mlp", "dim": -1},
+        {"name": "mlp", "dim": "two"},
+        {"name": "unet", "channels": 1, "size": 8, "widths": []},
+        {"name": "unet", "channels": 1, "size": 8, "widths": "wide"},
+        {"name": "unet", "channels": 1, "size": 8, "dropout": 2.0},
+        {"name": "unet", "channels": 1, "size": 8, "classes": [-3]},
+    ],
+    ids=str,
+)
+def test_description_that_is_no_network_is_a_config_error(description: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        build(description)
+
+
+def test_error_for_an_unknown_network_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="transformer") as caught:
+        build({"name": "transformer"})
+    assert caught.value.hint is not None
+    assert "unet" in caught.value.hint
+    assert "mlp" in caught.value.hint
