@@ -30,7 +30,9 @@ def tell(progress: Progress) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as out:
-        config = vpfb.TrainConfig(data="digits", conditional=True, steps=STEPS, condition_dropout=0.2, threads=1, out=out)
+        config = vpfb.TrainConfig(
+            data="digits", conditional=True, steps=STEPS, condition_dropout=0.2, threads=1, out=out
+        )
         result = vpfb.train(config, on_step=tell)
         size = result.run.model.stat().st_size
         if size > LARGEST:

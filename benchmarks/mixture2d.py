@@ -22,7 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from problems import STD, Mixture, draw, ring  # noqa: E402
+from problems import Mixture, draw, ring  # noqa: E402
 
 from vpfb_core import networks  # noqa: E402
 from vpfb_core.homotopy import OT, Homotopy  # noqa: E402
@@ -61,7 +61,7 @@ def train(mixture: Mixture, homotopy: Homotopy, settings: Settings = Settings())
     """A potential with averaged weights, trained on fresh samples of the mixture: warm-up, then a cosine to 0."""
     draws = torch.Generator().manual_seed(settings.seed)
     description = {"name": "mlp", "dim": mixture.dimension, "width": settings.width, "depth": settings.depth}
-    potential = Potential(networks.build(description, settings.seed), homotopy, STD)
+    potential = Potential(networks.build(description, settings.seed), homotopy, mixture.std)
     average = copy.deepcopy(potential).requires_grad_(False)
     weights, averaged = [list(module.parameters()) for module in (potential, average)]
     optimizer = torch.optim.Adam(weights, lr=settings.lr, betas=(0.9, 0.99), fused=True)
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
 
-    mixture, homotopy, runs = ring(), OT(), []
+    mixture, homotopy, runs = ring(std=1.0), OT(), []
     for seed in range(arguments.seeds):
         settings = Settings(steps=arguments.steps, seed=seed)
         began = time.perf_counter()
@@ -114,7 +114,7 @@ def main() -> None:
         for row in run["accuracy"]
     ]  # fmt: skip
     show(["seed", "seconds", "t", "std of log-density error", "score correlation"], rows)
-    mixture_words = "8 Gaussians on a circle, standard deviation 1/8 of its radius"
+    mixture_words = "8 Gaussians on a circle, standard deviation 1/8 of its radius; unit variance in each dimension"
     record("mixture2d", {"mixture": mixture_words, "schedule": homotopy.to_dict(), "runs": runs})
 
 

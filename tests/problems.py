@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from vpfb_core.homotopy import OT, VP, Homotopy, LogHomotopy, Time, as_time
 
-STD = 0.5  # a: the standard deviation of every problem's data, per dimension
+STD = 0.5  # a: the standard deviation of the problems' data per dimension, unless said otherwise
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """x̄ ~ Σₖ wₖ N(mₖ, Qₖ diag(vₖ) Qₖᵀ), float64, with mean 0 and standard deviation `STD` in each dimension.
+    """x̄ ~ Σₖ wₖ N(mₖ, Qₖ diag(vₖ) Qₖᵀ), float64, with mean 0 and standard deviation `std` in each dimension.
 
     A blurred mixture x = μ x̄ + σ ε is asked for by its coefficients μ and σ, each (N,) or ().
 
@@ -24,23 +24,24 @@ class Mixture:
         means: mₖ, (K, d).
         axes: Qₖ, the eigenvectors in columns, (K, d, d).
         variances: vₖ along them, (K, d).
+        std: a.
     """
 
     weights: Tensor
     means: Tensor
     axes: Tensor
     variances: Tensor
+    std: float
 
     @classmethod
-    def standardised(cls, weights: list[float], means: Tensor, covariances: Tensor) -> Mixture:
+    def standardised(cls, weights: list[float], means: Tensor, covariances: Tensor, std: float = STD) -> Mixture:
         """The mixture of these components, shifted and scaled dimension by dimension."""
         w = torch.tensor(weights, dtype=torch.float64)
         w, means, covariances = w / w.sum(), means.double(), covariances.double()
         means = means - w @ means
-        std = (w @ (means.square() + covariances.diagonal(dim1=1, dim2=2))).sqrt()
-        scale = STD / std
+        scale = std / (w @ (means.square() + covariances.diagonal(dim1=1, dim2=2))).sqrt()
         variances, axes = torch.linalg.eigh(covariances * scale[:, None] * scale)
-        return cls(w, means * scale, axes, variances)
+        return cls(w, means * scale, axes, variances, std)
 
     @property
     def dimension(self) -> int:
@@ -48,7 +49,7 @@ class Mixture:
 
     @property
     def covariance(self) -> Tensor:
-        """Cov x̄, (d, d); its diagonal is STD²."""
+        """Cov x̄, (d, d); its diagonal is std²."""
         spread = self.axes * self.variances[:, None] @ self.axes.mT
         return torch.einsum("k,kij->ij", self.weights, spread + self.means[:, :, None] * self.means[:, None])
 
@@ -83,10 +84,10 @@ class Mixture:
         return homotopy.mean_derivative(t)[..., None] * data + homotopy.std_derivative(t)[..., None] * noise
 
     def arc_velocity(self, u: Tensor, angle: Tensor) -> Tensor:
-        """E[cos φ z − sin φ ε | u] at u = sin φ z + cos φ ε, z = x̄/STD; the velocity of the arc, (N, d)."""
+        """E[cos φ z − sin φ ε | u] at u = sin φ z + cos φ ε, z = x̄/std; the velocity of the arc, (N, d)."""
         sine, cosine = torch.sin(angle), torch.cos(angle)
-        data, noise = self.posterior(u, sine / STD, cosine)
-        return cosine[..., None] * data / STD - sine[..., None] * noise
+        data, noise = self.posterior(u, sine / self.std, cosine)
+        return cosine[..., None] * data / self.std - sine[..., None] * noise
 
     def _offsets(self, x: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """x − μ mₖ and the variances μ² vₖ + σ² along the axes of each component, (N, K, d) each."""
@@ -105,11 +106,11 @@ def _column(coefficient: Tensor) -> Tensor:
     return torch.as_tensor(coefficient, dtype=torch.float64).reshape(-1, 1, 1)
 
 
-def ring(modes: int = 8, spread: float = 1 / 8) -> Mixture:
+def ring(modes: int = 8, spread: float = 1 / 8, std: float = STD) -> Mixture:
     """Equal Gaussians on a circle, of standard deviation `spread` times its radius."""
     turn = 2 * math.pi * torch.arange(modes, dtype=torch.float64) / modes
     means = torch.stack([torch.cos(turn), torch.sin(turn)], 1)
-    return Mixture.standardised([1.0] * modes, means, spread**2 * torch.eye(2).expand(modes, 2, 2))
+    return Mixture.standardised([1.0] * modes, means, spread**2 * torch.eye(2).expand(modes, 2, 2), std)
 
 
 def anisotropic() -> Mixture:
@@ -162,7 +163,7 @@ class ExactNetwork(nn.Module):
     def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
         u = u.flatten(1)
         tangent = torch.tan(angle)
-        log_density = self.mixture.log_density(u, torch.sin(angle) / STD, torch.cos(angle))
+        log_density = self.mixture.log_density(u, torch.sin(angle) / self.mixture.std, torch.cos(angle))
         excess = log_density + 0.5 * u.square().sum(1) + 0.5 * u.shape[1] * math.log(2 * math.pi)
         noise_only = tangent < 1e-9  # N(u, 0) = u · E[z] = 0
         return torch.where(noise_only, 0.0, excess / torch.where(noise_only, 1.0, tangent)).to(u.dtype)

@@ -27,6 +27,13 @@ def _device_as_written(value: str) -> str:
     return value
 
 
+def at_least_one(value: int | None) -> int | None:
+    """Refuse a count below one. Typer's own min= does not repeat the value that was wrong."""
+    if value is not None and value < 1:
+        raise typer.BadParameter(f"{value} is not at least 1")
+    return value
+
+
 def _seed_in_range(value: int) -> int:
     if not 0 <= value <= LARGEST_SEED:  # not min= and max=, which would print both bounds in every --help
         raise typer.BadParameter(f"{value} is not between 0 and {LARGEST_SEED}")
@@ -58,10 +65,10 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option(
         "--threads",
-        min=1,
         metavar="N",
         show_default="one a core",
         help="CPU threads.",
+        callback=at_least_one,
         rich_help_panel=PANEL_MACHINE,
     ),
 ]

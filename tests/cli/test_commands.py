@@ -76,8 +76,8 @@ def test_sample_draws_a_grid_from_the_built_in_model_at_once(vpfb: Vpfb) -> None
 def test_train_on_a_folder_needs_nothing_else_and_sample_finds_the_run(vpfb: Vpfb, imgs: Path) -> None:
     ran = vpfb("train", "--data", f"./{imgs.name}", *QUICK)
     assert (ran.code, ran.out) == (0, "runs/001-imgs\n")
-    assert "12 images" in ran.err
-    assert "16×16, colour" in ran.err, "the choice is said"
+    assert "12 colour images" in ran.err
+    assert "16×16" in ran.err, "the choice is said"
     drawn = vpfb("sample", "-n", "2", "-o", "grid.png")
     assert drawn.code == 0
     assert "runs/001-imgs" in drawn.err
@@ -187,11 +187,10 @@ def test_the_configuration_of_a_run_trains_another(vpfb: Vpfb) -> None:
 def test_a_run_is_resumed_as_the_message_says(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
     from vpfb_cli import signals
 
-    monkeypatch.setattr(signals._Wish, "stop", lambda _wish: True)
-    stopped = vpfb("train", "--data", "digits", *QUICK)
+    with monkeypatch.context() as at_once:
+        at_once.setattr(signals._Wish, "stop", lambda _wish: True)
+        stopped = vpfb("train", "--data", "digits", *QUICK)
     assert (stopped.code, "saved in runs/001-digits" in stopped.err) == (130, True)
-    monkeypatch.undo()
-    monkeypatch.setattr(loop, "GRID_IMAGES", 4)
     resumed = vpfb("train", "--resume", "runs/001-digits", "--json")
     assert (resumed.code, resumed.json["steps"]) == (0, 3)
     again = vpfb("train", "--resume", "runs/001-digits")
@@ -240,7 +239,9 @@ WRONGS = [
     ("sample --weights best", 2, "ema, raw"),
     ("sample --device cuda:99", 2, "devices here: "),
     ("sample --seed -1", 2, "-1"),
-    ("sample -o - --json", 2, "stdout"),
+    ("sample --nfe 0", 2, "0"),
+    ("sample --batch-size 0", 2, "0"),
+    ("sample --threads 0", 2, "0"),
     ("info absent", 4, "absent"),
     ("infos", 2, "info"),
 ]

@@ -10,13 +10,13 @@ from types import ModuleType
 
 import pytest
 import torch
-from problems import STD, ring
+from problems import ring
 
 from vpfb_core.flow import decode
 from vpfb_core.homotopy import OT
 from vpfb_core.potential import Potential
 
-MIXTURE = ring()
+MIXTURE = ring(std=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_samples_of_a_short_training_have_the_moments_of_the_data(learned: Poten
     torch.testing.assert_close(covariance, torch.eye(2), rtol=0, atol=0.1)
     # The modes stand on a circle: a Gaussian of the same moments would have E‖z‖⁴ = 8.
     fourth = z.square().sum(1).square().mean()
-    radius, spread = MIXTURE.means[0].norm() / STD, MIXTURE.variances[0, 0].sqrt() / STD
+    radius, spread = MIXTURE.means[0].norm(), MIXTURE.variances[0, 0].sqrt()
     exact = radius**4 + 8 * radius**2 * spread**2 + 8 * spread**4
     assert abs(fourth - exact) < 0.1 * exact
     assert exact < 5

@@ -19,6 +19,7 @@ from vpfb_cli.options import (
     QuietOption,
     SeedOption,
     ThreadsOption,
+    at_least_one,
 )
 from vpfb_cli.progress import progress
 
@@ -30,7 +31,8 @@ FLOW = "Flow"
 
 def sample(
     n: Annotated[
-        int, typer.Option("-n", min=1, metavar="N", help="How many images.", rich_help_panel=PANEL_OUTPUT)
+        int,
+        typer.Option("-n", callback=at_least_one, metavar="N", help="How many images.", rich_help_panel=PANEL_OUTPUT),
     ] = 64,
     out: Annotated[
         str,
@@ -69,7 +71,13 @@ def sample(
     ] = None,
     nfe: Annotated[
         int | None,
-        typer.Option("--nfe", min=1, metavar="N", help="Evaluations of the gradient an image.", rich_help_panel=FLOW),
+        typer.Option(
+            "--nfe",
+            callback=at_least_one,
+            metavar="N",
+            help="Evaluations of the gradient an image.",
+            rich_help_panel=FLOW,
+        ),
     ] = None,
     rtol: Annotated[
         float | None, typer.Option("--rtol", metavar="TOL", help="Relative tolerance.", rich_help_panel=FLOW)
@@ -81,7 +89,10 @@ def sample(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, metavar="N", help="Images at once.", rich_help_panel=PANEL_MACHINE)
+        int,
+        typer.Option(
+            "--batch-size", callback=at_least_one, metavar="N", help="Images at once.", rich_help_panel=PANEL_MACHINE
+        ),
     ] = 256,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,

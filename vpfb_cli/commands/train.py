@@ -48,7 +48,7 @@ def train(
     val_fraction: Annotated[float | None, _option("--val-fraction", panel=DATA, metavar="SHARE", help="Held out for the residual (0.1).")] = None,
     preset: Annotated[str | None, _choice("preset", "--preset", panel=LENGTH, help="Size of network and run; by image size and machine otherwise.")] = None,
     steps: Annotated[int | None, _option("--steps", panel=LENGTH, metavar="N", help="Train so many steps; not with --time-budget.")] = None,
-    time_budget: Annotated[str | None, _option("--time-budget", panel=LENGTH, metavar="TIME", help="Train so long, everything included: 90s, 10m, 1h30m.")] = None,
+    time_budget: Annotated[str | None, _option("--time-budget", panel=LENGTH, metavar="TIME", help="Train so long, grids and saving included: 90s, 10m, 1h30m.")] = None,
     batch_size: Annotated[int | None, _option("--batch-size", panel=LENGTH, metavar="N", help="Images a step.")] = None,
     lr: Annotated[float | None, _option("--lr", panel=METHOD, metavar="RATE", help="Adam's learning rate.")] = None,
     objective: Annotated[str | None, _choice("objective", "--objective", panel=METHOD, help="The loss (stein).")] = None,
@@ -127,15 +127,14 @@ def _settings(ctx: typer.Context, config: Path | None, assignments: list[str]) -
 
 
 def _describe(plan: Plan) -> str:
-    config, images = plan.config, plan.images
+    config = plan.config
     length = [f"{config.steps:,} steps"] if config.steps else []
     length += [f"{config.time_budget / 60:g} minutes"] if config.time_budget else []
-    classes = f", {sum(len(group.classes) for group in images.groups)} classes" if images.groups else ""
+    classes = sum(len(group.classes) for group in plan.images.groups)
     return (
-        f"{len(images.images):,} images, {config.size}×{config.size}, "
-        f"{'colour' if config.channels == 3 else 'grey'}{classes}; preset {config.preset}, "
-        f"{plan.parameters:,} parameters, batch {config.batch_size}, {config.precision} on {config.device} "
-        f"({config.threads} threads); at most {' or '.join(length)}; about {_bytes(plan.memory_bytes)}"
+        f"preset {config.preset}: {plan.parameters:,} parameters{f', {classes} classes' if classes else ''}, "
+        f"batch {config.batch_size}, {config.precision} on {config.device} ({config.threads} threads), "
+        f"at most {' or '.join(length)}, about {_bytes(plan.memory_bytes)} of memory"
     )
 
 

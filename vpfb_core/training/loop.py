@@ -143,7 +143,7 @@ class _Loop:
         self.unread: list[tuple[Tensor, Tensor]] = []
         self.losses: list[float] = []
         self.loss = self.val_residual = self.grad_norm = math.nan
-        self.check_seconds = 0.0
+        self.check_seconds = self.rate = 0.0
         self.saved_at = self.logged_at = self.started = time.monotonic()
         self.session_seconds, self.logged_step = 0.0, 0
 
@@ -295,7 +295,7 @@ class _Loop:
         """Measure the held-out residual and draw the grid of the run's fixed noise, both with the averaged weights."""
         began = time.monotonic()
         self.val_residual = self.held_out.residual(self.trainer.average)
-        images = self._model().sample(GRID_IMAGES, self.config.seed, nfe=GRID_NFE)
+        images, _ = self._model().sample(GRID_IMAGES, self.config.seed, nfe=GRID_NFE, return_info=True)
         write_bytes(self.folder.samples / f"step-{self.counters.step:07d}.png", png(tile(images)))
         self.check_seconds = time.monotonic() - began
 
@@ -306,8 +306,9 @@ class _Loop:
         self.logged_at, self.logged_step = time.monotonic(), self.counters.step
 
     def _progress(self) -> Progress:
-        since = max(time.monotonic() - self.logged_at, 1e-9)
-        counters = self.counters
+        since, counters = time.monotonic() - self.logged_at, self.counters
+        if since > 1 or not self.rate:  # over less than a second it would jump
+            self.rate = (counters.step - self.logged_step) * (self.config.batch_size or 0) / max(since, 1e-9)
         return Progress(
             step=counters.step,
             fraction=self._fraction(),
@@ -316,7 +317,7 @@ class _Loop:
             val_residual=self.val_residual,
             grad_norm=self.grad_norm,
             lr=self.trainer.learning_rate(counters.step, self._fraction(), counters.rollbacks),
-            images_per_second=(counters.step - self.logged_step) * (self.config.batch_size or 0) / since,
+            images_per_second=self.rate,
             memory_bytes=memory_in_use(self.device),
         )
 

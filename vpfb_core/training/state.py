@@ -70,6 +70,8 @@ def read_state(run: Run) -> State | None:
                 return State(stored.tensors, Counters(**stored.document["counters"]), stored.document)
             except CheckpointError as error:
                 failure = failure or error
+            except (KeyError, TypeError) as error:
+                failure = failure or CheckpointError(f"{path} does not say where the run is: {error}")
         age += 1
     if failure is not None:
         raise failure
