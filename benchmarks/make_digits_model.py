@@ -17,7 +17,7 @@ import vpfb_core as vpfb
 from vpfb_core.training import Progress
 
 ASSET = Path(vpfb.__file__).parent / "assets" / "digits.safetensors"
-STEPS = 2500
+STEPS = 2000
 LARGEST = 3 * 2**20
 
 

@@ -39,7 +39,7 @@ class Settings:
 
     steps: int = 3000
     batch: int = 512
-    lr: float = 2e-3
+    lr: float = 5e-3
     warmup: int = 100
     ema: float = 0.05  # width of the average of the weights, relative to the run
     width: int = 128
@@ -97,7 +97,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="the network is too small to gain from more")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
 
     mixture, homotopy, runs = ring(std=1.0), OT(), []
     for seed in range(arguments.seeds):

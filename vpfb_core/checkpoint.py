@@ -95,7 +95,7 @@ def _checked_document(content: bytes, path: Path, kind: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
         version, found_kind = document["format"], document["kind"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: its description cannot be read", hint=_RESTORE) from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise CheckpointError(
@@ -139,7 +139,7 @@ def _is_entry(entry: dict[str, Any]) -> bool:
 
 def _digest(text: str, header: dict[str, Any], data: memoryview) -> str:
     """SHA-256 over the document, then over each tensor in the order of names: name, dtype, shape, bytes."""
-    digest = hashlib.sha256(text.encode())
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))  # damage can leave half a character
     for name in sorted(header):
         if name != "__metadata__":
             entry = header[name]

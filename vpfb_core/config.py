@@ -156,8 +156,10 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:
-    """Settings as `read_file` reads them; those that are None are left out. JSON's values are TOML's."""
-    written = {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items() if value is not None}
+    """Settings as `read_file` reads them; those that are None are left out."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    # JSON's values are TOML's, but for the one control character that JSON does not escape.
+    written = {name: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") for name, value in given.items()}
     return "".join(f"{name} = {value}\n" for name, value in written.items())
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from problems import ring
+from problems import draw, ring
 
 from vpfb_core.flow import decode
 from vpfb_core.homotopy import OT
@@ -38,13 +38,26 @@ def learned(mixture2d: ModuleType) -> Potential:
     return mixture2d.train(MIXTURE, OT(), mixture2d.Settings(steps=400, batch=256))
 
 
-@pytest.mark.parametrize("t", [0.3, 0.5])
-def test_short_training_learns_the_log_density(mixture2d: ModuleType, learned: Potential, t: float) -> None:
+@pytest.mark.parametrize(("t", "error", "correlation"), [(0.5, 0.05, 0.998), (0.7, 0.15, 0.97)])
+def test_short_training_learns_the_log_density_and_the_score(
+    mixture2d: ModuleType, learned: Potential, t: float, error: float, correlation: float
+) -> None:
+    # Untrained, N = 0 errs by 0.14 and 0.53 nats; a full training, below, by hundredths.
     accuracy = mixture2d.compare(learned, MIXTURE, t)
-    untrained = mixture2d.compare(mixture2d.train(MIXTURE, OT(), mixture2d.Settings(steps=0)), MIXTURE, t)
-    assert accuracy.log_density_error < 0.1
-    assert accuracy.log_density_error < untrained.log_density_error / 4
-    assert accuracy.score_correlation > 0.99
+    assert accuracy.log_density_error < error
+    assert accuracy.score_correlation > correlation
+
+
+@pytest.mark.parametrize("t", [0.3, 0.5, 0.9])
+def test_error_of_an_untrained_potential_is_that_of_the_gaussian_it_starts_from(
+    mixture2d: ModuleType, t: float
+) -> None:
+    untrained = mixture2d.train(MIXTURE, OT(), mixture2d.Settings(steps=0))
+    x, times = draw(MIXTURE, OT(), t, 8192, seed=1)
+    mean, std = OT().mean(times), OT().std(times)
+    gaussian = torch.distributions.Normal(0.0, torch.hypot(mean, std)[:, None]).log_prob(x).sum(1)
+    error = (gaussian - MIXTURE.log_density(x, mean, std)).std()
+    assert mixture2d.compare(untrained, MIXTURE, t).log_density_error == pytest.approx(error.item(), rel=1e-4)
 
 
 def test_samples_of_a_short_training_have_the_moments_of_the_data(learned: Potential) -> None:

@@ -17,13 +17,14 @@ def test_noise_of_a_sample_is_the_same_bits_in_every_batch() -> None:
 
 
 def test_noise_of_a_large_sample_is_the_same_bits_whatever_the_number_of_threads() -> None:
-    threads = torch.get_num_threads()
+    before, draws = torch.get_num_threads(), []
     try:
-        torch.set_num_threads(1)
-        single = noise.normal((3, 128, 128), 0, [5])
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            draws.append(noise.normal((3, 128, 128), 0, [5]))
     finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(noise.normal((3, 128, 128), 0, [5]), single)
+        torch.set_num_threads(before)
+    assert torch.equal(*draws)
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"stream": "langevin"}, {"indices": range(8, 16)}])

@@ -152,6 +152,21 @@ def test_ritz_of_a_linear_potential_has_its_exact_expectation() -> None:
     assert abs(values.mean() - 0.5) < 4 * values.std() / math.sqrt(len(values))  # ‖b‖²/d
 
 
+@pytest.mark.parametrize("objective", [stein, ritz])
+def test_a_free_function_of_the_angle_does_not_change_the_loss(objective: Objective) -> None:
+    # In ritz the baseline takes it out exactly; without one it would be noise of mean zero.
+    class Free(nn.Module):
+        def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
+            return 10 * torch.exp(angle)
+
+    network, data = Small(), anisotropic().sample(64, generator())
+    losses = [
+        objective(Potential(each, OT(0.1), STD), data, generator=generator(1))
+        for each in (network, Sum(network, Free()))
+    ]
+    torch.testing.assert_close(*losses)
+
+
 def test_stein_is_the_mean_residual_over_opposite_noise() -> None:
     network = Recorder()
     data = anisotropic().sample(32, generator())
@@ -199,6 +214,12 @@ def test_official_loss_of_a_linear_denoiser_is_the_authors_formula() -> None:
     covariance = sum(g * p for g, p in zip(centred, phi, strict=True)) / n / (std_gamma * std_phi + 1e-8)
     expected = covariance + (sum(kinetic) - sum(alignment)) / n
     assert loss.item() == pytest.approx(expected, rel=1e-6)  # t is recovered from an angle
+
+    # In k: Γ's term is linear, since std Φ is held; the kinetic term is quadratic, the alignment a power 1 − t.
+    loss.backward()
+    falling = sum((1 - ti) * each for ti, each in zip(t.tolist(), alignment, strict=True))
+    slope = (covariance + (2 * sum(kinetic) - falling) / n) / k
+    assert network.gain.grad.item() == pytest.approx(-2 * (1 - 0.4) * slope, rel=1e-6)
 
 
 def test_official_loss_penalises_change_in_time() -> None:
