@@ -27,8 +27,8 @@ _BISECTIONS = 60
 
 
 def as_time(t: Time) -> Tensor:
-    """t as a tensor. A number becomes a float64 scalar, which keeps its digits and imposes its dtype on no batch."""
-    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+    """t as a tensor of floats. A number becomes a float64 scalar: it keeps its digits and no batch takes its dtype."""
+    return t if isinstance(t, Tensor) and t.is_floating_point() else torch.as_tensor(t, dtype=torch.float64)
 
 
 def expand_to(per_sample: Tensor, like: Tensor) -> Tensor:

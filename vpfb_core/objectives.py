@@ -14,8 +14,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vpfb_core.errors import ConfigError
 from vpfb_core.homotopy import expand_to
 from vpfb_core.potential import Potential
+
+# Quantiles closer to 0 or 1 than this are coarse in float32.
+_LEAST_SHARE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,17 @@ class AngleDistribution:
     std: float = 1.2
 
     def quantile(self, q: Tensor, angle_range: tuple[float, float]) -> Tensor:
-        """φ at the quantiles q ∈ (0, 1), shaped like q."""
+        """φ at the quantiles q ∈ (0, 1), shaped like q.
+
+        Raises:
+            ConfigError: next to nothing of the distribution lies within the range.
+        """
         low, high = (self._cumulative(angle) for angle in angle_range)
+        if high - low < _LEAST_SHARE:
+            raise ConfigError(
+                f"angles drawn with log tan φ of mean {self.mean} and deviation {self.std} miss the schedule's range",
+                hint=f"log tan φ ends at {math.log(math.tan(angle_range[1])):.3g} here",
+            )
         q = low + (high - low) * q
         log_snr = self.mean + self.std * math.sqrt(2) * torch.erfinv(2 * q - 1)
         return torch.atan(torch.exp(log_snr)).clamp(*angle_range)

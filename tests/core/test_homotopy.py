@@ -192,6 +192,8 @@ def test_a_number_is_a_time_like_any_tensor(schedule: Homotopy, function: str) -
         tensor = getattr(schedule, function)(torch.tensor(t, dtype=torch.float64))
         torch.testing.assert_close(getattr(schedule, function)(t).double(), tensor, rtol=0, atol=0)
         assert getattr(schedule, function)(torch.tensor([t], dtype=torch.float32)).dtype == torch.float32
+    whole = getattr(schedule, function)(torch.tensor([0, 1]))
+    torch.testing.assert_close(whole, getattr(schedule, function)(torch.tensor([0, 1], dtype=torch.float64)))
 
 
 @every_schedule

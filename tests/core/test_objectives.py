@@ -11,6 +11,7 @@ from problems import STD, ExactNetwork, Mixture, anisotropic, ring, scattered
 from scipy import stats
 from torch import Tensor, nn
 
+from vpfb_core.errors import ConfigError
 from vpfb_core.homotopy import OT, VP, expand_to
 from vpfb_core.objectives import OBJECTIVES, AngleDistribution, Objective, official, residual, ritz, stein
 from vpfb_core.potential import Potential, UnpreconditionedPotential
@@ -156,7 +157,7 @@ def test_ritz_of_a_linear_potential_has_its_exact_expectation() -> None:
 def test_a_free_function_of_the_angle_does_not_change_the_loss(objective: Objective) -> None:
     # In ritz the baseline takes it out exactly; without one it would be noise of mean zero.
     class Free(nn.Module):
-        def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
+        def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
             return 10 * torch.exp(angle)
 
     network, data = Small(), anisotropic().sample(64, generator())
@@ -362,6 +363,12 @@ def test_angles_at_the_ends_of_the_quantiles_are_the_ends_of_the_range() -> None
     for low, high in RANGES.values():
         ends = AngleDistribution().quantile(torch.tensor([0.0, 1.0], dtype=torch.float64), (low, high))
         torch.testing.assert_close(ends, torch.tensor([low, high], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("angles", [AngleDistribution(10.0, 0.5), AngleDistribution(8.0, 0.1)])
+def test_distribution_that_misses_the_range_is_refused(angles: AngleDistribution) -> None:
+    with pytest.raises(ConfigError, match=f"mean {angles.mean}"):
+        angles.quantile(torch.tensor([0.5]), OT().angle_range(STD))
 
 
 def test_angles_are_the_generators_and_no_others() -> None:
