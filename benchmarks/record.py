@@ -35,7 +35,7 @@ def record(name: str, figures: Any, device: torch.device | str = "cpu") -> None:
         ),
         "commit": _commit(),
         "device": {"kind": folder(device).name, "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         "figures": figures,
     }
     path = folder(device) / f"{name}.json"

@@ -81,9 +81,10 @@ class Potential(nn.Module):
 
             gradient, value = torch.func.grad(total, has_aux=True)(u)
             return ArcField(value, gradient)
-        with torch.enable_grad():
-            u = u.detach().requires_grad_()
-            value = self.potential(u, angle, condition)
+        # Copies, because tensors made under torch.inference_mode cannot be differentiated.
+        with torch.inference_mode(False), torch.enable_grad():
+            u, angle = u.detach().clone().requires_grad_(), angle.clone()
+            value = self.potential(u, angle, None if condition is None else condition.clone())
             (gradient,) = torch.autograd.grad(value.sum(), u)
         return ArcField(value.detach(), gradient)
 

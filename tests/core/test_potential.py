@@ -372,3 +372,20 @@ def test_network_in_bf16_gives_value_and_gradient_in_float32(name: str, recordin
     if recording:
         field.gradient.square().sum().backward()
         assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)
+
+
+def test_the_gradient_is_the_same_under_inference_mode() -> None:
+    potential = Potential(MLP(3, classes=[2]), OT())
+    with torch.no_grad():
+        potential.network.last.weight += 1
+    u, angle, condition = (
+        torch.randn(5, 3, generator=torch.Generator().manual_seed(0)),
+        torch.full((5,), 0.7),
+        torch.zeros(5, 1).long(),
+    )
+    with torch.no_grad():
+        expected = potential.arc(u, angle, condition)
+    with torch.inference_mode():
+        field = potential.arc(u + 0, angle + 0, condition + 0)
+    torch.testing.assert_close(field.gradient, expected.gradient)
+    torch.testing.assert_close(field.value, expected.value)

@@ -374,7 +374,7 @@ class _Loop:
 
 
 def _versions() -> dict[str, str]:
-    return {"vpfb": vpfb_core.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"vpfb": vpfb_core.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 @contextlib.contextmanager
