@@ -14,7 +14,7 @@ from vpfb_core.errors import ConfigError
 
 # batch_size counts images; each is drawn with ε and with −ε, so a step evaluates twice as many points.
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"widths": (32, 64), "blocks": 1, "batch_size": 32, "lr": 2e-3, "steps": 6_000},
+    "tiny": {"widths": (32, 64), "blocks": 1, "batch_size": 64, "lr": 3e-3, "steps": 5_000},
     "small": {"widths": (32, 64, 96), "blocks": 1, "batch_size": 32, "lr": 1e-3, "steps": 20_000},
     "base": {
         "widths": (96, 160, 192), "blocks": 2, "attention": (16,), "batch_size": 128, "lr": 4e-4, "steps": 200_000,
