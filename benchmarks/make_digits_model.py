@@ -32,7 +32,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as out:
         # With more steps the held-out residual turns up again: 1,618 images are few.
         config = vpfb.TrainConfig(
-            data="digits", conditional=True, steps=STEPS, batch_size=32, lr=2e-3, condition_dropout=0.2, threads=1, out=out,
+            data="digits", conditional=True, steps=STEPS, batch_size=32, lr=2e-3, condition_dropout=0.2, threads=1,
+            out=out,
         )  # fmt: skip
         result = vpfb.train(config, on_step=tell)
         size = result.run.model.stat().st_size
