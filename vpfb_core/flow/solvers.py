@@ -31,6 +31,7 @@ from vpfb_core.flow.tableaux import (
     steps_for,
     time_grid,
 )
+from vpfb_core.homotopy import expand_to
 
 __all__ = ["METHODS", "Solution", "Status", "evaluations", "solve", "steps_for"]
 
@@ -168,11 +169,6 @@ def _rms(x: Tensor) -> Tensor:
     return x.flatten(1).square().mean(1).sqrt() if x.dim() > 1 else x.abs()
 
 
-def _per_sample(v: Tensor, x: Tensor) -> Tensor:
-    """(N,) → (N, 1, ...), to be broadcast against x."""
-    return v.reshape(len(v), *[1] * (x.dim() - 1))
-
-
 def _solve_on_grid(
     f: RightHandSide, x: Tensor, args: tuple[Tensor, ...], method: Method, grid: list[float], keep_path: bool
 ) -> Solution:
@@ -191,7 +187,7 @@ def _solve_on_grid(
         taken = alive & _finite(x_new)
         nfe, accepted, rejected = nfe + method.costs[min(i, 1)] * alive, accepted + taken, rejected + (alive & ~taken)
         alive = taken
-        x, t = torch.where(_per_sample(alive, x), x_new, x), torch.where(alive, grid[i + 1], t)
+        x, t = torch.where(expand_to(alive, x), x_new, x), torch.where(alive, grid[i + 1], t)
         if keep_path:
             path.append(x.detach().cpu())
     status = torch.where(alive, Status.SUCCESS, Status.NON_FINITE)
@@ -322,7 +318,7 @@ def _first_step(
     probe = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed)
     probe = probe.clamp(max=abs(control.t1 - control.t0))
     step = control.direction * probe
-    bend = _rms((_call(f, x + _per_sample(step, x) * slope, t + step, args) - slope) / scale) / probe
+    bend = _rms((_call(f, x + expand_to(step, x) * slope, t + step, args) - slope) / scale) / probe
     steepest = torch.maximum(speed, bend)
     h = torch.where(steepest > 1e-15, (0.01 / steepest) ** (1 / control.table.order), (1e-3 * probe).clamp(min=1e-6))
     return torch.where(h.isfinite(), torch.minimum(100 * probe, h), probe)
@@ -335,7 +331,7 @@ def _try_step(f: RightHandSide, s: _Samples, control: _Control) -> _Samples:
     last = 1.01 * s.h >= (control.t1 - s.t).abs()
     t_new = torch.where(last, control.t1, s.t + control.direction * s.h)
     h = t_new - s.t
-    step = _per_sample(h, s.x)
+    step = expand_to(h, s.x)
     k = table.slopes(
         lambda x, t: _call(f, x, t, s.args), s.x, step, lambda c: t_new if c == 1 else s.t + c * h, first=s.slope
     )
@@ -348,7 +344,7 @@ def _try_step(f: RightHandSide, s: _Samples, control: _Control) -> _Samples:
         taken = running & accept
         ended = torch.where(error.isfinite(), Status.STEP_TOO_SMALL, Status.NON_FINITE)
         status = torch.where(stuck, ended, torch.where(taken & last, Status.SUCCESS, s.status))
-    move = _per_sample(taken, s.x)
+    move = expand_to(taken, s.x)
     return replace(
         s,
         x=torch.where(move, x_new, s.x),
