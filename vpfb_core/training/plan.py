@@ -55,6 +55,7 @@ def prepare(config: TrainConfig) -> Plan:
     existing = _run_to_resume(config, requested)
     if existing is not None:
         config = _stored_config(existing, config, requested)
+        requested = existing.status().get("requested", requested)  # of its first session, by which it is found again
     if not config.data:
         raise ConfigError("no data named", hint="vpfb train --data FOLDER")
     device = resolve_device(config.device)

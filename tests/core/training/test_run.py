@@ -146,6 +146,13 @@ def test_without_out_runs_are_numbered_and_resume_finds_the_unfinished_one() -> 
     assert vpfb.train(vpfb.TrainConfig(resume=str(other.run.path))).status == "finished", "the run knows its settings"
 
 
+def test_a_run_resumed_by_its_folder_is_still_found_by_its_settings() -> None:
+    stopped = train(stop_after=2)
+    again = vpfb.train(vpfb.TrainConfig(resume=str(stopped.run.path)), should_stop=lambda: True)
+    assert again.status == "interrupted"
+    assert train(resume="auto").run == stopped.run
+
+
 def test_a_folder_that_holds_a_run_is_refused_and_kept() -> None:
     run = train(out="run").run
     before = run.model.read_bytes()
