@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 # The headings in `--help`; a command's own options go below a heading of its own or below one of these.
+PANEL_DATA = "Data"
 PANEL_MODEL = "Model"
 PANEL_MACHINE = "Machine"
 PANEL_OUTPUT = "Output"
@@ -49,6 +50,26 @@ ModelOption = Annotated[
         show_default="the newest run under ./runs, else digits",
         help="A run folder, a .safetensors file, or a built-in name.",
         rich_help_panel=PANEL_MODEL,
+    ),
+]
+DataRootOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data-root",
+        metavar="DIR",
+        show_default="VPFB_DATA, else ~/.cache/vpfb",
+        help="Where data sets known by name lie.",
+        rich_help_panel=PANEL_DATA,
+    ),
+]
+DownloadOption = Annotated[
+    bool,
+    typer.Option(
+        " /--no-download",
+        metavar="",
+        show_default=False,
+        help="Never fetch a data set that is absent.",
+        rich_help_panel=PANEL_DATA,
     ),
 ]
 DeviceOption = Annotated[

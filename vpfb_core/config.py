@@ -20,7 +20,8 @@ from typing import Any
 from vpfb_core.errors import ConfigError
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "preset": ("tiny", "small", "base"),
+    "preset": ("tiny", "small", "base", "paper", "celeba64"),
+    "network": ("unet", "paper-unet"),
     "objective": ("stein", "ritz", "official"),
     "schedule": ("ot", "vp", "log-homotopy"),
     "augment": ("auto", "none", "flip"),
@@ -34,8 +35,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 class TrainConfig:
     """Everything that decides what a training run does.
 
-    Data: data (name, folder or file), size, channels, conditional, augment, val_fraction.
-    Network: preset, widths, blocks, attention, dropout.
+    Data: data (name, folder or file), size, channels, conditional, augment, val_fraction, data_root (where sets known
+    by name lie), download (whether one that is absent may be).
+    Network: preset, network, widths, blocks, attention, dropout.
     Method: objective, schedule, floor (σ_min, or ν of the log-homotopy), data_std, angle_mean and angle_std (where φ is
     drawn), condition_dropout.
     Optimiser: steps and time_budget (seconds; whichever ends first), batch_size (images; each is drawn with ε and −ε),
@@ -51,8 +53,11 @@ class TrainConfig:
     conditional: bool = False
     augment: str = "auto"
     val_fraction: float = 0.1
+    data_root: str | None = None
+    download: bool = True
 
     preset: str | None = None
+    network: str | None = None
     widths: tuple[int, ...] | None = None
     blocks: int | None = None
     attention: tuple[int, ...] | None = None
@@ -105,8 +110,8 @@ class TrainConfig:
 
 # Settings that say where and how a run is computed and kept, not what it computes: they may differ on resuming.
 OPERATIONAL = frozenset(
-    {"device", "threads", "workers", "compile", "out", "resume", "log_every", "save_every", "sample_every", "keep",
-     "on_nonfinite"}
+    {"data_root", "download", "device", "threads", "workers", "compile", "out", "resume", "log_every", "save_every",
+     "sample_every", "keep", "on_nonfinite"}
 )  # fmt: skip
 
 _TYPES = typing.get_type_hints(TrainConfig)

@@ -28,3 +28,15 @@ def normal(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str 
     """
     draws = [torch.randn(tuple(shape), generator=generator(seed, stream, index)) for index in indices]
     return torch.stack(draws) if draws else torch.empty(0, *shape)
+
+
+def uniform(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str) -> Tensor:
+    """Noise uniform on [−½, ½), as `normal` draws it: dequantisation, in grey levels."""
+    draws = [torch.rand(tuple(shape), generator=generator(seed, stream, index)) - 0.5 for index in indices]
+    return torch.stack(draws) if draws else torch.empty(0, *shape)
+
+
+def signs(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str) -> Tensor:
+    """Random signs ±1, as `normal` draws noise: the probes of Hutchinson's estimator."""
+    draws = [torch.randint(2, tuple(shape), generator=generator(seed, stream, index)) for index in indices]
+    return 2.0 * torch.stack(draws) - 1.0 if draws else torch.empty(0, *shape)

@@ -9,15 +9,19 @@ import torch
 from torch import nn
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.networks import MLP, UNet, build
+from vpfb_core.networks import MLP, PaperUNet, UNet, build
 from vpfb_core.networks.embedding import AngleFeatures, ConditionEmbedding
 from vpfb_core.networks.unet import Attention, Block
 
 DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "dim": 3, "width": 16, "classes": [3, 2]},
     "unet": {"name": "unet", "channels": 2, "size": 8, "widths": [8, 16], "attention": [4], "classes": [3, 2]},
-}
-SHAPES = {"mlp": (3,), "unet": (2, 8, 8)}
+    "paper-unet": {
+        "name": "paper-unet", "channels": 2, "size": 8, "widths": [8, 16], "blocks": 2, "attention": [4],
+        "classes": [3, 2], "stem": 8,
+    },
+}  # fmt: skip
+SHAPES = {"mlp": (3,), "unet": (2, 8, 8), "paper-unet": (2, 8, 8)}
 
 every_network = pytest.mark.parametrize("name", DESCRIPTIONS)
 
@@ -52,11 +56,25 @@ def test_unet_takes_any_number_and_width_of_levels(widths: tuple[int, ...]) -> N
     assert network(u, torch.tensor([0.5])).shape == u.shape
 
 
+def test_the_network_of_the_paper_has_its_size() -> None:
+    """55.7 million in the paper; here the embedding gives each block a scale beside the shift."""
+    assert sum(parameter.numel() for parameter in PaperUNet(3, 32).parameters()) == pytest.approx(55.7e6, rel=0.05)
+
+
+@pytest.mark.parametrize("size", [7, 8, 12])
+def test_the_network_of_the_paper_takes_images_of_any_size(size: int) -> None:
+    network = shuffle_weights(PaperUNet(3, size, widths=(8, 8, 16), blocks=1, attention=((size + 1) // 2,), stem=8))
+    u = torch.randn(2, 3, size, size, generator=generator())
+    output = network(u, torch.tensor([0.1, 1.5]))
+    assert output.shape == u.shape
+    assert output.isfinite().all()
+
+
 @every_network
 def test_network_starts_at_exactly_zero(name: str) -> None:
     u = torch.randn(4, *SHAPES[name], generator=generator())
     output = build(DESCRIPTIONS[name])(u, torch.linspace(0, 1.5, 4))
-    assert output.shape == (u.shape if name == "unet" else (4,))
+    assert output.shape == ((4,) if name == "mlp" else u.shape)
     assert not output.any()
 
 
@@ -167,9 +185,13 @@ def test_second_derivatives_of_a_block_agree_with_finite_differences() -> None:
 
 @every_network
 def test_second_derivatives_of_the_network_agree_with_finite_differences(name: str) -> None:
-    small = {"mlp": MLP(dim=2, width=4), "unet": UNet(1, 2, widths=(2, 2), attention=(2,))}[name]
+    small = {
+        "mlp": MLP(dim=2, width=4),
+        "unet": UNet(1, 2, widths=(2, 2), attention=(2,)),
+        "paper-unet": PaperUNet(1, 2, widths=(2, 2), blocks=1, attention=(2,), stem=2),
+    }[name]
     network = shuffle_weights(small).double()
-    shape = {"mlp": (2, 2), "unet": (1, 1, 2, 2)}[name]
+    shape = (2, 2) if name == "mlp" else (1, 1, 2, 2)
     u = torch.randn(shape, generator=generator(), dtype=torch.float64, requires_grad=True)
     angle = torch.full((shape[0],), 0.8, dtype=torch.float64)
     assert torch.autograd.gradgradcheck(lambda u: network(u, angle), (u,))

@@ -67,3 +67,22 @@ def test_seeds_of_different_keys_differ_and_fit_a_generator() -> None:
 def test_derived_seeds_stay_as_they_are_from_release_to_release() -> None:
     # A picture is known by its seed, so these numbers may never change.
     assert noise.derive_seed(0, "prior", 0) == 592586378011656958
+
+
+def test_uniform_noise_and_signs_belong_to_the_sample_too() -> None:
+    for draw in (noise.uniform, noise.signs):
+        drawn = draw((3, 4), 5, range(6), "stream")
+        assert drawn.shape == (6, 3, 4)
+        assert torch.equal(draw((3, 4), 5, [4, 2], "stream"), drawn[[4, 2]])
+        assert not torch.equal(draw((3, 4), 5, range(6), "other"), drawn)
+        assert draw((3, 4), 5, [], "stream").shape == (0, 3, 4)
+
+
+def test_uniform_noise_fills_a_cell_and_signs_are_fair() -> None:
+    cells = noise.uniform((100,), 0, range(100), "stream")
+    assert cells.min() >= -0.5
+    assert cells.max() < 0.5
+    assert abs(cells.mean()) < 4 / (12 * 10_000) ** 0.5
+    signs = noise.signs((100,), 0, range(100), "stream")
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    assert abs(signs.mean()) < 4 / 100

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vpfb_cli import output, signals
+from vpfb_cli.flow_options import (
+    AtolOption,
+    BatchSizeOption,
+    ClassOption,
+    GuidanceOption,
+    NfeOption,
+    RtolOption,
+    SolverOption,
+)
 from vpfb_cli.models import open_model
 from vpfb_cli.options import (
-    PANEL_MACHINE,
     PANEL_OUTPUT,
     DeviceOption,
     JsonOption,
@@ -21,12 +29,17 @@ from vpfb_cli.options import (
     ThreadsOption,
     at_least_one,
 )
+from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
+from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FLOW = "Flow"
+    from vpfb_core.chains import Chains
+    from vpfb_core.model import Model
+
+PANEL_CHAINS = "Langevin chains"
 
 
 def sample(
@@ -45,55 +58,50 @@ def sample(
         ),
     ] = "samples.png",
     model: ModelOption = None,
-    class_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--class",
-            metavar="NAME",
-            help="Class to draw, or several attributes with commas; repeated, they take turns.",
-            rich_help_panel="Model",
-        ),
-    ] = None,
+    class_: ClassOption = None,
+    guidance: GuidanceOption = None,
     weights: Annotated[
         str,
         typer.Option(
             "--weights", metavar="ema|raw", help="Averaged weights, or the optimiser's.", rich_help_panel="Model"
         ),
     ] = "ema",
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            "--solver",
-            metavar="NAME",
-            help="euler, midpoint, heun, rk4, ab2 or ab3 with --nfe; bosh3 or dopri5 with --rtol.",
-            rich_help_panel=FLOW,
-        ),
-    ] = None,
-    nfe: Annotated[
+    solver: SolverOption = None,
+    nfe: NfeOption = None,
+    rtol: RtolOption = None,
+    atol: AtolOption = None,
+    langevin: Annotated[
         int | None,
         typer.Option(
-            "--nfe",
+            "--langevin",
             callback=at_least_one,
             metavar="N",
-            help="Evaluations of the gradient an image.",
-            rich_help_panel=FLOW,
+            show_default=False,
+            help="Let the samples walk over the data by N steps of MALA before they are written.",
+            rich_help_panel=PANEL_CHAINS,
         ),
     ] = None,
-    rtol: Annotated[
-        float | None, typer.Option("--rtol", metavar="TOL", help="Relative tolerance.", rich_help_panel=FLOW)
-    ] = None,
-    atol: Annotated[
-        float | None,
+    known: Annotated[
+        Path | None,
         typer.Option(
-            "--atol", metavar="TOL", help="Absolute tolerance, in deviations of the data.", rich_help_panel=FLOW
+            "--known",
+            metavar="IMAGE",
+            show_default=False,
+            help="Keep the known pixels of this image and fill in the others, in N ways.",
+            rich_help_panel=PANEL_CHAINS,
         ),
     ] = None,
-    batch_size: Annotated[
-        int,
+    mask: Annotated[
+        Path | None,
         typer.Option(
-            "--batch-size", callback=at_least_one, metavar="N", help="Images at once.", rich_help_panel=PANEL_MACHINE
+            "--mask",
+            metavar="MASK",
+            show_default=False,
+            help="A picture of the size of IMAGE: white where it is known and kept, black where it is filled in.",
+            rich_help_panel=PANEL_CHAINS,
         ),
-    ] = 256,
+    ] = None,
+    batch_size: BatchSizeOption = 256,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
@@ -107,6 +115,9 @@ def sample(
     Example:
       vpfb sample -n 64 -o grid.png
       vpfb sample -m runs/001-imgs -n 1000 -o pictures/ --seed 7
+      vpfb sample -m digits --class 3 --guidance 2 -o threes.png
+      vpfb sample -m digits -n 16 --langevin 1000 -o walked.png
+      vpfb sample -m digits -n 8 --known three.png --mask upper-half.png
     """
     say = output.start(json_mode=json, quiet=quiet)
     to_stdout = say.binary_stdout("-o -") if out == "-" else None
@@ -114,42 +125,107 @@ def sample(
         from vpfb_core import pictures
         from vpfb_core.flow import Solver
     kind = pictures.output_format(out)
+    _check_wishes(kind, langevin, known, mask, [solver, nfe, rtol, atol])
     chosen = Solver.choose(solver, nfe, rtol, atol)
     loaded, name = open_model(say, model, device, threads, weights)
+    if guidance is not None and loaded.groups and not class_:
+        say.warn(f"--guidance {guidance:g} guides towards a class, and no --class was named")
 
     began = time.monotonic()
     wishes: dict[str, Any] = {"method": chosen.method}
     wishes |= {"nfe": chosen.nfe} if chosen.nfe else {"rtol": chosen.rtol, "atol": chosen.atol}
+    drawing: dict[str, Any] = {"condition": class_, "guidance": guidance, "batch_size": batch_size}
+    chains: Chains | None = None
     images: list[Tensor] = []
     paths: list[Tensor] = []
     evaluations = 0
-    with progress(say, "sampling") as bar:
-        for first in range(0, n, batch_size):
-            drawn, info = loaded.sample(
-                min(batch_size, n - first), seed, first=first, condition=class_, batch_size=batch_size,
-                keep_path=kind == "gif", return_info=True, **wishes,
-            )  # fmt: skip
-            info.require_success()
-            evaluations += int(info.nfe.sum())
-            if kind == "folder":
-                pictures.write_folder(Path(out), drawn, first)
-            else:
-                images.append(drawn)
-            if info.path is not None:
-                paths.append(loaded.statistics.to_images(info.path))
-            bar.update((first + len(drawn)) / n)
+    if known is not None and mask is not None:
+        chains = _inpaint(say, loaded, known, mask, n, seed, drawing)
+    else:
+        with progress(say, "sampling") as bar:
+            for first in range(0, n, batch_size):
+                drawn, info = loaded.sample(
+                    min(batch_size, n - first), seed, first=first, keep_path=kind == "gif", return_info=True,
+                    **drawing, **wishes,
+                )  # fmt: skip
+                info.require_success()
+                evaluations += int(info.nfe.sum())
+                if kind == "folder" and langevin is None:
+                    pictures.write_folder(Path(out), drawn, first)
+                else:
+                    images.append(drawn)
+                if info.path is not None:
+                    paths.append(loaded.statistics.to_images(info.path))
+                bar.update((first + len(drawn)) / n)
+        if langevin is not None:
+            chains = _walk(say, loaded, images, langevin, seed, drawing | wishes)
+    if chains is not None:
+        images = [chains.images]
+        evaluations += int(chains.nfe.sum())
     _write(kind, out, images, paths, to_stdout)
     document = {
         "model": name,
         "output": out,
         "n": n,
         "nfe": evaluations / n,
-        "solver": chosen.method,
+        "solver": chosen.method if known is None else "heun",
         "seconds": time.monotonic() - began,
         "seed": seed,
     }
-    say.note(f"{n} images, {evaluations / n:.0f} evaluations each by {chosen.method}, {document['seconds']:.1f} s")
+    if chains is not None:
+        document |= {
+            "acceptance": chains.acceptance,
+            "energy_trace": chains.energy_trace(),
+            "moved": float(chains.moved.mean()),
+        }
+    say.note(f"{n} images, {evaluations / n:.0f} evaluations each, {document['seconds']:.1f} s")
     say.result(document, out)
+
+
+def _check_wishes(
+    kind: str, langevin: int | None, known: Path | None, mask: Path | None, solver: list[object | None]
+) -> None:
+    """Refuse what does not go together before any work is done."""
+    if (known is None) != (mask is None):
+        given, missing = ("--known", "--mask") if mask is None else ("--mask", "--known")
+        raise ConfigError(
+            f"{given} needs {missing}", hint="--known IMAGE --mask MASK: white is kept, black is filled in"
+        )
+    if known is not None and langevin is not None:
+        raise ConfigError("--known and --langevin exclude each other", hint="filling in has Langevin steps of its own")
+    if known is not None and any(wish is not None for wish in solver):
+        raise ConfigError(
+            "--known has levels and steps of its own", hint="leave --solver, --nfe, --rtol and --atol out"
+        )
+    if kind == "gif" and (known is not None or langevin is not None):
+        raise ConfigError(
+            "a .gif shows the way of the flow from noise, and chains have none", hint="write .png, .npz or a folder"
+        )
+
+
+def _inpaint(say: Output, loaded: Model, known: Path, mask: Path, n: int, seed: int, drawing: dict[str, Any]) -> Chains:
+    from vpfb_core.data.single import read_known
+
+    image, kept = read_known(known, mask, loaded.shape)
+    with progress(say, "filling in") as bar:
+        chains = loaded.inpaint(image, kept, n, seed, on_progress=bar.update, **drawing)
+    say.note(
+        f"{int(kept.sum())} of {kept.numel()} pixels kept; {chains.acceptance:.0%} of the steps accepted; over the "
+        f"others, RMS distance {chains.moved.mean():.3f} from {known.name}, {chains.apart:.3f} between two samples"
+    )
+    return chains
+
+
+def _walk(say: Output, loaded: Model, images: list[Tensor], steps: int, seed: int, settings: dict[str, Any]) -> Chains:
+    import torch
+
+    with progress(say, "walking") as bar:
+        chains = loaded.long_run(torch.cat(images), steps, seed, on_progress=bar.update, **settings)
+    say.note(
+        f"{chains.acceptance:.0%} of the steps accepted; RMS distance walked {chains.moved.mean():.3f}, "
+        f"between two samples {chains.apart:.3f}"
+    )
+    return chains
 
 
 def _write(kind: str, out: str, images: list[Tensor], paths: list[Tensor], to_stdout: Any) -> None:
@@ -163,7 +239,10 @@ def _write(kind: str, out: str, images: list[Tensor], paths: list[Tensor], to_st
         write_bytes(Path(out), pictures.gif(frames))
     elif kind == "npz":
         write_bytes(Path(out), pictures.npz(torch.cat(images)))
-    elif kind != "folder":
+    elif kind == "folder":
+        for drawn in images:  # those of chains; the flow's are written as they come
+            pictures.write_folder(Path(out), drawn)
+    else:
         grid = pictures.png(pictures.tile(torch.cat(images)))
         if to_stdout is not None:
             to_stdout(grid)

@@ -13,8 +13,11 @@ import typer
 
 from vpfb_cli import output, signals
 from vpfb_cli.options import (
+    PANEL_DATA,
     PANEL_MACHINE,
+    DataRootOption,
     DeviceOption,
+    DownloadOption,
     JsonOption,
     QuietOption,
     SeedOption,
@@ -27,7 +30,7 @@ from vpfb_core.errors import ConfigError
 if TYPE_CHECKING:
     from vpfb_core.training import Plan, Progress, Result
 
-DATA, LENGTH, METHOD, RUN = "Data", "Length and size", "Method", "Run"
+LENGTH, METHOD, RUN = "Length and size", "Method", "Run"
 
 
 def _option(*names: str, panel: str, help: str, metavar: str | None = None, **more: Any) -> Any:
@@ -40,12 +43,14 @@ def _choice(setting: str, *names: str, panel: str, help: str) -> Any:
 
 def train(
     ctx: typer.Context,
-    data: Annotated[str | None, _option("--data", panel=DATA, metavar="DATA", help="A folder of images, an .npz or .npy file, or a name (digits).")] = None,
-    size: Annotated[int | None, _option("--size", panel=DATA, metavar="PIXELS", help="Side of the images; chosen from the data otherwise.")] = None,
-    channels: Annotated[int | None, _option("--channels", panel=DATA, metavar="1|3", help="Grey or colour; found from the data otherwise.")] = None,
-    conditional: Annotated[bool | None, _option("--conditional", panel=DATA, metavar="", help="Learn the classes too: labels, sub-folder names, or attributes.csv.")] = None,
-    augment: Annotated[str | None, _choice("augment", "--augment", panel=DATA, help="Mirror images at random; auto: where it makes sense.")] = None,
-    val_fraction: Annotated[float | None, _option("--val-fraction", panel=DATA, metavar="SHARE", help="Held out for the residual (0.1).")] = None,
+    data: Annotated[str | None, _option("--data", panel=PANEL_DATA, metavar="DATA", help="A folder of images, an .npz or .npy file, or a name (vpfb data lists them).")] = None,
+    size: Annotated[int | None, _option("--size", panel=PANEL_DATA, metavar="PIXELS", help="Side of the images; chosen from the data otherwise.")] = None,
+    channels: Annotated[int | None, _option("--channels", panel=PANEL_DATA, metavar="1|3", help="Grey or colour; found from the data otherwise.")] = None,
+    conditional: Annotated[bool | None, _option("--conditional", panel=PANEL_DATA, metavar="", help="Learn the classes too: labels, sub-folder names, or attributes.csv.")] = None,
+    augment: Annotated[str | None, _choice("augment", "--augment", panel=PANEL_DATA, help="Mirror images at random; auto: where it makes sense.")] = None,
+    val_fraction: Annotated[float | None, _option("--val-fraction", panel=PANEL_DATA, metavar="SHARE", help="Held out for the residual (0.1).")] = None,
+    data_root: DataRootOption = None,
+    download: DownloadOption = True,
     preset: Annotated[str | None, _choice("preset", "--preset", panel=LENGTH, help="Size of network and run; by image size and machine otherwise.")] = None,
     steps: Annotated[int | None, _option("--steps", panel=LENGTH, metavar="N", help="Train so many steps; not with --time-budget.")] = None,
     time_budget: Annotated[str | None, _option("--time-budget", panel=LENGTH, metavar="TIME", help="Train so long, grids and saving included: 90s, 10m, 1h30m.")] = None,
@@ -101,6 +106,8 @@ def train(
         result = training.run(
             plan, on_step=lambda now: bar.update(now.fraction, lambda: _fields(now, plan)), should_stop=stop
         )
+    for note in result.notes:
+        say.note(f"data: {note}")
     if result.status == "interrupted":
         raise signals.Interrupted(
             f"stopped at step {result.step}; saved in {result.run.path}",
@@ -116,6 +123,8 @@ def _settings(ctx: typer.Context, config: Path | None, assignments: list[str]) -
     known = [field.name for field in fields(TrainConfig)]
     variables = {name: os.environ.get(f"VPFB_TRAIN_{name.upper()}") for name in known}
     environment = dict(parse_setting(f"{name}={value}") for name, value in variables.items() if value)
+    if os.environ.get("VPFB_DATA"):
+        environment.setdefault("data_root", os.environ["VPFB_DATA"])
     typed = dict(map(parse_setting, assignments))
     for name, value in ctx.params.items():
         source = ctx.get_parameter_source(name)
@@ -140,6 +149,8 @@ def _describe(plan: Plan) -> str:
 
 def _fields(now: Progress, plan: Plan) -> Mapping[str, object]:
     steps = f"{now.step}/{plan.config.steps}" if plan.config.steps and not plan.config.time_budget else str(now.step)
+    if now.finishing:
+        return {"step": steps, "now": "calibrating energies", "held-out residual": now.val_residual}
     return {
         "step": steps,
         "loss": now.loss,

@@ -35,14 +35,17 @@ def load_arrays(path: Path, options: LoadOptions) -> ImageSet:
     """
     arrays = read_arrays(path)
     pixels = _pictures(path, arrays)
+    rows = options.rows(len(pixels))
     labels: torch.Tensor | None = None
     groups: tuple[ConditionGroup, ...] = ()
     if options.conditional:
         if "labels" not in arrays:
             raise DataError(f"'{path}' has no array named 'labels'", hint="add it, or leave --conditional out")
         labels, group = _labels(path, arrays, len(pixels))
-        groups = (group,)
+        labels, groups = labels[rows], (group,)
 
+    if len(rows) < len(pixels):
+        pixels = pixels[rows.numpy()]
     count, height, width, depth = pixels.shape
     planes = options.channels or min(depth, 3)
     size = options.size or choose_size([(width, height)], count, planes, options.max_size)

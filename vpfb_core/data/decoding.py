@@ -103,7 +103,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
 def warnings_silenced() -> Iterator[None]:
     """Keeps Pillow's remarks on odd files (bombs, broken EXIF) off the terminal; enter it in the main thread only."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 

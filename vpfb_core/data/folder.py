@@ -1,25 +1,27 @@
-"""A folder of image files of any kind and nesting, or one image file, as an `ImageSet`."""
+"""A folder of image files of any kind and nesting, or one image file: decoded, or left to be read while training."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vpfb_core.data.decoding import ENDINGS, Header, UnreadableError, read_header, read_picture, warnings_silenced
 from vpfb_core.data.framing import choose_size
 from vpfb_core.data.images import ImageSet, LoadOptions
-from vpfb_core.data.labelling import TABLE, listed, printable, read_labels
+from vpfb_core.data.labelling import TABLE, Labels, listed, printable, read_labels
 from vpfb_core.data.stacking import in_order, stack
+from vpfb_core.data.streaming import ImageSource, stream, too_large
+from vpfb_core.data.unreadable import TOLERATED, counted, described, too_many
 from vpfb_core.errors import DataError
 
-TOLERATED = 0.05  # share of unreadable image files up to which they are skipped
 
-
-def load_folder(root: Path, options: LoadOptions) -> ImageSet:
+def load_folder(root: Path, options: LoadOptions) -> ImageSource:
     """Every image below a folder, in the order of their paths.
+
+    With `options.stream`, a folder of very many files is not decoded now but read while training goes on.
 
     Raises:
         DataError: no images, more than 5 % of them unreadable, or `conditional` without classes.
@@ -27,7 +29,7 @@ def load_folder(root: Path, options: LoadOptions) -> ImageSet:
     found = list_images(root)
     if not found.files:
         others = f"; it holds {_counted(found.others)}" if found.others else ""
-        unread = f"; unreadable: {_reasons(found.skipped)}" if found.skipped else ""
+        unread = f"; unreadable: {described(found.skipped)}" if found.skipped else ""
         raise DataError(
             f"no images in '{root}'{others}{unread}",
             hint="images are found in sub-folders too, by their ending: .png, .jpg, .webp, .gif, .tif, …",
@@ -35,7 +37,7 @@ def load_folder(root: Path, options: LoadOptions) -> ImageSet:
     return _load(root, found, options)
 
 
-def load_image_file(path: Path, options: LoadOptions) -> ImageSet:
+def load_image_file(path: Path, options: LoadOptions) -> ImageSource:
     """One image file, as a set of one.
 
     Raises:
@@ -43,14 +45,16 @@ def load_image_file(path: Path, options: LoadOptions) -> ImageSet:
     """
     if options.conditional:
         raise DataError(f"'{path}' is a single image and has no classes", hint="leave --conditional out")
-    return _load(path.parent, Listing(files=[path.name]), options)
+    return _load(path.parent, Listing(files=[path.name], sizes={path.name: path.stat().st_size}), options)
 
 
 @dataclass
 class Listing:
-    """What a folder holds: image files (relative, with slashes), others by ending, and what could not be listed."""
+    """What a folder holds: image files (relative, with slashes) and their sizes in bytes, others by ending, and what
+    could not be listed."""
 
     files: list[str] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -85,39 +89,65 @@ def list_images(root: Path) -> Listing:
             if entry.name.startswith("."):
                 continue
             name = f"{folder}/{entry.name}" if folder else entry.name
-            mode, trouble = _file_type(entry)
+            mode, size, trouble = _file_type(entry)
             if stat.S_ISDIR(mode):
                 (links if entry.is_symlink() else folders).append(name)
             elif (ending := Path(entry.name).suffix.lower()) not in ENDINGS:
                 found.others[ending] += 1
             elif stat.S_ISREG(mode):
                 found.files.append(name)
+                found.sizes[name] = size
             else:
                 found.skipped.append((name, trouble))
     found.files.sort()
     return found
 
 
-def _file_type(entry: os.DirEntry[str]) -> tuple[int, str]:
-    """The mode of what an entry leads to (0: nothing), and why it would be no file to read."""
+def _file_type(entry: os.DirEntry[str]) -> tuple[int, int, str]:
+    """Mode and size of what an entry leads to (0: nothing), and why it would be no file to read."""
     try:
-        return entry.stat().st_mode, "not a regular file"
+        status = entry.stat()
+        return status.st_mode, status.st_size, "not a regular file"
     except FileNotFoundError:
-        return 0, "its link leads nowhere"
+        return 0, 0, "its link leads nowhere"
     except OSError as error:
-        return 0, error.strerror or str(error)
+        return 0, 0, error.strerror or str(error)
 
 
-def _load(root: Path, found: Listing, options: LoadOptions) -> ImageSet:
-    labels = read_labels(root, found.files) if options.conditional else None  # first: it fails fast
+def load_files(root: Path, found: Listing, labels: Labels | None, options: LoadOptions) -> ImageSource:
+    """The image files of a listing, with their labels: all of them, whatever `options.limit` says.
+
+    Raises:
+        DataError: more than 5 % of them are unreadable.
+    """
+    if too_large(len(found.files), options):
+        return stream(root, found.files, [found.sizes[file] for file in found.files], labels, options, found.skipped)
+    return _decode(root, found.files, labels, options, found.skipped)
+
+
+def _load(root: Path, found: Listing, options: LoadOptions) -> ImageSource:
+    chosen = replace(found, files=[found.files[i] for i in options.rows(len(found.files)).tolist()])
+    labels = read_labels(root, chosen.files) if options.conditional else None  # first: it fails fast
+    images = load_files(root, chosen, labels, options)
+    notes = list(images.notes)
+    if others := found.others - Counter([Path(TABLE).suffix] if labels else []):
+        notes.append(f"ignored other files: {_counted(others)}")
+    return replace(images, notes=(*notes, *(labels.notes if labels else ())))
+
+
+def _decode(
+    root: Path, files: list[str], labels: Labels | None, options: LoadOptions, skipped: list[tuple[str, str]]
+) -> ImageSet:
+    """All of the files, in memory; `skipped` could not even be listed."""
+    total = len(files) + len(skipped)
     with warnings_silenced():
-        files, skipped, size, only_grey = found.files, found.skipped, options.size, False
+        size, only_grey = options.size, False
         if size is None:
             headers = list(in_order(lambda i: _try_header(root / files[i]), len(files), options.workers))
             good = [header for header in headers if isinstance(header, Header)]
             if not good:
                 bad = [(file, str(reason)) for file, reason in zip(files, headers, strict=True)]
-                raise _too_many(root, skipped + bad, len(files) + len(skipped))
+                raise too_many(root, skipped + bad, total)
             only_grey = all(header.grey for header in good)
             planes = options.channels or (1 if only_grey else 3)
             size = choose_size([header.shape for header in good], len(good), planes, options.max_size)
@@ -130,22 +160,15 @@ def _load(root: Path, found: Listing, options: LoadOptions) -> ImageSet:
             workers=options.workers,
         )
     unread = skipped + [(files[i], reason) for i, reason in taken.skipped]
-    total = len(files) + len(skipped)
     if len(unread) > TOLERATED * total or not taken.kept:
-        raise _too_many(root, unread, total)
-
-    notes = list(taken.notes)
-    if unread:
-        notes.append(f"skipped {len(unread):,} unreadable file{'s' if len(unread) > 1 else ''}: {_reasons(unread)}")
-    if found.others and (others := found.others - Counter([Path(TABLE).suffix] if labels else [])):
-        notes.append(f"ignored other files: {_counted(others)}")
+        raise too_many(root, unread, total)
     return ImageSet(
         name=str(root),
         images=taken.images,
         labels=None if labels is None else labels.labels[list(taken.kept)],
         groups=() if labels is None else labels.groups,
         flips=True,
-        notes=(*notes, *(labels.notes if labels else ())),
+        notes=(*taken.notes, f"skipped {counted(unread)}") if unread else taken.notes,
         skipped=tuple((printable(file), reason) for file, reason in unread),
         files=tuple(printable(files[i]) for i in taken.kept),
     )
@@ -156,19 +179,6 @@ def _try_header(path: Path) -> Header | UnreadableError:
         return read_header(path)
     except UnreadableError as error:
         return error
-
-
-def _too_many(root: Path, unread: list[tuple[str, str]], total: int) -> DataError:
-    count = "none" if len(unread) == total else f"only {total - len(unread):,}"
-    files = "image file" if total == 1 else "image files"
-    return DataError(
-        f"{count} of the {total:,} {files} in '{root}' can be read: {_reasons(unread)}",
-        hint=f"remove or repair them; up to {TOLERATED:.0%} unreadable files are skipped",
-    )
-
-
-def _reasons(unread: list[tuple[str, str]]) -> str:
-    return listed([f"{printable(file)} ({reason})" for file, reason in unread])
 
 
 def _counted(endings: Counter[str]) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.noise import generator
 
 MAX_SIZE = 1024
+SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,20 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, S, S) of each picture."""
+        return self.images.shape[1], self.images.shape[2], self.images.shape[3]
+
+    @property
+    def sample(self) -> Tensor:
+        """uint8 (M, C, S, S), pictures to take statistics from: all of them."""
+        return self.images
+
+    def in_memory(self) -> ImageSet:
+        """The set itself; one that is streamed is read."""
+        return self
+
     def subset(self, index: Tensor) -> ImageSet:
         """The images at `index`, int64 (M,) or bool (N,), in that order; groups and notes stay as they are."""
         rows = torch.arange(len(self))[index]
@@ -97,6 +114,11 @@ class LoadOptions:
     channels: int | None = None
     conditional: bool = False
     workers: int = 0
+    root: Path | None = None
+    download: bool = True
+    split: str | None = None
+    limit: int | None = None
+    stream: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and not 4 <= self.size <= MAX_SIZE:
@@ -107,3 +129,16 @@ class LoadOptions:
             raise ConfigError(f"channels {self.channels} is neither 1 nor 3", hint="1 is grey, 3 is colour")
         if self.workers < 0:
             raise ConfigError(f"{self.workers} workers cannot read anything", hint="0 takes one thread a processor")
+        if self.split not in (None, "all", *SPLITS):
+            raise ConfigError(f"unknown split {self.split!r}", hint=f"there are: {', '.join(SPLITS)}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"a limit of {self.limit} images leaves no picture", hint="leave it out to take all")
+
+    def rows(self, count: int) -> Tensor:
+        """Which of `count` images are wanted: all, or a fixed random choice of `limit`, int64, increasing.
+
+        A random choice, because sets are often sorted by class; a smaller limit chooses from a larger one's images.
+        """
+        if self.limit is None or self.limit >= count:
+            return torch.arange(count)
+        return torch.randperm(count, generator=generator("limit", count))[: self.limit].sort().values

@@ -49,9 +49,14 @@ class _Taken:
     reason: str | None = None
 
 
+def thread_count(workers: int) -> int:
+    """How many threads `workers` means: 0 is one a processor, within bounds."""
+    return workers or min(os.cpu_count() or 1, _THREADS)
+
+
 def in_order(work: Callable[[int], Result], count: int, workers: int) -> Iterator[Result]:
     """work(0), work(1), … work(count − 1), run by `workers` threads (0: one a processor)."""
-    threads = workers or min(os.cpu_count() or 1, _THREADS)
+    threads = thread_count(workers)
     step = max(1, min(_CHUNK, count // (4 * threads)))
     chunks = [range(start, min(start + step, count)) for start in range(0, count, step)]
     with ThreadPoolExecutor(threads) as pool:
@@ -86,7 +91,7 @@ def stack(
             picture = read(i)
         except UnreadableError as error:
             return _Taken(reason=str(error))
-        return _Taken(picture.size, _write(square(picture, size), pixels[i]))
+        return _Taken(picture.size, write_picture(square(picture, size), pixels[i]))
 
     outcomes = list(in_order(take, count, workers))
     kept = tuple(i for i, taken in enumerate(outcomes) if taken.reason is None)
@@ -145,8 +150,8 @@ def _coloured_or_grey(pixels: np.ndarray, coloured: int, channels: int | None) -
     return _all_luma(pixels), ((note,) if coloured else ())
 
 
-def _write(picture: Image.Image, target: np.ndarray) -> bool:
-    """Writes an L or RGB picture to target (C, S, S); returns whether it has colour."""
+def write_picture(picture: Image.Image, target: np.ndarray) -> bool:
+    """Writes an L or RGB picture of S×S to target, uint8 (C, S, S); returns whether it has colour."""
     pixels = np.asarray(picture)
     if pixels.ndim == 2:
         target[:] = pixels

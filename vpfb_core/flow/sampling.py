@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.flow.guidance import arc_velocity
 from vpfb_core.flow.solvers import Solution, solve, steps_for
 from vpfb_core.flow.tableaux import find_method, is_adaptive
 from vpfb_core.potential import Potential
@@ -71,6 +72,9 @@ def decode(
     condition: Tensor | None = None,
     solver: Solver = DEFAULT_SOLVER,
     keep_path: bool = False,
+    *,
+    guidance: float | None = None,
+    start: float | None = None,
 ) -> Solution:
     """Carry prior points to data along the arc, from φ(0) to the floor φ(1).
 
@@ -78,25 +82,41 @@ def decode(
         noise: prior points of unit variance, (N, …).
         condition: class indices, int64 (N, G), or None.
         keep_path: keep the state at every step; for methods of fixed step.
+        guidance: weight of the condition, as in `guidance.guided_arc`; None is plain.
+        start: the angle at which `noise` lies where it is on its way already. The rest of the usual steps is taken.
     Returns:
         `Solution` with x = z, the data in units of its standard deviation, (N, …).
     """
-    start, end = potential.angle_range
-    return _solve_arc(potential, noise, condition, solver, start, end, keep_path)
+    first, end = potential.angle_range
+    grid = None if solver.nfe is None else arc_grid(first, end, steps_for(solver.method, solver.nfe))
+    if start is not None and grid is not None:
+        grid = [start, *(angle for angle in grid if angle > start)]
+    begin = first if start is None else start
+    return _solve_arc(potential, noise, condition, solver, guidance, begin, end, grid, keep_path)
 
 
-def encode(potential: Potential, z: Tensor, condition: Tensor | None = None, solver: Solver | None = None) -> Solution:
+def encode(
+    potential: Potential,
+    z: Tensor,
+    condition: Tensor | None = None,
+    solver: Solver | None = None,
+    *,
+    guidance: float | None = None,
+) -> Solution:
     """Carry data back to its prior points, the inverse of `decode`.
 
     Args:
         z: data in units of its standard deviation, (N, …).
         condition: class indices, int64 (N, G), or None.
         solver: dopri5 at the default tolerance if None, since an encoding should come back.
+        guidance: as in `decode`.
     Returns:
         `Solution` with x = the prior points, (N, …).
     """
-    start, end = potential.angle_range
-    return _solve_arc(potential, z, condition, solver or Solver.choose("dopri5"), end, start, keep_path=False)
+    end, start = potential.angle_range
+    solver = solver or Solver.choose("dopri5")
+    grid = None if solver.nfe is None else arc_grid(start, end, steps_for(solver.method, solver.nfe))
+    return _solve_arc(potential, z, condition, solver, guidance, start, end, grid, keep_path=False)
 
 
 def arc_grid(start: float, end: float, steps: int) -> list[float]:
@@ -111,21 +131,20 @@ def _solve_arc(
     u: Tensor,
     condition: Tensor | None,
     solver: Solver,
+    guidance: float | None,
     start: float,
     end: float,
+    grid: list[float] | None,
     keep_path: bool,
 ) -> Solution:
-    def velocity(u: Tensor, angle: Tensor, *condition: Tensor) -> Tensor:
-        return potential.arc(u, angle, *condition).gradient
-
-    if keep_path and solver.nfe is None:
+    """Follow the flow between two angles, by the steps of `grid` or, where that is None, by an adaptive method."""
+    if keep_path and grid is None:
         raise ConfigError(
             f"{solver.method} chooses its own steps, so it keeps no path",
             hint="take a method of fixed step, such as ab2",
         )
-    args = () if condition is None else (condition,)
+    velocity, args = arc_velocity(potential, guidance), () if condition is None else (condition,)
     with torch.no_grad():
-        if solver.nfe is not None:
-            grid = arc_grid(start, end, steps_for(solver.method, solver.nfe))
+        if grid is not None:
             return solve(velocity, u, method=solver.method, args=args, grid=grid, keep_path=keep_path)
         return solve(velocity, u, start, end, solver.method, args=args, rtol=solver.rtol, atol=solver.atol)

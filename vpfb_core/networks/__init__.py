@@ -2,6 +2,7 @@
 
 from vpfb_core.networks.build import build
 from vpfb_core.networks.mlp import MLP
+from vpfb_core.networks.paper import PaperUNet
 from vpfb_core.networks.unet import UNet
 
-__all__ = ["MLP", "UNet", "build"]
+__all__ = ["MLP", "PaperUNet", "UNet", "build"]

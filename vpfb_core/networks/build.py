@@ -9,9 +9,10 @@ from torch import nn
 
 from vpfb_core.errors import ConfigError
 from vpfb_core.networks.mlp import MLP
+from vpfb_core.networks.paper import PaperUNet
 from vpfb_core.networks.unet import UNet
 
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "mlp": MLP}
+NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "paper-unet": PaperUNet, "mlp": MLP}
 
 
 def build(description: dict[str, Any], seed: int = 0) -> nn.Module:

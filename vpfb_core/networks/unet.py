@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,11 @@ class UNet(nn.Module):
     """u (N, C, H, W), φ (N,), condition (N, G) → an image shaped like u.
 
     Residual blocks with group norm, the embedding of (φ, condition) entering each as a scale and a shift, attention at
-    the resolutions asked for, one skip connection a level, a last layer that starts at zero. Any image size works: a
-    level of odd size is halved upwards and brought back to the size of its skip.
+    the resolutions asked for, a last layer that starts at zero. A training step differentiates all of it twice, so it
+    is lean where that costs most: levels are joined by averaging and by a 1×1 convolution, and a skip connection is
+    added, not concatenated. At equal time that was better than strided convolutions and concatenation.
+
+    Any image size works: a level of odd size is halved upwards and brought back to the size of its skip.
 
     Args:
         channels: C of the images.
@@ -48,16 +52,12 @@ class UNet(nn.Module):
             attend = level_size in attention
             return Stage(Block(width, outputs, embedding, dropout, attend) for width in widths_in)
 
-        sizes = [size]
-        for _ in widths[1:]:
-            sizes.append((sizes[-1] + 1) // 2)
-
-        self.downsamples = nn.ModuleList(Downsample(width) for width in widths[:-1])
+        sizes = level_sizes(size, len(widths))
         self.down = nn.ModuleList(map(stage, [widths[0], *widths[:-1]], widths, sizes))
         self.middle = Block(widths[-1], widths[-1], embedding, dropout, attend=sizes[-1] in attention)
         rising = list(reversed(widths))
-        self.upsamples = nn.ModuleList(map(Upsample, rising, rising[1:]))
-        self.up = nn.ModuleList(map(stage, [2 * width for width in rising[1:]], rising[1:], reversed(sizes[:-1])))
+        self.narrow = nn.ModuleList(nn.Conv2d(wide, width, 1) for wide, width in pairwise(rising))
+        self.up = nn.ModuleList(map(stage, rising[1:], rising[1:], reversed(sizes[:-1])))
         self.last_norm = group_norm(widths[0])
         self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
         zero(self.last)
@@ -66,13 +66,13 @@ class UNet(nn.Module):
         embedding = F.silu(self.embedding(angle, condition))
         features = self.down[0](self.first(u), embedding)
         skips = []
-        for downsample, stage in zip(self.downsamples, self.down[1:], strict=True):
+        for stage in self.down[1:]:
             skips.append(features)
-            features = stage(downsample(features), embedding)
+            features = stage(F.avg_pool2d(features, 2, ceil_mode=True), embedding)
         features = self.middle(features, embedding)
-        for upsample, stage in zip(self.upsamples, self.up, strict=True):
+        for narrow, stage in zip(self.narrow, self.up, strict=True):
             skip = skips.pop()
-            features = stage(torch.cat([upsample(features, skip), skip], dim=1), embedding)
+            features = stage(enlarge(narrow(features), skip) + skip, embedding)
         return self.last(F.silu(self.last_norm(features)))
 
 
@@ -101,7 +101,7 @@ class Block(nn.Module):
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         hidden = self.conv1(F.silu(self.norm1(features)))
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
-        hidden = self.norm2(hidden) * (1 + scale) + shift
+        hidden = torch.addcmul(shift, self.norm2(hidden), 1 + scale)
         hidden = self.conv2(self.dropout(F.silu(hidden)))
         return self.attention(self.skip(features) + hidden)
 
@@ -127,22 +127,17 @@ class Attention(nn.Module):
         return features + self.out(mixed)
 
 
-class Downsample(nn.Conv2d):
-    """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
+def level_sizes(size: int, levels: int) -> list[int]:
+    """H of the feature maps of each level, halved upwards."""
+    sizes = [size]
+    for _ in range(levels - 1):
+        sizes.append((sizes[-1] + 1) // 2)
+    return sizes
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, stride=2, padding=1)
 
-
-class Upsample(nn.Module):
-    """(N, inputs, h, w) → (N, outputs, H, W), the size of the skip connection it is to meet."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
-
-    def forward(self, features: Tensor, skip: Tensor) -> Tensor:
-        return self.conv(F.interpolate(features, size=skip.shape[-2:], mode="nearest"))
+def enlarge(features: Tensor, like: Tensor) -> Tensor:
+    """(N, C, h, w) → (N, C, H, W), the size of `like`, every value repeated."""
+    return F.interpolate(features, size=like.shape[-2:], mode="nearest")
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

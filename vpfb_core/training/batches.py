@@ -2,52 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from vpfb_core import noise
+from vpfb_core.devices import moved
 
 
-class Batches:
+class Batches(Protocol):
+    """What training draws its steps from."""
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """The images and labels of a step, counted from 0: uint8 (batch_size, C, H, W), int64 (batch_size, G)."""
+        ...
+
+    def close(self) -> None:
+        """Let go of threads; nothing can be drawn afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """rows: int64 (N,), the images in their order; mirrored: bool (N,), by image and not by place."""
+
+    rows: Tensor
+    mirrored: Tensor
+
+
+class Order:
     """An endless row of shuffled epochs, cut into batches.
 
     Args:
+        count: N, how many images there are.
+        batch_size: images a step.
+        seed: of order and mirroring.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self._epochs: dict[int, Epoch] = {}
+
+    def places(self, step: int) -> Iterator[tuple[Epoch, range]]:
+        """Where the images of a step stand: places in one epoch, or in several where the batch goes over its end."""
+        position, end = step * self.batch_size, (step + 1) * self.batch_size
+        while position < end:
+            first = position % self.count
+            places = range(first, min(first + end - position, self.count))
+            yield self._epoch(position // self.count), places
+            position += len(places)
+
+    def _epoch(self, epoch: int) -> Epoch:
+        if epoch not in self._epochs:
+            self._epochs = {old: drawn for old, drawn in self._epochs.items() if old == epoch - 1}
+            order = torch.randperm(self.count, generator=noise.generator(self.seed, "order", epoch))
+            draws = torch.rand(self.count, generator=noise.generator(self.seed, "flip", epoch))
+            self._epochs[epoch] = Epoch(order, draws < 0.5)
+        return self._epochs[epoch]
+
+
+class BatchesInMemory:
+    """Batches of images that are all there.
+
+    Args:
         images: uint8 (N, C, H, W), on the device that trains.
-        labels: int64 (N, G), or None.
+        labels: int64 (N, G) beside them, or None.
         batch_size: images a step.
         flip: mirror each image with probability ½.
         seed: of order and flips.
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None, batch_size: int, flip: bool, seed: int) -> None:
-        self.images, self.labels = images, labels
-        self.batch_size, self.flip, self.seed = batch_size, flip, seed
-        self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
+        self.images, self.labels, self.flip = images, labels, flip
+        self._order = Order(len(images), batch_size, seed)
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """The images and labels of a step, counted from 0: uint8 (batch_size, C, H, W), int64 (batch_size, G)."""
-        first, count = step * self.batch_size, len(self.images)
-        index: list[Tensor] = []
+        rows: list[Tensor] = []
         mirrored: list[Tensor] = []
-        position, end = first, first + self.batch_size
-        while position < end:
-            order, flips = self._epoch(position // count)
-            rows = order[position % count :][: end - position]
-            index.append(rows)
-            mirrored.append(flips[rows])
-            position += len(rows)
-        chosen = torch.cat(index).to(self.images.device)
+        for epoch, places in self._order.places(step):
+            rows.append(epoch.rows[places.start : places.stop])
+            mirrored.append(epoch.mirrored[rows[-1]])
+        chosen = moved(torch.cat(rows), self.images.device)
         images = self.images[chosen]
         if self.flip:
-            mirror = torch.cat(mirrored).to(images.device)[:, None, None, None]
-            images = torch.where(mirror, images.flip(-1), images)
+            images = mirror(images, torch.cat(mirrored))
         return images, None if self.labels is None else self.labels[chosen]
 
-    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """The order of an epoch, and which images are mirrored in it."""
-        if epoch not in self._epochs:
-            self._epochs = {old: drawn for old, drawn in self._epochs.items() if old == epoch - 1}
-            order = torch.randperm(len(self.images), generator=noise.generator(self.seed, "order", epoch))
-            flips = torch.rand(len(self.images), generator=noise.generator(self.seed, "flip", epoch)) < 0.5
-            self._epochs[epoch] = order, flips
-        return self._epochs[epoch]
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def mirror(images: Tensor, which: Tensor) -> Tensor:
+    """Images (N, C, H, W), left and right exchanged in those of `which`, bool (N,)."""
+    return torch.where(moved(which, images.device)[:, None, None, None], images.flip(-1), images)

@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,24 @@ from torch import Tensor
 import vpfb_core
 from vpfb_core.checkpoint import finite_or_none
 from vpfb_core.config import TrainConfig, as_json, to_toml
+from vpfb_core.data.decoding import warnings_silenced
 from vpfb_core.data.split import split
+from vpfb_core.data.unreadable import counted
 from vpfb_core.devices import memory_in_use
 from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError
 from vpfb_core.files import write_bytes
-from vpfb_core.model import Model, Statistics
+from vpfb_core.finish import IMAGES, SHARE, affordable, finish, full_cost
+from vpfb_core.model import Model, Statistics, load
+from vpfb_core.normaliser import Normaliser
 from vpfb_core.pictures import png, tile
+from vpfb_core.reference import Reference
 from vpfb_core.runs import Run, new_run
 from vpfb_core.training import log
 from vpfb_core.training.card import model_card
-from vpfb_core.training.held_out import HeldOut
+from vpfb_core.training.held_out import HELD_OUT_IMAGES, HeldOut, spread
 from vpfb_core.training.plan import Plan, prepare
 from vpfb_core.training.state import Counters, locked, read_state, save_state, write_status
+from vpfb_core.training.streamed_batches import training_batches
 from vpfb_core.training.trainer import Trainer
 
 GRID_IMAGES = 64
@@ -41,7 +47,8 @@ MAX_ROLLBACKS = 5
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is, as `on_step` hears after every step. Figures are of the last time that they were measured."""
+    """Where a run is, as `on_step` hears after every step, and at both ends of the model's calibration after the
+    last (`finishing`). Figures are of the last time that they were measured."""  # fmt: skip
 
     step: int
     fraction: float
@@ -52,6 +59,7 @@ class Progress:
     lr: float
     images_per_second: float
     memory_bytes: int
+    finishing: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class Result:
         images_per_second: images drawn from the data, over its life.
         loss: mean since the last line of the log; NaN if no step was taken.
         val_residual: held-out residual at the end.
+        notes: in plain words, what was found out about the data while it was trained on.
     """
 
     run: Run
@@ -78,6 +87,7 @@ class Result:
     images_per_second: float
     loss: float
     val_residual: float
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -105,12 +115,17 @@ def run(
     Raises:
         ConfigError: the run is held by another process, or the data is not what it was begun with.
         DivergedError: a non-finite loss or gradient; the last good state is kept.
-        DataError: the folder cannot be written.
+        DataError: the folder cannot be written, or images that are read while training cannot be read.
         CheckpointError: the state to resume from is damaged.
     """
     folder = plan.existing or _new_folder(plan.config)
-    with locked(folder), _threads(plan.config.threads):
-        return _Loop(plan, folder, on_step).run(should_stop or (lambda: False))
+    with (
+        locked(folder),
+        _threads(plan.config.threads),
+        warnings_silenced(),
+        contextlib.closing(_Loop(plan, folder, on_step)) as loop,
+    ):
+        return loop.run(should_stop or (lambda: False))
 
 
 def _new_folder(config: TrainConfig) -> Run:
@@ -131,25 +146,33 @@ class _Loop:
         self.plan, self.folder, self.on_step = plan, folder, on_step
         self.config, self.device = plan.config, plan.device
         images = plan.images
-        self.statistics = Statistics.of(images.images)
+        self.known_unreadable = frozenset(images.skipped)
+        self.statistics = Statistics.of(images.sample)
         train_rows, val_rows = split(images, self.config.val_fraction, self.config.seed)
-        labels = None if images.labels is None else images.labels[train_rows]
-        self.trainer = Trainer(
-            self.config, plan.network, images.images[train_rows], labels, self.statistics, self.device
-        )
-        self.held_out = HeldOut.of(plan, val_rows if len(val_rows) else train_rows, self.trainer, self.statistics)
+        held_out = images.subset(val_rows)
+        self.batches = training_batches(plan, train_rows, held_out)
+        self.trainer = Trainer(self.config, plan.network, self.batches, self.statistics, self.device)
+        measured = held_out if len(held_out) else images.subset(spread(train_rows, HELD_OUT_IMAGES))
+        self.held_out = HeldOut.of(plan, measured, self.trainer, self.statistics)
+        self.train_rows = train_rows
+        self.points = 2 * (self.config.batch_size or 1)  # at once, as many as a step takes: they fit into the memory
         self.fingerprint = images.fingerprint()
+        self.normaliser: Normaliser | None = None
+        self.reference: Reference | None = None
         self.counters = Counters()
         self.unread: list[tuple[Tensor, Tensor]] = []
         self.losses: list[float] = []
         self.loss = self.val_residual = self.grad_norm = math.nan
-        self.check_seconds = self.rate = 0.0
+        self.check_seconds = self.finish_seconds = self.rate = 0.0
         self.saved_at = self.logged_at = self.started = time.monotonic()
         self.session_seconds, self.logged_step = 0.0, 0
+        self.saved_step: int | None = None  # of the newest state
 
     def run(self, should_stop: Callable[[], bool]) -> Result:
         self._restore()
         if self.folder.finished:
+            finished = load(self.folder.model, device=self.config.device)
+            self.normaliser, self.reference = finished.normaliser, finished.reference
             return self._result("already finished")
         self._begin()
         if self.counters.step == 0:
@@ -172,8 +195,14 @@ class _Loop:
                 self._save("running")
         self._check()
         self._log()
+        self._save("running")  # whatever finishing meets, the weights are safe
+        self._finish()
         self._save("finished")
         return self._result("finished")
+
+    def close(self) -> None:
+        """Let go of the data."""
+        self.batches.close()
 
     # --- beginning ----------------------------------------------------------------------------------------------------
 
@@ -191,7 +220,7 @@ class _Loop:
         self._load(state.tensors)
         kept = state.document
         self.val_residual = math.nan if kept["val_residual"] is None else kept["val_residual"]
-        self.check_seconds = kept["check_seconds"]
+        self.check_seconds, self.finish_seconds = kept["check_seconds"], kept["finish_seconds"]
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         try:
@@ -221,12 +250,13 @@ class _Loop:
     def _fraction(self) -> float:
         """How much of the run is done, in [0, 1], by steps and by time, whichever is further.
 
-        Of a time budget, what the last check and the last save will take is set aside.
+        Of a time budget, what the last check, finishing and the last save will take is set aside.
         """
         by_steps = self.counters.step / self.config.steps if self.config.steps else 0.0
         by_time = 0.0
         if self.config.time_budget:
-            available = max(self.config.time_budget - 1.5 * self.check_seconds - 1.0, 1e-3)
+            finishing = min(self.finish_seconds, SHARE / (1 + SHARE) * self.config.time_budget)
+            available = max(self.config.time_budget - finishing - 1.5 * self.check_seconds - 1.0, 1e-3)
             by_time = self._seconds() / available
         return min(1.0, max(by_steps, by_time))
 
@@ -238,7 +268,11 @@ class _Loop:
     def _step(self) -> bool:
         """Take a step; False if the run was rolled back instead."""
         counters = self.counters
-        self.unread.append(self.trainer.step(counters.step, self._fraction(), counters.rollbacks))
+        try:
+            self.unread.append(self.trainer.step(counters.step, self._fraction(), counters.rollbacks))
+        except DataError:  # images that are read while training: nothing of the step has happened yet
+            self._save("interrupted")
+            raise
         counters.step += 1
         # Reading figures waits for the device, so on a GPU they are read only where a line of the log is due.
         log_due = self._due(self.config.log_every, time.monotonic() - self.logged_at > LOG_SECONDS)
@@ -283,6 +317,7 @@ class _Loop:
             advice = f"rolled back {rollbacks - 1} times already" if rollbacks > 1 else "try --on-nonfinite rollback"
             raise DivergedError(f"training diverged at {what}", hint=f"{kept}; {advice}, or a lower --lr")
         self.counters = Counters(state.counters.step, seconds, rollbacks)
+        self.saved_step = None
         self._load(state.tensors)
         log.cut(self.folder.log, self.counters.step)
         self.session_seconds, self.started = seconds, time.monotonic()
@@ -293,11 +328,25 @@ class _Loop:
 
     def _check(self) -> None:
         """Measure the held-out residual and draw the grid of the run's fixed noise, both with the averaged weights."""
-        began = time.monotonic()
-        self.val_residual = self.held_out.residual(self.trainer.average)
-        images, _ = self._model().sample(GRID_IMAGES, self.config.seed, nfe=GRID_NFE, return_info=True)
+        began, model = time.monotonic(), self._model()
+        self.val_residual = self.held_out.residual(model.potential, self.points)
+        self.finish_seconds = (time.monotonic() - began) / len(self.held_out.data) * full_cost(model)
+        images, _ = model.sample(
+            GRID_IMAGES, self.config.seed, nfe=GRID_NFE, batch_size=min(GRID_IMAGES, self.points), return_info=True
+        )
         write_bytes(self.folder.samples / f"step-{self.counters.step:07d}.png", png(tile(images)))
         self.check_seconds = time.monotonic() - began
+
+    def _finish(self) -> None:
+        """Calibrate the averaged weights; in proportion to the run, so that a short one is not held up."""
+        model, config = self._model(), self.config
+        if self.on_step is not None:
+            self.on_step(replace(self._progress(), finishing=True))
+        images = self.plan.images.subset(spread(self.train_rows, IMAGES))
+        finish(model, images, config.seed, affordable(self.counters.step * (config.batch_size or 0)), self.points)
+        if self.on_step is not None:
+            self.on_step(self._progress())
+        self.normaliser, self.reference = model.normaliser, model.reference
 
     def _log(self) -> None:
         """One line of log.csv."""
@@ -327,8 +376,11 @@ class _Loop:
             return False
         counters = Counters(self.counters.step, self._seconds(), self.counters.rollbacks)
         about = {"data": self.fingerprint, "val_residual": finite_or_none(self.val_residual),
-                 "check_seconds": self.check_seconds, "versions": _versions()}  # fmt: skip
-        save_state(self.folder, self.trainer.tensors(), counters, about, self.config.keep)
+                 "check_seconds": self.check_seconds, "finish_seconds": self.finish_seconds,
+                 "versions": _versions()}  # fmt: skip
+        if self.saved_step != counters.step:  # else the state is there, and the one before it is worth more than a copy
+            save_state(self.folder, self.trainer.tensors(), counters, about, self.config.keep)
+            self.saved_step = counters.step
         model = self._model()
         model.save(self.folder.model)
         write_bytes(self.folder.card, model_card(model).encode())
@@ -343,10 +395,10 @@ class _Loop:
             potential=self.trainer.average,
             network=self.plan.network,
             statistics=self.statistics,
-            shape=(images.images.shape[1], images.images.shape[2], images.images.shape[3]),
+            shape=images.shape,
             groups=images.groups,
             about={
-                "data": {"name": images.name, "images": len(images.images), "fingerprint": self.fingerprint},
+                "data": {"name": images.name, "images": len(images), "fingerprint": self.fingerprint},
                 "step": self.counters.step,
                 "seconds": self._seconds(),
                 "device": self.config.device,
@@ -355,6 +407,8 @@ class _Loop:
                 "config": as_json(self._kept_config()),
                 "versions": _versions(),
             },
+            normaliser=self.normaliser,
+            reference=self.reference,
         )
 
     def _result(self, status: str) -> Result:
@@ -370,7 +424,12 @@ class _Loop:
             images_per_second=images / seconds if seconds else 0.0,
             loss=self.loss,
             val_residual=self.val_residual,
+            notes=self._notes(),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        met = [entry for entry in self.plan.images.skipped if entry not in self.known_unreadable]
+        return (f"left out {counted(met)}",) if met else ()
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import torch
 
 from vpfb_core import data, networks
 from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, read_file
-from vpfb_core.data.images import ImageSet
-from vpfb_core.devices import resolve_device
+from vpfb_core.data import ImageSet, ImageSource, LoadOptions
+from vpfb_core.devices import memory_of, resolve_device
 from vpfb_core.errors import ConfigError
 from vpfb_core.runs import RUNS, Run, list_runs
 from vpfb_core.training import presets
@@ -24,7 +25,7 @@ class Plan:
     Attributes:
         config: with everything chosen.
         requested: the settings that were asked for, which a resumed run must share.
-        images: the data, all of it.
+        images: the data, all of it; in memory, or on disk where it is very large.
         network: description of the network.
         parameters: how many it has.
         memory_bytes: estimate of what a step needs.
@@ -33,7 +34,7 @@ class Plan:
 
     config: TrainConfig
     requested: dict[str, Any]
-    images: ImageSet
+    images: ImageSource
     network: dict[str, Any]
     parameters: int
     memory_bytes: int
@@ -59,17 +60,24 @@ def prepare(config: TrainConfig) -> Plan:
     if not config.data:
         raise ConfigError("no data named", hint="vpfb train --data FOLDER")
     device = resolve_device(config.device)
-    images = data.load(
-        config.data,
+    options = LoadOptions(
         size=config.size,
         max_size=presets.MAX_SIZE[device.type],
         channels=config.channels,
         conditional=config.conditional,
         workers=config.workers or 0,
+        root=Path(config.data_root) if config.data_root else None,
+        download=config.download,
+        stream=True,
     )
+    images = data.find(config.data, options)
+    batch_is_free, rate_is_free = config.batch_size is None, config.lr is None
     config = presets.resolve(config, images, device)
     network = presets.network_description(config, images)
     built = networks.build(network, config.seed)
+    if batch_is_free:
+        on_device = len(images) * math.prod(images.shape) if isinstance(images, ImageSet) else 0
+        config = presets.fit_batch(built, config, memory_of(device) - on_device, scale_rate=rate_is_free)
     parameters = sum(parameter.numel() for parameter in built.parameters())
     return Plan(config, requested, images, network, parameters, presets.estimate_memory(built, config), existing)
 

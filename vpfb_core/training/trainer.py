@@ -26,8 +26,7 @@ class Trainer:
     Args:
         config: resolved.
         network: description of the network.
-        images: uint8 (N, C, H, W), to train on.
-        labels: int64 (N, G), or None.
+        batches: of the images to train on, on the device.
         statistics: that standardise the images.
         device: where to compute.
     """
@@ -36,24 +35,17 @@ class Trainer:
         self,
         config: TrainConfig,
         network: dict[str, object],
-        images: Tensor,
-        labels: Tensor | None,
+        batches: Batches,
         statistics: Statistics,
         device: torch.device,
     ) -> None:
-        self.config, self.statistics, self.device = config, statistics, device
+        self.config, self.batches, self.statistics, self.device = config, batches, statistics, device
         self.potential = self._potential(network).to(device)
         self.average = self._potential(network).to(device).eval().requires_grad_(False)
+        self.average.autocast_dtype = None  # it is measured as it will be used: in float32
         self.optimizer = torch.optim.Adam(self.potential.parameters(), betas=(0.9, 0.99), fused=True)
         self.objective = OBJECTIVES[config.objective]
         self.angles = AngleDistribution(config.angle_mean, config.angle_std)
-        self.batches = Batches(
-            images.to(device),
-            None if labels is None else labels.to(device),
-            config.batch_size or 1,
-            flip=config.augment == "flip",
-            seed=config.seed,
-        )
         self._ema_exponent = ema.power_exponent(config.ema)
         if config.compile == "on":
             self.potential.compile()

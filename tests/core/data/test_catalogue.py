@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vpfb_core import data
@@ -84,3 +85,104 @@ def test_one_picture_has_no_classes(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "one.png")
     with pytest.raises(DataError, match="no classes"):
         data.load(str(tmp_path / "one.png"), conditional=True)
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_split_of_a_set_without_one_is_fixed_and_parts_it():
+    train, test, everything = (data.load(name, conditional=True) for name in ("digits:train", "digits:test", "digits"))
+    assert (len(train), len(test)) == (1438, 359)
+    both = torch.cat([train.images, test.images]).flatten(1)
+    assert torch.equal(
+        both.unique(dim=0, return_counts=True)[1], everything.images.flatten(1).unique(dim=0, return_counts=True)[1]
+    )
+    assert torch.bincount(test.labels[:, 0], minlength=10).min() > 20
+    assert len(
+        torch.cat([train.images.flatten(1).unique(dim=0), test.images.flatten(1).unique(dim=0)]).unique(dim=0)
+    ) == len(train.images.flatten(1).unique(dim=0)) + len(test.images.flatten(1).unique(dim=0)), (
+        "no picture is on both sides"
+    )
+
+
+def test_the_same_pictures_are_held_out_at_any_size():
+    labels = [data.load("digits:test", size=size, conditional=True).labels for size in (None, 16)]
+    assert torch.equal(*labels)
+    assert data.load("digits:test", size=16).images.shape[2] == 16
+
+
+def test_a_set_without_a_split_is_whole_unless_one_is_typed():
+    for split in (None, "train", "test"):
+        assert len(data.load("digits", split=split)) == 1797
+    assert "no test split" in " ".join(data.load("digits", split="test").notes)
+    assert len(data.load("digits:test", split="train")) == 359
+
+
+def test_a_limit_applies_to_the_split():
+    assert len(data.load("digits:test", limit=100)) == 100
+    assert len(data.load("digits:test", limit=1000)) == 359
+
+
+def test_any_source_can_be_limited(tmp_path, good):
+    good(tmp_path / "photos", 9)
+    np.savez(tmp_path / "file.npz", images=np.zeros((9, 8, 8), np.uint8), labels=np.arange(9))
+    for source in ("photos", "file.npz"):
+        found = data.load(str(tmp_path / source), limit=4)
+        assert len(found) == 4
+        assert "limited to 4 of them, a fixed choice" in found.notes
+    labels = data.load(str(tmp_path / "file.npz"), limit=4, conditional=True).labels
+    assert labels[:, 0].tolist() == data.LoadOptions(limit=4).rows(9).tolist()
+
+
+@pytest.mark.parametrize("source", ["digits:valid", "cifar:val"])
+def test_an_unknown_split_of_a_known_set_is_refused_with_those_that_exist(source):
+    with pytest.raises(DataError, match="has no split 'val") as caught:
+        data.load(source)
+    assert f"{source.split(':')[0]}:test" in caught.value.hint
+
+
+@pytest.fixture
+def divided(tmp_path, good, monkeypatch):
+    """A folder named photos in the layout of many data sets: train/<class>/*, test/<class>/*."""
+    monkeypatch.chdir(tmp_path)
+    for split, count in {"train": 6, "test": 3}.items():
+        for kind in ("cat", "dog"):
+            good(tmp_path / "photos" / split / kind, count)
+    return tmp_path / "photos"
+
+
+def test_a_folder_divided_into_train_and_test_trains_on_train_and_says_so(divided):
+    (divided / "README.txt").write_text("about")
+    found = data.load("photos", conditional=True)
+    assert len(found) == 12
+    assert found.groups[0].classes == ("cat", "dog")
+    assert "this is train ('photos:test' names the other)" in " ".join(found.notes)
+    assert len(data.load("photos", split="test")) == 6
+
+
+def test_a_split_of_a_folder_is_its_sub_folder(divided):
+    assert len(data.load("photos:test", conditional=True)) == 6
+    assert len(data.load(f"{divided}:train")) == 12
+    assert data.load("photos:test").name == "photos:test"
+
+
+def test_a_folder_with_pictures_or_labels_beside_train_and_test_is_one_set(divided, good):
+    good(divided, 1)
+    assert len(data.load("photos")) == 19
+    (divided / "good000.png").unlink()
+    (divided / "attributes.csv").write_text("file,nice\ntrain/cat/good000.png,1\n")
+    assert len(data.load("photos")) == 18
+
+
+def test_a_folder_of_other_sub_folders_has_no_splits(tmp_path, good, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good(tmp_path / "photos" / "train", 3)
+    good(tmp_path / "photos" / "bus", 3)
+    assert len(data.load("photos")) == 6
+    with pytest.raises(DataError, match="'photos' has no sub-folder 'test'"):
+        data.load("photos:test")
+
+
+def test_a_folder_whose_name_ends_like_a_split_is_that_folder(divided, good):
+    good(divided.parent / "photos:test", 2)
+    assert len(data.load("photos:test")) == 2

@@ -14,7 +14,7 @@ import vpfb_core as vpfb
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import ConfigError
 from vpfb_core.training import ema, log, presets
-from vpfb_core.training.batches import Batches
+from vpfb_core.training.batches import BatchesInMemory
 
 CPU = torch.device("cpu")
 
@@ -26,33 +26,33 @@ def numbered(count: int) -> torch.Tensor:
     return images
 
 
-def indices(batches: Batches, steps: range) -> list[int]:
+def indices(batches: BatchesInMemory, steps: range) -> list[int]:
     """Which images the steps saw, whichever way round: the smaller of the two pixels."""
     return [int(image.min()) for step in steps for image in batches[step][0]]
 
 
 @pytest.mark.parametrize("batch_size", [3, 10, 25])
 def test_every_epoch_sees_every_image_once(batch_size: int) -> None:
-    seen = indices(Batches(numbered(10), None, batch_size, flip=False, seed=1), range(30))
+    seen = indices(BatchesInMemory(numbered(10), None, batch_size, flip=False, seed=1), range(30))
     for epoch in range(len(seen) // 10):
         assert sorted(seen[10 * epoch : 10 * epoch + 10]) == list(range(10))
     assert seen[:10] != seen[10:20], "each epoch has its own order"
 
 
 def test_order_and_flips_do_not_depend_on_the_batch_size_nor_on_where_one_begins() -> None:
-    small, large = (Batches(numbered(10), None, size, flip=True, seed=1) for size in (5, 10))
+    small, large = (BatchesInMemory(numbered(10), None, size, flip=True, seed=1) for size in (5, 10))
     assert torch.equal(torch.cat([small[4][0], small[5][0]]), large[2][0])
 
 
 def test_about_half_of_the_images_are_mirrored_and_others_each_epoch() -> None:
-    batches = Batches(numbered(100), None, 100, flip=True, seed=1)
+    batches = BatchesInMemory(numbered(100), None, 100, flip=True, seed=1)
     mirrored = [frozenset(int(i.min()) for i in batches[epoch][0] if i[0, 0, 0] == 255) for epoch in range(3)]
     assert all(30 < len(each) < 70 for each in mirrored)
     assert len(set(mirrored)) == 3
 
 
 def test_labels_stay_with_their_images() -> None:
-    images, labels = Batches(numbered(10), torch.arange(10)[:, None], 4, flip=True, seed=0)[3]
+    images, labels = BatchesInMemory(numbered(10), torch.arange(10)[:, None], 4, flip=True, seed=0)[3]
     assert labels is not None
     assert images.amin((1, 2, 3)).tolist() == labels[:, 0].tolist()
 
@@ -105,6 +105,40 @@ def test_every_preset_builds_and_answers_in_the_shape_of_its_input(name: str) ->
         assert network(u, torch.ones(1)).shape == u.shape
 
 
+@pytest.mark.parametrize(("size", "preset"), [(16, "tiny"), (28, "base"), (32, "base"), (64, "celeba64")])
+def test_on_a_gpu_the_preset_is_larger(size: int, preset: str) -> None:
+    assert presets.choose_preset(size, torch.device("cuda")) == preset
+
+
+@pytest.mark.parametrize(("size", "attended"), [(16, (16,)), (28, (14,)), (32, (16,)), (64, (16,))])
+def test_attention_is_at_the_largest_map_of_at_most_16_pixels(size: int, attended: tuple[int, ...]) -> None:
+    assert presets.resolve(vpfb.TrainConfig(data="x", preset="base"), image_set(size), CPU).attention == attended
+
+
+def test_the_sizes_of_the_presets_are_what_they_are_said_to_be() -> None:
+    def millions(name: str, size: int, channels: int) -> float:
+        images = image_set(size, channels)
+        config = presets.resolve(vpfb.TrainConfig(data="x", preset=name), images, CPU)
+        network = vpfb.networks.build(presets.network_description(config, images))
+        return sum(parameter.numel() for parameter in network.parameters()) / 1e6
+
+    assert millions("tiny", 16, 1) < 0.5
+    assert 0.5 < millions("small", 28, 1) < 2
+    assert 10 < millions("base", 32, 3) < 15
+
+
+def test_a_batch_is_halved_until_its_step_fits_into_the_memory() -> None:
+    images = image_set(16)
+    config = presets.resolve(vpfb.TrainConfig(data="x"), images, CPU)
+    network = vpfb.networks.build(presets.network_description(config, images))
+    needed = presets.estimate_memory(network, config)
+    assert presets.fit_batch(network, config, 2 * needed) == config
+    smaller = presets.fit_batch(network, config, needed // 3)
+    assert smaller.batch_size in (8, 16)
+    assert smaller.lr == pytest.approx(config.lr * (smaller.batch_size / config.batch_size) ** 0.5)
+    assert presets.estimate_memory(network, smaller) <= presets.MEMORY_SHARE * (needed // 3)
+
+
 def test_on_a_cpu_an_unbounded_run_ends_after_a_quarter_of_an_hour_at_most() -> None:
     resolved = presets.resolve(vpfb.TrainConfig(data="x"), image_set(8), CPU)
     assert (resolved.time_budget, resolved.steps) == (900, presets.PRESETS["tiny"]["steps"])
@@ -114,7 +148,7 @@ def test_on_a_cpu_an_unbounded_run_ends_after_a_quarter_of_an_hour_at_most() -> 
 
 def test_what_was_asked_for_stands_above_the_preset() -> None:
     resolved = presets.resolve(vpfb.TrainConfig(data="x", preset="tiny", lr=5e-5, widths=[16]), image_set(8), CPU)
-    assert (resolved.lr, resolved.widths, resolved.blocks) == (5e-5, (16,), presets.PRESETS["tiny"]["blocks"])
+    assert (resolved.lr, resolved.widths, resolved.blocks) == (5e-5, (16,), presets.COMMON["blocks"])
 
 
 @pytest.mark.parametrize(
@@ -122,6 +156,7 @@ def test_what_was_asked_for_stands_above_the_preset() -> None:
     [
         ({"objective": "official", "schedule": "vp"}, 8, "ot only"),
         ({"widths": [8, 8, 8, 8]}, 4, "halved 3 times"),
+        ({"attention": [16]}, 28, r"attention at \[16\], but the levels have \[28, 14, 7\]"),
         ({"augment": "flip"}, 8, "not themselves when flipped"),
     ],
 )

@@ -1,0 +1,168 @@
+"""How many composed pictures show what was asked for, judged from their pixels?
+
+    python benchmarks/compose.py [--time-budget 15m] [-n 256] [--runs runs/compose]
+
+Trains two conditional models on `shapes`, 16×16 in colour, the second without a single red circle, and asks both for
+pairs, triples, "not", and "or": by the composed flow alone, with MALA, and of the conditional model directly, which
+is told all classes at once (several ways to satisfy an expression take turns). A reader that nothing was trained for
+says what each picture shows; one that shows no clear single shape satisfies nothing. For "or" the share of the first
+side among the pictures that satisfy it stands beside it: it should be a half. --runs keeps the models, and a second
+call evaluates those that are there; -m takes any other model of `shapes` instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import folder, record, show
+from torch import Tensor
+
+import vpfb_core as vpfb
+from vpfb_core import pictures
+from vpfb_core.composition import And, Composition, Expression, Name, Not, Or, Weighted, names_of, parse, sample
+from vpfb_core.conditions import find_class
+from vpfb_core.data import shapes, shapes_reader
+from vpfb_core.model import Model
+from vpfb_core.training import prepare, run
+
+SEEN = (
+    "circle & red", "square & blue", "cross & small", "triangle & left",
+    "circle & red & large", "square & green & small", "cross & yellow & left",
+    "red & ~circle", "triangle & ~green & large", "circle & ~red & ~large",
+    "circle | square", "(circle & red) | (square & blue)", "(cross | triangle) & yellow",
+)  # fmt: skip
+LEFT_OUT = ("circle & red", "circle & red & large", "circle & red & small & left")
+WITHOUT = (("circle", "red"),)
+# Names are asked for one at a time, so that the model must often see one class and nothing of the others: every set of
+# the four groups is then as likely as any other.
+CONDITION_DROPOUT = 0.5
+
+SHOWN = 8  # of each expression in the picture
+
+
+def holds(expression: Expression, labels: Tensor) -> Tensor:
+    """Whether labels (N, 4) satisfy an expression, bool (N,); −1 is no class, and has nothing that it is not either."""
+    match expression:
+        case Name():
+            group, index = find_class(expression.name, shapes.GROUPS)
+            return labels[:, group] == index
+        case And(parts):
+            return torch.stack([holds(part, labels) for part in parts]).all(0)
+        case Or(parts):
+            return torch.stack([holds(part, labels) for part in parts]).any(0)
+        case Not(part):
+            return ~holds(part, labels) & (labels >= 0).all(1)
+        case Weighted(_, part):
+            return holds(part, labels)
+
+
+def ways(expression: Expression) -> list[str]:
+    """The combinations of classes, of the groups that it names, that satisfy an expression: "circle,red"."""
+    named = sorted({find_class(name.name, shapes.GROUPS)[0] for name in names_of(expression)})
+    choices = [range(len(shapes.GROUPS[group].classes)) for group in named]
+    rows = torch.zeros(math.prod(map(len, choices)), len(shapes.GROUPS), dtype=torch.int64)
+    rows[:, named] = torch.tensor(list(itertools.product(*choices)))
+    return [
+        ",".join(shapes.GROUPS[group].classes[row[group]] for group in named)
+        for row in rows[holds(expression, rows)].tolist()
+    ]
+
+
+def judged(expression: Expression, images: Tensor) -> dict[str, int | None]:
+    """How many of n pictures satisfy an expression, and of these how many its first side, where it is an |."""
+    labels = shapes_reader.read(images).labels
+    first = int(holds(expression.parts[0], labels).sum()) if isinstance(expression, Or) else None
+    return {"satisfied": int(holds(expression, labels).sum()), "n": len(images), "first": first}
+
+
+def shown(figures: dict[str, Any]) -> str:
+    """The share that satisfies with its standard error, and in brackets the first side's part of it."""
+    share = figures["satisfied"] / figures["n"]
+    text = f"{share:.1%} ± {math.sqrt(share * (1 - share) / figures['n']):.1%}"
+    return text if figures["first"] is None or not share else f"{text} ({figures['first'] / figures['satisfied']:.0%})"
+
+
+def trained(name: str, without: Sequence[Sequence[str]], arguments: argparse.Namespace, runs: Path) -> Model:
+    """The model of this name under `runs`, trained if it is not there."""
+    path = runs / name
+    if not (path / "model.safetensors").is_file():
+        settings = {"steps": arguments.steps} if arguments.steps else {"time_budget": arguments.time_budget}
+        config = vpfb.TrainConfig(
+            data="shapes", size=16, channels=3, conditional=True, condition_dropout=CONDITION_DROPOUT,
+            device=arguments.device, threads=arguments.threads, out=str(path), **settings,
+        )  # fmt: skip
+        plan = prepare(config)
+        run(replace(plan, images=shapes.draw(len(plan.images), 16, without=without)))
+    return vpfb.load(path, device=arguments.device)
+
+
+def evaluate(model: Model, text: str, arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The figures of one expression, and the pictures, by how they were drawn."""
+    expression, n, seed = parse(text), arguments.n, arguments.seed
+    composed = Composition(expression, model)
+    drawn: dict[str, Tensor] = {}
+    figures: dict[str, Any] = {}
+    for way, mcmc in (("flow", "none"), ("mala", "mala")):
+        began = time.perf_counter()
+        found = sample(composed, n, seed, mcmc=mcmc, batch_size=arguments.batch_size)
+        drawn[way] = found.images
+        figures[way] = {"seconds": time.perf_counter() - began, "nfe": found.nfe, "acceptance": found.acceptance}
+    drawn["direct"] = model.sample(n, seed, condition=ways(expression), batch_size=arguments.batch_size)
+    return {way: figures.get(way, {}) | judged(expression, images) for way, images in drawn.items()}, drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--time-budget", default="15m", help="of each of the two trainings")
+    parser.add_argument("--steps", type=int, help="of each, in place of a time budget")
+    parser.add_argument("-n", type=int, default=256, help="pictures of each expression")
+    parser.add_argument("-m", "--model", help="trained on all of shapes")
+    parser.add_argument("--left-out-model", help="trained without red circles")
+    parser.add_argument("--runs", type=Path, help="where the models are kept")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = arguments.runs or Path(scratch)
+        models = {
+            "all": vpfb.load(arguments.model, device=arguments.device)
+            if arguments.model
+            else trained("all", (), arguments, runs),
+            "no red circles": vpfb.load(arguments.left_out_model, device=arguments.device)
+            if arguments.left_out_model
+            else trained("no-red-circles", WITHOUT, arguments, runs),
+        }
+    asked = [("all", text) for text in SEEN] + [("no red circles", text) for text in LEFT_OUT]
+    results, rows, grids = [], [], []
+    for name, text in asked:
+        figures, drawn = evaluate(models[name], text, arguments)
+        results.append({"data": name, "expression": text, **figures})
+        rows.append([name, text, *(shown(figures[way]) for way in ("flow", "mala", "direct"))])
+        grids.append(drawn["mala"][:SHOWN])
+    show(["data", "expression", "flow alone", "with MALA", "asked directly"], rows)
+    real = shapes.draw(arguments.n, 16, arguments.seed + 1)
+    read = float((shapes_reader.read(real.images).labels == real.labels).all(1).double().mean())
+    print(f"the reader reads {read:.1%} of {arguments.n} real pictures right")
+    device = models["all"].device
+    label = "compose-shapes.png"
+    (folder(device) / label).write_bytes(pictures.png(pictures.tile(torch.cat(grids), columns=min(SHOWN, arguments.n))))
+    about = {
+        name: {key: model.about.get(key) for key in ("step", "seconds", "figures")} for name, model in models.items()
+    }
+    record("compose", {"results": results, "reader": read, "models": about, "dropout": CONDITION_DROPOUT}, device)
+
+
+if __name__ == "__main__":
+    main()

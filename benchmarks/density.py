@@ -1,0 +1,137 @@
+"""Normalised densities: on a mixture of Gaussians against the exact ones, on digits explicit against the flow's.
+
+    python benchmarks/density.py
+
+The mixture: an MLP trained as in mixture2d.py, calibrated, and the root mean square of learned less exact log-density
+at points of ρ̄(·, t), by one forward pass and by the flow; the normaliser against quadrature; and the flow's likelihood
+of the exact potential, which says what the solver alone does. The digits: the built-in model on held-out images, bits
+per dimension of the same blurred images by either method, and of the images themselves by the flow. Prints tables and
+writes benchmarks/results/cpu/density.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from typing import Any
+
+import torch
+from mixture2d import TIMES, Settings, train
+from problems import ExactNetwork, Mixture, draw, ring  # mixture2d has made it importable
+from record import record, show
+from torch import Tensor
+
+import vpfb_core as vpfb
+from vpfb_core import data
+from vpfb_core.calibration import calibrate, unnormalised
+from vpfb_core.flow import Solver
+from vpfb_core.flow.likelihood import log_likelihood
+from vpfb_core.homotopy import OT
+from vpfb_core.normaliser import Normaliser
+from vpfb_core.potential import Potential
+
+LEVELS = (2.0, 1.0, 0.5, 0.2, 0.1)
+PRECISE = Solver.choose("dopri5", rtol=1e-5)
+
+
+def rms(error: Tensor) -> float:
+    return float(error.square().mean().sqrt())
+
+
+def quadrature(potential: Potential, angle: float) -> float:
+    """−log ∫ exp(−½‖u‖² + tan φ N) du over the plane, by the rectangle rule."""
+    axis = torch.linspace(-5, 5, 801, dtype=torch.float64)
+    parts = torch.cartesian_prod(axis, axis).split(2**16)
+    energy = [unnormalised(potential, part, torch.full((len(part),), angle, dtype=torch.float64)) for part in parts]
+    return -float(torch.logsumexp(torch.cat(energy), 0)) - 2 * math.log(axis[1] - axis[0])
+
+
+def compare(potential: Potential, normaliser: Normaliser, mixture: Mixture, t: float, points: int) -> dict[str, Any]:
+    """Learned against exact at time t; the flow at a twentieth of the points."""
+    x, times = draw(mixture, potential.homotopy, t, points, seed=1)
+    scale, angle = float(potential.scale(times[:1])), float(potential.angle(times[:1]))
+    exact = mixture.log_density(x, potential.homotopy.mean(times), potential.homotopy.std(times))
+    u, angles = x / scale, torch.full((points,), angle, dtype=torch.float64)
+    constant = float(normaliser.constant(angles[:1]))
+    explicit = unnormalised(potential, u, angles) + constant - 2 * math.log(scale)
+    few = points // 20
+    exact_potential = Potential(ExactNetwork(mixture), potential.homotopy, mixture.std)
+    flow, solver_only = (
+        log_likelihood(p, u[:few], [angle], solver=PRECISE).log_density[0] - 2 * math.log(scale) - exact[:few]
+        for p in (potential, exact_potential)
+    )
+    return {
+        "t": t,
+        "explicit_rms": rms(explicit - exact),
+        "explicit_std": float((explicit - exact).std()),
+        "normaliser_error": constant - quadrature(potential, angle),
+        "flow_rms": rms(flow),
+        "flow_mean": float(flow.mean()),
+        "exact_potential_flow_rms": rms(solver_only),
+    }
+
+
+def mixture_figures(steps: int, seeds: int) -> list[dict[str, Any]]:
+    mixture, rows = ring(std=1.0), []
+    for seed in range(seeds):
+        potential = train(mixture, OT(), Settings(steps=steps, seed=seed)).double()
+        z = mixture.sample(2048, torch.Generator().manual_seed(100 + seed)) / mixture.std
+        normaliser = calibrate(potential, z, seed=seed, points=2048)
+        rows += [{"seed": seed, **compare(potential, normaliser, mixture, t, 4096)} for t in TIMES]
+    return rows
+
+
+def digits_figures(images: int) -> dict[str, Any]:
+    """Bits per dimension of held-out digits."""
+    model, digits = vpfb.load("digits", device="cpu"), data.load("digits", conditional=True)
+    train_rows, held_out = data.split(digits, 0.1, 0)
+    order = train_rows[torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(0))]
+    assert digits.labels is not None
+    normaliser = model.calibrate(digits.images[order], digits.labels[order])
+    shown = digits.images[held_out[:images]]
+    rows = []
+    for level in LEVELS:
+        explicit = model.bits_per_dim(shown, level=level)
+        flow = model.bits_per_dim(shown, method="ode", level=level)
+        rows.append({"noise": level, "blur": model.blur(level), "explicit": float(explicit.mean()),
+                     "flow": float(flow.mean()), "difference": float((explicit - flow).mean()),
+                     "difference_std": float((explicit - flow).std())})  # fmt: skip
+    whole = model.bits_per_dim(shown, method="ode")
+    return {
+        "images": len(shown),
+        "levels": rows,
+        "flow": float(whole.mean()),
+        "flow_error": float(whole.std()) / math.sqrt(len(shown)),
+        "normaliser": normaliser.describe(model.statistics.std),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=Settings.steps)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    rows = mixture_figures(arguments.steps, arguments.seeds)
+    columns = {"explicit_rms": "rms", "explicit_std": "std", "normaliser_error": "C error", "flow_rms": "flow rms",
+               "flow_mean": "flow mean", "exact_potential_flow_rms": "exact N, flow"}  # fmt: skip
+    table = [
+        [row["seed"], row["t"], *(f"{row[name]:.1g}" if "exact_" in name else f"{row[name]:.4f}" for name in columns)]
+        for row in rows
+    ]
+    show(["seed", "t", *columns.values()], table)
+    digits = digits_figures(arguments.images)
+    names = ["noise", "blur", "explicit", "flow", "difference", "difference_std"]
+    print()
+    show(names, [[f"{row[name]:.3f}" for name in names] for row in digits["levels"]])
+    print(f"the images themselves, by the flow: {digits['flow']:.3f} ± {digits['flow_error']:.3f} bits/dim")
+    sys.stdout.flush()
+    record("density", {"mixture": rows, "digits": digits})
+
+
+if __name__ == "__main__":
+    main()

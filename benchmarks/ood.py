@@ -1,0 +1,109 @@
+"""Which score tells strangers from members? Every score in a column, every set of strangers in a row, and its price.
+
+    python benchmarks/ood.py --in mnist --out fashion-mnist noise constant shuffled:mnist [-m runs/mnist] [--limit 500]
+
+Beside the sets that are named, the members themselves are made strange, which is as near as strangers come: turned by
+90°, mirrored, with a hole, blended in pairs. The model must be calibrated (training does it, or vpfb info --calibrate).
+The likelihood is measured on fewer images (--slow-limit), and each score's speed is given in images a second and as a
+multiple of the likelihood's, measured in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from record import record, show
+from torch import Tensor
+
+import vpfb_core as vpfb
+from vpfb_core import noise
+from vpfb_core.data.catalogue import canonical
+from vpfb_core.model import Model
+from vpfb_core.ood import SCORES, choice, compare, score
+
+
+def turned(images: Tensor) -> Tensor:
+    return images.rot90(1, (2, 3))
+
+
+def mirrored(images: Tensor) -> Tensor:
+    return images.flip(3)
+
+
+def with_a_hole(images: Tensor) -> Tensor:
+    """A square of a quarter of the side, near the middle, filled with the first pixel of the image."""
+    images, side = images.clone(), images.shape[2]
+    hole = max(2, side // 4)
+    for index, image in enumerate(images):
+        random = noise.generator(0, "hole", index)
+        top, left = torch.randint(side // 4, side - side // 4 - hole + 1, (2,), generator=random).tolist()
+        image[:, top : top + hole, left : left + hole] = image[:, :1, :1]
+    return images
+
+
+def blended(images: Tensor) -> Tensor:
+    """The lighter pixel of an image and its neighbour in the set."""
+    return torch.maximum(images, images.roll(1, 0))
+
+
+COLUMNS = 4  # of scores side by side, so that a table fits into 80 signs
+MADE_STRANGE = {"turned": turned, "mirrored": mirrored, "with a hole": with_a_hole, "blended": blended}
+
+
+def scored(model: Model, images: Tensor, name: str, slow_limit: int) -> tuple[Tensor, float]:
+    """Scores, and images scored a second."""
+    images = images[:slow_limit] if SCORES[name].costly else images
+    score(model, images[:2], name)
+    began = time.perf_counter()
+    return score(model, images, name), len(images) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--in", dest="members", required=True)
+    parser.add_argument("--out", dest="strangers", nargs="+", required=True)
+    parser.add_argument("-m", "--model")
+    parser.add_argument("--limit", type=int, default=500)
+    parser.add_argument("--slow-limit", type=int, default=32)
+    parser.add_argument("--scores", nargs="+", default=list(SCORES), choices=list(SCORES))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--name", help="of the file of results")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    model = vpfb.load(arguments.model or choice.choose_model(arguments.members).path, device=arguments.device)
+    members = choice.load_members(model, arguments.members, arguments.limit).images
+    strangers = {
+        name: choice.load_strangers(model, name, arguments.limit).images for name in arguments.strangers
+    } | {name: change(members) for name, change in MADE_STRANGE.items()}  # fmt: skip
+
+    detections: dict[str, dict[str, dict[str, object]]] = {name: {} for name in strangers}
+    speeds: dict[str, float] = {}
+    for name in arguments.scores:
+        inside, speeds[name] = scored(model, members, name, arguments.slow_limit)
+        for out, images in strangers.items():
+            detections[out][name] = vars(compare(inside, scored(model, images, name, arguments.slow_limit)[0]))
+    for first in range(0, len(arguments.scores), COLUMNS):
+        names = arguments.scores[first : first + COLUMNS]
+        rows = [[out, *(f"{found[name]['auroc']:.4f}" for name in names)] for out, found in detections.items()]
+        show([f"AUROC, in: {arguments.members}", *names], rows)
+    slowest = speeds.get("likelihood")
+    show(
+        ["score", "images a second", "× likelihood"],
+        [[name, f"{speed:.1f}", f"{speed / slowest:.1f}" if slowest else ""] for name, speed in speeds.items()],
+    )
+    figures = {
+        "in": arguments.members,
+        "model": {key: model.about.get(key) for key in ("data", "step", "seconds", "figures")},
+        "detections": detections,
+        "images_per_second": speeds,
+        "times_the_likelihood": {name: speed / slowest for name, speed in speeds.items()} if slowest else None,
+    }
+    label = "".join(sign if sign.isalnum() else "-" for sign in canonical(arguments.members)).strip("-")
+    record(f"ood-{arguments.name or label}", figures, model.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What a training step costs: its time as a multiple of plain flow matching with the same network and batch.
+
+    python benchmarks/train_step.py [--preset small] [--size 28] [--channels 1] [--compile] [--bf16]
+
+Random pictures, since time does not depend on them. All variants take turns in one run, and each figure is the least of
+several; `--compile` and `--bf16` add those variants. Compiling takes minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+
+import torch
+from race import VelocityNetwork
+from record import record, show
+from torch import Tensor
+
+import vpfb_core as vpfb
+from vpfb_core import homotopy, networks, objectives
+from vpfb_core.data import ImageSet
+from vpfb_core.potential import Potential, UnpreconditionedPotential
+from vpfb_core.training import presets
+
+KINDS = {"stein": Potential, "official": UnpreconditionedPotential, "flow matching": VelocityNetwork}
+
+
+class Variant:
+    """One way to compute the step."""
+
+    def __init__(
+        self, network: dict[str, object], data: Tensor, *, bf16: bool, channels_last: bool, compiled: bool
+    ) -> None:
+        self.compiled = compiled  # but not `official`, which asks for more than the gradient
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.name = ", ".join(
+            ["bf16" if bf16 else "fp32", *["channels last"] * channels_last, *["compiled"] * compiled]
+        )
+        self.data, self.seconds = data, dict.fromkeys([*KINDS, "gradient", "forward"], float("inf"))
+        self.generator = torch.Generator(device=data.device).manual_seed(0)
+        self.potentials = {}
+        for name, kind in KINDS.items():
+            potential = kind(networks.build(network), homotopy.OT(), 0.5).to(data.device, memory_format=layout)
+            potential.autocast_dtype = torch.bfloat16 if bf16 else None
+            for parameter in potential.parameters():  # layers that start at zero would be too easy
+                torch.nn.init.normal_(parameter, std=0.05, generator=self.generator)
+            if compiled:
+                potential.compile()
+            self.potentials[name] = potential
+
+    def measure(self) -> None:
+        """Every figure once; the least is kept."""
+        u, angle = torch.cat([self.data, self.data]), torch.ones(2 * len(self.data), device=self.data.device)
+        for name, potential in self.potentials.items():
+            objective = objectives.official if name == "official" else objectives.stein
+            # The authors draw one noise an image: twice the images make the same number of points.
+            data = u if name == "official" else self.data
+            self._time(name, lambda p=potential, o=objective, d=data: o(p, d, generator=self.generator).backward())
+            potential.zero_grad()
+        with torch.no_grad():
+            ours = self.potentials["stein"]
+            self._time("gradient", lambda: ours.arc(u, angle))
+            self._time("forward", lambda: ours.network(u, angle))
+
+    def _time(self, name: str, work: Callable[[], object]) -> None:
+        began = time.perf_counter()
+        work()
+        if self.data.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds[name] = min(self.seconds[name], time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="small", choices=list(presets.PRESETS))
+    parser.add_argument("--size", type=int, default=28)
+    parser.add_argument("--channels", type=int, default=1, choices=[1, 3])
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    device = vpfb.devices.resolve_device(arguments.device)
+    shape = (arguments.channels, arguments.size, arguments.size)
+    images = ImageSet("random", torch.zeros(1, *shape, dtype=torch.uint8))
+    asked = vpfb.TrainConfig(data="random", preset=arguments.preset, batch_size=arguments.batch_size)
+    config = presets.resolve(asked, images, device)
+    network = presets.network_description(config, images)
+    data = 0.5 * torch.randn(config.batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+    variants = [
+        Variant(network, data, bf16=bf16, channels_last=channels_last, compiled=compiled)
+        for bf16, channels_last, compiled in itertools.product(
+            [False, True][: 1 + arguments.bf16], [False, True], [False, True][: 1 + arguments.compile]
+        )
+    ]
+    for _ in range(arguments.repeats):
+        for variant in variants:
+            variant.measure()
+
+    rows = []
+    for variant in variants:
+        seconds, base = variant.seconds, variant.seconds["flow matching"]
+        official = "" if variant.compiled else f"{seconds['official'] / base:.2f}"
+        stein, gradient = f"{seconds['stein'] / base:.2f}", f"{seconds['gradient'] / seconds['forward']:.2f}"
+        rows.append([variant.name, f"{1000 * seconds['stein']:.0f}", stein, official, gradient])
+    show(["", "step, ms", "stein / flow matching", "official / flow matching", "gradient / forward"], rows)
+    parameters = sum(parameter.numel() for parameter in variants[0].potentials["stein"].parameters())
+    figures = {
+        "preset": arguments.preset, "shape": shape, "points_a_step": 2 * len(data), "parameters": parameters,
+        "seconds": {variant.name: variant.seconds for variant in variants},
+    }  # fmt: skip
+    record(f"train-step-{arguments.preset}-{arguments.size}", figures, device)
+
+
+if __name__ == "__main__":
+    main()

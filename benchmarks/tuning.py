@@ -1,0 +1,86 @@
+"""Which settings learn most in a given time? Held-out residual after so many seconds of training, a line a trial.
+
+    python benchmarks/tuning.py --data mnist --seconds 150 "batch_size=16" "batch_size=32 lr=8e-3" "widths=[32,64,64]"
+
+Every trial starts from the preset, with the settings in its words changed. It runs on one thread and its clock is the
+CPU time of that thread, evaluation left out, so that trials may run beside each other and other work. The lines are
+added to those in the file of results, where the same trial takes the place of an earlier one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import torch
+from record import folder, record, show
+
+import vpfb_core as vpfb
+from vpfb_core.config import parse_setting
+from vpfb_core.data.split import split
+from vpfb_core.model import Statistics
+from vpfb_core.objectives import AngleDistribution
+from vpfb_core.training import prepare
+from vpfb_core.training.held_out import HeldOut
+from vpfb_core.training.streamed_batches import training_batches
+from vpfb_core.training.trainer import Trainer
+
+CHECKS = 4
+
+
+def trial(data: str, data_root: str | None, words: str, seconds: float) -> dict[str, object]:
+    """Train from scratch; the figures of its line."""
+    settings = dict(map(parse_setting, words.split()))
+    base = {"data": data, "data_root": data_root, "device": "cpu", "threads": 1, "time_budget": seconds}
+    plan = prepare(vpfb.TrainConfig(**(base | settings)))
+    config, images = plan.config, plan.images
+    train_rows, val_rows = split(images, config.val_fraction, config.seed)
+    moments, held_out_images = Statistics.of(images.sample), images.subset(val_rows)
+    batches = training_batches(plan, train_rows, held_out_images)
+    trainer = Trainer(config, plan.network, batches, moments, plan.device)
+    # Measured where the default draws its angles, wherever the trial draws them.
+    measured = Trainer(config.replace(angle_mean=1.0, angle_std=1.2), plan.network, batches, moments, plan.device)
+    assert measured.angles == AngleDistribution()
+    held_out = HeldOut.of(plan, held_out_images, measured, moments)
+    used, step, path = 0.0, 0, []
+    while len(path) < CHECKS:
+        began = time.process_time()
+        trainer.step(step, min(1.0, used / seconds))
+        used, step = used + time.process_time() - began, step + 1
+        if used >= (len(path) + 1) * seconds / CHECKS:
+            path.append((used, step, held_out.residual(trainer.average)))
+    return {
+        "trial": words, "seconds": seconds, "parameters": plan.parameters, "batch_size": config.batch_size,
+        "lr": config.lr, "steps": step, "residual": path[-1][2], "path": path,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--data-root")
+    parser.add_argument("--seconds", type=float, default=150.0)
+    parser.add_argument("trials", nargs="*", default=[""])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    name = f"tuning-{arguments.data}"
+    for words in arguments.trials:
+        line = trial(arguments.data, arguments.data_root, words, arguments.seconds)
+        path = folder() / f"{name}.json"
+        lines = json.loads(path.read_text())["figures"] if path.exists() else []
+        same = {"trial": words, "seconds": arguments.seconds}
+        lines = [known for known in lines if {key: known[key] for key in same} != same]
+        record(name, sorted([*lines, line], key=lambda one: (one["seconds"], one["residual"])))
+    show(
+        ["CPU seconds", "trial", "parameters", "batch", "rate", "steps", "residual"],
+        [
+            [f"{one['seconds']:.0f}", one["trial"] or "(preset)", f"{one['parameters']:,}", one["batch_size"],
+             f"{one['lr']:g}", one["steps"], f"{one['residual']:.4f}"]
+            for one in json.loads((folder() / f"{name}.json").read_text())["figures"]
+        ],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

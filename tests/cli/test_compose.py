@@ -1,0 +1,167 @@
+"""`vpfb compose` as people type it and scripts read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vpfb_cli.__main__ import run
+from vpfb_cli.app import build
+from vpfb_core import networks
+from vpfb_core.data.images import ConditionGroup
+from vpfb_core.homotopy import OT
+from vpfb_core.model import Model, Statistics
+from vpfb_core.potential import Potential
+
+Vpfb = Callable[..., "Ran"]
+GROUPS = (ConditionGroup("colour", ("red", "green", "light blue")), ConditionGroup("large", ("~large", "large")))
+QUICK = ["--levels", "4", "-n", "2"]
+
+
+class Ran:
+    """What a command left on its streams."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+
+def save(path: Path, groups: tuple[ConditionGroup, ...] = GROUPS, mean: float = 0.5, calibrated: bool = True) -> None:
+    """A small model with random weights everywhere."""
+    network = {"name": "unet", "channels": 1, "size": 6, "widths": [8, 8], "classes": [len(g.classes) for g in groups]}
+    built = networks.build(network)
+    draws = torch.Generator().manual_seed(1)
+    for parameter in built.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=draws)
+    potential = Potential(built, OT(sigma_min=0.01), 0.5).eval().requires_grad_(False)
+    model = Model(potential, network, Statistics((mean,), 0.2), (1, 6, 6), groups)
+    if calibrated:
+        images = torch.randint(0, 256, (12, 1, 6, 6), dtype=torch.uint8, generator=draws)
+        labels = torch.tensor([[i % 3, i % 2] for i in range(12)])
+        model.calibrate(images, labels, points=4, class_points=4, anchor_points=0)
+    model.save(path)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models."""
+    folder = tmp_path_factory.mktemp("models")
+    save(folder / "colours.safetensors")
+    shutil.copy(folder / "colours.safetensors", folder / "my faces.safetensors")
+    save(folder / "all.safetensors", groups=(), calibrated=False)
+    save(folder / "rough.safetensors", calibrated=False)
+    save(folder / "bright.safetensors", mean=0.7, calibrated=False)
+    return folder
+
+
+@pytest.fixture
+def vpfb(capsys: pytest.CaptureFixture[str], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
+    """Runs a command line in a folder with models."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("VPFB_")]:
+        monkeypatch.delenv(name)
+    for model in models.iterdir():
+        (tmp_path / model.name).symlink_to(model)
+
+    def call(*argv: str) -> Ran:
+        code = run(build(), ["compose", *argv, "--device", "cpu"])
+        return Ran(code, *capsys.readouterr())
+
+    return call
+
+
+def test_an_expression_becomes_a_grid(vpfb: Vpfb) -> None:
+    ran = vpfb("red & large", "-m", "colours.safetensors", "-n", "4", "--levels", "3", "-o", "a/out.png")
+    assert (ran.code, ran.out) == (0, "a/out.png\n")
+    assert Image.open("a/out.png").size == (2 * (60 + 2) + 2, 2 * (60 + 2) + 2)
+    assert "4 images" in ran.err
+    assert "accepted" in ran.err
+
+
+def test_what_was_done_is_reported_as_json(vpfb: Vpfb) -> None:
+    report = vpfb("red & ~large", "-m", "colours.safetensors", *QUICK, "-o", "o.npz", "--json").json
+    assert set(report) == {"model", "output", "expression", "n", "nfe", "acceptance", "seconds"}
+    assert (report["model"], report["output"], report["n"]) == ("colours.safetensors", "o.npz", 2)
+    assert report["expression"] == "red & ~large"
+    assert report["nfe"] == 4 * (2 + 5) * 3, "red, small, and none"
+    assert len(report["acceptance"]) == 4
+    assert np.load("o.npz")["images"].shape == (2, 6, 6, 1)
+    flow = vpfb("red", "-m", "colours.safetensors", *QUICK, "--mcmc", "none", "--json").json
+    assert flow["acceptance"] is None
+
+
+def test_a_folder_gets_one_png_each_and_quiet_prints_only_its_path(vpfb: Vpfb) -> None:
+    ran = vpfb("red | 2*'light blue'", "-m", "colours.safetensors", *QUICK, "-o", "out/", "-q")
+    assert (ran.code, ran.out, ran.err) == (0, "out/\n", "")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["000000.png", "000001.png"]
+
+
+def test_image_i_is_the_same_whatever_the_batch(vpfb: Vpfb) -> None:
+    argv = ["red & large", "-m", "colours.safetensors", "--levels", "4", "-n", "3", "--seed", "9"]
+    vpfb(*argv, "-o", "one.npz")
+    vpfb(*argv, "-o", "two.npz", "--batch-size", "2")
+    one, two = np.load("one.npz")["images"].astype(int), np.load("two.npz")["images"].astype(int)
+    assert np.abs(one - two).max() <= 1
+    assert np.ptp(one) > 50
+
+
+def test_models_are_named_in_the_expression(vpfb: Vpfb) -> None:
+    ran = vpfb("colours.safetensors:red & 'my faces.safetensors':large & ~all.safetensors:", *QUICK, "--json")
+    assert ran.json["model"] == "colours.safetensors, my faces.safetensors, all.safetensors"
+    assert ran.json["nfe"] == 4 * (2 + 5) * 5, "a class and none of either, and all"
+    ran = vpfb("all.safetensors: & all.safetensors:", *QUICK, "--mcmc", "none")
+    assert (ran.code, ran.err.count("\n")) == (2, 2)
+    assert vpfb("all.safetensors:", "-m", "colours.safetensors", *QUICK).code == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["red & & large"], 2, ["expected a name, not '&'", "red & ^& large"]),
+        (["rad & large"], 2, ["unknown class 'rad'", "^rad & large", "did you mean 'red'?", "red, green, light blue"]),
+        (["red", "--mcmc", "nuts"], 2, ["unknown mcmc 'nuts'"]),
+        (["red", "--mcmc", "none", "--mcmc-steps", "3"], 2, ["without mcmc"]),
+        (["red", "--mcmc-steps", "0"], 2, ["0 is not at least 1"]),
+        (["red", "--levels", "1"], 2, ["levels = 1"]),
+        (["red", "-o", "way.gif"], 2, ["way.gif"]),
+        (["red", "-o", "way.jpg"], 2, [".jpg"]),
+        (["red & bright.safetensors:red"], 2, ["mean 0.500 ± 0.200 and 0.700 ± 0.200"]),
+        (["all.safetensors:red"], 2, ["unconditional"]),
+        (["red & nowhere:red"], 4, ["no model 'nowhere'"]),
+        (["rough.safetensors:red | rough.safetensors:green"], 4, ["vpfb info --calibrate rough.safetensors"]),
+        ([], 2, ["EXPRESSION"]),
+    ],
+)
+def test_a_mistake_is_one_or_two_lines_and_writes_nothing(
+    vpfb: Vpfb, argv: list[str], code: int, words: list[str]
+) -> None:
+    named = (
+        [] if any(".safetensors:" in word and "red &" not in word for word in argv) else ["-m", "colours.safetensors"]
+    )
+    before = sorted(Path().iterdir())
+    ran = vpfb(*argv, *named)
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.err.count("\n") <= 2
+    for word in words:
+        assert word in ran.err
+    assert sorted(Path().iterdir()) == before
+    failure = vpfb(*argv, *named, "--json").json["error"]
+    assert failure["exit_code"] == code
+
+
+def test_a_closed_expression_needs_no_model_to_be_refused(vpfb: Vpfb) -> None:
+    ran = vpfb("red &", "-m", "nowhere.safetensors")
+    assert ran.code == 2
+    assert "the end" in ran.err

@@ -1,0 +1,76 @@
+"""`vpfb info --calibrate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import vpfb_core as vpfb
+from vpfb_cli.__main__ import run
+from vpfb_cli.app import build
+from vpfb_core import finish, networks
+from vpfb_core.data.images import ConditionGroup
+from vpfb_core.homotopy import OT
+from vpfb_core.model import Model, Statistics
+from vpfb_core.potential import Potential
+
+TEN = (ConditionGroup("class", tuple("0123456789")),)
+ABOUT = {
+    "data": {"name": "digits"}, "step": 1, "versions": {}, "figures": {}, "seconds": 1.0, "seed": 0, "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An untrained model of the digits with their classes, calibrated on a few of them only."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(finish, "IMAGES", 24)
+    network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [10]}
+    potential = Potential(networks.build(network), OT(sigma_min=0.04))
+    Model(potential, network, Statistics((0.3,), 0.37), (1, 8, 8), TEN, ABOUT).save("model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def vpfb_info(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = run(build(), ["info", *argv])
+    return code, *capsys.readouterr()
+
+
+def test_calibrating_writes_the_normaliser_into_the_model_and_shows_it(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before: dict[str, Any] = json.loads(vpfb_info(capsys, str(model), "--json")[1])
+    assert (before["calibrated"], before["normaliser"]) == (False, None)
+    code, out, err = vpfb_info(capsys, "--calibrate", str(model), "--json", "--threads", "1")
+    assert code == 0, err
+    shown = json.loads(out)
+    assert shown["calibrated"] is True
+    assert [round(level["noise"], 1) for level in shown["normaliser"]] == [2.0, 1.0, 0.5, 0.2, 0.1]
+    for level in shown["normaliser"]:
+        # N = 0 is exact, so the normaliser is the Gaussian's and the anchor agrees but for the solver.
+        assert level["constant"] == pytest.approx(-32 * np.log(2 * np.pi), abs=1e-3)
+        assert level["anchor_difference"] == pytest.approx(0, abs=0.05)
+        assert level["blur"] == pytest.approx(level["noise"] * 0.37 * 255)
+    assert vpfb_info(capsys, str(model), "--json")[1] == out
+    text = vpfb_info(capsys, str(model))[1]
+    assert "yes, without condition and for each of" in text
+    assert "-58.81 ± 0.00" in text
+    loaded = vpfb.load(model, device="cpu")
+    assert loaded.log_density(torch.zeros(1, 1, 8, 8)).isfinite().all()
+
+
+def test_other_images_can_be_named_and_must_fit(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("grey.npz", images=np.zeros((30, 8, 8), np.uint8), labels=np.zeros(30, np.int64))
+    untouched = model.read_bytes()
+    code, _, err = vpfb_info(capsys, "--calibrate", str(model), "--data", "grey.npz")
+    assert (code, "classes" in err) == (3, True), err
+    code, _, err = vpfb_info(capsys, "--calibrate", str(model), "--data", "absent")
+    assert (code, "absent" in err) == (3, True), err
+    code, _, err = vpfb_info(capsys, str(model), "--data", "digits")
+    assert (code, "--calibrate" in err) == (2, True), err
+    assert model.read_bytes() == untouched

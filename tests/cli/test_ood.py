@@ -1,0 +1,219 @@
+"""`vpfb ood` and `vpfb score` as people type them and scripts read them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vpfb_core as vpfb_package
+from vpfb_cli.__main__ import run
+from vpfb_cli.app import build
+from vpfb_core import ood
+from vpfb_core.data import ImageSet, split
+
+Vpfb = Callable[..., "Ran"]
+COLUMNS = {"out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", "n_in", "n_out"}
+
+
+class Ran:
+    """What a command left on its streams."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def vpfb(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
+    """Runs a command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("VPFB_")]:
+        monkeypatch.delenv(name)
+
+    def call(*argv: str) -> Ran:
+        code = run(build(), [*argv, "--device", "cpu"])
+        return Ran(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The built-in model with a reference of few images, and without a calibrated density."""
+    digits, model = vpfb_package.data.load("digits"), vpfb_package.load("digits", device="cpu")
+    rows, _ = split(digits, 0.1, 0)
+    model.reference = ood.fit_reference(model, digits.images[rows], count=150)
+    model.normaliser = None
+    path = tmp_path_factory.mktemp("model") / "digits.safetensors"
+    model.save(path)
+    return str(path)
+
+
+def held_out() -> ImageSet:
+    digits = vpfb_package.data.load("digits")
+    return digits.subset(split(digits, 0.1, 0)[1])
+
+
+# --- ood --------------------------------------------------------------------------------------------------------------
+
+
+def test_ood_compares_each_pair_by_each_score(vpfb: Vpfb, model: str) -> None:
+    ran = vpfb(
+        "ood", "--in", "digits", "--out", "noise", "--out", "shuffled:digits", "-m", model, "--limit", "40",
+        "--score", "multiscale", "--score", "energy", "--json",
+    )  # fmt: skip
+    assert ran.code == 0
+    report = ran.json
+    assert set(report) == {"in", "model", "results"}
+    assert (report["in"], report["model"]) == ("digits", model)
+    assert [(row["out"], row["score"]) for row in report["results"]] == [
+        (out, score) for out in ("noise", "shuffled:digits") for score in ("multiscale", "energy")
+    ]
+    for row in report["results"]:
+        assert set(row) == COLUMNS
+        assert row["auroc"] > 0.97, "strangers score higher"
+        assert row["auroc_ci"][0] <= row["auroc"] <= row["auroc_ci"][1]
+        assert (row["n_in"], row["n_out"]) == (40, 40)
+    assert "180 images that it held out" in ran.err
+
+
+def test_ood_prints_a_table_that_says_what_high_means(vpfb: Vpfb, model: str) -> None:
+    ran = vpfb("ood", "--in", "digits", "--out", "constant", "-m", model, "--limit", "20")
+    assert ran.code == 0
+    heading, row = ran.out.splitlines()
+    for word in ("AUROC", "95 % interval", "AUPR in", "AUPR out", "FPR95", "n in", "n out"):
+        assert word in heading
+    assert row.split()[:3] == ["constant", "multiscale", "1.0000"]
+    assert "higher scores mean more out-of-distribution" in ran.err
+    quiet = vpfb("ood", "--in", "digits", "--out", "constant", "-m", model, "--limit", "20", "-q")
+    assert (quiet.out, quiet.err) == (ran.out, "")
+
+
+def test_ood_writes_scores_report_and_histograms(vpfb: Vpfb, model: str) -> None:
+    argv = ["ood", "--in", "digits", "--out", "noise", "--score", "energy", "-m", model, "--limit", "15"]
+    assert vpfb(*argv, "-o", "a/report").code == 0
+    assert {path.name for path in Path("a/report").iterdir()} == {"scores.csv", "report.json", "noise-energy.png"}
+    with Path("a/report/scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["role"] for row in rows] == ["in"] * 15 + ["out"] * 15
+    members, strangers = (
+        torch.tensor([float(row["energy"]) for row in rows if row["role"] == role]) for role in ("in", "out")
+    )
+    report = json.loads(Path("a/report/report.json").read_text())
+    assert report["results"][0]["auroc"] == pytest.approx(ood.compare(members, strangers).auroc)
+    assert (report["seed"], report["limit"]) == (0, 15)
+    assert "higher means more out-of-distribution" in report["scores"]["energy"]
+    assert Image.open("a/report/noise-energy.png").size[0] > 600
+
+
+def test_all_leaves_out_what_the_model_is_not_calibrated_for(vpfb: Vpfb, model: str) -> None:
+    ran = vpfb("ood", "--in", "digits", "--out", "noise", "-m", model, "--limit", "5", "--score", "all", "--json")
+    scores = [row["score"] for row in ran.json["results"]]
+    assert scores == ["multiscale", "energy", "gradient", "typicality", "path", "curvature"]
+    assert "left out: density" in ran.err
+
+
+def test_ood_takes_the_built_in_model_for_digits_only(vpfb: Vpfb) -> None:
+    ran = vpfb("ood", "--in", "digits", "--out", "noise", "--score", "energy", "--limit", "5", "--json")
+    assert ran.json["model"] == "digits"
+    missing = vpfb("ood", "--in", "cifar", "--out", "svhn", "--json")
+    assert missing.code == 4
+    assert missing.json["error"]["hint"] == "vpfb train --data cifar"
+
+
+def test_a_model_of_something_else_is_warned_about(vpfb: Vpfb, model: str) -> None:
+    np.savez("grey.npz", images=np.zeros((4, 9, 9), np.uint8))
+    ran = vpfb("ood", "--in", "./grey.npz", "--out", "noise", "-m", model, "--score", "energy", "--limit", "4")
+    assert ran.code == 0
+    assert "warning" in ran.err
+    assert "trained on 'digits', not on './grey.npz'" in ran.err
+    assert "resized to 8×8" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["--in", "digits", "--out", "digits"], 2, "same set"),
+        (["--in", "digits", "--out", "noise", "--score", "entropy"], 2, "entropy"),
+        (["--in", "digits", "--out", "noise", "--limit", "0"], 2, "0 is not at least 1"),
+        (["--in", "digits"], 2, "--out"),
+        (["--in", "digits", "--out", "nowhere"], 3, "nowhere"),
+        (["--in", "digits", "--out", "noise", "--score", "density"], 4, "calibrated"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(argv: list[str], code: int, words: str, vpfb: Vpfb, model: str) -> None:
+    ran = vpfb("ood", *argv, "-m", model)
+    assert (ran.code, ran.out) == (code, "")
+    assert words in ran.err
+
+
+# --- score ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(vpfb: Vpfb) -> Path:
+    """Thirty digits and four strangers in a folder, and a file that is no picture."""
+    folder = Path("mixed")
+    folder.mkdir()
+    for index, digit in enumerate(held_out().images[:30, 0].numpy()):
+        Image.fromarray(digit).save(folder / f"{index:02}.png")
+    random = np.random.default_rng(0)
+    for index in range(4):
+        Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"stranger, {index}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_score_puts_the_strangers_first(vpfb: Vpfb, model: str, mixed: Path) -> None:
+    ran = vpfb("score", str(mixed), "-m", model, "-o", "a/scores.csv", "--montage", "a/worst.png")
+    assert (ran.code, ran.out) == (0, "a/scores.csv\n")
+    assert "broken.png" in ran.err
+    assert "info --calibrate" in ran.err
+    with Path("a/scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "score", "energy", "bits_per_dim"]
+    assert len(rows) == 34
+    assert all(row["file"].startswith("stranger, ") for row in rows[:4])
+    assert [float(row["score"]) for row in rows] == sorted((float(row["score"]) for row in rows), reverse=True)
+    tiles = np.asarray(Image.open("a/worst.png"))
+    worst = np.asarray(Image.open(mixed / rows[0]["file"]))
+    assert np.array_equal(tiles[2:66:8, 2:66:8], worst), "the worst at the top left"
+
+
+def test_score_as_json_lists_the_worst(vpfb: Vpfb, model: str, mixed: Path) -> None:
+    report = vpfb("score", str(mixed), "-m", model, "--json").json
+    assert set(report) == {"model", "output", "n", "worst"}
+    assert (report["model"], report["output"], report["n"], len(report["worst"])) == (model, "scores.csv", 34, 20)
+    assert set(report["worst"][0]) == {"file", "score", "energy", "bits_per_dim"}
+    assert report["worst"][0]["file"].startswith("stranger")
+    assert report["worst"][0]["bits_per_dim"] is None
+    assert Path("scores.csv").is_file()
+
+
+def test_score_writes_the_table_to_stdout(vpfb: Vpfb, model: str, mixed: Path) -> None:
+    ran = vpfb("score", str(mixed), "-m", model, "-o", "-", "-q")
+    assert ran.out.splitlines()[0] == "file,score,energy,bits_per_dim"
+    assert len(ran.out.splitlines()) == 35
+    assert not Path("scores.csv").exists()
+    both = vpfb("score", str(mixed), "-m", model, "-o", "-", "--json")
+    assert both.code == 2
+    assert "stdout" in both.json["error"]["message"]
+
+
+def test_a_failed_score_leaves_the_old_table(vpfb: Vpfb, model: str) -> None:
+    Path("scores.csv").write_text("old")
+    assert vpfb("score", "nowhere/", "-m", model).code == 3
+    assert vpfb("score", "digits", "-m", model, "--score", "entropy").code == 2
+    assert Path("scores.csv").read_text() == "old"

@@ -1,0 +1,20 @@
+"""The built-in model with a reference."""
+
+from __future__ import annotations
+
+import pytest
+
+import vpfb_core as vpfb
+from vpfb_core import ood
+from vpfb_core.data import ImageSet, split
+from vpfb_core.model import Model
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[Model, ImageSet]:
+    """The built-in model with a reference, and digits that its training held out."""
+    model, images = vpfb.load("digits", device="cpu"), vpfb.data.load("digits")
+    rows, held_out = split(images, 0.1, 0)
+    if model.reference is None:
+        model.reference = ood.fit_reference(model, images.images[rows], count=200)
+    return model, images.subset(held_out)

@@ -1,0 +1,125 @@
+"""Which model judges a set, and by which images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ood_models import model_of
+
+import vpfb_core as vpfb
+from vpfb_core import networks
+from vpfb_core.data import ImageSet, split
+from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.homotopy import OT
+from vpfb_core.model import Model, Statistics
+from vpfb_core.ood import choice
+from vpfb_core.potential import Potential
+
+
+def run_trained_on(data: str, path: Path, age: int = 0) -> Path:
+    """A run folder with a model of random weights, `age` seconds old."""
+    network = {"name": "unet", "channels": 1, "size": 8, "widths": [4, 4], "classes": []}
+    potential = Potential(networks.build(network), OT(), 0.5)
+    model = Model(potential, network, Statistics((0.5,), 0.25), (1, 8, 8), about={"data": {"name": data}})
+    model.save(path / "model.safetensors")
+    (path / "config.toml").write_text("")
+    for file in path.iterdir():
+        os.utime(file, (1e9 - age, 1e9 - age))
+    return path / "model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_newest_run_trained_on_the_set_is_taken() -> None:
+    run_trained_on("cifar10", Path("runs/001-a"), age=30)
+    wanted = run_trained_on("cifar10", Path("runs/002-b"), age=20)
+    newest = run_trained_on("./imgs", Path("runs/003-c"), age=10)
+    assert choice.choose_model("cifar") == choice.Choice(wanted, None)
+    assert choice.choose_model("cifar:test") == choice.Choice(wanted, None)
+    assert choice.choose_model("imgs") == choice.Choice(newest, None)
+    assert choice.choose_model("svhn") == choice.Choice(newest, "./imgs")
+
+
+def test_the_built_in_model_counts_for_its_own_set_only() -> None:
+    builtin = vpfb.runs.builtin_models()["digits"]
+    assert choice.choose_model("digits") == choice.Choice(builtin, None)
+    with pytest.raises(CheckpointError, match="mnist") as caught:
+        choice.choose_model("mnist:test")
+    assert caught.value.hint == "vpfb train --data mnist"
+    run_trained_on("mnist", Path("runs/001-mnist"))
+    assert choice.choose_model("digits") == choice.Choice(builtin, None)
+
+
+def test_a_run_that_cannot_be_read_is_passed_over() -> None:
+    readable = run_trained_on("mnist", Path("runs/001-mnist"), age=9)
+    run_trained_on("mnist", Path("runs/002-mnist")).write_bytes(b"no model")
+    assert choice.choose_model("mnist") == choice.Choice(readable, None)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("cifar", "cifar10:test", True),
+        ("mnist", "fashion-mnist", False),
+        ("./imgs", "imgs", True),
+        ("imgs:test", "imgs/", True),
+        ("mnist", "shuffled:mnist", False),
+        ("digits", "./digits", False),
+        ("shuffled:mnist", "shuffled:mnist:test", True),
+    ],
+)
+def test_names_are_compared_without_alias_split_and_spelling(one: str, other: str, same: bool) -> None:
+    assert choice.same_set(one, other) == same
+
+
+def test_a_set_is_not_compared_with_itself_but_with_its_other_split() -> None:
+    choice.check_different("mnist:train", "mnist:test")
+    choice.check_different("mnist", "shuffled:mnist")
+    for one, other in (("cifar", "cifar10"), ("mnist:test", "mnist:test")):
+        with pytest.raises(ConfigError, match="same set"):
+            choice.check_different(one, other)
+
+
+def test_members_of_a_training_set_without_a_test_split_are_those_that_were_held_out(
+    digits: tuple[Model, ImageSet],
+) -> None:
+    model, held_out = digits
+    members = choice.load_members(model, "digits", None)
+    assert torch.equal(members.images, held_out.images)
+    assert f"{len(held_out):,} images that it held out" in members.notes[-1]
+    assert len(choice.load_members(model, "digits", 7)) == 7
+
+
+def test_images_that_were_all_trained_on_are_called_optimistic() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    np.savez("imgs.npz", images=images)
+    model = model_of(shape=(1, 8, 8))
+    fingerprint = vpfb.data.load("imgs.npz").fingerprint()
+    model.about = {
+        "data": {"name": "./imgs.npz", "fingerprint": fingerprint},
+        "config": {"val_fraction": 0.0},
+        "seed": 0,
+    }
+    members = choice.load_members(model, "imgs.npz", None)
+    assert len(members) == 20
+    assert "optimistic" in members.notes[-1]
+    model.about["config"]["val_fraction"] = 0.25
+    _, rows = split(vpfb.data.load("imgs.npz"), 0.25, 0)
+    assert torch.equal(choice.load_members(model, "imgs.npz", None).images[:, 0], torch.from_numpy(images)[rows])
+    model.about["data"]["fingerprint"] = "other"
+    assert len(choice.load_members(model, "imgs.npz", None)) == 20, "other images than it was trained on"
+
+
+def test_strangers_are_brought_to_the_models_shape() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), dtype=np.uint8)
+    np.savez("colour.npz", images=images)
+    strangers = choice.load_strangers(model_of(shape=(1, 8, 8)), "colour.npz", 3)
+    assert strangers.images.shape == (3, 1, 8, 8)
+    assert choice.load_strangers(model_of(shape=(3, 6, 6)), "noise", 4).images.shape == (4, 3, 6, 6)

@@ -1,0 +1,162 @@
+"""Scores on potentials that are known exactly, and on real digits: what they are, and that higher means stranger."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from ood_models import SHAPE, gaussian, images_of, model_of, turning, unit
+from problems import STD, ExactNetwork, anisotropic
+from torch import Tensor
+
+from vpfb_core import ood
+from vpfb_core.data import ImageSet
+from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.flow.sampling import arc_grid
+from vpfb_core.homotopy import OT
+from vpfb_core.model import Model
+from vpfb_core.ood.scores import PATH_STEPS, find_scores
+from vpfb_core.potential import Potential
+from vpfb_core.readings import LEVELS, SCALAR_LEVEL, levels_of, read, read_all, scalar_level
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_energy_and_score_of_a_mixture_are_its_exact_ones(level: float) -> None:
+    mixture = anisotropic()
+    z = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    reading = read(Potential(ExactNetwork(mixture), OT(), STD), z, level)
+    sine, cosine = unit(level), unit(level) * level
+    exact = mixture.log_density(sine * z, torch.tensor(sine / STD), torch.tensor(cosine))
+    assert torch.allclose(reading.energy, -exact - math.log(2 * math.pi), atol=1e-8), "C(φ) is −(d/2) log 2π"
+    score = mixture.score(sine * z, torch.tensor(sine / STD), torch.tensor(cosine))
+    assert torch.allclose(reading.score_norm, score.norm(dim=1), atol=1e-6)
+
+
+def test_energy_and_gradient_of_gaussian_data_are_those_of_a_gaussian() -> None:
+    model, images = model_of(), images_of(7)
+    length = ((images - 0.5) / 0.25).flatten(1).norm(dim=1) * unit(SCALAR_LEVEL)
+    assert torch.allclose(ood.score(model, images, "energy"), length.square() / 2, rtol=1e-5)
+    assert torch.allclose(ood.score(model, images, "gradient"), length, rtol=1e-5)
+
+
+def test_path_and_curvature_are_length_and_turning_of_the_encoding() -> None:
+    """A velocity of length 1 that turns with φ: as long as the arc, and turned by what lies between the first and the
+    last midpoint."""
+    model, images = model_of(turning), images_of(3)
+    start, end = model.potential.angle_range
+    grid = arc_grid(start, end, PATH_STEPS)
+    turned = (grid[-1] + grid[-2] - grid[0] - grid[1]) / 2
+    assert torch.allclose(ood.score(model, images, "path"), torch.full((3,), end - start), rtol=1e-4)
+    assert torch.allclose(ood.score(model, images, "curvature"), torch.full((3,), turned), rtol=1e-3)
+    still = ood.score(model_of(gaussian), images, "path")
+    assert torch.allclose(still, torch.zeros(3), atol=1e-6)
+
+
+def test_typicality_is_two_sided() -> None:
+    model = model_of(shape=(1, 8, 8))
+    model.reference = ood.fit_reference(model, images_of(200, shape=(1, 8, 8)))
+    z = torch.ones(1, 1, 8, 8)
+    flat, usual, wild = (ood.score(model, 0.5 + 0.25 * scale * z, "typicality") for scale in (0.0, 1.0, 1.5))
+    assert flat > 10 * usual
+    assert wild > 10 * usual
+
+
+def test_density_and_likelihood_are_minus_the_models_own(digits: tuple[Model, ImageSet]) -> None:
+    model, images = model_of(turning), images_of(5).clamp(0, 1)
+    exact = model.log_density(images, method="ode", seed=3).float()
+    assert torch.allclose(ood.score(model, images, "likelihood", seed=3, batch_size=2), -exact, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["multiscale", "energy", "gradient", "typicality"])
+def test_noise_and_turned_digits_score_above_digits(name: str, digits: tuple[Model, ImageSet]) -> None:
+    model, held_out = digits
+    random = torch.Generator().manual_seed(0)
+    members = held_out.images[:60]
+    strangers = {
+        "noise": torch.randint(0, 256, members.shape, dtype=torch.uint8, generator=random),
+        "turned": members.rot90(1, (2, 3)),
+        "inverted": 255 - members,
+    }
+    scores = ood.score(model, members, name)
+    for kind, images in strangers.items():
+        assert ood.compare(scores, ood.score(model, images, name)).auroc > 0.97, kind
+
+
+def test_multiscale_notices_what_an_energy_cannot(digits: tuple[Model, ImageSet]) -> None:
+    """A blank image is smoother than any digit; no digit is blank."""
+    model, held_out = digits
+    blank = torch.full((20, 1, 8, 8), 60, dtype=torch.uint8) + torch.arange(20, dtype=torch.uint8)[:, None, None, None]
+    members = ood.score(model, held_out.images[:60])
+    assert ood.compare(members, ood.score(model, blank)).auroc == 1
+
+
+def test_a_score_does_not_depend_on_the_batch(digits: tuple[Model, ImageSet]) -> None:
+    model, held_out = digits
+    heard: list[int] = []
+    for name in ("multiscale", "energy", "curvature"):
+        whole = ood.score(model, held_out.images[:10], name)
+        parts = ood.score(model, held_out.images[:10], name, batch_size=4, on_batch=heard.append)
+        assert torch.allclose(whole, parts, rtol=1e-3, atol=1e-3), name
+        assert (whole.shape, whole.dtype, whole.device.type) == ((10,), torch.float32, "cpu")
+    assert heard == [4, 8, 10] * 3
+
+
+def test_readings_hold_every_level_and_the_coarsest_layer(digits: tuple[Model, ImageSet]) -> None:
+    model, held_out = digits
+    z = model.standardise(held_out.images[:3]) / model.potential.data_std
+    scalars, features = read_all(model.potential, z, LEVELS)
+    assert scalars.shape == (3, 2 * len(LEVELS))
+    width = model.network["widths"][-1]
+    assert features.shape == (3, 3 * 2 * width), "mean and deviation of each channel, at three levels"
+    assert not model.potential.network.middle._forward_hooks, "nothing is left behind"
+    assert read_all(model_of().potential, images_of(3), LEVELS).features.shape == (3, 0)
+
+
+@pytest.mark.parametrize("name", ["multiscale", "typicality", "density"])
+def test_what_calibration_makes_is_asked_for(name: str) -> None:
+    with pytest.raises(CheckpointError, match="calibrated") as caught:
+        ood.score(model_of(), images_of(2), name)
+    assert "--calibrate" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("settings", [{"name": "entropy"}, {"name": "energy", "batch_size": 0}])
+def test_settings_that_do_not_exist_are_errors(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"entropy|0"):
+        ood.score(model_of(), images_of(2), **settings)
+
+
+def test_images_of_another_shape_are_an_error() -> None:
+    with pytest.raises(ConfigError, match="do not fit"):
+        ood.score(model_of(shape=SHAPE), torch.zeros(2, 3, 4, 4), "energy")
+
+
+def test_all_means_every_score_but_the_slow_one() -> None:
+    assert set(find_scores(["all"])) == set(ood.SCORES) - {"likelihood"}
+    assert find_scores([]) == [ood.DEFAULT_SCORE]
+    assert find_scores(["energy", "all"])[0] == "energy"
+    assert find_scores(["energy", "energy"]) == ["energy"]
+    with pytest.raises(ConfigError, match="entropy"):
+        find_scores(["entropy"])
+
+
+def test_no_images_have_no_scores() -> None:
+    assert ood.score(model_of(), images_of(0), "energy").shape == (0,)
+
+
+def test_the_scores_are_finite_for_flat_and_extreme_images(digits: tuple[Model, ImageSet]) -> None:
+    model, _ = digits
+    images: Tensor = torch.stack([torch.full((1, 8, 8), value, dtype=torch.uint8) for value in (0, 128, 255)])
+    for name in ("multiscale", "energy", "gradient", "path", "curvature"):
+        assert ood.score(model, images, name).isfinite().all(), name
+
+
+@pytest.mark.parametrize(("floor", "levels"), [(1e-3, 10), (0.1, 6), (0.25, 4)])
+def test_images_are_read_at_no_level_beyond_the_floor_of_the_schedule(floor: float, levels: int) -> None:
+    model = model_of()
+    model.potential.homotopy = OT(sigma_min=floor)
+    lowest = 1 / math.tan(model.potential.angle_range[1])
+    assert len(levels_of(model.potential)) == levels
+    assert min(levels_of(model.potential)) >= lowest
+    assert scalar_level(model.potential) == max(SCALAR_LEVEL, lowest)

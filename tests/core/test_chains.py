@@ -1,0 +1,172 @@
+"""Guidance, interpolation, long runs and inpainting of a model, from images to images."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vpfb_core.data.images import ConditionGroup
+from vpfb_core.errors import ConfigError
+from vpfb_core.homotopy import OT
+from vpfb_core.model import Model, Statistics
+from vpfb_core.potential import Potential
+
+SHAPE = (1, 2, 2)
+STD = 0.1  # of the pixels: five deviations fit into [0, 1]
+
+
+class Shifted(nn.Module):
+    """The exact N of z ~ N(0, I) in class 0 and without a class, and z ~ N(1, I) in class 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(1))
+
+    def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
+        total = u.flatten(1).sum(1) * torch.cos(angle) - 0.5 * u[0].numel() * torch.sin(angle) * torch.cos(angle)
+        return self.shift * total * (0.0 if condition is None else condition[:, 0].clamp(min=0).to(u.dtype))
+
+
+def make(groups: tuple[ConditionGroup, ...] = (ConditionGroup("class", ("zero", "one")),)) -> Model:
+    potential = Potential(Shifted(), OT(sigma_min=0.01), 0.5).eval().requires_grad_(False)
+    return Model(potential, {}, Statistics((0.5,), STD), SHAPE, groups)
+
+
+def images(n: int, seed: int = 0) -> Tensor:
+    return (0.5 + STD * torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
+
+
+# --- guidance ---------------------------------------------------------------------------------------------------------
+
+
+def test_guided_samples_are_shifted_by_the_weight() -> None:
+    model = make()
+    settings = {"condition": "one", "method": "dopri5", "rtol": 1e-6}
+    plain, guided = (model.sample(4, guidance=weight, **settings) for weight in (None, 2.5))
+    torch.testing.assert_close(guided - plain, torch.full_like(plain, 1.5 * STD), rtol=0, atol=1e-3)
+    unconditional = model.sample(4, guidance=2.5, method="dopri5", rtol=1e-6)
+    torch.testing.assert_close(plain - unconditional, torch.full_like(plain, STD), rtol=0, atol=1e-3)
+
+
+def test_guided_codes_come_back() -> None:
+    model, pictures = make(), images(3)
+    codes = model.encode(pictures, condition="one", guidance=3.0)
+    torch.testing.assert_close(
+        model.decode(codes, condition="one", guidance=3.0), pictures, rtol=0, atol=1e-3
+    )  # fmt: skip
+    assert (model.encode(pictures, condition="one") - codes).mean() == pytest.approx(2, abs=0.01)
+
+
+def test_an_unconditional_model_is_not_guided() -> None:
+    model, pictures = make(groups=()), images(1)
+    known = torch.tensor([[[True, False], [True, True]]])
+    for call in (
+        lambda: model.sample(1, guidance=2.0),
+        lambda: model.encode(pictures, guidance=2.0),
+        lambda: model.decode(pictures, guidance=2.0),
+        lambda: model.long_run(pictures, 1, guidance=2.0),
+        lambda: model.inpaint(pictures[0], known, 1, guidance=2.0),
+    ):
+        with pytest.raises(ConfigError, match="unconditional"):
+            call()
+
+
+# --- interpolation ----------------------------------------------------------------------------------------------------
+
+
+def test_interpolation_runs_from_image_to_image() -> None:
+    model, first, last = make(), images(3), images(3, seed=1)
+    condition = ["zero", "one"]
+    codes = [model.encode(pictures, condition=condition) for pictures in (first, last)]
+    rows = model.interpolate(*codes, 5, condition=condition, batch_size=4)
+    assert rows.shape == (3, 5, *SHAPE)
+    torch.testing.assert_close(rows[:, 0], first, rtol=0, atol=1e-3)
+    torch.testing.assert_close(rows[:, -1], last, rtol=0, atol=1e-3)
+    alone = model.interpolate(codes[0][1:2], codes[1][1:2], 5, condition="one")
+    torch.testing.assert_close(alone[0], rows[1], rtol=0, atol=1e-5)
+
+
+# --- long runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_run_stays_in_its_class_and_says_how_it_went() -> None:
+    model, seen = make(), []
+    run = model.long_run(model.sample(100), 60, seed=1, condition="one", batch_size=40, level=1.0,
+                         on_progress=seen.append)  # fmt: skip
+    assert run.images.shape == (100, *SHAPE)
+    assert abs(run.images.mean() - (0.5 + STD)) < 4 * STD / math.sqrt(400)
+    assert (run.images - model.sample(100)).square().flatten(1).mean(1).sqrt() == pytest.approx(run.moved, abs=1e-6)
+    assert 0.4 < run.acceptance < 0.75
+    assert len(run.energy) == 61
+    # −log ρ but for its constant is ½‖u − sin φ‖²: 2 on average in four dimensions, with a variance of 2.
+    assert abs(run.energy[-20:].mean() - 2) < 4 * math.sqrt(2 / 100)
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(1)
+    # Neighbours are independent: their mean square distance is 2 STD² a pixel.
+    assert run.apart == pytest.approx(STD * math.sqrt(2), rel=0.15)
+
+
+def test_an_image_walks_the_same_way_in_every_batch() -> None:
+    model, pictures = make(), images(5)
+    whole = model.long_run(pictures, 20, seed=3, condition=["zero", "one"])
+    parts = [model.long_run(pictures[i:j], 20, seed=3, first=i, condition=["zero", "one"]) for i, j in [(0, 2), (2, 5)]]
+    torch.testing.assert_close(torch.cat([part.images for part in parts]), whole.images, rtol=0, atol=1e-4)
+    split = model.long_run(pictures, 20, seed=3, condition=["zero", "one"], batch_size=2)
+    torch.testing.assert_close(split.images, whole.images, rtol=0, atol=1e-4)
+    torch.testing.assert_close(split.energy, whole.energy, rtol=1e-3, atol=1e-3)
+    assert split.acceptance == pytest.approx(whole.acceptance, abs=0.02)
+
+
+@pytest.mark.parametrize(("steps", "points"), [(1, 2), (30, 31), (1000, 50)])
+def test_the_energy_trace_is_thinned_to_fifty_points_with_both_ends(steps: int, points: int) -> None:
+    run = make().long_run(images(1), steps)
+    trace = run.energy_trace()
+    assert len(trace) == points
+    assert (trace[0], trace[-1]) == (float(run.energy[0]), float(run.energy[-1]))
+    assert math.isnan(run.apart), "one image has no neighbour"
+
+
+# --- inpainting -------------------------------------------------------------------------------------------------------
+
+
+def test_pixels_are_filled_in_n_ways_around_those_that_are_known() -> None:
+    model, image, seen = make(), torch.tensor([[[7, 200], [90, 255]]], dtype=torch.uint8), []
+    known = torch.tensor([[[True, False], [False, True]]])
+    found = model.inpaint(image, known, 60, condition="one", batch_size=25, on_progress=seen.append)
+    assert torch.equal(found.images[:, known], (image[known] / 255).expand(60, 2))
+    free = found.images[:, ~known]
+    assert abs(free.mean() - (0.5 + STD)) < 4 * STD / math.sqrt(120)
+    assert free.std() == pytest.approx(STD, rel=0.25)
+    exact = (free - image[~known] / 255).square().mean(1).sqrt()
+    torch.testing.assert_close(found.moved, exact)
+    assert (seen == sorted(seen), seen[-1]) == (True, pytest.approx(1))
+    assert (len(found.energy), found.nfe.tolist()) == (50, [50 * (2 + 6 + 21)] * 60)
+    later = model.inpaint(image, known, 2, first=30, condition="one")
+    torch.testing.assert_close(later.images, found.images[30:32], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        (torch.ones(1, 2, 2, dtype=torch.bool), "every pixel"),
+        (torch.zeros(1, 2, 2, dtype=torch.bool), "no pixel"),
+        (torch.ones(1, 3, 2, dtype=torch.bool), r"\(1, 3, 2\)"),
+        (torch.ones(1, 2, 2), "float32"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(known: Tensor, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make().inpaint(images(1)[0], known, 1)
+
+
+def test_counts_and_shapes_that_make_no_sense_are_refused() -> None:
+    model, known = make(), torch.tensor([[[True, False], [True, True]]])
+    with pytest.raises(ConfigError, match="n = 0"):
+        model.inpaint(images(1)[0], known, 0)
+    with pytest.raises(ConfigError, match=r"\(1, 3, 3\)"):
+        model.inpaint(torch.zeros(1, 3, 3), known, 1)
+    with pytest.raises(ConfigError, match="batch size 0"):
+        model.long_run(images(2), 3, batch_size=0)

@@ -1,0 +1,183 @@
+"""Densities of images through a model: exact for Gaussian data, in nats and bits, whatever the batch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import vpfb_core as vpfb
+from vpfb_core import density, networks
+from vpfb_core.data.images import ConditionGroup
+from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.homotopy import OT
+from vpfb_core.model import Model, Statistics
+from vpfb_core.normaliser import Constants, Normaliser, levels
+from vpfb_core.potential import Potential
+
+STATISTICS = Statistics((0.4,), 0.2)
+DIGITS = ConditionGroup("class", ("0", "1"))
+
+
+def untrained(side: int = 3, groups: tuple[ConditionGroup, ...] = (), noise: float = 0.0) -> Model:
+    """N = 0, the exact model of independent Gaussian pixels; with noise on its weights, some other."""
+    network = {
+        "name": "unet", "channels": 1, "size": side, "widths": [8, 8], "classes": [len(g.classes) for g in groups],
+    }  # fmt: skip
+    built = networks.build(network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for parameter in built.parameters():
+            parameter.data += noise * torch.randn_like(parameter)
+    potential = Potential(built, OT(sigma_min=0.01), 0.5).eval().requires_grad_(False)
+    return Model(potential, network, STATISTICS, (1, side, side), groups)
+
+
+def gaussian(images: Tensor, blur: float = 0.0) -> Tensor:
+    """log density of independent pixels N(mean, std² (1 + blur²)), nats (N,)."""
+    deviation = STATISTICS.std * math.sqrt(1 + blur**2)
+    pixels = torch.distributions.Normal(STATISTICS.mean[0], deviation).log_prob(images.double())
+    return pixels.flatten(1).sum(1)
+
+
+def pictures(n: int, side: int = 3) -> Tensor:
+    """uint8 (n, 1, side, side)."""
+    return torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_flow_likelihood_of_gaussian_pixels_is_their_density() -> None:
+    model, images = untrained(), pictures(4)
+    found = model.log_density(images, method="ode", nfe=4)
+    drawn = density.dequantised(images, seed=0)
+    floor = 1 / math.tan(model.potential.angle_range[1])
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, gaussian(drawn, blur=0), rtol=0, atol=1e-3 + 9 * floor**2)
+
+
+def test_explicit_density_of_gaussian_pixels_is_that_of_the_blurred_image() -> None:
+    model, images = untrained(), pictures(64)
+    model.calibrate(images, points=16, anchor_points=0)
+    for level in (0.1, 1.0):
+        found = model.log_density(images, level=level)
+        # The noise that was drawn is not known here, but a Gaussian has all its entropy in the mean over noise.
+        z = STATISTICS.standardise(images).double()
+        mean_square = (z.square() + level**2 + (1 / 255 / STATISTICS.std) ** 2 / 12).flatten(1).sum(1)
+        expected = -0.5 * mean_square / (1 + level**2) - 9 * math.log(
+            STATISTICS.std * math.sqrt(2 * math.pi * (1 + level**2))
+        )
+        error = (found - expected) / math.sqrt(len(images))
+        assert error.sum().abs() < 4 * error.std() * math.sqrt(len(images)) + 1e-3
+
+
+def test_both_methods_agree_on_the_same_blurred_image() -> None:
+    model, images = untrained(), pictures(4)
+    model.calibrate(images, points=4, anchor_points=0)
+    explicit, ode = model.log_density(images, level=0.2), model.log_density(images, method="ode", level=0.2, nfe=4)
+    torch.testing.assert_close(explicit, ode, rtol=0, atol=1e-2)
+    torch.testing.assert_close(model.blur(0.2), 0.2 * STATISTICS.std * 255)
+
+
+def test_uniform_noise_takes_eight_bits_from_a_model_that_knows_nothing_better() -> None:
+    """Grey levels that are uniform cost log₂ 256 bits under the uniform density, and little more under a Gaussian."""
+    images = pictures(64)
+    statistics = Statistics.of(images)
+    model = untrained()
+    model.statistics = statistics
+    bits = model.bits_per_dim(images, method="ode", nfe=4).mean()
+    # E[−log₂ N(x; 0, σ²)] + log₂ 255 for x of standard deviation σ.
+    expected = 0.5 * math.log2(2 * math.pi * math.e * statistics.std**2) + math.log2(255)
+    assert bits == pytest.approx(expected, abs=2e-2)
+    assert 8 < bits < 8.4
+
+
+def test_density_of_image_i_depends_on_seed_and_index_alone() -> None:
+    model, images = untrained(side=5, noise=0.1), pictures(6, side=5)
+    model.calibrate(images, points=4, anchor_points=0)
+    for settings in ({"method": "explicit"}, {"method": "ode", "nfe": 8}):
+        together = model.log_density(images, **settings)
+        parts = model.log_density(images, **settings, batch_size=4)
+        later = model.log_density(images[3:], **settings, first=3)
+        torch.testing.assert_close(parts, together, rtol=1e-4, atol=2e-2)
+        torch.testing.assert_close(later, together[3:], rtol=1e-4, atol=2e-2)
+        assert (model.log_density(images, **settings, seed=1) - together).abs().min() > 1e-3
+
+
+def test_pictures_in_unit_range_are_read_as_the_file_that_they_would_be_saved_as() -> None:
+    model, images = untrained(), pictures(3)
+    as_bytes = model.log_density(images, method="ode", nfe=4)
+    wobble = images / 255 + 0.4 / 255 * (torch.rand(images.shape) - 0.5)
+    assert torch.equal(model.log_density(wobble, method="ode", nfe=4), as_bytes)
+    plain = model.log_density(wobble, method="ode", nfe=4, dequantise=False)
+    torch.testing.assert_close(plain, gaussian(wobble), rtol=0, atol=1e-2)
+
+
+def test_the_flow_is_entered_where_its_noise_is_as_wide_as_the_dequantisations() -> None:
+    model = untrained()
+    floor = 1 / math.tan(model.potential.angle_range[1])
+    assert density.entry_level(model, dequantise=False) == density.entry_level(model, dequantise=True) == floor
+    model.potential.homotopy = OT(sigma_min=1e-4)
+    level = density.entry_level(model, dequantise=True)
+    assert density.blur(model, level) == pytest.approx(torch.linspace(-0.5, 0.5, 10001).std().item(), rel=1e-3)
+
+
+def test_a_class_has_its_own_density_and_two_at_once_have_none() -> None:
+    groups = (DIGITS, ConditionGroup("thick", ("~thick", "thick")))
+    model, images = untrained(groups=groups), pictures(4)
+    noise = levels(model.potential)
+    entries = {
+        key: Constants(tuple(value for _ in noise), (0.0,) * len(noise), 1)
+        for key, value in {(-1, -1): -1.0, (0, -1): -2.0, (1, -1): -3.0}.items()
+    }
+    model.normaliser = Normaliser(9, noise, entries)
+    none, zero, one = (model.log_density(images, condition=condition) for condition in (None, "0", "1"))
+    torch.testing.assert_close(none - zero, torch.ones(4).double())
+    torch.testing.assert_close(zero - one, torch.ones(4).double())
+    mixed = model.log_density(images, condition=torch.tensor([[0, -1], [1, -1], [-1, -1], [0, -1]]))
+    torch.testing.assert_close(mixed, torch.stack([zero[0], one[1], none[2], zero[3]]))
+    with pytest.raises(ConfigError, match="normaliser"):
+        model.log_density(images, condition="0,thick")
+    assert model.log_density(images, condition="0,thick", method="ode", nfe=4).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "exact"}, "exact"),
+        ({"level": 1e-4}, "0.0001"),
+        ({"level": float("inf")}, "inf"),
+        ({"method": "ode", "level": 1e-4}, "0.0001"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"method": "ode", "probes": 0}, "probes = 0"),
+        ({"nfe": 5}, "nfe"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(settings: dict[str, object], words: str) -> None:
+    model = untrained()
+    model.calibrate(pictures(4), anchor_points=0)
+    with pytest.raises(ConfigError, match=words):
+        model.log_density(pictures(1), **settings)  # type: ignore[arg-type]
+
+
+def test_an_uncalibrated_model_names_the_command_that_helps() -> None:
+    with pytest.raises(CheckpointError) as refusal:
+        untrained().bits_per_dim(pictures(1))
+    assert "--calibrate" in str(refusal.value.hint)
+
+
+def test_the_normaliser_is_kept_in_the_file_and_belongs_to_the_averaged_weights(tmp_path: Path) -> None:
+    model, images = untrained(groups=(DIGITS,)), pictures(12)
+    labels = torch.arange(12)[:, None] % 2
+    kept = model.calibrate(images, labels, points=4, class_points=2, anchor_points=0)
+    assert kept is model.normaliser
+    assert set(kept.constants) == {(-1,), (0,), (1,)}
+    model.save(tmp_path / "model.safetensors")
+    loaded = vpfb.load(tmp_path / "model.safetensors", device="cpu")
+    assert loaded.normaliser == model.normaliser
+    assert torch.equal(loaded.log_density(images), model.log_density(images))
+
+
+def test_no_images_have_no_densities() -> None:
+    assert untrained().log_density(pictures(0), method="ode").shape == (0,)

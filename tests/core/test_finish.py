@@ -1,0 +1,100 @@
+"""Finishing a run: what it measures, on which images, and at what price."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import vpfb_core as vpfb
+from vpfb_core import finish as finishing
+from vpfb_core.errors import DataError
+from vpfb_core.finish import affordable, finish
+from vpfb_core.model import Model
+
+STEPS = 120
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finish") / "run"
+    config = vpfb.TrainConfig(data="digits", widths=(8,), steps=STEPS, batch_size=64, threads=1, out=str(out))
+    vpfb.train(config)
+    return out
+
+
+@pytest.fixture
+def model(run_folder: Path) -> Model:
+    return vpfb.load(run_folder, device="cpu")
+
+
+def count_points(model: Model) -> list[int]:
+    """Grows by the points of every evaluation of the network."""
+    points: list[int] = []
+    model.potential.network.register_forward_hook(lambda _network, inputs, _output: points.append(len(inputs[0])))
+    return points
+
+
+def test_a_run_of_some_length_ends_calibrated_and_with_a_reference(model: Model) -> None:
+    assert model.normaliser is not None
+    assert model.reference is not None
+    images = vpfb.data.load("digits").images[:4]
+    assert model.log_density(images).isfinite().all()
+
+
+def test_a_few_steps_are_not_followed_by_a_long_calibration(tmp_path: Path) -> None:
+    config = vpfb.TrainConfig(data="digits", widths=(8,), steps=2, batch_size=8, threads=1, out=str(tmp_path / "run"))
+    model = vpfb.train(config).model
+    assert model.normaliser is None
+    assert model.reference is None
+
+
+@pytest.mark.parametrize("gradients", [3_000, 10_000, 30_000])
+def test_finishing_spends_about_what_it_may(model: Model, gradients: int) -> None:
+    points = count_points(model)
+    finish(model, vpfb.data.load("digits"), gradients=gradients)
+    # A point of the anchor takes as many evaluations as its path needs; its estimate is a generous one.
+    assert 0.3 * gradients < sum(points) < 1.1 * gradients
+
+
+def test_finishing_takes_a_tenth_of_the_work_of_a_run() -> None:
+    assert affordable(1000 * 64) == pytest.approx(0.1 * 7 * 1000 * 64)
+
+
+def test_a_model_knows_which_of_its_images_it_was_trained_on(model: Model) -> None:
+    images = vpfb.data.load("digits")
+    parts = model.split_of(images)
+    assert parts is not None
+    trained_on, held_out = parts
+    assert sorted([*trained_on.tolist(), *held_out.tolist()]) == list(range(len(images)))
+    assert len(held_out) == pytest.approx(0.1 * len(images), abs=3)
+    assert model.split_of(images.subset(torch.arange(100))) is None
+
+
+def test_the_reference_of_a_run_is_of_images_that_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        finishing.reference, "fit_reference", lambda _model, images, **_options: seen.append(images)
+    )  # fmt: skip
+    config = vpfb.TrainConfig(
+        data="digits", widths=(8,), steps=STEPS, batch_size=64, threads=1, val_fraction=0.5, out=str(tmp_path / "run")
+    )
+    model = vpfb.train(config).model
+    images = vpfb.data.load("digits")
+    parts = model.split_of(images)
+    assert parts is not None
+    trained_on = {image.numpy().tobytes() for image in images.images[parts[0]]}
+    assert seen
+    assert all(image.numpy().tobytes() in trained_on for image in seen[0])
+
+
+def test_images_of_another_shape_or_other_classes_are_refused(model: Model) -> None:
+    with pytest.raises(DataError, match="shape"):
+        finish(model, vpfb.data.load("digits", size=16))
+    conditional = replace(model, groups=vpfb.data.load("digits", conditional=True).groups)
+    with pytest.raises(DataError, match="classes"):
+        finish(conditional, vpfb.data.load("digits"))

@@ -1,0 +1,52 @@
+"""Models whose out-of-distribution scores are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vpfb_core.homotopy import OT
+from vpfb_core.model import Model, Statistics
+from vpfb_core.potential import Potential
+
+SHAPE = (1, 2, 2)
+
+
+class Field(nn.Module):
+    """A network that is the function N(u (N, d), φ) itself."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.device = nn.Parameter(torch.zeros(1))
+
+    def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return self.function(u.flatten(1), angle)
+
+
+def gaussian(u: Tensor, angle: Tensor) -> Tensor:
+    """N of data N(0, I): nothing over the Gaussian part."""
+    return 0 * u.sum(1)
+
+
+def turning(u: Tensor, angle: Tensor) -> Tensor:
+    """N whose gradient is the same everywhere, of length 1, and turns with φ."""
+    return torch.cos(angle) * u[:, 0] + torch.sin(angle) * u[:, 1]
+
+
+def model_of(function: Callable[[Tensor, Tensor], Tensor] = gaussian, shape: tuple[int, int, int] = SHAPE) -> Model:
+    potential = Potential(Field(function), OT(sigma_min=0.01), 0.5).eval().requires_grad_(False)
+    return Model(potential, {}, Statistics((0.5,) * shape[0], 0.25), shape)
+
+
+def images_of(n: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+    """z ~ N(0, I) as images, for statistics of mean 0.5 and deviation 0.25; float, unbounded."""
+    return 0.5 + 0.25 * torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def unit(level: float) -> float:
+    """sin φ of cot φ."""
+    return math.sin(math.atan2(1, level))

@@ -1,0 +1,208 @@
+"""Estimate the normaliser of a potential from data: forward passes and gradients only (see `vpfb_core.normaliser`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vpfb_core import noise
+from vpfb_core.errors import DivergedError, SolverError
+from vpfb_core.flow.likelihood import EXACT_TRACE_DIMENSION, Likelihood, log_likelihood
+from vpfb_core.flow.sampling import Solver
+from vpfb_core.normaliser import LEVELS_A_DECADE, Anchor, Constants, Normaliser, levels
+from vpfb_core.potential import Potential
+
+POINTS, CLASS_POINTS, ANCHOR_POINTS = 256, 64, 64
+ANCHOR_TOLERANCE = 1e-3
+FEWEST_POINTS = 16  # where the data are fewer, they take turns, each time with other noise
+BATCH = 256
+# Of −(d/2) log 2π and the like: more digits would only fill the file.
+_DIGITS = 7
+
+
+def calibrate(
+    potential: Potential,
+    z: Tensor,
+    labels: Tensor | None = None,
+    classes: Sequence[int] = (),
+    *,
+    seed: int = 0,
+    points: int = POINTS,
+    class_points: int = CLASS_POINTS,
+    anchor_points: int = ANCHOR_POINTS,
+    batch_size: int = BATCH,
+) -> Normaliser:
+    """C(φ) without condition and for each class, and the anchor beside it.
+
+    A point of the data takes a gradient of N at two points of the arc (ε and −ε) at each of some forty levels; a point
+    of the anchor takes some hundred evaluations of ∇N and its divergence.
+
+    Args:
+        z: data in units of its standard deviation, dequantised, in random order, (n, …), on the potential's device.
+        labels: int64 (n, G), −1 where unknown; None without conditions.
+        classes: number of classes in each condition group.
+        seed: of the noise.
+        points: how many of the data to use without condition.
+        class_points: how many of each class. A class without data is left out.
+        batch_size: points of the arc at once.
+        anchor_points: how many for the anchor; 0 leaves it out, and so does a flow that does not reach the prior.
+    Raises:
+        DivergedError: the potential is not finite.
+    """
+    noises = levels(potential)
+    constants = {}
+    for condition, rows in _conditions(z, labels, classes, points, class_points):
+        estimates = _constants(potential, z[rows], _repeated(condition, len(rows), z), noises, seed, batch_size)
+        constants[condition] = _summary(estimates)
+    normaliser = Normaliser(z[0].numel(), noises, constants, seed=seed)
+    if not anchor_points:
+        return normaliser
+    rows = _at_least_a_few(torch.arange(len(z)))[:anchor_points]
+    return replace(normaliser, anchor=_anchor(potential, z[rows], len(classes), normaliser, seed, batch_size))
+
+
+def _conditions(
+    z: Tensor, labels: Tensor | None, classes: Sequence[int], points: int, class_points: int
+) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Every condition to calibrate, and the rows of the data that belong to it."""
+    yield (-1,) * len(classes), _at_least_a_few(torch.arange(len(z)))[:points]
+    for group, count in enumerate(classes if labels is not None else ()):
+        assert labels is not None
+        for index in range(count):
+            rows = (labels[:, group].cpu() == index).nonzero()[:, 0]
+            if len(rows):
+                condition = (-1,) * group + (index,) + (-1,) * (len(classes) - group - 1)
+                yield condition, _at_least_a_few(rows)[:class_points]
+
+
+def _at_least_a_few(rows: Tensor) -> Tensor:
+    return rows[torch.arange(max(len(rows), FEWEST_POINTS)) % len(rows)]
+
+
+def _repeated(condition: tuple[int, ...], n: int, like: Tensor) -> Tensor | None:
+    return torch.tensor(condition, device=like.device).expand(n, -1) if condition else None
+
+
+def _constants(
+    potential: Potential, z: Tensor, condition: Tensor | None, noises: Sequence[float], seed: int, batch_size: int
+) -> Tensor:
+    """An estimate of C at each level from each image, float64 (levels, n) on the CPU.
+
+    The noise of every level is drawn anew, since what is shared between levels adds up; ±ε cancel what is odd in it,
+    and its length, known on average, takes out most of what is even.
+    """
+    gains, tilts = [], []
+    for level, cotangent in enumerate(noises):
+        angle = math.atan(1 / cotangent)
+        epsilon = noise.normal(z.shape[1:], seed, range(len(z)), f"calibration {level}").to(z)
+        parts = [
+            _pair(potential, z[rows], epsilon[rows], angle, None if condition is None else condition[rows])
+            for rows in torch.arange(len(z), device=z.device).split(batch_size)
+        ]
+        gain, tilt = (torch.cat(values).cpu().double() for values in zip(*parts, strict=True))
+        excess = epsilon.cpu().double().flatten(1).square().sum(1) - z[0].numel()
+        gains.append(math.sin(angle) ** 2 * _without(gain, excess))
+        tilts.append(math.tan(angle) * _without(tilt, excess))
+    integral = _integrate(torch.stack(gains), noises, potential.angle_range[0])
+    return integral - torch.stack(tilts) - 0.5 * z[0].numel() * math.log(2 * math.pi)
+
+
+def _pair(
+    potential: Potential, z: Tensor, epsilon: Tensor, angle: float, condition: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """2 ∇N·y − ‖∇N‖² and N at u, each the mean of ε and −ε, (n,)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    angles = z.new_full((len(z),), angle)
+    gain, tilt = torch.zeros_like(angles), torch.zeros_like(angles)
+    for sign in (1, -1):
+        u, y = sine * z + sign * cosine * epsilon, cosine * z - sign * sine * epsilon
+        with torch.no_grad():
+            field = potential.arc(u, angles, condition)
+        gradient = field.gradient
+        gain = gain + 0.5 * (gradient * (2 * y - gradient)).flatten(1).sum(1)
+        tilt = tilt + 0.5 * field.value
+    return gain, tilt
+
+
+def _without(values: Tensor, excess: Tensor) -> Tensor:
+    """Values less what they owe to a quantity of mean zero, by the slope of the regression; (n,)."""
+    slope = (values - values.mean()) @ excess / (excess - excess.mean()).square().sum().clamp(min=1e-12)
+    return values - slope * excess
+
+
+def _integrate(gains: Tensor, noises: Sequence[float], start: float) -> Tensor:
+    """∫ from the prior to each level, over log tan φ, of cubics through four levels; (levels, n).
+
+    Before the first level, where ∇N ∝ φ for an exact N, the integrand falls as tan⁴ φ.
+    """
+    step, last = math.log(10) / LEVELS_A_DECADE, len(gains) - 1
+    total = [0.25 * gains[0] * (1 - (math.tan(start) * noises[0]) ** 4)]
+    for i in range(last):
+        inner = 0 < i < last - 1
+        if inner:
+            area = 13 * (gains[i] + gains[i + 1]) - gains[i - 1] - gains[i + 2]
+        elif last == 1:
+            area = 12 * (gains[i] + gains[i + 1])
+        else:
+            outer = gains[i + 2] if i == 0 else gains[i - 1]
+            here, there = (gains[i], gains[i + 1]) if i == 0 else (gains[i + 1], gains[i])
+            area = 10 * here + 16 * there - 2 * outer
+        total.append(total[-1] + step / 24 * area)
+    return torch.stack(total)
+
+
+def _summary(estimates: Tensor) -> Constants:
+    if not estimates.isfinite().all():
+        raise DivergedError("the normaliser is not finite, because the model's potential is not", hint="train it again")
+    n = estimates.shape[1]
+    return Constants(_rounded(estimates.mean(1)), _rounded(estimates.std(1) / math.sqrt(n)), n)
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    return tuple(float(f"{value:.{_DIGITS}g}") for value in values.tolist())
+
+
+def _anchor(
+    potential: Potential, z: Tensor, groups: int, normaliser: Normaliser, seed: int, batch_size: int
+) -> tuple[Anchor, ...]:
+    """C by the flow's likelihood at the reported levels: one encoding, from the least noise on, passes them all."""
+    noises = sorted(normaliser.noise[i] for i in normaliser.reported)
+    if not noises:
+        return ()
+    angles = [math.atan(1 / noise) for noise in noises]
+    epsilon = noise.normal(z.shape[1:], seed, range(len(z)), "anchor").to(z)
+    condition = _repeated((-1,) * groups, len(z), z)
+    probes = None
+    if z[0].numel() > EXACT_TRACE_DIMENSION:
+        probes = noise.signs((1, *z.shape[1:]), seed, range(len(z)), "anchor probes").to(z)
+    start, solver = math.sin(angles[0]) * z + math.cos(angles[0]) * epsilon, Solver.choose(rtol=ANCHOR_TOLERANCE)
+
+    def likelihood(rows: Tensor) -> Likelihood:
+        some, given = (None if table is None else table[rows] for table in (probes, condition))
+        return log_likelihood(potential, start[rows], angles, given, probes=some, solver=solver)
+
+    try:
+        found = [likelihood(rows) for rows in torch.arange(len(z), device=z.device).split(batch_size)]
+    except SolverError:
+        return ()
+    path = torch.cat([part.u for part in found], 1)
+    log_densities = torch.cat([part.log_density for part in found], 1)
+    anchors = []
+    for noise_level, angle, u, log_density in zip(noises, angles, path, log_densities, strict=True):
+        energy = unnormalised(potential, u, u.new_full((len(u),), angle), condition).cpu().double()
+        kept = normaliser.constant(torch.tensor([angle], dtype=torch.float64))
+        differences = log_density.cpu().double() - energy - kept
+        mean, error = differences.mean().item(), differences.std().item() / math.sqrt(len(u))
+        anchors.append(Anchor(noise_level, *_rounded(torch.tensor([mean, error], dtype=torch.float64))))
+    return tuple(anchors)
+
+
+def unnormalised(potential: Potential, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
+    """−½‖u‖² + tan φ · N(u, φ), (N,): the log-density but for C."""
+    with torch.no_grad():
+        value = potential.potential(u, angle, condition)
+    return torch.tan(angle) * value - 0.5 * u.flatten(1).square().sum(1)

@@ -1,0 +1,177 @@
+"""What Langevin chains do for a model: long runs from images, and pictures with a part filled in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vpfb_core import flow
+from vpfb_core.conditions import condition_tensor
+from vpfb_core.errors import ConfigError
+from vpfb_core.flow import Solver
+from vpfb_core.flow.guidance import check_guidance
+from vpfb_core.flow.inpainting import LEVELS
+from vpfb_core.flow.interpolation import rms_distance
+
+if TYPE_CHECKING:
+    from vpfb_core.model import Model
+
+
+@dataclass(frozen=True)
+class Chains:
+    """What came of chains.
+
+    Attributes:
+        images: float32 (N, C, H, W) in [0, 1] on the CPU.
+        acceptance: share of the Metropolis proposals taken, burn-in left out.
+        energy: −log-density in nats, up to a constant, the mean over the images. Of a long run: before the first and
+            after each step, (steps + 1,). Of inpainting: at the end of each level, (levels,); the constant is another
+            one at each.
+        moved: RMS distance of each image from the one it began as, in units of [0, 1], (N,); of inpainting, over the
+            pixels that were filled in.
+        apart: the same between neighbours among the images, the mean; NaN for a single image.
+        nfe: evaluations of the gradient that each image took, (N,) int64.
+    """
+
+    images: Tensor
+    acceptance: float
+    energy: Tensor
+    moved: Tensor
+    apart: float
+    nfe: Tensor
+
+    def energy_trace(self, points: int = 50) -> list[float]:
+        """The energies, thinned evenly to at most `points` that hold the first and the last."""
+        last = len(self.energy) - 1
+        count = min(points, last + 1)
+        rows = [round(i * last / max(1, count - 1)) for i in range(count)]
+        return self.energy[rows].tolist()
+
+
+def long_run(
+    model: Model,
+    images: Tensor,
+    steps: int,
+    *,
+    seed: int,
+    first: int,
+    condition: str | Sequence[str] | Tensor | None,
+    guidance: float | None,
+    level: float,
+    batch_size: int,
+    on_progress: Callable[[float], None] | None,
+    solver: dict[str, Any],
+) -> Chains:
+    """What `Model.long_run` says and does."""
+    chosen = Solver.choose(**solver)
+    check_guidance(guidance, model.groups)
+    conditions = condition_tensor(condition, model.groups, len(images), first)
+    z = model.standardise(images) / model.potential.data_std
+    parts, ends, nfe = [], [], []
+    for rows in _batches(len(z), batch_size):
+        done, share = rows.start / len(z), len(z[rows]) / len(z)
+        part = flow.long_run(
+            model.potential, z[rows], _on_device(conditions, rows, model), guidance, steps=steps, seed=seed,
+            first=first + rows.start, level=level, solver=chosen, on_step=_fraction(on_progress, done, share, steps),
+        )  # fmt: skip
+        ends.append(part.z.cpu())
+        nfe.append(part.nfe.cpu())
+        parts.append((share, part.acceptance, part.energy))
+    drawn, began = model.statistics.to_images(torch.cat(ends)), model.statistics.to_images(z.cpu())
+    return Chains(
+        drawn,
+        acceptance=sum(share * acceptance for share, acceptance, _ in parts),
+        energy=_mixed([(share, energy) for share, _, energy in parts]),
+        moved=rms_distance(drawn, began),
+        apart=_apart(drawn),
+        nfe=torch.cat(nfe),
+    )
+
+
+def inpaint(
+    model: Model,
+    image: Tensor,
+    known: Tensor,
+    n: int,
+    *,
+    seed: int,
+    first: int,
+    condition: str | Sequence[str] | Tensor | None,
+    guidance: float | None,
+    batch_size: int,
+    on_progress: Callable[[float], None] | None,
+    levels: int = LEVELS,
+) -> Chains:
+    """What `Model.inpaint` says and does."""
+    if n < 1:
+        raise ConfigError(f"n = {n}: ask for at least one image")
+    check_guidance(guidance, model.groups)
+    if image.shape != model.shape:
+        raise ConfigError(
+            f"an image of shape {tuple(image.shape)} does not fit a model of {model.shape}",
+            hint="the shape is (channels, height, width)",
+        )
+    if known.dtype != torch.bool or known.shape[-2:] != image.shape[-2:]:
+        raise ConfigError(
+            f"a mask of {known.dtype} {tuple(known.shape)} does not fit an image of {tuple(image.shape)}",
+            hint="a mask is bool (1, height, width), True where the image is known",
+        )
+    known = known.cpu().expand(model.shape)
+    if known.all() or not known.any():
+        raise ConfigError(f"the mask keeps {'every pixel' if known.all() else 'no pixel'} of the image")
+    conditions = condition_tensor(condition, model.groups, n, first)
+    z = model.standardise(image[None]) / model.potential.data_std
+    parts, filled = [], []
+    nfe = 0
+    for rows in _batches(n, batch_size):
+        count = min(rows.stop, n) - rows.start
+        part = flow.inpaint(
+            model.potential, z.expand(count, *model.shape), known, _on_device(conditions, rows, model), guidance,
+            seed=seed, first=first + rows.start, levels=levels,
+            on_level=_fraction(on_progress, rows.start / n, count / n, levels),
+        )  # fmt: skip
+        filled.append(part.z.cpu())
+        parts.append((count / n, part))
+        nfe = part.nfe
+    given = image.cpu().float() / 255 if image.dtype == torch.uint8 else image.cpu().float()
+    drawn = torch.where(known, given, model.statistics.to_images(torch.cat(filled)))
+    free = drawn[:, ~known]
+    return Chains(
+        drawn,
+        acceptance=float(_mixed([(share, part.acceptance.mean()) for share, part in parts])),
+        energy=_mixed([(share, part.energy) for share, part in parts]),
+        moved=rms_distance(free, given[~known].expand_as(free)),
+        apart=_apart(free),
+        nfe=torch.full((n,), nfe),
+    )
+
+
+def _batches(n: int, batch_size: int) -> list[slice]:
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: at least one image must be solved at once")
+    return [slice(start, start + batch_size) for start in range(0, n, batch_size)]
+
+
+def _on_device(conditions: Tensor | None, rows: slice, model: Model) -> Tensor | None:
+    return None if conditions is None else conditions[rows].to(model.device)
+
+
+def _fraction(
+    on_progress: Callable[[float], None] | None, done: float, share: float, parts: int
+) -> Callable[[int], None] | None:
+    """What tells a batch's parts (steps or levels) as a fraction of the whole."""
+    return None if on_progress is None else lambda part: on_progress(done + share * part / parts)
+
+
+def _mixed(parts: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """The mean of batches by their shares."""
+    return torch.stack([share * values for share, values in parts]).sum(0)
+
+
+def _apart(images: Tensor) -> float:
+    return float(rms_distance(images[1:], images[:-1]).mean()) if len(images) > 1 else math.nan

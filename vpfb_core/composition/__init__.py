@@ -1,0 +1,39 @@
+"""Composition: classes of one or several models joined by and, or and not into one density, and samples of it.
+
+expression = composition.parse("circle & red & ~large")
+drawn = composition.sample(composition.Composition(expression, model), 16, seed=0)
+drawn.images
+"""
+
+from vpfb_core.composition.energy import ComposedField, Composition
+from vpfb_core.composition.expression import (
+    And,
+    Expression,
+    ExpressionError,
+    Name,
+    Not,
+    Or,
+    Weighted,
+    names_of,
+    parse,
+)
+from vpfb_core.composition.sampling import Drawn, level_angles, sample
+from vpfb_core.composition.terms import models_named
+
+__all__ = [
+    "And",
+    "ComposedField",
+    "Composition",
+    "Drawn",
+    "Expression",
+    "ExpressionError",
+    "Name",
+    "Not",
+    "Or",
+    "Weighted",
+    "level_angles",
+    "models_named",
+    "names_of",
+    "parse",
+    "sample",
+]

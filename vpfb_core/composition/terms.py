@@ -1,0 +1,90 @@
+"""What the names of an expression mean: which condition of which model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from vpfb_core.composition.expression import And, Expression, Name, Not, Or, Weighted, names_of
+from vpfb_core.conditions import find_class
+from vpfb_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vpfb_core.data.images import ConditionGroup
+    from vpfb_core.model import Model
+
+ModelName = str | None  # as an expression names it; None for the model that the expression is asked of
+
+
+@dataclass(frozen=True)
+class Term:
+    """One density of one model.
+
+    Attributes:
+        model: whose.
+        condition: class index in each of its groups, −1 for none; () for an unconditional model.
+    """
+
+    model: ModelName
+    condition: tuple[int, ...]
+
+
+def models_named(expression: Expression) -> tuple[ModelName, ...]:
+    """The models that an expression needs, each once, from left to right; None for the one that it is asked of."""
+    return tuple(dict.fromkeys(name.model for name in names_of(expression)))
+
+
+def resolve(expression: Expression, models: Mapping[ModelName, Model]) -> tuple[Expression, dict[Name, Term]]:
+    """An expression in which every ~ that can be is a name, and the term of every name in it.
+
+    In a group of two classes, such as an attribute that is there or not, ~name is the other class. ~~ is nothing.
+
+    Raises:
+        ExpressionError: a name that does not exist, is in several groups, or is asked of an unconditional model.
+    """
+    simplified = _without_complements(expression, models)
+    return simplified, {name: _term(name, models) for name in names_of(simplified)}
+
+
+def _without_complements(expression: Expression, models: Mapping[ModelName, Model]) -> Expression:
+    match expression:
+        case Not(Not(part)):
+            return _without_complements(part, models)
+        case Not(Name() as name) if (other := _other_class(name, models[name.model].groups)) is not None:
+            return other
+        case Not() | Weighted():
+            return replace(expression, part=_without_complements(expression.part, models))
+        case And() | Or():
+            return replace(expression, parts=tuple(_without_complements(part, models) for part in expression.parts))
+    return expression
+
+
+def _other_class(name: Name, groups: Sequence[ConditionGroup]) -> Name | None:
+    """The other class of a group of two; None in a larger group."""
+    if not name.name:
+        return None
+    position, index = _find(name, groups)
+    group = groups[position]
+    return replace(name, name=f"{group.name}={group.classes[1 - index]}") if len(group.classes) == 2 else None
+
+
+def _term(name: Name, models: Mapping[ModelName, Model]) -> Term:
+    groups = models[name.model].groups
+    condition = [-1] * len(groups)
+    if name.name:
+        position, index = _find(name, groups)
+        condition[position] = index
+    return Term(name.model, tuple(condition))
+
+
+def _find(name: Name, groups: Sequence[ConditionGroup]) -> tuple[int, int]:
+    if not groups:
+        whole = "" if name.model is None else f"; {Name('', name.model)} is all that it draws"
+        raise name.place.error(
+            f"no class {name.name!r}: the model is unconditional", f"train one with vpfb train --conditional{whole}"
+        )
+    try:
+        return find_class(name.name, groups)
+    except ConfigError as error:
+        raise name.place.error(error.message, error.hint) from error

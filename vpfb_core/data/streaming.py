@@ -1,0 +1,213 @@
+"""Folders of too many pictures to decode first, or too large ones to hold: read while training goes on.
+
+Only a sample is looked at before the first step. It is chosen by the names of the files, so that the same folder is
+always judged by the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vpfb_core.data.decoding import Header, UnreadableError, read_header, read_picture, warnings_silenced
+from vpfb_core.data.framing import MAX_BYTES, choose_size
+from vpfb_core.data.images import ConditionGroup, ImageSet, LoadOptions
+from vpfb_core.data.labelling import Labels, printable
+from vpfb_core.data.reader import Reader
+from vpfb_core.data.stacking import in_order, stack
+from vpfb_core.data.unreadable import TOLERATED, counted, tolerable, too_many, too_many_so_far
+
+STREAMED_FILES = 20_000  # a folder of more is read while training
+SAMPLE = 1_000  # files that tell size, colour and statistics
+MOST_HELD_OUT = 1_024  # images, which are decoded before the first step
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedSet:
+    """Pictures that are on disk; the names are those of an `ImageSet`, which `subset` gives.
+
+    Attributes:
+        name: the source as the person typed it.
+        reader: of the N pictures.
+        sizes: of their files, in bytes.
+        sample: uint8 (M, C, S, S), some of the pictures, to take statistics from.
+        labels: int64 (N, G), one column a condition group, −1 where unknown; None without conditions.
+        groups: the G condition groups; () when labels is None.
+        flips: whether a left-right flip of a picture still looks like one of the set.
+        notes: in plain words, what was decided or left out on the way.
+        unlisted: (file, reason) of what could not be opened when the folder was listed; not among the N.
+        workers: threads that decode; 0 is one a processor.
+    """
+
+    name: str
+    reader: Reader
+    sizes: tuple[int, ...]
+    sample: Tensor
+    labels: Tensor | None = None
+    groups: tuple[ConditionGroup, ...] = ()
+    flips: bool = True
+    notes: tuple[str, ...] = ()
+    unlisted: tuple[tuple[str, str], ...] = ()
+    workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, S, S) of each picture."""
+        return self.reader.shape
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The source file of each picture, relative to the folder, readable or not."""
+        return tuple(printable(file) for file in self.reader.files)
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """(file, reason) of each unreadable file met until now; it grows while pictures are read."""
+        return tuple((printable(file), reason) for file, reason in (*self.unlisted, *self.reader.unreadable))
+
+    def in_memory(self) -> ImageSet:
+        """All of the pictures that can be read."""
+        return self.subset(torch.arange(len(self)))
+
+    def subset(self, index: Tensor) -> ImageSet:
+        """The pictures at `index`, int64 (M,) or bool (N,), in memory, in that order; unreadable ones are left out.
+
+        Raises:
+            DataError: the folder is gone, or too many of its files cannot be read.
+        """
+        rows = torch.arange(len(self))[index].tolist()
+        with warnings_silenced():
+            taken = list(in_order(lambda k: self.reader.take(rows[k]), len(rows), self.workers))
+        kept = [row for row, pixels in zip(rows, taken, strict=True) if pixels is not None]
+        pictures = [pixels for pixels in taken if pixels is not None]
+        images = np.stack(pictures) if pictures else np.empty((0, *self.shape), np.uint8)
+        return ImageSet(
+            name=self.name,
+            images=torch.from_numpy(images),
+            labels=None if self.labels is None else self.labels[kept],
+            groups=self.groups,
+            flips=self.flips,
+            notes=self.notes,
+            files=tuple(printable(self.reader.files[row]) for row in kept),
+        )
+
+    def hold_out(self, count: int, seed: int) -> list[int]:
+        """`count` of the pictures, at most `MOST_HELD_OUT`, chosen by a hash of (seed, name)."""
+        return first_by_hash(self.reader.files, min(count, MOST_HELD_OUT), f"held out {seed}")
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over names and sizes of the files, labels and groups, without reading them."""
+        groups = [[group.name, *group.classes] for group in self.groups]
+        digest = hashlib.sha256(json.dumps([self.shape, groups]).encode())
+        for file, size in zip(self.reader.files, self.sizes, strict=True):
+            digest.update(b"%s\0%d\0" % (os.fsencode(file), size))
+        if self.labels is not None:
+            digest.update(self.labels.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+ImageSource = ImageSet | StreamedSet
+
+
+def too_large(count: int, options: LoadOptions) -> bool:
+    """Whether a folder of so many image files is read while training, where the caller allows that."""
+    size = options.size or 0  # a size that is not named is chosen so that the pictures fit
+    needed = count * (options.channels or 3) * size * size
+    return options.stream and (count > STREAMED_FILES or needed > MAX_BYTES)
+
+
+def first_by_hash(files: Sequence[str], count: int, key: str) -> list[int]:
+    """`count` of the files, by number, increasing: chosen by a hash of (key, name), so nearly the same after files come
+    or go."""  # fmt: skip
+
+    def rank(i: int) -> bytes:
+        return hashlib.blake2b(f"{key}:".encode() + os.fsencode(files[i]), digest_size=8).digest()
+
+    return sorted(heapq.nsmallest(count, range(len(files)), key=rank))
+
+
+def stream(
+    root: Path,
+    files: Sequence[str],
+    sizes: Sequence[int],
+    labels: Labels | None,
+    options: LoadOptions,
+    unlisted: Sequence[tuple[str, str]],
+) -> StreamedSet:
+    """A set of many files, after a look at `SAMPLE` of them.
+
+    Args:
+        root: the folder.
+        files: image files, relative to root, sorted.
+        sizes: of the files, in bytes.
+        labels: of the files.
+        options: size and channels, if they are not to be found out.
+        unlisted: (file, reason) of what could not be opened when the folder was listed.
+    Raises:
+        DataError: too many of the sample cannot be read, or could not be opened in the first place.
+    """
+    if len(unlisted) > TOLERATED * (len(files) + len(unlisted)):
+        raise too_many(root, unlisted, len(files) + len(unlisted))
+    chosen = first_by_hash(files, SAMPLE, "sample")
+    paths = [root / files[i] for i in chosen]
+    with warnings_silenced():
+        size = options.size or _common_size(paths, options)
+        taken = stack(
+            lambda k: read_picture(paths[k], size),
+            len(paths),
+            size=size,
+            channels=options.channels,
+            workers=options.workers,
+        )
+    unreadable = [(chosen[k], reason) for k, reason in taken.skipped]
+    if not taken.kept or not tolerable(len(unreadable), len(chosen), len(files)):
+        raise too_many_so_far(root, [(files[i], reason) for i, reason in unreadable], len(chosen))
+
+    reader = Reader(root, files, (taken.images.shape[1], size, size), unreadable)
+    notes = [
+        f"{len(files):,} image files, read while training; of {len(chosen):,} looked at: {'; '.join(taken.notes)}",
+        f"each is decoded once and kept in memory, {reader.bytes / 2**30:.1f} GiB in the end"
+        if reader.keeps
+        else f"each is decoded anew in every epoch; all of them would take {reader.bytes / 2**30:.1f} GiB of memory",
+        f"at most {MOST_HELD_OUT:,} of them are held out, and exact copies of those are not trained on",
+    ]
+    if unread := [*unlisted, *reader.unreadable]:
+        notes.append(f"skipped so far: {counted(unread)}")
+    return StreamedSet(
+        name=str(root),
+        reader=reader,
+        sizes=tuple(sizes),
+        sample=taken.images,
+        labels=None if labels is None else labels.labels,
+        groups=() if labels is None else labels.groups,
+        notes=tuple(notes),
+        unlisted=tuple(unlisted),
+        workers=options.workers,
+    )
+
+
+def _common_size(paths: Sequence[Path], options: LoadOptions) -> int:
+    """The side in pixels that fits the pictures of these files; 8 if none can be read."""
+
+    def header(k: int) -> Header | None:
+        try:
+            return read_header(paths[k])
+        except UnreadableError:
+            return None
+
+    headers = in_order(header, len(paths), options.workers)
+    shapes = [found.shape for found in headers if found is not None]
+    # Not all of the pictures will be in memory, so their number limits nothing.
+    return choose_size(shapes, 1, options.channels or 3, options.max_size) if shapes else 8

@@ -1,0 +1,86 @@
+"""The U-Net of the authors' experiments, to compare with: four blocks a level, each with a skip connection of its own.
+
+The network of Dhariwal and Nichol 2021 (arXiv 2105.05233) with the sizes that Loo et al. 2025 (arXiv 2504.16262) give
+for CIFAR-10: 128 channels, multipliers 2, 2, 2, four blocks, attention at 16×16, some 55 million parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vpfb_core.networks.embedding import ConditionEmbedding
+from vpfb_core.networks.unet import Block, Stage, enlarge, group_norm, level_sizes, zero
+
+
+class PaperUNet(nn.Module):
+    """u (N, C, H, W), φ (N,), condition (N, G) → an image shaped like u.
+
+    Args:
+        channels, size, dropout, classes: as of `UNet`.
+        widths: channels at each level; each level but the first halves the size.
+        blocks: residual blocks a level on the way down; one more on the way up.
+        attention: sizes (H of a feature map) at which every block is followed by self-attention.
+        stem: channels of the first convolution, and a quarter of the embedding's width.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        widths: Sequence[int] = (256, 256, 256),
+        blocks: int = 4,
+        attention: Sequence[int] = (16,),
+        dropout: float = 0.0,
+        classes: Sequence[int] = (),
+        stem: int = 128,
+    ) -> None:
+        super().__init__()
+        embedding = 4 * stem
+        sizes = level_sizes(size, len(widths))
+        self.embedding = ConditionEmbedding(embedding, classes)
+        self.first = nn.Conv2d(channels, stem, 3, padding=1)
+
+        skips = [stem]  # channels of what the way down leaves for the way up
+        self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
+        for width, level_size in zip(widths, sizes, strict=True):
+            if level_size != size:
+                self.downsamples.append(nn.Conv2d(skips[-1], skips[-1], 3, stride=2, padding=1))
+                skips.append(skips[-1])
+            attend = level_size in attention
+            inputs = [skips[-1]] + [width] * (blocks - 1)
+            self.down.append(Stage(Block(channels, width, embedding, dropout, attend) for channels in inputs))
+            skips += [width] * blocks
+        self.middle = Stage(Block(skips[-1], skips[-1], embedding, dropout, attend=first) for first in (True, False))
+        self.up, self.upsamples = nn.ModuleList(), nn.ModuleList()
+        below = skips[-1]
+        for width, level_size in zip(reversed(widths), reversed(sizes), strict=True):
+            if level_size != sizes[-1]:
+                self.upsamples.append(nn.Conv2d(below, below, 3, padding=1))
+            attend = level_size in attention
+            inputs = [features + skips.pop() for features in [below] + [width] * blocks]
+            self.up.append(Stage(Block(channels, width, embedding, dropout, attend) for channels in inputs))
+            below = width
+        self.last_norm = group_norm(below)
+        self.last = nn.Conv2d(below, channels, 3, padding=1)
+        zero(self.last)
+
+    def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
+        embedding = F.silu(self.embedding(angle, condition))
+        skips = [self.first(u)]
+        for downsample, stage in zip([None, *self.downsamples], self.down, strict=True):
+            if downsample is not None:
+                skips.append(downsample(skips[-1]))
+            for block in cast(Stage, stage):
+                skips.append(block(skips[-1], embedding))
+        features = self.middle(skips[-1], embedding)
+        for upsample, stage in zip([None, *self.upsamples], self.up, strict=True):
+            if upsample is not None:
+                features = upsample(enlarge(features, skips[-1]))
+            for block in cast(Stage, stage):
+                features = block(torch.cat([features, skips.pop()], dim=1), embedding)
+        return self.last(F.silu(self.last_norm(features)))

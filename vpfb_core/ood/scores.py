@@ -1,0 +1,210 @@
+"""Out-of-distribution scores by name. In every one of them a higher score means more out-of-distribution.
+
+A scalar reads one property of an image and can be fooled by another: smooth images have high density under models of
+detailed ones (Nalisnick et al. 2019, arXiv 1810.09136). `multiscale` compares many properties with those of the
+training images at once, and is the default because it is best in the worst case over the pairs that were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.flow.sampling import arc_grid
+from vpfb_core.flow.solvers import solve
+from vpfb_core.readings import SCALAR_LEVEL, read, read_all, scalar_level
+from vpfb_core.reference import Reference
+
+if TYPE_CHECKING:
+    from vpfb_core.model import Model
+
+DEFAULT_SCORE = "multiscale"
+ALL = "all"
+DEFAULT_BATCH = 64
+PATH_STEPS = 8  # of two evaluations of ∇N, for `path` and `curvature`
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images to be scored, as a model sees them.
+
+    Attributes:
+        model: that judges.
+        images: (N, C, H, W), uint8 or in [0, 1].
+        first: the index of the first of them; noise of image i is fixed by (seed, i).
+    """
+
+    model: Model
+    images: Tensor
+    first: int
+    seed: int
+
+    @property
+    def z(self) -> Tensor:
+        """The images in units of their standard deviation, on the model's device."""
+        return self.model.standardise(self.images) / self.model.potential.data_std
+
+    @property
+    def reference(self) -> Reference:
+        assert self.model.reference is not None  # `score` has asked
+        return self.model.reference
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score: what it is in one line, how a batch is scored, and what it needs beside the potential.
+
+    Attributes:
+        summary: for people.
+        compute: a batch of N images → (N,), higher is more out-of-distribution.
+        needs: what of the model calibration must have made: "reference", "normaliser" or nothing.
+        costly: left out of "all".
+    """
+
+    summary: str
+    compute: Callable[[Batch], Tensor]
+    needs: str | None = None
+    costly: bool = False
+
+
+def score(
+    model: Model,
+    images: Tensor,
+    name: str = DEFAULT_SCORE,
+    *,
+    seed: int = 0,
+    batch_size: int = DEFAULT_BATCH,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """How little images look like those that the model was trained on.
+
+    Args:
+        images: (N, C, H, W), uint8 or in [0, 1], of the model's shape.
+        name: one of `SCORES`.
+        seed: of the noise, for scores that draw any; that of image i is fixed by (seed, i).
+        batch_size: images at once; the result does not depend on it.
+        on_batch: hears how many images have been scored.
+    Returns:
+        float32 (N,) on the CPU; higher is more out-of-distribution.
+    Raises:
+        ConfigError: an unknown score, or images that do not fit the model.
+        CheckpointError: the score needs what calibration makes, and the model lacks it.
+    """
+    chosen = require_ready(model, name)
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: at least one image must be scored at once")
+    parts = []
+    for first in range(0, len(images), batch_size):
+        part = chosen.compute(Batch(model, images[first : first + batch_size], first, seed))
+        parts.append(part.float().cpu())
+        if on_batch is not None:
+            on_batch(min(first + batch_size, len(images)))
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+def find_score(name: str) -> Score:
+    """The score of that name. Raises ConfigError with the names that exist."""
+    if name not in SCORES:
+        raise ConfigError(f"no score {name!r}", hint=f"scores: {', '.join(SCORES)}")
+    return SCORES[name]
+
+
+def find_scores(names: Iterable[str]) -> list[str]:
+    """The scores that are meant: each once, "all" for all that are not costly, none for the default.
+
+    Raises ConfigError with the names that exist.
+    """
+    wanted: list[str] = []
+    for name in names:
+        wanted += [each for each in SCORES if not SCORES[each].costly] if name == ALL else [name]
+    for name in wanted:
+        find_score(name)
+    return list(dict.fromkeys(wanted)) or [DEFAULT_SCORE]
+
+
+def require_ready(model: Model, name: str) -> Score:
+    """The score of that name, if the model has what it needs; else raises CheckpointError."""
+    chosen = find_score(name)
+    if not is_ready(model, name):
+        raise CheckpointError(
+            f"the score {name!r} needs a calibrated model: this one has no {chosen.needs}",
+            hint="vpfb info --calibrate MODEL adds it; --score energy needs nothing",
+        )
+    return chosen
+
+
+def is_ready(model: Model, name: str) -> bool:
+    """Whether the model has what the score needs."""
+    needs = find_score(name).needs
+    return needs is None or getattr(model, needs) is not None
+
+
+# --- the scores -------------------------------------------------------------------------------------------------------
+
+
+def _multiscale(batch: Batch) -> Tensor:
+    return batch.reference.strangeness(read_all(batch.model.potential, batch.z, batch.reference.levels))
+
+
+def _energy(batch: Batch) -> Tensor:
+    return read(batch.model.potential, batch.z, scalar_level(batch.model.potential)).energy
+
+
+def _gradient(batch: Batch) -> Tensor:
+    return read(batch.model.potential, batch.z, scalar_level(batch.model.potential)).score_norm
+
+
+def _typicality(batch: Batch) -> Tensor:
+    return (_energy(batch) - batch.reference.typical_energy).abs()
+
+
+def _path(batch: Batch) -> Tensor:
+    return _encoding_steps(batch).norm(dim=2).sum(0)
+
+
+def _curvature(batch: Batch) -> Tensor:
+    steps = _encoding_steps(batch)
+    return cosine_similarity(steps[1:], steps[:-1], dim=2).clamp(-1, 1).acos().sum(0)
+
+
+def _density(batch: Batch) -> Tensor:
+    return -batch.model.log_density(batch.images, seed=batch.seed, first=batch.first)
+
+
+def _likelihood(batch: Batch) -> Tensor:
+    return -batch.model.log_density(batch.images, method="ode", seed=batch.seed, first=batch.first)
+
+
+def _encoding_steps(batch: Batch) -> Tensor:
+    """The steps of the encoding from data to noise, (PATH_STEPS, N, d): midpoint, from the floor to the prior."""
+    potential = batch.model.potential
+
+    def velocity(u: Tensor, angle: Tensor) -> Tensor:
+        return potential.arc(u, angle).gradient
+
+    start, end = potential.angle_range
+    with torch.no_grad():
+        grid = arc_grid(end, start, PATH_STEPS)
+        path = solve(velocity, batch.z, method="midpoint", grid=grid, keep_path=True).require_success().path
+    assert path is not None
+    return path.flatten(2).diff(dim=0)
+
+
+SCORES: dict[str, Score] = {
+    "multiscale": Score(
+        "energies, score norms and features at ten levels, against those of training images", _multiscale, "reference"
+    ),
+    "energy": Score(f"energy −log ρ at cot φ = {SCALAR_LEVEL:.2f}, up to a constant", _energy),
+    "gradient": Score(f"norm of the score ∇ log ρ at cot φ = {SCALAR_LEVEL:.2f}", _gradient),
+    "typicality": Score("distance of the energy from that of a typical training image", _typicality, "reference"),
+    "path": Score("length of the encoding", _path),
+    "curvature": Score("angle through which the encoding turns", _curvature),
+    "density": Score("−log density of the slightly blurred image, nats", _density, "normaliser"),
+    "likelihood": Score("−log likelihood by the flow, nats", _likelihood, costly=True),
+}
