@@ -178,7 +178,8 @@ def sample(
             "energy_trace": chains.energy_trace(),
             "moved": float(chains.moved.mean()),
         }
-    say.note(f"{n} images, {evaluations / n:.0f} evaluations each, {document['seconds']:.1f} s")
+    how = document["solver"] if chains is None else f"{document['solver']} and MALA"
+    say.note(f"{n} images, {evaluations / n:.0f} evaluations each by {how}, {document['seconds']:.1f} s")
     say.result(document, out)
 
 
@@ -211,7 +212,7 @@ def _inpaint(say: Output, loaded: Model, known: Path, mask: Path, n: int, seed: 
         chains = loaded.inpaint(image, kept, n, seed, on_progress=bar.update, **drawing)
     say.note(
         f"{int(kept.sum())} of {kept.numel()} pixels kept; {chains.acceptance:.0%} of the steps accepted; over the "
-        f"others, RMS distance {chains.moved.mean():.3f} from {known.name}, {chains.apart:.3f} between two samples"
+        f"others, RMS distance {chains.moved.mean():.3f} from the image, {chains.apart:.3f} between two samples"
     )
     return chains
 

@@ -21,7 +21,7 @@ product Π ρ_i^{w_i} ends exact: with w the sum of weights, r gains ½ (1 − w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -62,7 +62,8 @@ class Composition:
         expression: with each ~ of two classes resolved to the other.
         terms: the distinct densities it is made of, those without condition of each conditional model among them; an
             evaluation of the composed field takes a gradient of N of each.
-        weight: the exponents in all, where there is no density without condition; else 1.
+        has_flow: whether the flow alone draws from it, if biased: not where exponents that do not sum to 1 meet no
+            density without condition.
     Raises:
         ConfigError: names that do not exist (an `ExpressionError`), or models that do not fit together.
         CheckpointError: an | of models that are not calibrated.
@@ -83,12 +84,12 @@ class Composition:
         self.terms = tuple(dict.fromkeys([*terms.values(), *bases]))
         self._row = {name: self.terms.index(term) for name, term in terms.items()}
         self._base = [self.terms.index(base) for base in bases]
-        self._is_mixture = _has_or(self.expression)
+        self._is_mixture = any(True for _ in _mixtures(self.expression))
         if self._is_mixture:
             _require_calibrated(used, self.terms)
         if not bases:
             _require_densities(self.expression)
-        self.weight = 1.0 if bases else _weight(self.expression)
+        self.has_flow = bool(bases) or all(math.isclose(_weight(part), 1) for part in _densities(self.expression))
 
     @property
     def model(self) -> Model:
@@ -169,29 +170,20 @@ class Composition:
             shares = torch.zeros_like(rows)
             shares[self._row[node]] = 1
             return _Ratio(rows[self._row[node]], shares)
-        parts = [self._combine(part, rows) for part in parts_of(node)]
-        match node:
-            case And():
-                return _product(parts, [1.0] * len(parts), rows)
-            case Weighted(weight):
-                return _product(parts, [weight], rows)
-            case Not():
-                return _product(parts, [-1.0], rows)
-        # A weight in front of a side of an | is its share of the mixture.
-        sides = [part.part if isinstance(part, Weighted) else part for part in parts_of(node)]
-        weights = [part.weight if isinstance(part, Weighted) else 1.0 for part in parts_of(node)]
-        return _mixture([self._combine(side, rows) for side in sides], weights)
+        if isinstance(node, Or):
+            sides = _sides(node)
+            return _mixture([self._combine(side, rows) for _, side in sides], [weight for weight, _ in sides])
+        return _product([self._combine(part, rows) for part in parts_of(node)], _exponents(node), rows)
 
 
 def _product(parts: list[_Ratio], weights: list[float], rows: Tensor) -> _Ratio:
     """Σ w r, and the last row for each exponent beyond one."""
-    value = (
-        sum(weight * part.value for weight, part in zip(weights, parts, strict=True)) + (sum(weights) - 1) * rows[-1]
-    )
-    shares = sum(weight * part.shares for weight, part in zip(weights, parts, strict=True))
-    assert isinstance(shares, Tensor)
-    shares[-1] += sum(weights) - 1
-    return _Ratio(value, shares)
+    powers = rows.new_tensor(weights)
+    value = torch.einsum("p,pn->n", powers, torch.stack([part.value for part in parts]))
+    shares = torch.einsum("p,prn->rn", powers, torch.stack([part.shares for part in parts]))
+    surplus = sum(weights) - 1
+    shares[-1] += surplus
+    return _Ratio(value + surplus * rows[-1], shares)
 
 
 def _mixture(sides: list[_Ratio], weights: list[float]) -> _Ratio:
@@ -203,30 +195,53 @@ def _mixture(sides: list[_Ratio], weights: list[float]) -> _Ratio:
     return _Ratio(torch.logsumexp(joint, 0), shares)
 
 
-def _weight(node: Expression) -> float:
+def _exponents(node: And | Weighted | Not) -> list[float]:
+    """The exponent of each part's density in that of the node."""
     match node:
-        case And(parts):
-            return sum(_weight(part) for part in parts)
-        case Weighted(weight, part):
-            return weight * _weight(part)
-        case Not(part):
-            return -_weight(part)
-    return 1.0
+        case Weighted(weight):
+            return [weight]
+        case Not():
+            return [-1.0]
+    return [1.0] * len(node.parts)
 
 
-def _require_densities(node: Expression, is_density: bool = True) -> None:
-    """Without a density without condition, the exponents of the whole and of each side of an | must exceed 0."""
-    if is_density and (weight := _weight(node)) <= 0:
-        raise ConfigError(
-            f"{node} is no density: its weights sum to {weight:g}, and no model here knows a density without class",
-            hint="give what is asked for more weight than what is not, or use a conditional model",
-        )
-    for part in parts_of(node):
-        _require_densities(part, isinstance(node, Or))
+def _weight(node: Expression) -> float:
+    """The exponents of densities in all; a mixture is one."""
+    if isinstance(node, Name | Or):
+        return 1.0
+    return sum(power * _weight(part) for power, part in zip(_exponents(node), parts_of(node), strict=True))
 
 
-def _has_or(node: Expression) -> bool:
-    return isinstance(node, Or) or any(_has_or(part) for part in parts_of(node))
+def _sides(node: Or) -> list[tuple[float, Expression]]:
+    """The sides of an |, each with its share of the mixture: the weight in front of it."""
+    return [(part.weight, part.part) if isinstance(part, Weighted) else (1.0, part) for part in node.parts]
+
+
+def _densities(node: Expression) -> Iterator[Expression]:
+    """The nodes that must be densities of their own: the whole, and every side of an |."""
+    yield node
+    for inner in _mixtures(node):
+        for _, side in _sides(inner):
+            yield from _densities(side)
+
+
+def _mixtures(node: Expression) -> Iterator[Or]:
+    """The outermost | of a node."""
+    if isinstance(node, Or):
+        yield node
+    else:
+        for part in parts_of(node):
+            yield from _mixtures(part)
+
+
+def _require_densities(node: Expression) -> None:
+    """Without a density without condition, exponents must sum to more than 0."""
+    for density in _densities(node):
+        if (weight := _weight(density)) <= 0:
+            raise ConfigError(
+                f"{density} is no density: its weights sum to {weight:g}, and no model here draws without class",
+                hint="give what is asked for more weight than what is not, or use a conditional model",
+            )
 
 
 def _require_calibrated(models: Mapping[ModelName, Model], terms: tuple[Term, ...]) -> None:

@@ -26,10 +26,10 @@ LEVELS = 50
 FIRST_LEVEL = -4.0  # ℓ of the first level: below it next to nothing of the data is left
 BATCH = 64  # samples at once; each counts once for every term
 
-# MALA's step is tuned on chains that are thrown away, so that the chains that count keep theirs fixed, which makes them
-# exact, and sample i depends on the seed and i alone.
+# The step is tuned by MALA on chains that are thrown away, so that the chains that count keep theirs fixed, which makes
+# them exact, and sample i depends on the seed and i alone.
 PILOTS = 16
-ULA_SCALE = 0.5
+ULA_SHARE = 0.5  # of MALA's step scale: without the Metropolis test, the bias grows with the step
 
 _HEUN_COST = 2
 
@@ -81,7 +81,7 @@ def sample(
         raise ConfigError(f"unknown mcmc {mcmc!r}", hint=f"there are: {', '.join(METHODS)}")
     if mcmc == "none" and mcmc_steps is not None:
         raise ConfigError(f"mcmc_steps = {mcmc_steps} without mcmc", hint="there are: mala, ula")
-    if mcmc == "none" and composition.weight != 1:
+    if mcmc == "none" and not composition.has_flow:
         raise ConfigError(
             "unconditional models have no flow of their product, so mcmc = 'none' draws something else",
             hint="mala draws from the product itself",
@@ -94,10 +94,10 @@ def sample(
         )
     angles = level_angles(composition.angle_range, levels)
     batches = [range(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
-    progress = _Progress(on_level, levels * (PILOTS * (mcmc == "mala") + n))
-    scales = [ULA_SCALE] * levels
-    if mcmc == "mala":
-        scales = _tune(composition, angles, seed, max(steps, STEPS), progress)
+    progress = _Progress(on_level, levels * (PILOTS * (mcmc != "none") + n))
+    scales = [] if mcmc == "none" else _tune(composition, angles, seed, max(steps, STEPS), progress)
+    if mcmc == "ula":
+        scales = [ULA_SHARE * scale for scale in scales]
 
     taken, drawn = [0.0] * levels, []
     for batch in batches:

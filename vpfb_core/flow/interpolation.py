@@ -16,8 +16,8 @@ def slerp(start: Tensor, end: Tensor, frames: int) -> Tensor:
 
     Spherical linear interpolation (Shoemake 1985, SIGGRAPH 19(3)): the direction turns at a constant rate, and the
     length goes straight from one to the other. The straight line between two normal vectors would pass through points
-    that are too short by up to √2, where no noise lies. Vectors that are parallel or opposite to within rounding
-    are joined by that line all the same.
+    that are too short by up to √2, where no noise lies. Vectors that are parallel or opposite to within rounding, or
+    zero, are joined by that line all the same.
 
     Args:
         start, end: prior points, (N, …).
@@ -33,14 +33,12 @@ def slerp(start: Tensor, end: Tensor, frames: int) -> Tensor:
     fractions = torch.linspace(0, 1, frames, dtype=torch.float64, device=a.device)[:, None, None]
     line = (1 - fractions) * a + fractions * b
     first, last = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
-    product = (first * last).clamp(min=torch.finfo(a.dtype).tiny)
-    angle = torch.acos(((a * b).sum(1, keepdim=True) / product).clamp(-1, 1))
-    sine = torch.sin(angle)
-    turns = sine > LEAST_SINE
-    sine = torch.where(turns, sine, 1.0)
-    toward_start, toward_end = torch.sin((1 - fractions) * angle) / sine, torch.sin(fractions * angle) / sine
-    length = (1 - fractions) * first + fractions * last
-    turned = length * (toward_start * a / first.clamp(min=1e-300) + toward_end * b / last.clamp(min=1e-300))
+    tiny = torch.finfo(a.dtype).tiny
+    from_start, from_end = a / first.clamp(min=tiny), b / last.clamp(min=tiny)
+    angle = torch.acos((from_start * from_end).sum(1, keepdim=True).clamp(-1, 1))
+    turns = (torch.sin(angle) > LEAST_SINE) & (first > 0) & (last > 0)
+    length = ((1 - fractions) * first + fractions * last) / torch.where(turns, torch.sin(angle), 1.0)
+    turned = length * (torch.sin((1 - fractions) * angle) * from_start + torch.sin(fractions * angle) * from_end)
     path = torch.where(turns, turned, line).reshape(frames, *start.shape).to(start.dtype)
     path[0], path[-1] = start, end
     return path

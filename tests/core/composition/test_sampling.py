@@ -15,7 +15,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.model import Model
 
 # Independent dimensions, so that every sample is many draws of the same three densities.
-D, N = 48, 120
+D, N = 32, 100
 FREE = gaussian([0.1] * D, [1.1] * D)
 RED = gaussian([0.8] * D, [0.3] * D)
 GREEN = gaussian([-0.4] * D, [0.6] * D)
@@ -61,7 +61,7 @@ def test_mala_draws_the_exact_product(text: str) -> None:
 def test_the_flow_alone_is_biased_by_as_much_as_it_must_be(text: str) -> None:
     z = drawn(text, MANY, mcmc="none")
     mean, covariance = product(CASES[text])
-    assert max(map(abs, errors(z, mean, covariance))) > 10
+    assert max(map(abs, errors(z, mean, covariance))) > 8
     # The velocity of a Gaussian class is linear in u; so is the sum, and the flow's variance is the product of powers.
     variance = math.prod(float(moments(part)[1][0, 0]) ** weight for part, weight in CASES[text])
     assert float(z.var()) == pytest.approx(variance, abs=4 * variance * math.sqrt(2 / z.numel()))
@@ -110,15 +110,18 @@ def test_unconditional_models_multiply_exactly_with_mala_and_not_at_all_without(
     composition = Composition("r: & g:", models)
     z = sample(composition, N, seed=1, batch_size=1000).z.flatten(1).double()
     assert max(map(abs, errors(z, *product([(RED, 1.0), (GREEN, 1.0)])))) < 4
-    with pytest.raises(ConfigError, match="no flow of their product"):
-        sample(composition, 1, mcmc="none")
+    for text in ("r: & g:", "(r: & g:) | g:", "2*r:"):
+        with pytest.raises(ConfigError, match="no flow of their product"):
+            sample(Composition(text, models), 1, mcmc="none")
+    for text in ("r:", "2*r: | g:"):
+        sample(Composition(text, models), 1, mcmc="none", levels=2)
 
 
-def test_ula_is_near_the_product_too() -> None:
+def test_ula_comes_near_the_product_too() -> None:
     z = drawn("red & green", MANY, mcmc="ula")
     mean, covariance = product(CASES["red & green"])
-    assert float(z.var()) == pytest.approx(float(covariance[0, 0]), rel=0.1)
-    assert float(z.mean()) == pytest.approx(float(mean[0]), abs=0.05)
+    assert float(z.var()) == pytest.approx(float(covariance[0, 0]), rel=0.08)
+    assert float(z.mean()) == pytest.approx(float(mean[0]), abs=0.04)
 
 
 # --- what comes back --------------------------------------------------------------------------------------------------

@@ -34,7 +34,10 @@ class Classes(nn.Module):
         variance = (sine * self.spreads[index]).square() + cosine.square()
         offset = u - sine[:, None] * MEANS[index]
         log_density = -0.5 * offset.square().sum(1) / variance - torch.log(variance)
-        return (log_density + 0.5 * u.square().sum(1)) / torch.tan(angle)
+        tangent = torch.tan(angle)
+        noise_only = tangent < 1e-9  # N(u, 0) = u · E[z]
+        excess = (log_density + 0.5 * u.square().sum(1)) / torch.where(noise_only, 1.0, tangent)
+        return torch.where(noise_only, (u * MEANS[index]).sum(1), excess)
 
 
 def potential_of(spreads: Tensor = SPREADS) -> Potential:
