@@ -84,7 +84,8 @@ def test_both_readings_count() -> None:
     scores = reference.strangeness(usual)
     moved = [Readings(usual.scalars + 1e4, usual.features), Readings(usual.scalars, usual.features + 1e4)]
     assert all((reference.strangeness(readings) > scores).all() for readings in moved)
-    assert torch.allclose(scores, sum(p.strangeness(r) for p, r in zip(parts, usual, strict=True)))  # type: ignore[arg-type]
+    scalars, features = (part.strangeness(reading) for part, reading in zip(parts, usual, strict=True))
+    assert torch.allclose(scores, scalars + 2 * features)
     alone = Reference((1.0,) * 10, 0.0, parts[0], None)
     assert torch.equal(alone.strangeness(usual), parts[0].strangeness(usual.scalars))
 

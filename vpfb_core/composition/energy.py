@@ -114,7 +114,9 @@ class Composition:
         bend = torch.zeros_like(half_norm) if self._base else -sine.square() * half_norm
         ratio = self._combine(self.expression, torch.cat([ratios, bend[None]]))
 
-        gradient = base_gradient + torch.einsum("kn,kn...->n...", ratio.shares[:-1], gradients - base_gradient)
+        gradient = base_gradient
+        for share, term in zip(ratio.shares[:-1], gradients, strict=True):
+            gradient = gradient + expand_to(share, u) * (term - base_gradient)
         if not self._base:
             gradient = gradient - expand_to(ratio.shares[-1] * sine * cosine, u) * u
         return ComposedField(tangent * base + ratio.value - half_norm, gradient)
@@ -178,9 +180,9 @@ class Composition:
 
 def _product(parts: list[_Ratio], weights: list[float], rows: Tensor) -> _Ratio:
     """Σ w r, and the last row for each exponent beyond one."""
-    powers = rows.new_tensor(weights)
-    value = torch.einsum("p,pn->n", powers, torch.stack([part.value for part in parts]))
-    shares = torch.einsum("p,prn->rn", powers, torch.stack([part.shares for part in parts]))
+    powers = rows.new_tensor(weights)[:, None]
+    value = (powers * torch.stack([part.value for part in parts])).sum(0)
+    shares = (powers[..., None] * torch.stack([part.shares for part in parts])).sum(0)
     surplus = sum(weights) - 1
     shares[-1] += surplus
     return _Ratio(value + surplus * rows[-1], shares)
@@ -191,7 +193,7 @@ def _mixture(sides: list[_Ratio], weights: list[float]) -> _Ratio:
     values = torch.stack([side.value for side in sides])
     portions = values.new_tensor(weights) / sum(weights)
     joint = torch.log(portions)[:, None] + values
-    shares = torch.einsum("kn,krn->rn", torch.softmax(joint, 0), torch.stack([side.shares for side in sides]))
+    shares = (torch.softmax(joint, 0)[:, None] * torch.stack([side.shares for side in sides])).sum(0)
     return _Ratio(torch.logsumexp(joint, 0), shares)
 
 
