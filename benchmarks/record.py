@@ -30,9 +30,7 @@ def folder(device: torch.device | str = "cpu") -> Path:
 def record(name: str, figures: Any, device: torch.device | str = "cpu") -> None:
     """Write the figures with command, commit, device and versions beside them."""
     document = {
-        "command": f"python {' '.join([Path(sys.argv[0]).as_posix().split('benchmarks/')[-1], *sys.argv[1:]])}".replace(
-            "python ", "python benchmarks/", 1
-        ),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_anywhere, sys.argv[1:])]),
         "commit": _commit(),
         "device": {"kind": folder(device).name, "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
@@ -46,6 +44,11 @@ def record(name: str, figures: Any, device: torch.device | str = "cpu") -> None:
 def show(columns: list[str], rows: list[list[object]]) -> None:
     """A table on stdout."""
     Console().print(table(columns, rows))
+
+
+def _anywhere(word: str) -> str:
+    """A word of the command line; of an absolute path, which is another machine's business, the last two parts."""
+    return "/".join(Path(word).parts[-2:]) if Path(word).is_absolute() else word
 
 
 def _commit() -> str:

@@ -62,7 +62,7 @@ def main() -> None:
         "images_per_second": about["step"] * about["config"]["batch_size"] / about["seconds"],
         "memory_bytes": float(last["memory_bytes"]),
         "residual": curve,
-        "config": {key: about["config"].get(key) for key in KEPT},
+        "config": {key: about["config"].get(key) for key in KEPT} | {"data": Path(about["config"]["data"]).name},
         "trained_with": about["versions"],
     }
     record(name, figures, model.device)
