@@ -74,3 +74,9 @@ def test_other_images_can_be_named_and_must_fit(model: Path, capsys: pytest.Capt
     code, _, err = vpfb_info(capsys, str(model), "--data", "digits")
     assert (code, "--calibrate" in err) == (2, True), err
     assert model.read_bytes() == untouched
+
+
+def test_the_built_in_model_is_not_written_to(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = vpfb_info(capsys, "--calibrate", "digits")
+    assert code == 2
+    assert "built-in" in err

@@ -13,6 +13,7 @@ from vpfb_core import finish as finishing
 from vpfb_core.errors import DataError
 from vpfb_core.finish import affordable, finish
 from vpfb_core.model import Model
+from vpfb_core.training import loop
 
 STEPS = 120
 
@@ -57,6 +58,23 @@ def test_finishing_spends_about_what_it_may(model: Model, gradients: int) -> Non
     finish(model, vpfb.data.load("digits"), gradients=gradients)
     # A point of the anchor takes as many evaluations as its path needs; its estimate is a generous one.
     assert 0.3 * gradients < sum(points) < 1.1 * gradients
+
+
+def test_what_goes_wrong_in_finishing_does_not_cost_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise DataError("no more room")
+
+    config = vpfb.TrainConfig(
+        data="digits", widths=(8,), steps=3, batch_size=8, threads=1, save_every=1000, out=str(tmp_path / "run"),
+        resume="auto",
+    )  # fmt: skip
+    monkeypatch.setattr(loop, "finish", fail)
+    with pytest.raises(DataError, match="no more room"):
+        vpfb.train(config)
+    monkeypatch.undo()
+    assert vpfb.load(tmp_path / "run", device="cpu").about["step"] == 3
+    result = vpfb.train(config)
+    assert (result.status, result.step) == ("finished", 3)
 
 
 def test_finishing_takes_a_tenth_of_the_work_of_a_run() -> None:

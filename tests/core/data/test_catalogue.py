@@ -160,6 +160,10 @@ def test_a_folder_divided_into_train_and_test_trains_on_train_and_says_so(divide
     assert len(data.load("photos", split="test")) == 6
 
 
+def test_all_of_a_divided_folder_can_be_asked_for(divided):
+    assert len(data.load("photos", split="all")) == 18
+
+
 def test_a_split_of_a_folder_is_its_sub_folder(divided):
     assert len(data.load("photos:test", conditional=True)) == 6
     assert len(data.load(f"{divided}:train")) == 12

@@ -82,7 +82,8 @@ def test_names_are_compared_without_alias_split_and_spelling(one: str, other: st
 def test_a_set_is_not_compared_with_itself_but_with_its_other_split() -> None:
     choice.check_different("mnist:train", "mnist:test")
     choice.check_different("mnist", "shuffled:mnist")
-    for one, other in (("cifar", "cifar10"), ("mnist:test", "mnist:test")):
+    choice.check_different("digits", "digits:test")
+    for one, other in (("cifar", "cifar10"), ("mnist:test", "mnist:test"), ("cifar", "cifar10:test")):
         with pytest.raises(ConfigError, match="same set"):
             choice.check_different(one, other)
 
@@ -95,6 +96,11 @@ def test_members_of_a_training_set_without_a_test_split_are_those_that_were_held
     assert torch.equal(members.images, held_out.images)
     assert f"{len(held_out):,} images that it held out" in members.notes[-1]
     assert len(choice.load_members(model, "digits", 7)) == 7
+
+
+def test_a_part_of_what_was_trained_on_is_called_optimistic(digits: tuple[Model, ImageSet]) -> None:
+    model, _ = digits
+    assert "optimistic" in choice.load_members(model, "digits:test", 5).notes[-1]
 
 
 def test_images_that_were_all_trained_on_are_called_optimistic() -> None:

@@ -137,6 +137,7 @@ def test_a_batch_is_halved_until_its_step_fits_into_the_memory() -> None:
     assert smaller.batch_size in (8, 16)
     assert smaller.lr == pytest.approx(config.lr * (smaller.batch_size / config.batch_size) ** 0.5)
     assert presets.estimate_memory(network, smaller) <= presets.MEMORY_SHARE * (needed // 3)
+    assert presets.fit_batch(network, config, needed // 3, scale_rate=False).lr == config.lr
 
 
 def test_on_a_cpu_an_unbounded_run_ends_after_a_quarter_of_an_hour_at_most() -> None:
