@@ -21,6 +21,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import homotopy, networks, objectives
 from vpfb_core.data import ImageSet
+from vpfb_core.devices import resolve_device
 from vpfb_core.potential import Potential, UnpreconditionedPotential
 from vpfb_core.training import presets
 
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
-    device = vpfb.devices.resolve_device(arguments.device)
+    device = resolve_device(arguments.device)
     shape = (arguments.channels, arguments.size, arguments.size)
     images = ImageSet("random", torch.zeros(1, *shape, dtype=torch.uint8))
     asked = vpfb.TrainConfig(data="random", preset=arguments.preset, batch_size=arguments.batch_size)

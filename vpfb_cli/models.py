@@ -24,7 +24,7 @@ def open_model(
     with signals.importing():
         import torch
 
-        from vpfb_core.model import load
+        from vpfb_core.loading import load
     if threads is not None:
         torch.set_num_threads(threads)
     return load(path, device=device, weights=weights), name

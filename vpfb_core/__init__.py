@@ -20,7 +20,7 @@ _MODULES = {"checkpoint", "composition", "config", "data", "errors", "flow", "ho
             "objectives", "ood", "potential", "runs", "training"}  # fmt: skip
 _NAMES = {
     "Model": "model",
-    "load": "model",
+    "load": "loading",
     "Potential": "potential",
     "TrainConfig": "config",
     "train": "training",

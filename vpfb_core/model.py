@@ -15,25 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpfb_core import chains, checkpoint, density, homotopy, networks, noise
+from vpfb_core import chains, checkpoint, density, noise
 from vpfb_core.calibration import calibrate
 from vpfb_core.chains import Chains
 from vpfb_core.conditions import condition_tensor
 from vpfb_core.data import ImageSource, split
 from vpfb_core.data.images import ConditionGroup
-from vpfb_core.devices import resolve_device
-from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.errors import ConfigError
 from vpfb_core.flow import Solution, Solver, decode, encode, slerp
 from vpfb_core.flow.guidance import check_guidance
 from vpfb_core.flow.long_runs import LEVEL
 from vpfb_core.normaliser import Normaliser
 from vpfb_core.potential import Potential, UnpreconditionedPotential
 from vpfb_core.reference import Reference
-from vpfb_core.runs import Run, find_model
 
 DEFAULT_BATCH = 256  # samples solved at once unless told otherwise
 
-_REFERENCE = "reference/"  # what the names of its tensors begin with in a file
+REFERENCE = "reference/"  # what the names of its tensors begin with in a file
 
 POTENTIALS: dict[str, type[Potential]] = {"arc": Potential, "unpreconditioned": UnpreconditionedPotential}
 
@@ -408,7 +406,7 @@ class Model:
         }
         tensors = dict(self.potential.network.state_dict())
         if self.reference is not None:
-            tensors |= {_REFERENCE + name: tensor for name, tensor in self.reference.tensors().items()}
+            tensors |= {REFERENCE + name: tensor for name, tensor in self.reference.tensors().items()}
         checkpoint.write(Path(path), "model", tensors, document)
 
 
@@ -422,72 +420,3 @@ def _join(parts: Sequence[Solution]) -> Solution:
         **{name: joined(name) for name in ("x", "t", "nfe", "accepted", "rejected", "status")},
         path=None if parts[0].path is None else joined("path", dim=1),
     )
-
-
-def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", weights: str = "ema") -> Model:
-    """Load a model: a .safetensors file, a run folder, or a built-in name; None as `runs.find_model` says.
-
-    Args:
-        device: auto, cpu, cuda, cuda:N or mps.
-        weights: "ema", or "raw" for the weights that the optimiser holds (a run folder has them).
-    Raises:
-        CheckpointError: missing, damaged, or not a model that this version can build.
-        ConfigError: no such device.
-    """
-    target = resolve_device(device)
-    path = find_model(name)
-    stored = checkpoint.read(path, "model")
-    network = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(_REFERENCE)}
-    reference = {
-        name.removeprefix(_REFERENCE): stored.tensors[name] for name in stored.tensors if name.startswith(_REFERENCE)
-    }
-    try:
-        model = _build(stored.document)
-        model.reference = Reference.from_tensors(reference) if reference else None
-        if weights != "ema":
-            model.normaliser = model.reference = None  # they belong to the averaged weights
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{path} describes a model that this version cannot build: {error}") from error
-    _load_weights(model.potential, network if weights == "ema" else _raw_weights(path, weights), path)
-    model.potential.to(target).eval().requires_grad_(False)
-    return model
-
-
-def _build(document: dict[str, Any]) -> Model:
-    network = networks.build(document["network"])
-    schedule = homotopy.from_dict(document["homotopy"])
-    channels, height, width = document["shape"]
-    return Model(
-        potential=POTENTIALS[document["potential"]](network, schedule, float(document["data_std"])),
-        network=document["network"],
-        statistics=Statistics(tuple(document["statistics"]["mean"]), document["statistics"]["std"]),
-        shape=(channels, height, width),
-        groups=tuple(ConditionGroup(group["name"], tuple(group["classes"])) for group in document["groups"]),
-        about=document["about"],
-        normaliser=Normaliser.from_dict(kept) if (kept := document.get("normaliser")) else None,
-    )
-
-
-def _load_weights(potential: Potential, tensors: dict[str, Tensor], path: Path) -> None:
-    """Every name, shape and dtype must fit; nothing is left as it was drawn."""
-    expected = potential.network.state_dict()
-    for name in expected.keys() | tensors.keys():
-        if name not in tensors or name not in expected:
-            raise CheckpointError(f"{path} does not fit its own description: tensor {name!r} is missing or unknown")
-        if tensors[name].shape != expected[name].shape or tensors[name].dtype != expected[name].dtype:
-            found, wanted = tensors[name], expected[name]
-            raise CheckpointError(
-                f"{path} does not fit its own description: {name!r} is {found.dtype} {tuple(found.shape)}, "
-                f"not {wanted.dtype} {tuple(wanted.shape)}"
-            )
-    potential.network.load_state_dict(tensors)
-
-
-def _raw_weights(model_path: Path, weights: str) -> dict[str, Tensor]:
-    if weights != "raw":
-        raise ConfigError(f"unknown weights {weights!r}", hint="weights: ema, raw")
-    state = Run(model_path.parent).state
-    if not state.is_file():
-        raise CheckpointError(f"no raw weights for {model_path}", hint="only a run folder has them, in its state")
-    stored = checkpoint.read(state, "state").tensors
-    return {name.removeprefix("network/"): tensor for name, tensor in stored.items() if name.startswith("network/")}

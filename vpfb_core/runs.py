@@ -54,6 +54,11 @@ class Run:
         return self.path / "README.md"
 
     @property
+    def skipped(self) -> Path:
+        """Every image file that could not be read, and why; there if there are any."""
+        return self.path / "skipped.csv"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".lock"
 

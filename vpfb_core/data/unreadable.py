@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,13 @@ def described(unread: Sequence[tuple[str, str]]) -> str:
 def counted(unread: Sequence[tuple[str, str]]) -> str:
     """How many unreadable files, and which: "2 unreadable files: a.png (truncated), b.png (empty file)"."""
     return f"{len(unread):,} unreadable file{'s' if len(unread) > 1 else ''}: {described(unread)}"
+
+
+def table(unread: Sequence[tuple[str, str]]) -> bytes:
+    """A CSV file of all of them: file, reason."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("file", "reason"), *unread])
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def too_many(root: Path, unread: Sequence[tuple[str, str]], total: int) -> DataError:

@@ -19,12 +19,13 @@ from vpfb_core.checkpoint import finite_or_none
 from vpfb_core.config import TrainConfig, as_json, to_toml
 from vpfb_core.data.decoding import warnings_silenced
 from vpfb_core.data.split import split
-from vpfb_core.data.unreadable import counted
+from vpfb_core.data.unreadable import counted, table
 from vpfb_core.devices import memory_in_use
 from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError
 from vpfb_core.files import write_bytes
 from vpfb_core.finish import IMAGES, SHARE, affordable, finish, full_cost
-from vpfb_core.model import Model, Statistics, load
+from vpfb_core.loading import load
+from vpfb_core.model import Model, Statistics
 from vpfb_core.normaliser import Normaliser
 from vpfb_core.pictures import png, tile
 from vpfb_core.reference import Reference
@@ -384,6 +385,8 @@ class _Loop:
         model = self._model()
         model.save(self.folder.model)
         write_bytes(self.folder.card, model_card(model).encode())
+        if skipped := self.plan.images.skipped:
+            write_bytes(self.folder.skipped, table(skipped))
         write_status(self.folder, status, counters, self.plan.requested)
         self.saved_at = time.monotonic()
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import threading
 import time
@@ -269,3 +270,23 @@ def test_an_exception_in_the_middle_leaves_no_thread(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         vpfb.train(config, on_step=interrupt)
     assert not reading_threads()
+
+
+@pytest.mark.parametrize("limit", [50, 1000], ids=["streamed", "in memory"])
+def test_every_file_that_was_left_out_is_named_in_the_run_folder_with_the_reason(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(streaming, "STREAMED_FILES", limit)
+    bad = {"even/empty.png": b"", "odd/words.png": b"not a picture", 'odd/a "b", c.png': b"\x89PNG\r\n\x1a\n"}
+    for name, content in bad.items():
+        (folder / name).write_bytes(content)
+    config = vpfb.TrainConfig(
+        data=str(folder), size=8, widths=(8,), steps=20, batch_size=16, threads=1, val_fraction=0.05, out="run"
+    )
+    vpfb.train(config)
+    with Run(Path("run")).skipped.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["file", "reason"]
+    assert dict(rows[1:]).keys() == bad.keys()
+    assert dict(rows[1:])["even/empty.png"] == "empty file"
+    assert all(reason for _, reason in rows[1:])

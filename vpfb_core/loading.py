@@ -1,0 +1,88 @@
+"""A model from its file: built from its description, every tensor checked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vpfb_core import checkpoint, homotopy, networks
+from vpfb_core.data.images import ConditionGroup
+from vpfb_core.devices import resolve_device
+from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.model import POTENTIALS, REFERENCE, Model, Statistics
+from vpfb_core.normaliser import Normaliser
+from vpfb_core.potential import Potential
+from vpfb_core.reference import Reference
+from vpfb_core.runs import Run, find_model
+
+
+def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", weights: str = "ema") -> Model:
+    """Load a model: a .safetensors file, a run folder, or a built-in name; None as `runs.find_model` says.
+
+    Args:
+        device: auto, cpu, cuda, cuda:N or mps.
+        weights: "ema", or "raw" for the weights that the optimiser holds (a run folder has them).
+    Raises:
+        CheckpointError: missing, damaged, or not a model that this version can build.
+        ConfigError: no such device.
+    """
+    target = resolve_device(device)
+    path = find_model(name)
+    stored = checkpoint.read(path, "model")
+    network = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(REFERENCE)}
+    reference = {
+        name.removeprefix(REFERENCE): stored.tensors[name] for name in stored.tensors if name.startswith(REFERENCE)
+    }
+    try:
+        model = _build(stored.document)
+        model.reference = Reference.from_tensors(reference) if reference else None
+        if weights != "ema":
+            model.normaliser = model.reference = None  # they belong to the averaged weights
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path} describes a model that this version cannot build: {error}") from error
+    _load_weights(model.potential, network if weights == "ema" else _raw_weights(path, weights), path)
+    model.potential.to(target).eval().requires_grad_(False)
+    return model
+
+
+def _build(document: dict[str, Any]) -> Model:
+    network = networks.build(document["network"])
+    schedule = homotopy.from_dict(document["homotopy"])
+    channels, height, width = document["shape"]
+    return Model(
+        potential=POTENTIALS[document["potential"]](network, schedule, float(document["data_std"])),
+        network=document["network"],
+        statistics=Statistics(tuple(document["statistics"]["mean"]), document["statistics"]["std"]),
+        shape=(channels, height, width),
+        groups=tuple(ConditionGroup(group["name"], tuple(group["classes"])) for group in document["groups"]),
+        about=document["about"],
+        normaliser=Normaliser.from_dict(kept) if (kept := document.get("normaliser")) else None,
+    )
+
+
+def _load_weights(potential: Potential, tensors: dict[str, Tensor], path: Path) -> None:
+    """Every name, shape and dtype must fit; nothing is left as it was drawn."""
+    expected = potential.network.state_dict()
+    for name in expected.keys() | tensors.keys():
+        if name not in tensors or name not in expected:
+            raise CheckpointError(f"{path} does not fit its own description: tensor {name!r} is missing or unknown")
+        if tensors[name].shape != expected[name].shape or tensors[name].dtype != expected[name].dtype:
+            found, wanted = tensors[name], expected[name]
+            raise CheckpointError(
+                f"{path} does not fit its own description: {name!r} is {found.dtype} {tuple(found.shape)}, "
+                f"not {wanted.dtype} {tuple(wanted.shape)}"
+            )
+    potential.network.load_state_dict(tensors)
+
+
+def _raw_weights(model_path: Path, weights: str) -> dict[str, Tensor]:
+    if weights != "raw":
+        raise ConfigError(f"unknown weights {weights!r}", hint="weights: ema, raw")
+    state = Run(model_path.parent).state
+    if not state.is_file():
+        raise CheckpointError(f"no raw weights for {model_path}", hint="only a run folder has them, in its state")
+    stored = checkpoint.read(state, "state").tensors
+    return {name.removeprefix("network/"): tensor for name, tensor in stored.items() if name.startswith("network/")}
