@@ -22,7 +22,8 @@ BATCH = 64
 SHARE = 0.1  # of the work of a training run that finishing it takes, at most
 STEP_COST = 7  # gradients of N that a training step is worth, an image: two points, each differentiated twice
 ANCHOR_COST = 300  # gradients of N that a point of the anchor takes: a hundred evaluations, each with the divergence
-_LEAST_EFFORT, _LEAST_IMAGES = 0.05, 50  # with less, the figures would be worthless
+READING_COST = len(LEVELS) + 1  # gradients of N that an image of the reference takes
+_LEAST_EFFORT, _LEAST_IMAGES = 0.03, 50  # with less, the figures would be worthless
 
 
 def affordable(images: int) -> int:
@@ -32,7 +33,7 @@ def affordable(images: int) -> int:
 
 def full_cost(model: Model) -> int:
     """Gradients of N that it takes with all care."""
-    return _calibration_cost(model) + reference.IMAGES * len(LEVELS)
+    return _calibration_cost(model) + reference.IMAGES * READING_COST
 
 
 def finish(
@@ -43,8 +44,8 @@ def finish(
     Args:
         images: of the model's shape and, if it is conditional, with its condition groups.
         seed: of the choice of images and of the noise.
-        gradients: of N, about as many as may be spent; a half goes to each. What cannot be done well with them is left
-            out. None spends `full_cost`.
+        gradients: of N, about as many as may be spent, up to two thirds of them on the reference. What cannot be done
+            well with them is left out. None spends `full_cost`.
         batch_size: points of the arc at once.
     Raises:
         DataError: images of another shape or with other classes.
@@ -57,8 +58,8 @@ def finish(
     chosen = _shuffled(images, seed)
     count, effort = reference.IMAGES, 1.0
     if gradients is not None:
-        count = min(count, gradients // (2 * len(LEVELS)))
-        effort = min(effort, (gradients - count * len(LEVELS)) / _calibration_cost(model))
+        count = min(count, 2 * gradients // (3 * READING_COST))
+        effort = min(effort, (gradients - count * READING_COST) / _calibration_cost(model))
     if effort >= _LEAST_EFFORT:
         labels = None if chosen.labels is None or not model.groups else chosen.labels
         model.calibrate(
