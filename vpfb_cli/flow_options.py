@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vpfb_cli.options import PANEL_MACHINE, PANEL_MODEL, at_least_one
+from vpfb_cli.options import PANEL_MODEL, at_least_one
 
 PANEL_FLOW = "Flow"
 
@@ -55,11 +55,5 @@ AtolOption = Annotated[
     float | None,
     typer.Option(
         "--atol", metavar="TOL", help="Absolute tolerance, in deviations of the data.", rich_help_panel=PANEL_FLOW
-    ),
-]
-BatchSizeOption = Annotated[
-    int,
-    typer.Option(
-        "--batch-size", callback=at_least_one, metavar="N", help="Images at once.", rich_help_panel=PANEL_MACHINE
     ),
 ]

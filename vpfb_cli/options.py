@@ -93,6 +93,12 @@ ThreadsOption = Annotated[
         rich_help_panel=PANEL_MACHINE,
     ),
 ]
+BatchSizeOption = Annotated[
+    int,
+    typer.Option(
+        "--batch-size", callback=at_least_one, metavar="N", help="Images at once.", rich_help_panel=PANEL_MACHINE
+    ),
+]
 SeedOption = Annotated[
     int,
     typer.Option(

@@ -71,7 +71,7 @@ def long_run(
     chosen = Solver.choose(**solver)
     check_guidance(guidance, model.groups)
     conditions = condition_tensor(condition, model.groups, len(images), first)
-    z = model.standardise(images) / model.potential.data_std
+    z = model.arc_data(images)
     parts, ends, nfe = [], [], []
     for rows in _batches(len(z), batch_size):
         done, share = rows.start / len(z), len(z[rows]) / len(z)
@@ -125,7 +125,7 @@ def inpaint(
     if known.all() or not known.any():
         raise ConfigError(f"the mask keeps {'every pixel' if known.all() else 'no pixel'} of the image")
     conditions = condition_tensor(condition, model.groups, n, first)
-    z = model.standardise(image[None]) / model.potential.data_std
+    z = model.arc_data(image[None])
     parts, filled = [], []
     nfe = 0
     for rows in _batches(n, batch_size):

@@ -60,7 +60,7 @@ def log_density(
     for start in range(0, len(images), batch_size):
         rows, index = slice(start, start + batch_size), first + start
         pixels = dequantised(images[rows], seed, index) if dequantise else images[rows]
-        z = model.standardise(pixels) / model.potential.data_std
+        z = model.arc_data(pixels)
         given = None if conditions is None else conditions[rows].to(model.device)
         u = blurred(z, level, seed, index) if noisy else clean(z, level)
         if method == "explicit":

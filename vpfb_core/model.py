@@ -120,6 +120,10 @@ class Model:
             )
         return self.statistics.standardise(images.to(self.device)) * self.potential.data_std
 
+    def arc_data(self, images: Tensor) -> Tensor:
+        """Images as in `standardise` → z = x̄/a, unit variance: the data end of the arc."""
+        return self.standardise(images) / self.potential.data_std
+
     def sample(
         self,
         n: int,
@@ -204,7 +208,7 @@ class Model:
         def solve(z: Tensor, conditions: Tensor | None) -> Solution:
             return encode(self.potential, z, conditions, chosen, guidance=guidance)
 
-        z = self.standardise(images) / self.potential.data_std
+        z = self.arc_data(images)
         conditions = condition_tensor(condition, self.groups, len(images))
         return self._in_batches(solve, z, conditions, batch_size).require_success().x
 
@@ -365,7 +369,7 @@ class Model:
             labels: int64 (N, G), −1 where unknown; for a conditional model.
             counts: points, class_points and anchor_points, as in `calibration.calibrate`.
         """
-        z = self.standardise(density.dequantised(images, seed)) / self.potential.data_std
+        z = self.arc_data(density.dequantised(images, seed))
         classes = [len(group.classes) for group in self.groups]
         self.normaliser = calibrate(self.potential, z, labels, classes, seed=seed, **counts)
         return self.normaliser

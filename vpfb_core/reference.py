@@ -182,7 +182,7 @@ def fit_reference(
     parts: list[Readings] = []
     energies: list[Tensor] = []
     for chosen in rows.split(batch_size):
-        z = model.standardise(images[chosen]) / model.potential.data_std
+        z = model.arc_data(images[chosen])
         parts.append(read_all(model.potential, z, levels))
         energies.append(read(model.potential, z, scalar).energy.cpu().double())
         if on_batch is not None:

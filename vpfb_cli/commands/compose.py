@@ -12,8 +12,8 @@ import typer
 from vpfb_cli import output, signals
 from vpfb_cli.models import open_model
 from vpfb_cli.options import (
-    PANEL_MACHINE,
     PANEL_OUTPUT,
+    BatchSizeOption,
     DeviceOption,
     JsonOption,
     ModelOption,
@@ -78,12 +78,7 @@ def compose(
         int,
         typer.Option("--levels", metavar="N", help="Noise levels, each a step of the flow.", rich_help_panel=CHAINS),
     ] = 50,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            "--batch-size", callback=at_least_one, metavar="N", help="Images at once.", rich_help_panel=PANEL_MACHINE
-        ),
-    ] = 64,
+    batch_size: BatchSizeOption = 64,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     seed: SeedOption = 0,

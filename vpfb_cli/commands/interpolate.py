@@ -10,7 +10,6 @@ import typer
 from vpfb_cli import output, signals
 from vpfb_cli.flow_options import (
     AtolOption,
-    BatchSizeOption,
     ClassOption,
     GuidanceOption,
     NfeOption,
@@ -20,6 +19,7 @@ from vpfb_cli.flow_options import (
 from vpfb_cli.models import open_model
 from vpfb_cli.options import (
     PANEL_OUTPUT,
+    BatchSizeOption,
     DeviceOption,
     JsonOption,
     ModelOption,

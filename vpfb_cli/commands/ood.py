@@ -12,8 +12,8 @@ from vpfb_cli import output, signals
 from vpfb_cli.models import open_model
 from vpfb_cli.options import (
     PANEL_DATA,
-    PANEL_MACHINE,
     PANEL_OUTPUT,
+    BatchSizeOption,
     DataRootOption,
     DeviceOption,
     DownloadOption,
@@ -76,12 +76,7 @@ def ood(
     model: ModelOption = None,
     data_root: DataRootOption = None,
     download: DownloadOption = True,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            "--batch-size", callback=at_least_one, metavar="N", help="Images at once.", rich_help_panel=PANEL_MACHINE
-        ),
-    ] = 64,
+    batch_size: BatchSizeOption = 64,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     seed: SeedOption = 0,

@@ -11,7 +11,6 @@ import typer
 from vpfb_cli import output, signals
 from vpfb_cli.flow_options import (
     AtolOption,
-    BatchSizeOption,
     ClassOption,
     GuidanceOption,
     NfeOption,
@@ -21,6 +20,7 @@ from vpfb_cli.flow_options import (
 from vpfb_cli.models import open_model
 from vpfb_cli.options import (
     PANEL_OUTPUT,
+    BatchSizeOption,
     DeviceOption,
     JsonOption,
     ModelOption,

@@ -11,8 +11,8 @@ import typer
 from vpfb_cli import output, signals
 from vpfb_cli.models import open_model
 from vpfb_cli.options import (
-    PANEL_MACHINE,
     PANEL_OUTPUT,
+    BatchSizeOption,
     DataRootOption,
     DeviceOption,
     DownloadOption,
@@ -21,7 +21,6 @@ from vpfb_cli.options import (
     QuietOption,
     SeedOption,
     ThreadsOption,
-    at_least_one,
 )
 from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError
@@ -60,12 +59,7 @@ def score(
     model: ModelOption = None,
     data_root: DataRootOption = None,
     download: DownloadOption = True,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            "--batch-size", callback=at_least_one, metavar="N", help="Images at once.", rich_help_panel=PANEL_MACHINE
-        ),
-    ] = 64,
+    batch_size: BatchSizeOption = 64,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     seed: SeedOption = 0,

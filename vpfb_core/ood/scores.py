@@ -48,7 +48,7 @@ class Batch:
     @property
     def z(self) -> Tensor:
         """The images in units of their standard deviation, on the model's device."""
-        return self.model.standardise(self.images) / self.model.potential.data_std
+        return self.model.arc_data(self.images)
 
     @property
     def reference(self) -> Reference:
