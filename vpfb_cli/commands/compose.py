@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vpfb_cli import output, signals
+from vpfb_cli.drawn import write_images
 from vpfb_cli.models import open_model
 from vpfb_cli.options import (
     PANEL_OUTPUT,
@@ -26,8 +25,6 @@ from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vpfb_cli.output import Output
     from vpfb_core.composition import Expression
     from vpfb_core.model import Model
@@ -116,7 +113,7 @@ def compose(
             composed, n, seed, mcmc=mcmc, mcmc_steps=mcmc_steps, levels=levels, batch_size=batch_size,
             on_level=bar.update,
         )  # fmt: skip
-    _write(kind, out, drawn.images, to_stdout)
+    write_images(kind, out, drawn.images, to_stdout)
     document = {
         "model": name,
         "output": out,
@@ -142,17 +139,3 @@ def _open_models(
         raise ConfigError(f"-m {model}: every name of the expression has a model of its own", hint="leave -m out")
     opened = {name: open_model(say, model if name is None else name, device, threads) for name in wanted}
     return {name: loaded for name, (loaded, _) in opened.items()}, ", ".join(name for _, name in opened.values())
-
-
-def _write(kind: str, out: str, images: Tensor, to_stdout: Callable[[bytes], None] | None) -> None:
-    from vpfb_core import pictures
-    from vpfb_core.files import write_bytes
-
-    if kind == "folder":
-        pictures.write_folder(Path(out), images)
-    elif kind == "npz":
-        write_bytes(Path(out), pictures.npz(images))
-    elif to_stdout is not None:
-        to_stdout(pictures.png(pictures.tile(images)))
-    else:
-        write_bytes(Path(out), pictures.png(pictures.tile(images)))

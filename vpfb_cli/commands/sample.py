@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vpfb_cli import output, signals
+from vpfb_cli.drawn import write_images
 from vpfb_cli.flow_options import (
     AtolOption,
     ClassOption,
@@ -238,14 +239,5 @@ def _write(kind: str, out: str, images: list[Tensor], paths: list[Tensor], to_st
     if kind == "gif":
         frames = torch.stack([pictures.tile(step) for step in torch.cat(paths, dim=1)])
         write_bytes(Path(out), pictures.gif(frames))
-    elif kind == "npz":
-        write_bytes(Path(out), pictures.npz(torch.cat(images)))
-    elif kind == "folder":
-        for drawn in images:  # those of chains; the flow's are written as they come
-            pictures.write_folder(Path(out), drawn)
-    else:
-        grid = pictures.png(pictures.tile(torch.cat(images)))
-        if to_stdout is not None:
-            to_stdout(grid)
-        else:
-            write_bytes(Path(out), grid)
+    elif images:  # those of the flow alone are written to a folder as they come
+        write_images(kind, out, torch.cat(images), to_stdout)
