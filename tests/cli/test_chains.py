@@ -2,53 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cli_runner import Vpfb
 from PIL import Image
 
-from vpfb_cli.__main__ import run
-from vpfb_cli.app import build
 from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.homotopy import OT
 from vpfb_core.model import Model, Statistics
 from vpfb_core.potential import Potential
 
-Vpfb = Callable[..., "Ran"]
 CLASSES = ("ring", "bar")
 SAMPLE = {"model", "output", "n", "nfe", "solver", "seconds", "seed"}
 
 
-class Ran:
-    """What a command left on its streams."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return json.loads(self.out)
-
-
 @pytest.fixture
-def vpfb(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
-    """Runs a command line in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("VPFB_")]:
-        monkeypatch.delenv(name)
-
-    def call(*argv: str) -> Ran:
-        code = run(build(), [*argv, "--device", "cpu"])
-        return Ran(code, *capsys.readouterr())
-
-    return call
+def vpfb(vpfb: Vpfb) -> Vpfb:
+    """Runs a command line in an empty folder, on the CPU."""
+    return lambda *argv: vpfb(*argv, "--device", "cpu")
 
 
 def write_model(path: Path, classes: tuple[str, ...]) -> str:

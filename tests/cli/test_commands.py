@@ -2,52 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from cli_runner import Vpfb
 from PIL import Image
 
-from vpfb_cli.__main__ import run
-from vpfb_cli.app import build
 from vpfb_core import objectives
 from vpfb_core.runs import Run
 from vpfb_core.training import loop
 from vpfb_core.training.state import locked
 
-Vpfb = Callable[..., "Ran"]
-
 QUICK = ["--set", "widths=[8, 8]", "--batch-size", "8", "--steps", "3", "--threads", "1"]
 
 
-class Ran:
-    """What a command left on its streams."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return json.loads(self.out)
-
-
 @pytest.fixture
-def vpfb(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
-    """Runs a command line in an empty folder."""
-    monkeypatch.chdir(tmp_path)
+def vpfb(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
+    """Runs a command line in an empty folder; grids are small."""
     monkeypatch.setattr(loop, "GRID_IMAGES", 4)
-    for name in [name for name in os.environ if name.startswith("VPFB_")]:
-        monkeypatch.delenv(name)
-
-    def call(*argv: str) -> Ran:
-        code = run(build(), list(argv))
-        return Ran(code, *capsys.readouterr())
-
-    return call
+    return vpfb
 
 
 @pytest.fixture

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cli_runner import Vpfb
 from PIL import Image
 
-from vpfb_cli.__main__ import run
-from vpfb_cli.app import build
 from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.homotopy import OT
 from vpfb_core.model import Model, Statistics
 from vpfb_core.potential import Potential
 
-Vpfb = Callable[..., "Ran"]
 GROUPS = (ConditionGroup("colour", ("red", "green", "light blue")), ConditionGroup("large", ("~large", "large")))
 QUICK = ["--levels", "4", "-n", "2"]
-
-
-class Ran:
-    """What a command left on its streams."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return json.loads(self.out)
 
 
 def save(path: Path, groups: tuple[ConditionGroup, ...] = GROUPS, mean: float = 0.5, calibrated: bool = True) -> None:
@@ -67,19 +50,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def vpfb(capsys: pytest.CaptureFixture[str], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
+def vpfb(vpfb: Vpfb, models: Path, tmp_path: Path) -> Vpfb:
     """Runs a command line in a folder with models."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("VPFB_")]:
-        monkeypatch.delenv(name)
     for model in models.iterdir():
         (tmp_path / model.name).symlink_to(model)
-
-    def call(*argv: str) -> Ran:
-        code = run(build(), ["compose", *argv, "--device", "cpu"])
-        return Ran(code, *capsys.readouterr())
-
-    return call
+    return lambda *argv: vpfb("compose", *argv, "--device", "cpu")
 
 
 def test_an_expression_becomes_a_grid(vpfb: Vpfb) -> None:

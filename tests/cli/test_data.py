@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import miniatures
 import numpy as np
 import pytest
+from cli_runner import Vpfb
 from PIL import Image
 
-from vpfb_cli.__main__ import run
-from vpfb_cli.app import build
 from vpfb_core import data
 
-Vpfb = Callable[..., "Ran"]
 KEYS = {"name", "available", "path", "images", "shape", "classes"}
-
-
-class Ran:
-    """What a command left on its streams."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return json.loads(self.out)
 
 
 @pytest.fixture
@@ -40,18 +24,10 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def vpfb(capsys: pytest.CaptureFixture[str], tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
+def vpfb(vpfb: Vpfb, root: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
     """Runs a command line in an empty folder, with a data root of its own."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("VPFB_")]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("VPFB_DATA", str(root))
-
-    def call(*argv: str) -> Ran:
-        code = run(build(), list(argv))
-        return Ran(code, *capsys.readouterr())
-
-    return call
+    return vpfb
 
 
 def test_the_list_says_what_is_here_and_where(vpfb: Vpfb, root: Path) -> None:
