@@ -21,7 +21,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import homotopy, networks, objectives
 from vpfb_core.data import ImageSet
-from vpfb_core.devices import resolve_device
+from vpfb_core.devices import keeping_freed_memory, resolve_device
 from vpfb_core.potential import Potential, UnpreconditionedPotential
 from vpfb_core.training import presets
 
@@ -61,9 +61,10 @@ class Variant:
             self._time(name, lambda p=potential, o=objective, d=data: o(p, d, generator=self.generator).backward())
             potential.zero_grad()
         with torch.no_grad():
-            ours = self.potentials["stein"]
+            ours = self.potentials["stein"].requires_grad_(False)
             self._time("gradient", lambda: ours.arc(u, angle))
             self._time("forward", lambda: ours.network(u, angle))
+            ours.requires_grad_(True)
 
     def _time(self, name: str, work: Callable[[], object]) -> None:
         began = time.perf_counter()
@@ -100,9 +101,10 @@ def main() -> None:
             [False, True][: 1 + arguments.bf16], [False, True], [False, True][: 1 + arguments.compile]
         )
     ]
-    for _ in range(arguments.repeats):
-        for variant in variants:
-            variant.measure()
+    with keeping_freed_memory(device):
+        for _ in range(arguments.repeats):
+            for variant in variants:
+                variant.measure()
 
     rows = []
     for variant in variants:

@@ -1,10 +1,13 @@
-"""Which device to compute on."""
+"""Which device to compute on, and its memory."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import resource
 import sys
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -60,3 +63,26 @@ def memory_in_use(device: torch.device) -> int:
         return torch.mps.driver_allocated_memory()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextlib.contextmanager
+def keeping_freed_memory(device: torch.device) -> Iterator[None]:
+    """Within, memory that the CPU frees is kept for the next tensor, where the C library is glibc.
+
+    By default it gives large blocks back to the system, and a training step asks for them anew: getting the pages again
+    takes as long as computing in them. At the end what is free is given back.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None or device.type != "cpu":
+        yield
+        return
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD in malloc.h
+    mallopt(mmap_threshold, 2**25)  # the largest that it takes
+    mallopt(trim_threshold, 2**31 - 1)
+    try:
+        yield
+    finally:
+        mallopt(mmap_threshold, 2**17)  # as they were
+        mallopt(trim_threshold, 2**17)
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)

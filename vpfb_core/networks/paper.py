@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.embedding import ConditionEmbedding
-from vpfb_core.networks.unet import Block, Stage, enlarge, group_norm, level_sizes, zero
+from vpfb_core.networks.unet import Block, Stage, enlarge, level_sizes, norm_silu, zero
 
 
 class PaperUNet(nn.Module):
@@ -43,13 +44,13 @@ class PaperUNet(nn.Module):
         embedding = 4 * stem
         sizes = level_sizes(size, len(widths))
         self.embedding = ConditionEmbedding(embedding, classes)
-        self.first = nn.Conv2d(channels, stem, 3, padding=1)
+        self.first = Conv2d(channels, stem, 3, padding=1)
 
         skips = [stem]  # channels of what the way down leaves for the way up
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
         for width, level_size in zip(widths, sizes, strict=True):
             if level_size != size:
-                self.downsamples.append(nn.Conv2d(skips[-1], skips[-1], 3, stride=2, padding=1))
+                self.downsamples.append(Conv2d(skips[-1], skips[-1], 3, stride=2, padding=1))
                 skips.append(skips[-1])
             attend = level_size in attention
             inputs = [skips[-1]] + [width] * (blocks - 1)
@@ -60,13 +61,13 @@ class PaperUNet(nn.Module):
         below = skips[-1]
         for width, level_size in zip(reversed(widths), reversed(sizes), strict=True):
             if level_size != sizes[-1]:
-                self.upsamples.append(nn.Conv2d(below, below, 3, padding=1))
+                self.upsamples.append(Conv2d(below, below, 3, padding=1))
             attend = level_size in attention
             inputs = [features + skips.pop() for features in [below] + [width] * blocks]
             self.up.append(Stage(Block(channels, width, embedding, dropout, attend) for channels in inputs))
             below = width
-        self.last_norm = group_norm(below)
-        self.last = nn.Conv2d(below, channels, 3, padding=1)
+        self.last_norm = norm_silu(below)
+        self.last = Conv2d(below, channels, 3, padding=1)
         zero(self.last)
 
     def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -83,4 +84,4 @@ class PaperUNet(nn.Module):
                 features = upsample(enlarge(features, skips[-1]))
             for block in cast(Stage, stage):
                 features = block(torch.cat([features, skips.pop()], dim=1), embedding)
-        return self.last(F.silu(self.last_norm(features)))
+        return self.last(self.last_norm(features))

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.embedding import ConditionEmbedding
+from vpfb_core.networks.normalization import NormSiLU
 
 
 class UNet(nn.Module):
@@ -45,7 +47,7 @@ class UNet(nn.Module):
         super().__init__()
         embedding = 4 * widths[0]
         self.embedding = ConditionEmbedding(embedding, classes)
-        self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.first = Conv2d(channels, widths[0], 3, padding=1)
 
         def stage(inputs: int, outputs: int, level_size: int) -> Stage:
             widths_in = [inputs] + [outputs] * (blocks - 1)
@@ -56,10 +58,10 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(map(stage, [widths[0], *widths[:-1]], widths, sizes))
         self.middle = Block(widths[-1], widths[-1], embedding, dropout, attend=sizes[-1] in attention)
         rising = list(reversed(widths))
-        self.narrow = nn.ModuleList(nn.Conv2d(wide, width, 1) for wide, width in pairwise(rising))
+        self.narrow = nn.ModuleList(Conv2d(wide, width, 1) for wide, width in pairwise(rising))
         self.up = nn.ModuleList(map(stage, rising[1:], rising[1:], reversed(sizes[:-1])))
-        self.last_norm = group_norm(widths[0])
-        self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
+        self.last_norm = norm_silu(widths[0])
+        self.last = Conv2d(widths[0], channels, 3, padding=1)
         zero(self.last)
 
     def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -73,7 +75,7 @@ class UNet(nn.Module):
         for narrow, stage in zip(self.narrow, self.up, strict=True):
             skip = skips.pop()
             features = stage(enlarge(narrow(features), skip) + skip, embedding)
-        return self.last(F.silu(self.last_norm(features)))
+        return self.last(self.last_norm(features))
 
 
 class Stage(nn.ModuleList):
@@ -90,19 +92,18 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, attend: bool) -> None:
         super().__init__()
-        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = norm_silu(inputs), Conv2d(inputs, outputs, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * outputs)
-        self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = norm_silu(outputs), Conv2d(outputs, outputs, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
-        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.skip = nn.Identity() if inputs == outputs else Conv2d(inputs, outputs, 1)
         self.attention = Attention(outputs) if attend else nn.Identity()
         zero(self.conv2)
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
-        hidden = self.conv1(F.silu(self.norm1(features)))
-        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
-        hidden = torch.addcmul(shift, self.norm2(hidden), 1 + scale)
-        hidden = self.conv2(self.dropout(F.silu(hidden)))
+        scale, shift = self.modulation(embedding).chunk(2, dim=1)
+        hidden = self.norm2(self.conv1(self.norm1(features)), scale, shift)
+        hidden = self.conv2(self.dropout(hidden))
         return self.attention(self.skip(features) + hidden)
 
 
@@ -115,8 +116,8 @@ class Attention(nn.Module):
     def __init__(self, channels: int, head_width: int = 32) -> None:
         super().__init__()
         self.heads = divisor(channels, channels // head_width)
-        self.norm = group_norm(channels)
-        self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+        self.norm = nn.GroupNorm(norm_groups(channels), channels)
+        self.qkv, self.out = Conv2d(channels, 3 * channels, 1), Conv2d(channels, channels, 1)
         zero(self.out)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -140,9 +141,14 @@ def enlarge(features: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(features, size=like.shape[-2:], mode="nearest")
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with about eight channels a group."""
-    return nn.GroupNorm(divisor(channels, channels // 8), channels)
+def norm_silu(channels: int) -> NormSiLU:
+    """Group norm with about eight channels a group, and SiLU."""
+    return NormSiLU(norm_groups(channels), channels)
+
+
+def norm_groups(channels: int) -> int:
+    """Groups of about eight channels."""
+    return divisor(channels, channels // 8)
 
 
 def divisor(number: int, limit: int) -> int:

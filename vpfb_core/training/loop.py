@@ -20,7 +20,7 @@ from vpfb_core.config import TrainConfig, as_json, to_toml
 from vpfb_core.data.decoding import warnings_silenced
 from vpfb_core.data.split import split
 from vpfb_core.data.unreadable import counted, table
-from vpfb_core.devices import memory_in_use
+from vpfb_core.devices import keeping_freed_memory, memory_in_use
 from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError
 from vpfb_core.files import write_bytes
 from vpfb_core.finish import IMAGES, SHARE, affordable, finish, full_cost
@@ -123,6 +123,7 @@ def run(
     with (
         locked(folder),
         _threads(plan.config.threads),
+        keeping_freed_memory(plan.device),
         warnings_silenced(),
         contextlib.closing(_Loop(plan, folder, on_step)) as loop,
     ):

@@ -1,0 +1,94 @@
+"""A convolution whose second derivative costs what its first does.
+
+A training step differentiates the network's gradient once more. torch computes the second derivative of a convolution
+with a kernel as large as the image, which can take longer than the rest of the step. But the backward pass of a
+convolution is again one, transposed, so its own derivatives are a convolution and a kernel's gradient, for which every
+backend has fast routines. Here they are used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d` (one group, zero padding), differentiable any number of times; the second costs as the first."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        device = features.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            features, weight, bias = features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        output: Tensor = _Convolution.apply(features, weight, bias, self.stride[0], self.padding[0])
+        return output
+
+
+class _Convolution(torch.autograd.Function):
+    """features (N, C, H, W), weight (K, C, k, k), bias (K,) or None → (N, K, H', W')."""
+
+    @staticmethod
+    def forward(features: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        return F.conv2d(features, weight, bias, stride, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        features, weight, _, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(features, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight = ctx.saved_tensors
+        to_features = to_weight = to_bias = None
+        if ctx.needs_input_grad[0]:
+            to_features = _Transposed.apply(gradient, weight, features.shape, ctx.stride, ctx.padding)
+        if ctx.needs_input_grad[1]:
+            to_weight = _weight_gradient(features, gradient, weight, ctx.stride, ctx.padding)
+        if ctx.needs_input_grad[2]:
+            to_bias = gradient.sum((0, 2, 3))
+        return to_features, to_weight, to_bias, None, None
+
+
+class _Transposed(torch.autograd.Function):
+    """The backward pass of a convolution: gradient (N, K, H', W'), weight (K, C, k, k) → (N, C, H, W) = `shape`.
+
+    It is linear in the gradient and in the weight; its derivative in the one is the convolution itself.
+    """
+
+    @staticmethod
+    def forward(gradient: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
+        features = gradient.new_empty(shape)  # only its shape is read
+        return _backward(gradient, features, weight, stride, padding, (True, False, False))[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        gradient, weight, _, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(gradient, weight)
+
+    @staticmethod
+    def backward(ctx: Any, features: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, weight = ctx.saved_tensors
+        to_gradient = to_weight = None
+        if ctx.needs_input_grad[0]:
+            to_gradient = _Convolution.apply(features, weight, None, ctx.stride, ctx.padding)
+        if ctx.needs_input_grad[1]:
+            to_weight = _weight_gradient(features, gradient, weight, ctx.stride, ctx.padding)
+        return to_gradient, to_weight, None, None, None
+
+
+def _weight_gradient(features: Tensor, gradient: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Σ over samples and positions of gradient ⊗ features, (K, C, k, k)."""
+    return _backward(gradient, features, weight, stride, padding, (False, True, False))[1]
+
+
+def _backward(
+    gradient: Tensor, features: Tensor, weight: Tensor, stride: int, padding: int, mask: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    strides, paddings = (stride, stride), (padding, padding)
+    return torch.ops.aten.convolution_backward(
+        gradient, features, weight, None, strides, paddings, (1, 1), False, (0, 0), 1, mask
+    )
