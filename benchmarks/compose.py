@@ -42,9 +42,6 @@ SEEN = (
 )  # fmt: skip
 LEFT_OUT = ("circle & red", "circle & red & large", "circle & red & small & left")
 WITHOUT = (("circle", "red"),)
-# Names are asked for one at a time, so that the model must often see one class and nothing of the others: every set of
-# the four groups is then as likely as any other.
-CONDITION_DROPOUT = 0.5
 
 SHOWN = 8  # of each expression in the picture
 
@@ -97,8 +94,8 @@ def trained(name: str, without: Sequence[Sequence[str]], arguments: argparse.Nam
     if not (path / "model.safetensors").is_file():
         settings = {"steps": arguments.steps} if arguments.steps else {"time_budget": arguments.time_budget}
         config = vpfb.TrainConfig(
-            data="shapes", size=16, channels=3, conditional=True, condition_dropout=CONDITION_DROPOUT,
-            device=arguments.device, threads=arguments.threads, out=str(path), **settings,
+            data="shapes", size=16, channels=3, conditional=True, device=arguments.device, threads=arguments.threads,
+            out=str(path), **settings,
         )  # fmt: skip
         plan = prepare(config)
         run(replace(plan, images=shapes.draw(len(plan.images), 16, without=without)))
@@ -161,7 +158,7 @@ def main() -> None:
     about = {
         name: {key: model.about.get(key) for key in ("step", "seconds", "figures")} for name, model in models.items()
     }
-    record("compose", {"results": results, "reader": read, "models": about, "dropout": CONDITION_DROPOUT}, device)
+    record("compose", {"results": results, "reader": read, "models": about}, device)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class TrainConfig:
     data_std: float = 0.5
     angle_mean: float = 1.0
     angle_std: float = 1.2
-    condition_dropout: float = 0.1
+    condition_dropout: float | None = None
 
     steps: int | None = None
     time_budget: float | None = None

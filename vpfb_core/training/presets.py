@@ -31,6 +31,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 COMMON: dict[str, Any] = {"network": "unet", "blocks": 1, "attention": 0, "dropout": 0.0, "warmup": 100}
 CPU_TIME_BUDGET = 15 * 60.0
+# Of one group, and of each of several: there `compose` asks for one class with nothing of the other groups, and with a
+# half every set of groups is as likely as any other.
+CONDITION_DROPOUT = (0.1, 0.5)
 # Largest side that is chosen for a folder of large pictures.
 MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}
 MEMORY_SHARE = 0.8  # of the memory, that a step may take by its estimate
@@ -57,6 +60,8 @@ def resolve(config: TrainConfig, images: ImageSource, device: torch.device) -> T
         chosen["augment"] = "flip" if images.flips else "none"
     if config.precision is None:
         chosen["precision"] = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if config.condition_dropout is None:
+        chosen["condition_dropout"] = CONDITION_DROPOUT[len(images.groups) > 1]
     if config.threads is None:
         chosen["threads"] = torch.get_num_threads()
     if config.workers is None:

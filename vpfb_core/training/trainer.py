@@ -60,7 +60,7 @@ class Trainer:
         images, labels = self.batches[step]
         data = self.statistics.standardise(images) * config.data_std
         if labels is not None:
-            dropped = torch.rand(labels.shape, generator=draws, device=self.device) < config.condition_dropout
+            dropped = torch.rand(labels.shape, generator=draws, device=self.device) < (config.condition_dropout or 0.0)
             labels = labels.masked_fill(dropped, -1)
         self.potential.train()
         with self._dropout_stream(step, rollbacks):

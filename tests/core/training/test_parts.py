@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 import vpfb_core as vpfb
 from vpfb_core.data import ImageSet
+from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import ConfigError
 from vpfb_core.training import ema, log, presets
 from vpfb_core.training.batches import BatchesInMemory
@@ -145,6 +147,16 @@ def test_on_a_cpu_an_unbounded_run_ends_after_a_quarter_of_an_hour_at_most() -> 
     assert (resolved.time_budget, resolved.steps) == (900, presets.PRESETS["tiny"]["steps"])
     asked = presets.resolve(vpfb.TrainConfig(data="x", steps=5), image_set(8), CPU)
     assert (asked.time_budget, asked.steps) == (None, 5)
+
+
+@pytest.mark.parametrize(("groups", "dropout"), [(1, 0.1), (4, 0.5)])
+def test_several_groups_of_conditions_are_dropped_so_that_one_class_is_often_seen_alone(
+    groups: int, dropout: float
+) -> None:
+    names = tuple(ConditionGroup(f"group {i}", (f"a{i}", f"b{i}")) for i in range(groups))
+    images = dataclasses.replace(image_set(8), groups=names, labels=torch.zeros(4, groups, dtype=torch.int64))
+    assert presets.resolve(vpfb.TrainConfig(data="x"), images, CPU).condition_dropout == dropout
+    assert presets.resolve(vpfb.TrainConfig(data="x", condition_dropout=0.0), images, CPU).condition_dropout == 0.0
 
 
 def test_what_was_asked_for_stands_above_the_preset() -> None:
