@@ -17,7 +17,7 @@ from vpfb_core.networks.unet import level_sizes
 # batch_size counts images; each is drawn with ε and with −ε, so a step evaluates twice as many points. `attention` is
 # the largest feature map that gets it: 16 is the level of 16×16 pixels in a picture of 32, of 14×14 in one of 28.
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"widths": (32, 64), "batch_size": 64, "lr": 5e-3, "steps": 5_000},
+    "tiny": {"widths": (32, 64), "batch_size": 32, "lr": 5e-3, "steps": 5_000},
     "small": {"widths": (32, 64, 128), "batch_size": 32, "lr": 5e-3, "steps": 20_000},
     "base": {"widths": (128, 192, 256), "blocks": 2, "attention": 16, "batch_size": 128, "lr": 5e-4, "steps": 200_000},
     "paper": {
