@@ -28,6 +28,7 @@ EXIT_INTERNAL, EXIT_USAGE, EXIT_DATA, EXIT_MODEL, EXIT_RUN, EXIT_INTERRUPTED = 1
 
 _EXIT_BY_KIND = {
     "config": EXIT_USAGE,
+    "missing": EXIT_USAGE,
     "data": EXIT_DATA,
     "checkpoint": EXIT_MODEL,
     "diverged": EXIT_RUN,

@@ -28,6 +28,12 @@ class ConfigError(VPFBError):
     kind = "config"
 
 
+class MissingError(VPFBError):
+    """Something optional that is not on this machine: a package of an extra, or weights that are not ours to ship."""
+
+    kind = "missing"
+
+
 class DataError(VPFBError):
     """Input that cannot be read, or output that cannot be written."""
 

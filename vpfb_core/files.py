@@ -1,4 +1,4 @@
-"""Writing files so that nothing is lost: beside, to disk, then renamed."""
+"""Writing files so that nothing is lost: beside, to disk, then renamed; and the user's cache folder."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     """The whole of `content` at `path`, or nothing. Raises as `replacing`."""
     with replacing(path) as file:
         file.write(content)
+
+
+def cache_folder() -> Path:
+    """Where what can be had again is kept between calls: XDG_CACHE_HOME/vpfb, else ~/.cache/vpfb."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache") / "vpfb"
 
 
 def _umask() -> int:

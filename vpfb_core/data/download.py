@@ -18,6 +18,7 @@ from pathlib import Path
 
 from vpfb_core.data.images import LoadOptions
 from vpfb_core.errors import DataError
+from vpfb_core.files import cache_folder
 
 TIMEOUT = 30.0  # seconds that a server may be silent
 
@@ -57,8 +58,7 @@ def data_root(root: Path | None = None) -> Path:
         return root.expanduser()
     if named := os.environ.get("VPFB_DATA"):
         return Path(named).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache") / "vpfb"
+    return cache_folder()
 
 
 def stored(path: Path) -> Path | None:
