@@ -32,7 +32,7 @@ from vpfb_core.reference import Reference
 from vpfb_core.runs import Run, new_run
 from vpfb_core.training import log
 from vpfb_core.training.card import model_card
-from vpfb_core.training.held_out import HELD_OUT_IMAGES, HeldOut, spread
+from vpfb_core.training.held_out import HELD_OUT_IMAGES, held_out_of, spread
 from vpfb_core.training.plan import Plan, prepare
 from vpfb_core.training.state import Counters, locked, read_state, save_state, write_status
 from vpfb_core.training.streamed_batches import training_batches
@@ -155,7 +155,7 @@ class _Loop:
         self.batches = training_batches(plan, train_rows, held_out)
         self.trainer = Trainer(self.config, plan.network, self.batches, self.statistics, self.device)
         measured = held_out if len(held_out) else images.subset(spread(train_rows, HELD_OUT_IMAGES))
-        self.held_out = HeldOut.of(plan, measured, self.trainer, self.statistics)
+        self.held_out = held_out_of(plan, measured, self.trainer, self.statistics)
         self.train_rows = train_rows
         self.points = 2 * (self.config.batch_size or 1)  # at once, as many as a step takes: they fit into the memory
         self.fingerprint = images.fingerprint()
