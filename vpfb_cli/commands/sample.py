@@ -133,8 +133,6 @@ def sample(
         say.warn(f"--guidance {guidance:g} guides towards a class, and no --class was named")
 
     began = time.monotonic()
-    wishes: dict[str, Any] = {"method": chosen.method}
-    wishes |= {"nfe": chosen.nfe} if chosen.nfe else {"rtol": chosen.rtol, "atol": chosen.atol}
     drawing: dict[str, Any] = {"condition": class_, "guidance": guidance, "batch_size": batch_size}
     chains: Chains | None = None
     images: list[Tensor] = []
@@ -147,7 +145,7 @@ def sample(
             for first in range(0, n, batch_size):
                 drawn, info = loaded.sample(
                     min(batch_size, n - first), seed, first=first, keep_path=kind == "gif", return_info=True,
-                    **drawing, **wishes,
+                    **drawing, **chosen.wishes,
                 )  # fmt: skip
                 info.require_success()
                 evaluations += int(info.nfe.sum())
@@ -159,7 +157,7 @@ def sample(
                     paths.append(loaded.statistics.to_images(info.path))
                 bar.update((first + len(drawn)) / n)
         if langevin is not None:
-            chains = _walk(say, loaded, images, langevin, seed, drawing | wishes)
+            chains = _walk(say, loaded, images, langevin, seed, drawing | chosen.wishes)
     if chains is not None:
         images = [chains.images]
         evaluations += int(chains.nfe.sum())

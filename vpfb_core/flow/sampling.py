@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,13 @@ class Solver:
             steps_for(method, nfe)
         first = DEFAULT_TOLERANCE if rtol is None else rtol
         return cls(method, nfe, first, first if atol is None else atol)
+
+    @property
+    def wishes(self) -> dict[str, Any]:
+        """What `choose` makes this very solver of."""
+        if self.nfe is not None:
+            return {"method": self.method, "nfe": self.nfe}
+        return {"method": self.method, "rtol": self.rtol, "atol": self.atol}
 
 
 DEFAULT_SOLVER = Solver(DEFAULT_METHOD, DEFAULT_NFE, DEFAULT_TOLERANCE, DEFAULT_TOLERANCE)

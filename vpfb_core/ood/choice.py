@@ -50,9 +50,25 @@ def choose_model(source: str) -> Choice:
     return newest
 
 
+def identity(source: str) -> str:
+    """What set a source is, however it was written; splits make no difference."""
+    name = data.canonical(source)
+    if name in SETS:
+        return name
+    plain, _ = split_off(source)
+    if plain.partition(":")[0] != plain and not Path(plain).exists():  # shuffled:NAME
+        return name
+    return str(Path(plain).expanduser().resolve())
+
+
 def same_set(one: str, other: str) -> bool:
     """Whether two sources are one set: aliases, splits and ways to write a path make no difference."""
-    return _identity(one) == _identity(other)
+    return identity(one) == identity(other)
+
+
+def part_of(source: str, unsaid: str) -> str | None:
+    """Which part of a set a source means: the split that it names, else `unsaid` where there are two, else all."""
+    return split_off(source)[1] or (unsaid if has_splits(source) else None)
 
 
 def check_different(members: str, strangers: str) -> None:
@@ -61,7 +77,7 @@ def check_different(members: str, strangers: str) -> None:
     Raises:
         ConfigError: both are the same.
     """
-    if same_set(members, strangers) and _part(members, "test") == _part(strangers, "test"):
+    if same_set(members, strangers) and part_of(members, "test") == part_of(strangers, "test"):
         raise ConfigError(f"--in {members} and --out {strangers} are the same set", hint="name another --out")
 
 
@@ -76,7 +92,7 @@ def load_members(model: Model, source: str, limit: int | None, **options: Any) -
         options: root, download, workers as in `data.load`.
     """
     trained = str(model.about.get("data", {}).get("name"))
-    if not same_set(trained, source) or {_part(trained, "train"), _part(source, "test")} == {"train", "test"}:
+    if not same_set(trained, source) or {part_of(trained, "train"), part_of(source, "test")} == {"train", "test"}:
         return load_strangers(model, source, limit, **options)
     channels, size, _ = model.shape
     everything = data.LoadOptions(
@@ -103,18 +119,3 @@ def _trained_on(path: Path) -> str | None:
         return str(checkpoint.read_document(path, "model")["about"]["data"]["name"])
     except (VPFBError, KeyError, TypeError):
         return None
-
-
-def _identity(source: str) -> str:
-    name = data.canonical(source)
-    if name in SETS:
-        return name
-    plain, _ = split_off(source)
-    if plain.partition(":")[0] != plain and not Path(plain).exists():  # shuffled:NAME
-        return name
-    return str(Path(plain).expanduser().resolve())
-
-
-def _part(source: str, unsaid: str) -> str | None:
-    """Which part of a set a source means: the split that it names, else `unsaid` where there are two, else all."""
-    return split_off(source)[1] or (unsaid if has_splits(source) else None)
