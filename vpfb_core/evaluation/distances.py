@@ -1,0 +1,58 @@
+"""How far two sets of features lie apart: the distance of their Gaussians, and a kernel's discrepancy of all moments.
+
+Over the features of the FID Inception network these are FID and KID (`vpfb_core.evaluation.inception`, by
+torch-fidelity); over any other features they go by their own names. Features are (N, F), in double precision within.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ROWS = 2048  # of a kernel matrix at once
+
+
+def frechet(samples: Tensor, real: Tensor) -> float:
+    """‖m − m'‖² + tr(Σ + Σ' − 2 (Σ Σ')^½), the squared Wasserstein-2 distance of two Gaussians (Fréchet 1957).
+
+    Heusel et al. 2017 (arXiv 1706.08500), equation 6. 0 is best; it is biased upwards, more so for fewer images.
+    tr (Σ Σ')^½ is the sum of the singular values of Σ^½ Σ'^½, with roots of symmetric matrices only.
+    """
+    (mean, root), (other_mean, other_root) = _moments(samples), _moments(real)
+    spread = root.square().sum() + other_root.square().sum()  # tr Σ = ‖Σ^½‖²
+    return float((mean - other_mean).square().sum() + spread - 2 * torch.linalg.svdvals(root @ other_root).sum())
+
+
+def kernel(samples: Tensor, real: Tensor) -> float:
+    """The squared maximum mean discrepancy under k(x, y) = (x·y/F + 1)³: unbiased, so around 0 at best.
+
+    Bińkowski et al. 2018 (arXiv 1801.01401), with all pairs instead of the mean over subsets.
+    """
+    samples, real = exact(samples), exact(real)
+    n, m = len(samples), len(real)
+    within = _sum_of_kernel(samples, samples) - float(_kernel_of_itself(samples).sum())
+    within_real = _sum_of_kernel(real, real) - float(_kernel_of_itself(real).sum())
+    between = _sum_of_kernel(samples, real)
+    return within / (n * (n - 1)) + within_real / (m * (m - 1)) - 2 * between / (n * m)
+
+
+def exact(features: Tensor) -> Tensor:
+    """Features in double precision, on the CPU where their device has none."""
+    return (features.cpu() if features.device.type == "mps" else features).double()
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (F,) and the symmetric root of the covariance (F, F)."""
+    features = exact(features).cpu()
+    mean = features.mean(0)
+    centred = features - mean
+    variances, axes = torch.linalg.eigh(centred.T @ centred / (len(features) - 1))
+    return mean, axes * variances.clamp(min=0).sqrt() @ axes.T
+
+
+def _sum_of_kernel(one: Tensor, other: Tensor) -> float:
+    return sum(float((rows @ other.T / one.shape[1] + 1).pow(3).sum()) for rows in one.split(ROWS))
+
+
+def _kernel_of_itself(features: Tensor) -> Tensor:
+    return (features.square().mean(1) + 1).pow(3)
