@@ -1,0 +1,88 @@
+"""Features of real images are computed once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from vpfb_core.evaluation import cache as kept
+from vpfb_core.evaluation.features import Extractor
+
+EXTRACTOR = Extractor("torchvision:resnet18", "abc", "to 224", lambda images: images.flatten(1).float())
+IMAGES = torch.arange(5 * 4, dtype=torch.uint8).view(5, 1, 2, 2)
+
+
+def cached(extractor: Extractor = EXTRACTOR, images: Tensor = IMAGES) -> tuple[Tensor, bool]:
+    return kept.cached(extractor, images, lambda: extractor.compute(images))
+
+
+def files(cache: Path) -> list[Path]:
+    return sorted((cache / "vpfb").rglob("real-*"))
+
+
+def test_what_was_computed_is_not_computed_again(cache: Path) -> None:
+    first, found = cached()
+    assert not found
+    again, found = kept.cached(EXTRACTOR, IMAGES.clone(), lambda: pytest.fail("computed again"))
+    assert found
+    assert torch.equal(again, first)
+    assert len(files(cache)) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"extractor": replace(EXTRACTOR, weights="abd")},
+        {"extractor": replace(EXTRACTOR, name="torchvision:resnet34")},
+        {"extractor": replace(EXTRACTOR, resize="to 299")},
+        {"images": IMAGES[:4]},
+        {"images": IMAGES.flip(0)},
+        {"images": IMAGES.view(5, 1, 4, 1)},
+    ],
+)
+def test_other_images_or_another_extractor_are_another_key(cache: Path, other: dict[str, object]) -> None:
+    cached()
+    _, found = cached(**other)
+    assert not found
+    assert len(files(cache)) == 2
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
+def test_a_damaged_file_is_computed_anew(cache: Path, damage: str) -> None:
+    first, _ = cached()
+    (path,) = files(cache)
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[-3] ^= 1
+    path.write_bytes({"truncated": content[:-5], "empty": b"", "flipped": content}[damage])
+    again, found = cached()
+    assert not found
+    assert torch.equal(again, first)
+    assert cached()[1], "and kept again"
+
+
+def test_pixels_are_not_worth_a_file(cache: Path) -> None:
+    assert not cached(replace(EXTRACTOR, weights=None))[1]
+    assert files(cache) == []
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_time(cache: Path) -> None:
+    cache.mkdir()
+    (cache / "vpfb").write_text("in the way")
+    with pytest.warns(UserWarning, match="not kept"):
+        features, found = cached()
+    assert not found
+    assert torch.equal(features, EXTRACTOR.compute(IMAGES))
+
+
+def test_the_oldest_are_forgotten(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "KEPT", 3)
+    for count in range(1, 6):
+        cached(images=IMAGES[:count])
+    assert len(files(cache)) == 3
+    assert cached(images=IMAGES[:5])[1]
+    assert not cached(images=IMAGES[:1])[1]

@@ -1,0 +1,191 @@
+"""A small classifier of the data's own labels, whose features tell its images apart: an extractor without a download.
+
+It is trained in about a minute on two CPU cores, and kept in the user's cache folder under what it was trained for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vpfb_core import checkpoint, noise
+from vpfb_core.data import ImageSet, split
+from vpfb_core.errors import CheckpointError, DataError
+from vpfb_core.evaluation.weights import Weights
+from vpfb_core.files import cache_folder
+
+KIND = "classifier"
+FEATURES = 128
+LARGEST_SIDE = 32  # larger images are averaged down to it, so that a minute is enough for any
+STEPS, BATCH, RATE = 500, 128, 3e-3
+HELD_OUT = 0.1
+FEWEST_IMAGES = 20
+
+
+class Classifier(nn.Module):
+    """Four convolutions, the mean over positions, and a linear layer for each group of classes."""
+
+    def __init__(self, channels: int, size: int, classes: Sequence[int]) -> None:
+        super().__init__()
+        first = 2 if size > 16 else 1
+        widths, strides = (channels, 32, 64, FEATURES, FEATURES), (first, 2, 2, 1)
+        blocks: list[nn.Module] = []
+        for before, after, stride in zip(widths, widths[1:], strides, strict=False):
+            blocks += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        self.body = nn.Sequential(*blocks)
+        self.heads = nn.ModuleList(nn.Linear(FEATURES, count) for count in classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, S, S) → (N, `FEATURES`), what the linear layers see."""
+        x = images.float() / 127.5 - 1
+        if x.shape[-1] > LARGEST_SIDE:
+            x = nn.functional.adaptive_avg_pool2d(x, LARGEST_SIDE)
+        return self.body(x).mean((2, 3))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """uint8 (N, C, S, S) → the logits of each group."""
+        features = self.features(images)
+        return [head(features) for head in self.heads]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A classifier and what is known of it.
+
+    Attributes:
+        network: in evaluation mode.
+        path: of its file.
+        weights: SHA-256 of the file.
+        accuracy: share of labels that it gets right on the images held out of its training.
+        images, held_out: how many it was trained and tried on.
+    """
+
+    network: Classifier
+    path: Path
+    weights: str
+    accuracy: float
+    images: int
+    held_out: int
+
+
+def fit(
+    images: ImageSet,
+    identity: str,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    on_progress: Callable[[float], None] | None = None,
+) -> Fitted:
+    """Train a classifier on labelled images and keep it, so that `find` finds it.
+
+    Args:
+        images: the training split with its labels.
+        identity: what the data set is, whatever it was called (`ood.choice.identity`).
+        seed: of the weights, the order of the images, and which tenth of them is held out.
+        on_progress: hears which share of the steps is done.
+    Raises:
+        DataError: fewer than two classes or `FEWEST_IMAGES` images, or the file cannot be written.
+    """
+    if images.labels is None or max(len(group.classes) for group in images.groups) < 2:
+        raise DataError(f"'{images.name}' has no two classes to tell apart", hint="--features pixels needs no classes")
+    if len(images) < FEWEST_IMAGES:
+        raise DataError(f"{len(images)} images are too few to fit features to", hint=f"take {FEWEST_IMAGES} or more")
+    classes = [len(group.classes) for group in images.groups]
+    train, held_out = split(images, HELD_OUT, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(noise.derive_seed(seed, "classifier"))
+        network = Classifier(images.shape[0], images.shape[1], classes).to(device)
+    _train(network, images.subset(train), device, seed, on_progress)
+    accuracy = _accuracy(network, images.subset(held_out), device)
+    document = {
+        "data": identity,
+        "shape": images.shape,
+        "classes": classes,
+        "fingerprint": images.fingerprint(),
+        "accuracy": accuracy,
+        "images": len(train),
+        "held_out": len(held_out),
+        "seed": seed,
+    }
+    path = _folder() / f"{_key(identity, images.shape)}-{images.fingerprint()[:12]}.safetensors"
+    checkpoint.write(path, KIND, network.state_dict(), document)
+    return load(path, device)
+
+
+def find(identity: str, shape: tuple[int, int, int]) -> Path | None:
+    """The newest classifier fitted to a data set at (C, S, S), if there is one."""
+    found = _folder().glob(f"{_key(identity, shape)}-*.safetensors")
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def load(path: Path, device: torch.device) -> Fitted:
+    """A classifier from its file. Raises CheckpointError if it is damaged or foreign."""
+    stored = checkpoint.read(path, KIND)
+    about, digest = stored.document, hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = Classifier(about["shape"][0], about["shape"][1], about["classes"])
+        fitted = Fitted(network, path, digest, about["accuracy"], about["images"], about["held_out"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"{path} describes no classifier: {error}", hint="fit it again: --fit-features"
+        ) from error
+    Weights(path, stored.tensors, digest).load_into(network, "its own description")
+    network.to(device).eval().requires_grad_(False)
+    return fitted
+
+
+def _folder() -> Path:
+    return cache_folder() / "features"
+
+
+def _key(identity: str, shape: tuple[int, int, int]) -> str:
+    digest = hashlib.sha256(repr((identity, tuple(shape))).encode()).hexdigest()
+    return f"classifier-{digest[:16]}"
+
+
+def _train(
+    network: Classifier, images: ImageSet, device: torch.device, seed: int, on_progress: Callable[[float], None] | None
+) -> None:
+    assert images.labels is not None
+    optimizer = torch.optim.AdamW(network.parameters(), RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS)
+    epochs = math.ceil(STEPS * BATCH / len(images))
+    orders = [
+        torch.randperm(len(images), generator=noise.generator(seed, "classifier order", epoch))
+        for epoch in range(epochs)
+    ]
+    network.train()
+    for step, rows in enumerate(torch.cat(orders)[: STEPS * BATCH].split(BATCH)):
+        logits = network(images.images[rows].to(device))
+        labels = images.labels[rows].to(device)
+        losses = [
+            # The mean over known labels would be 0/0 where a batch has none.
+            nn.functional.cross_entropy(logit, label, ignore_index=-1, reduction="sum") / len(rows)
+            for logit, label in zip(logits, labels.unbind(1), strict=True)
+        ]
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+        schedule.step()
+        if on_progress is not None:
+            on_progress((step + 1) / STEPS)
+    network.eval()
+
+
+@torch.no_grad()
+def _accuracy(network: Classifier, images: ImageSet, device: torch.device) -> float:
+    """Share of the known labels, of all groups together, that are got right."""
+    assert images.labels is not None
+    right, known = 0, 0
+    for batch, labels in zip(images.images.split(BATCH), images.labels.split(BATCH), strict=True):
+        predicted = torch.stack([logit.argmax(1) for logit in network(batch.to(device))], 1).cpu()
+        right += int(((predicted == labels) & (labels >= 0)).sum())
+        known += int((labels >= 0).sum())
+    return right / max(known, 1)
