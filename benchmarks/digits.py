@@ -14,19 +14,16 @@ import time
 
 import torch
 from record import folder, record, show
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core import pictures
+from vpfb_core.evaluation import neighbours
 
 
 def nearest_neighbour_accuracy(ours: Tensor, real: Tensor) -> float:
-    """Leave-one-out 1-nearest-neighbour two-sample accuracy of equally many images (N, C, H, W)."""
-    points = torch.cat([ours, real]).flatten(1).numpy()
-    _, neighbours = NearestNeighbors(n_neighbors=2).fit(points).kneighbors(points)
-    side = torch.arange(len(points)) < len(ours)
-    return float((side[torch.from_numpy(neighbours[:, 1])] == side).double().mean())
+    """Leave-one-out 1-nearest-neighbour two-sample accuracy of images (N, C, H, W)."""
+    return neighbours.compare(ours.flatten(1), real.flatten(1)).accuracy
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import vpfb_core
 from vpfb_cli import output
 from vpfb_cli.commands.compose import compose
 from vpfb_cli.commands.data import data
+from vpfb_cli.commands.eval import eval_
 from vpfb_cli.commands.info import info
 from vpfb_cli.commands.interpolate import interpolate
 from vpfb_cli.commands.ood import ood
@@ -20,7 +21,7 @@ from vpfb_cli.commands.score import score
 from vpfb_cli.commands.train import train
 
 # One function a command, named as the command is, in the order of `vpfb --help`; see `register`.
-COMMANDS: tuple[Callable[..., None], ...] = (train, sample, interpolate, compose, ood, score, info, data)
+COMMANDS: tuple[Callable[..., None], ...] = (train, sample, interpolate, compose, ood, score, eval_, info, data)
 
 
 def _print_version(wanted: bool) -> None:

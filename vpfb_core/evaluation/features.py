@@ -20,6 +20,7 @@ from vpfb_core.evaluation import classifier, weights
 INCEPTION, PIXELS, CLASSIFIER, TORCHVISION = "inception", "pixels", "classifier", "torchvision:"
 NAMES = (PIXELS, CLASSIFIER, f"{TORCHVISION}ARCH", INCEPTION)
 TORCHVISION_SIZE = 224
+ENLARGED_BATCH = 64  # images at once that a network sees enlarged, which takes the memory of hundreds of small ones
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -163,7 +164,7 @@ def _inception(path: Path | None, device: torch.device, download: bool) -> Extra
         INCEPTION,
         network.weights.digest,
         "bilinear to 299×299 as in TensorFlow 1",
-        lambda images: network(_colour(images))[0],
+        _in_small_batches(lambda images: network(_colour(images))[0]),
     )
 
 
@@ -197,7 +198,11 @@ def _torchvision(architecture: str, path: Path | None, device: torch.device) -> 
         return network((x - mean) / std)
 
     resize = f"bilinear, antialiased, to {TORCHVISION_SIZE}×{TORCHVISION_SIZE}"
-    return Extractor(name, found.digest, resize, compute)
+    return Extractor(name, found.digest, resize, _in_small_batches(compute))
+
+
+def _in_small_batches(compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda images: torch.cat([compute(batch) for batch in images.split(ENLARGED_BATCH)])
 
 
 def _colour(images: Tensor) -> Tensor:

@@ -1,0 +1,247 @@
+"""How good a model is: samples against real images, real images under the model, each figure with its conditions."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vpfb_core.evaluation import distances, features, neighbours
+from vpfb_core.evaluation.cache import cached
+from vpfb_core.evaluation.held_out import HeldOut
+from vpfb_core.evaluation.metrics import METRICS
+from vpfb_core.evaluation.plan import Plan
+from vpfb_core.flow import Solver
+from vpfb_core.pictures import to_bytes
+
+if TYPE_CHECKING:
+    from vpfb_core.model import Model
+
+DEFAULT_BATCH = 256
+# What an image costs, in evaluations of the gradient, roughly: to tell which share of the work is done.
+_ADAPTIVE, _FEATURES, _READ, _FLOW = 100, 4, 1, 250
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure and the conditions that it was measured under; None where they do not apply.
+
+    Attributes:
+        n: how many real images, and as many samples where samples are compared with them.
+        split: of the data.
+        better: lower, higher or 0.5.
+        resize: how images came to the model's size, and from there to the extractor's.
+        weights: SHA-256 of the extractor's weights.
+        nfe: mean evaluations of the gradient a sample.
+        details: what belongs to this figure alone.
+    """
+
+    value: float
+    n: int
+    split: str
+    better: str
+    seed: int
+    resize: str
+    extractor: str | None = None
+    weights: str | None = None
+    solver: str | None = None
+    nfe: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON shows it: the figure, its conditions and its details side by side."""
+        document = asdict(self)
+        return document | document.pop("details")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `evaluate` finds.
+
+    Attributes:
+        metrics: by name; `1nn` in two spaces, as `1nn_pixels` and `1nn_features`.
+        nfe: mean evaluations of the gradient a sample; None without samples.
+        seconds: for all of it.
+        reused: whether the features of the real images were kept from an earlier call.
+    """
+
+    metrics: dict[str, Figure]
+    nfe: float | None
+    seconds: float
+    reused: bool
+
+
+def evaluate(
+    model: Model,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    batch_size: int = DEFAULT_BATCH,
+    on_progress: Callable[[float], None] | None = None,
+    **solver: Any,
+) -> Report:
+    """Measure what the plan says.
+
+    Samples are drawn without a class, and rounded to the grey levels that they would be saved with.
+
+    Args:
+        seed: of samples and of every other random number.
+        batch_size: images at once.
+        on_progress: hears which share of the work is done, roughly.
+        solver: method, nfe, rtol, atol of the sampling, as in `flow.Solver.choose`.
+    Raises:
+        ConfigError: no such solver.
+        SolverError: some sample did not reach its end.
+    """
+    began = time.monotonic()
+    work = _Evaluation(model, plan, Solver.choose(**solver), seed, batch_size, on_progress)
+    figures: dict[str, Figure] = {}
+    nfe, reused = None, False
+    if plan.extractor is not None:
+        samples, nfe = work.draw()
+        figures, reused = work.compare(samples, nfe, plan.extractor)
+    for name, measure in (("residual", work.residual), ("bpd", work.bits), ("bpd_flow", work.bits_by_flow)):
+        if name in plan.metrics:
+            figures[name] = measure()
+    return Report(figures, nfe, time.monotonic() - began, reused)
+
+
+class _Evaluation:
+    """While it is carried out."""
+
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        solver: Solver,
+        seed: int,
+        batch_size: int,
+        on_progress: Callable[[float], None] | None,
+    ) -> None:
+        self.model, self.plan, self.solver, self.seed, self.batch_size = model, plan, solver, seed, batch_size
+        self.real, self.unseen = plan.real.images, plan.real.unseen
+        self.on_progress, self.done = on_progress, 0.0
+        self.draw_cost = solver.nfe or _ADAPTIVE
+        self.total = float(plan.extractor is not None) * len(self.real) * (self.draw_cost + 2 * _FEATURES)
+        self.total += len(self.unseen) * _READ * sum(name in plan.metrics for name in ("residual", "bpd"))
+        self.total += len(self.unseen[: plan.flow_images]) * _FLOW * ("bpd_flow" in plan.metrics)
+
+    def draw(self) -> tuple[Tensor, float]:
+        """As many samples as there are real images, uint8 (N, C, H, W), and the mean evaluations of the gradient."""
+        n, parts, evaluations = len(self.real), [], 0
+        for first in range(0, n, self.batch_size):
+            count = min(self.batch_size, n - first)
+            images, info = self.model.sample(
+                count, self.seed, first=first, batch_size=count, return_info=True, **self.solver.wishes
+            )
+            evaluations += int(info.require_success().nfe.sum())
+            parts.append(to_bytes(images))
+            self._hear(count * self.draw_cost)
+        return torch.cat(parts), evaluations / n
+
+    def compare(self, samples: Tensor, nfe: float, extractor: features.Extractor) -> tuple[dict[str, Figure], bool]:
+        """The figures that compare samples with real images, and whether the latter's features were at hand."""
+        wanted, device = self.plan.metrics, self.model.device
+
+        def extract(images: Tensor) -> Tensor:
+            return extractor.features(
+                images, device, batch_size=self.batch_size, on_batch=lambda n: self._hear(n * _FEATURES)
+            )
+
+        real, reused = cached(extractor, self.real, lambda: extract(self.real))
+        real, drawn = real.to(device), extract(samples)
+        common: dict[str, Any] = {"solver": _in_words(self.solver), "nfe": nfe}
+        conditions = common | {"extractor": extractor.name, "weights": extractor.weights}
+        if extractor.resize != "none":
+            conditions["resize"] = f"{self.plan.real.resize}; for the features {extractor.resize}"
+        found: dict[str, Figure] = {}
+        if extractor.name == features.INCEPTION:
+            from vpfb_core.evaluation import inception
+
+            if "fid" in wanted:
+                found["fid"] = self._figure("fid", inception.fid(drawn, real), **conditions)
+            if "kid" in wanted:
+                value, spread = inception.kid(drawn, real, self.seed)
+                details = {"deviation_of_subsets": spread, "subsets": inception.KID_SUBSETS}
+                found["kid"] = self._figure("kid", value, **conditions, details=details)
+        for name, distance in (("frechet", distances.frechet), ("kernel", distances.kernel)):
+            if name in wanted:
+                found[name] = self._figure(name, distance(drawn, real), **conditions)
+        if {"precision", "recall", "density", "coverage", "1nn"} & set(wanted):
+            near = neighbours.compare(drawn, real)
+            for name in ("precision", "recall", "density", "coverage"):
+                if name in wanted:
+                    found[name] = self._figure(name, getattr(near, name), **conditions)
+            if "1nn" in wanted:
+                in_pixels = near
+                if extractor.name != features.PIXELS:
+                    found["1nn_features"] = self._nearest(near, **conditions)
+                    in_pixels = neighbours.compare(*(features.pixels(each).to(device) for each in (samples, self.real)))
+                found["1nn_pixels"] = self._nearest(in_pixels, **common, extractor=features.PIXELS)
+        return found, reused
+
+    def residual(self) -> Figure:
+        """The held-out residual, over angles from where training draws them by default."""
+        data = self.model.standardise(self.unseen)
+        held_out = HeldOut.of(data, self.model.potential.angle_range, seed=self.seed)
+        values = held_out.residuals(self.model.potential, self.batch_size)
+        self._hear(len(data) * _READ)
+        return self._mean("residual", values)
+
+    def bits(self) -> Figure:
+        """Bits per dimension of noised images by the explicit density: one pass at the least level quoted."""
+        assert self.model.normaliser is not None
+        level = self.model.normaliser.least_noise
+        values = self._bits_of(self.unseen, _READ, level=level)
+        return self._mean("bpd", values, level=level, blur_grey_levels=self.model.blur(level))
+
+    def bits_by_flow(self) -> Figure:
+        """Bits per dimension of the images as they are, by the likelihood of the flow at its default tolerance."""
+        values = self._bits_of(self.unseen[: self.plan.flow_images], _FLOW, method="ode")
+        return self._mean("bpd_flow", values, blur_grey_levels=0.0)
+
+    def _bits_of(self, images: Tensor, cost: float, **settings: Any) -> Tensor:
+        parts = []
+        for first in range(0, len(images), self.batch_size):
+            batch = images[first : first + self.batch_size]
+            parts.append(
+                self.model.bits_per_dim(batch, seed=self.seed, first=first, batch_size=self.batch_size, **settings)
+            )
+            self._hear(len(batch) * cost)
+        return torch.cat(parts)
+
+    def _figure(self, name: str, value: float, **conditions: Any) -> Figure:
+        """Of samples against real images."""
+        measured: dict[str, Any] = {"n": len(self.real), "split": self.plan.real.split, "resize": self.plan.real.resize}
+        return Figure(value, better=METRICS[name].better, seed=self.seed, **measured | conditions)
+
+    def _nearest(self, found: neighbours.Neighbours, **conditions: Any) -> Figure:
+        sides = {"of_real": found.accuracy_real, "of_samples": found.accuracy_samples}
+        return self._figure("1nn", found.accuracy, **conditions, details=sides)
+
+    def _mean(self, name: str, values: Tensor, **details: float) -> Figure:
+        """The mean over real images, with its standard error."""
+        values = values.cpu().double()
+        error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+        return self._figure(
+            name,
+            float(values.mean()),
+            n=len(values),
+            split=self.plan.real.unseen_split,
+            details={"standard_error": error, **details},
+        )
+
+    def _hear(self, work: float) -> None:
+        self.done += work
+        if self.on_progress is not None:
+            self.on_progress(min(self.done / self.total, 1.0))
+
+
+def _in_words(solver: Solver) -> str:
+    """The method, and of an adaptive one its tolerances."""
+    return solver.method if solver.nfe else f"{solver.method}, rtol {solver.rtol:g}, atol {solver.atol:g}"
