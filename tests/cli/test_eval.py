@@ -148,6 +148,7 @@ def test_fid_and_kid_are_of_inceptions_features(vpfb: Vpfb, monkeypatch: pytest.
     assert set(figures) == {"fid", "kid", "precision"}
     assert all(figure["extractor"] == "inception" for figure in figures.values())
     assert "deviation_of_subsets" in figures["kid"]
+    assert all(figures[name]["standard_weights"] for name in ("fid", "kid"))
     assert "compares with none of 50,000" in ran.err
 
 

@@ -16,6 +16,7 @@ from vpfb_core.evaluation.cache import cached
 from vpfb_core.evaluation.held_out import HeldOut
 from vpfb_core.evaluation.metrics import METRICS
 from vpfb_core.evaluation.plan import Plan
+from vpfb_core.evaluation.weights import is_standard
 from vpfb_core.flow import Solver
 from vpfb_core.pictures import to_bytes
 
@@ -154,6 +155,8 @@ class _Evaluation:
             )
 
         real, reused = cached(extractor, self.real, lambda: extract(self.real))
+        if reused:
+            self._hear(len(self.real) * _FEATURES)
         real, drawn = real.to(device), extract(samples)
         common: dict[str, Any] = {"solver": _in_words(self.solver), "nfe": nfe}
         conditions = common | {"extractor": extractor.name, "weights": extractor.weights}
@@ -163,11 +166,12 @@ class _Evaluation:
         if extractor.name == features.INCEPTION:
             from vpfb_core.evaluation import inception
 
+            standard = {"standard_weights": is_standard(extractor.weights)}
             if "fid" in wanted:
-                found["fid"] = self._figure("fid", inception.fid(drawn, real), **conditions)
+                found["fid"] = self._figure("fid", inception.fid(drawn, real), **conditions, details=standard)
             if "kid" in wanted:
                 value, spread = inception.kid(drawn, real, self.seed)
-                details = {"deviation_of_subsets": spread, "subsets": inception.KID_SUBSETS}
+                details = standard | {"deviation_of_subsets": spread, "subsets": inception.KID_SUBSETS}
                 found["kid"] = self._figure("kid", value, **conditions, details=details)
         for name, distance in (("frechet", distances.frechet), ("kernel", distances.kernel)):
             if name in wanted:

@@ -96,6 +96,11 @@ def read(path: Path) -> Weights:
     return Weights(path, dict(tensors), hashlib.sha256(content).hexdigest())
 
 
+def is_standard(digest: str | None) -> bool:
+    """Whether a file's SHA-256 is that of the weights that FID is defined with."""
+    return digest is not None and digest.startswith(INCEPTION_HASH)
+
+
 def inception_cached() -> Path | None:
     """The FID weights in torch hub's cache, under any library's name for them, if they are there."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -119,7 +124,7 @@ def read_inception(path: Path) -> Weights:
         CheckpointError: damaged, or not a file of weights.
     """
     weights = read(path)
-    if not weights.digest.startswith(INCEPTION_HASH):
+    if not is_standard(weights.digest):
         found = f"its SHA-256 begins with {weights.digest[:8]}, not with {INCEPTION_HASH}"
         if path.name in INCEPTION_FILES:
             raise CheckpointError(f"{path} is damaged: {found}", hint="delete it, and let it be downloaded again")
@@ -138,7 +143,7 @@ def _download(target: Path, allowed: bool) -> Path:
             while block := source.read(1 << 20):
                 digest.update(block)
                 file.write(block)
-            if not digest.hexdigest().startswith(INCEPTION_HASH):
+            if not is_standard(digest.hexdigest()):
                 raise OSError("what came is not the file that was asked for")
     except (OSError, VPFBError) as error:  # urllib's errors are OSErrors too
         raise MissingError(

@@ -140,7 +140,9 @@ def test_features_of_a_network_are_kept_and_stand_beside_pixels(digits: Model, m
     plan = replace(
         evaluation.prepare(digits, "digits", ("1nn", "recall"), n=30, extractor="pixels"), extractor=extractor
     )
-    first, second = (evaluation.evaluate(digits, plan, nfe=4) for _ in range(2))
+    heard: list[float] = []
+    first, second = (evaluation.evaluate(digits, plan, nfe=4, on_progress=heard.append) for _ in range(2))
+    assert heard.count(1) == 2, "the progress of both reaches the end"
     assert (first.reused, second.reused) == (False, True)
     assert first.metrics == second.metrics
     assert set(first.metrics) == {"recall", "1nn_features", "1nn_pixels"}
