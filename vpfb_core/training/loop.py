@@ -183,7 +183,7 @@ class _Loop:
         self._begin()
         if self.counters.step == 0:
             self._check()
-            self._log()
+            self._log_anew()
             self._save("running")
         next_check = self._fraction() + 1 / CHECKS
         while self._fraction() < 1 or not self._read_figures():
@@ -200,8 +200,7 @@ class _Loop:
             if self._due(self.config.save_every, time.monotonic() - self.saved_at > SAVE_SECONDS):
                 self._save("running")
         self._check()
-        log.cut(self.folder.log, self.counters.step - 1)  # this step's line, if an earlier session came as far
-        self._log()
+        self._log_anew()
         self._save("running")  # whatever finishing meets, the weights are safe
         status = "finished" if self._finish(should_stop) else "interrupted"
         self._save(status)
@@ -412,6 +411,11 @@ class _Loop:
         log.append(self.folder.log, asdict(self._progress()))
         self.losses.clear()
         self.logged_at, self.logged_step = time.monotonic(), self.counters.step
+
+    def _log_anew(self) -> None:
+        """The same, at the ends of a run: a session that was killed may have come as far."""
+        log.cut(self.folder.log, self.counters.step - 1)
+        self._log()
 
     def _progress(self) -> Progress:
         since, counters = time.monotonic() - self.logged_at, self.counters
