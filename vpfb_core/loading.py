@@ -80,6 +80,10 @@ def _require_one_shape(model: Model) -> None:
         raise ValueError(f"images of {model.shape} have not {len(model.statistics.mean)} means")
     if list(model.network.get("classes", ())) != counts:
         raise ValueError(f"groups of {counts} classes are not those of its network")
+    if model.normaliser is not None:
+        fitting = all(len(condition) == len(counts) for condition in model.normaliser.constants)
+        if not fitting or model.normaliser.dimension != channels * height * width:
+            raise ValueError("its normaliser is that of other images or classes")
 
 
 def _require_fit(potential: Potential, tensors: dict[str, Tensor], path: Path) -> None:

@@ -13,7 +13,7 @@ from vpfb_core.networks.paper import PaperUNet
 from vpfb_core.networks.unet import UNet
 
 LARGEST = 2**20  # of any number in a description, such as channels or classes
-MOST_LAYERS = 1000  # blocks in all levels, or layers
+MOST_LAYERS = 500  # blocks in all levels, or layers
 MOST_GROUPS = 2**12  # of conditions
 
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "paper-unet": PaperUNet, "mlp": MLP}
