@@ -96,9 +96,13 @@ def _serve() -> None:
 def _forked(wish: dict[str, Any]) -> dict[str, Any]:
     folder = Path(wish["folder"])
     streams = [folder.parent / f"{folder.name}.{name}" for name in ("out", "err", "operations")]
+    for stream in streams:
+        stream.write_bytes(b"")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # until the command hears them
     child = os.fork()
     if not child:
         _become(wish, *streams)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if wish["send"]:
         time.sleep(wish["send"][0])
         with contextlib.suppress(ProcessLookupError):
@@ -114,12 +118,13 @@ def _become(wish: dict[str, Any], out: Path, err: Path, operations: Path) -> Non
 
     os.chdir(wish["folder"])
     for number, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    counted = os.open(operations, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(os.open(path, os.O_WRONLY), number)
+    counted = os.open(operations, os.O_WRONLY)
     if wish["largest_file"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (wish["largest_file"], resource.RLIM_INFINITY))
     _watch(counted, wish["kill_at"], wish["fails"])
     signals.install(report=lambda: output.current().fail(KeyboardInterrupt()))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     code = __main__.run(app.build(), wish["argv"])
     sys.stdout.flush()
     sys.stderr.flush()

@@ -112,7 +112,7 @@ def test_a_run_killed_after_its_last_save_repeats_the_lost_steps() -> None:
 
 
 def test_a_run_stopped_while_it_is_finished_finishes_when_it_goes_on() -> None:
-    settings, finishing = config(steps=30, batch_size=64), False
+    settings, finishing = config(steps=20, batch_size=64, widths=(4,)), False
 
     def hear(progress: loop.Progress) -> None:
         nonlocal finishing
@@ -121,7 +121,7 @@ def test_a_run_stopped_while_it_is_finished_finishes_when_it_goes_on() -> None:
     whole = vpfb.train(settings.replace(out="whole"))
     assert whole.model.reference is not None, "so much that finishing takes a while"
     stopped = vpfb.train(settings.replace(out="parts"), on_step=hear, should_stop=lambda: finishing)
-    assert (stopped.status, stopped.step, stopped.model.reference) == ("interrupted", 30, None)
+    assert (stopped.status, stopped.step, stopped.model.reference) == ("interrupted", 20, None)
     states = [stopped.run.earlier_state(age).read_bytes() for age in (0, 1)]
     rest = vpfb.train(settings.replace(out="parts", resume="auto"))
     assert rest.status == "finished"
