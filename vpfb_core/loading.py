@@ -89,7 +89,7 @@ def _require_one_shape(model: Model) -> None:
 def _require_fit(potential: Potential, tensors: dict[str, Tensor], path: Path) -> None:
     """Every name, shape and dtype must fit; nothing is left as it was drawn."""
     expected = potential.network.state_dict()
-    for name in expected.keys() | tensors.keys():
+    for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
             raise CheckpointError(f"{path} does not fit its own description: tensor {name!r} is missing or unknown")
         if tensors[name].shape != expected[name].shape or tensors[name].dtype != expected[name].dtype:
