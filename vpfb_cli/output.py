@@ -73,7 +73,7 @@ class Output:
     def note(self, text: str) -> None:
         """Something worth knowing, on stderr; may have several lines."""
         if self.talkative:
-            streams.write_stderr(text)
+            streams.write_stderr("\n".join(map(_harmless, text.split("\n"))))
 
     def warn(self, text: str) -> None:
         """Something that may make the result other than expected, on stderr, in one line."""
@@ -122,7 +122,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Renderabl
     for column in columns:
         grid.add_column(Text(column))
     for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))
+        grid.add_row(*(Text(_harmless(str(cell))) for cell in row))
     return grid
 
 
@@ -189,8 +189,12 @@ def _sentence(failure: Failure) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Text without line breaks, and without the control characters that a file name can smuggle into a terminal."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in " ".join(text.split()))
+    return _harmless(" ".join(text.split()))
+
+
+def _harmless(text: str) -> str:
+    """Text without the control characters that a file, or its name, can smuggle into a terminal."""
+    return "".join(sign if sign.isprintable() or "\udc80" <= sign <= "\udcff" else repr(sign)[1:-1] for sign in text)
 
 
 def _usage_message(error: typer.TyperException) -> str:

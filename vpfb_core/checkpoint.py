@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 # What safetensors itself allows for a header.
 _LARGEST_HEADER = 100_000_000
+_BEGINNING = 9  # bytes: the length of the header and its first character
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,14 @@ _RESTORE = "restore the file from where it came, or train again"
 
 
 def _content(path: Path) -> bytes:
+    """The bytes of a file that begins as the format does: others are refused by their first few, however large."""
     try:
-        return path.read_bytes()
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"cannot read {path}: it is not a file")
+        with path.open("rb") as file:
+            beginning = file.read(_BEGINNING)
+            _header_size(beginning, path)
+            return beginning + file.read()
     except FileNotFoundError as error:
         raise CheckpointError(f"no such file: {path}") from error
     except OSError as error:
@@ -111,9 +118,7 @@ def _checked_document(content: bytes, path: Path, kind: str) -> dict[str, Any]:
 
 def _split(content: bytes, path: Path) -> tuple[dict[str, Any], memoryview]:
     """(header, tensor bytes) of a safetensors file: 8 bytes of length, a JSON header, the data."""
-    size = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or not 2 <= size <= _LARGEST_HEADER or content[8:9] != b"{":
-        raise CheckpointError(f"{path} is not a model file (not in safetensors format)")
+    size = _header_size(content, path)
     if len(content) < 8 + size:
         raise CheckpointError(f"{path} is truncated: it ends inside its header", hint=_RESTORE)
     try:
@@ -129,6 +134,13 @@ def _split(content: bytes, path: Path) -> tuple[dict[str, Any], memoryview]:
     if len(data) < expected:
         raise CheckpointError(f"{path} is truncated: {len(data)} of {expected} bytes of tensors", hint=_RESTORE)
     return header, data
+
+
+def _header_size(content: bytes, path: Path) -> int:
+    size = int.from_bytes(content[:8], "little")
+    if len(content) < _BEGINNING or not 2 <= size <= _LARGEST_HEADER or content[8:_BEGINNING] != b"{":
+        raise CheckpointError(f"{path} is not a model file (not in safetensors format)")
+    return size
 
 
 def _is_entry(entry: dict[str, Any]) -> bool:

@@ -19,6 +19,10 @@ from typing import Any
 
 from vpfb_core.errors import ConfigError
 
+LARGEST_FILE = 2**20  # bytes
+_LONGEST_LIST, _LARGEST_WIDTH = 100, 2**20
+_LONGEST_SHOWN = 60  # characters of a value in a message
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "preset": ("tiny", "small", "base", "paper", "celeba64"),
     "network": ("unet", "paper-unet"),
@@ -116,10 +120,11 @@ OPERATIONAL = frozenset(
 
 _TYPES = typing.get_type_hints(TrainConfig)
 _LIMITS: dict[str, tuple[float, float]] = {
-    "size": (4, 1024), "val_fraction": (0, 0.9), "blocks": (1, 16), "dropout": (0, 0.9), "floor": (1e-6, 0.5),
-    "data_std": (1e-3, 1e3), "angle_mean": (-10, 10), "angle_std": (1e-3, 10), "condition_dropout": (0, 1),
-    "steps": (1, 1e12), "time_budget": (1, 1e9), "batch_size": (1, 1e6), "lr": (1e-12, 10), "warmup": (0, 1e9),
-    "decay": (0, 1), "clip": (1e-9, 1e9), "ema": (1e-3, 0.25), "threads": (1, 4096), "workers": (0, 4096),
+    "size": (4, 1024), "channels": (1, 3), "val_fraction": (0, 0.9), "blocks": (1, 16), "dropout": (0, 0.9),
+    "floor": (1e-6, 0.5), "data_std": (1e-3, 1e3), "angle_mean": (-10, 10), "angle_std": (1e-3, 10),
+    "condition_dropout": (0, 1), "steps": (1, 1e12), "time_budget": (1, 1e9), "batch_size": (1, 1e6),
+    "lr": (1e-12, 10), "warmup": (0, 1e9), "decay": (0, 1), "clip": (1e-9, 1e9), "ema": (1e-3, 0.25),
+    "threads": (1, 4096), "workers": (0, 4096),
     "seed": (0, 2**63 - 1), "log_every": (1, 1e9), "save_every": (1, 1e9), "sample_every": (1, 1e9), "keep": (0, 1000),
 }  # fmt: skip
 
@@ -136,7 +141,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     name = _known(name.strip())
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # of TOML, or a number or a nesting without end
         return name, value.strip()
 
 
@@ -147,10 +152,16 @@ def read_file(path: Path) -> dict[str, Any]:
         ConfigError: missing, unreadable, not TOML, or a key that does not exist.
     """
     try:
-        settings = tomllib.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise ConfigError(f"{path} is larger than {LARGEST_FILE // 1024} KiB: not a configuration")
+        settings = tomllib.loads(content.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not a configuration: it is nested too deeply") from error
+    except ValueError as error:  # not UTF-8, not TOML, or a number of thousands of digits
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
     return {_known(name, path): value for name, value in settings.items()}
 
@@ -212,37 +223,53 @@ def _checked(name: str, value: Any) -> Any:
     options = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
     if value is None and type(None) in options:
         return None
-    if name == "time_budget":
+    if name == "time_budget" and isinstance(value, str):
         value = parse_duration(value)
     kind = next(option for option in options if option is not type(None))
-    wrong = ConfigError(f"{name} = {value!r}: expected {_describe(kind)}")
+    wrong = ConfigError(f"{name} = {_shown(value)}: expected {_describe(kind)}")
     if kind is bool or kind is str:
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (isinstance(value, str) and not _is_text(value)):
             raise wrong
     elif kind in (int, float):
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or (kind is int and not float(value).is_integer())
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong
-        value = kind(value)
-        low, high = _LIMITS.get(name, (float("-inf"), float("inf")))
+        if kind is int and isinstance(value, float) and not value.is_integer():
+            raise wrong
+        low, high = _LIMITS[name]
         if not low <= value <= high:
-            raise ConfigError(f"{name} = {value:g} is out of range", hint=f"it must lie between {low:g} and {high:g}")
+            raise ConfigError(
+                f"{name} = {_shown(value)} is out of range", hint=f"it must lie between {low:g} and {high:g}"
+            )
+        value = kind(value)
     else:
-        if not isinstance(value, list | tuple) or not all(type(item) is int and item > 0 for item in value):
+        if not isinstance(value, list | tuple) or len(value) > _LONGEST_LIST:
+            raise wrong
+        if not all(type(item) is int and 0 < item <= _LARGEST_WIDTH for item in value):
             raise wrong
         value = tuple(value)
     if name in CHOICES and value not in CHOICES[name]:
         near = difflib.get_close_matches(str(value), CHOICES[name], 1)
         meant = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown {name} {value!r}", hint=f"{meant}there are: {', '.join(CHOICES[name])}")
+        raise ConfigError(f"unknown {name} {_shown(value)}", hint=f"{meant}there are: {', '.join(CHOICES[name])}")
     if name == "channels" and value not in (1, 3):
         raise ConfigError(f"channels = {value}: pictures are grey (1) or colour (3)")
     if name == "widths" and not value:
         raise wrong
     return value
+
+
+def _is_text(value: str) -> bool:
+    """Whether a word can be written to a file and name one: no zero, and no bytes that are not UTF-8."""
+    return "\0" not in value and value.encode("utf-8", "replace").decode() == value
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: of any length, and in any base."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits is not written out
+        return "a value without end"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def _describe(kind: Any) -> str:

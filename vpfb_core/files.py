@@ -11,20 +11,22 @@ from typing import IO
 
 from vpfb_core.errors import DataError
 
+_PREFIX, _SUFFIX = ".vpfb-", ".part"  # of temporary names
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that takes the name `path` only once it is whole and on disk; folders are made.
 
     Raises:
-        DataError: no permission, no space, or a folder in the way. What stood at `path` before stands there still.
+        DataError: no permission, no space, or a folder or a device in the way. What stood at `path` before stands
+            there still.
     """
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise DataError(f"cannot write {path}: it is a folder")
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        _require_replaceable(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_PREFIX, suffix=_SUFFIX)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -50,6 +52,20 @@ def cache_folder() -> Path:
     """Where what can be had again is kept between calls: XDG_CACHE_HOME/vpfb, else ~/.cache/vpfb."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache") / "vpfb"
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder, to which nobody else may be writing."""
+    for left in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        left.unlink(missing_ok=True)
+
+
+def _require_replaceable(path: Path) -> None:
+    """Only a file gives way to a file: a rename would also remove a pipe or, for root, /dev/null itself."""
+    if path.is_dir():
+        raise DataError(f"cannot write {path}: it is a folder")
+    if (path.exists() and not path.is_file()) or path.parent.resolve() == Path("/dev"):
+        raise DataError(f"cannot write {path}: it is not a file", hint="name a file; standard output is -")
 
 
 def _umask() -> int:

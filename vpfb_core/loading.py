@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from vpfb_core import checkpoint, homotopy, networks
+from vpfb_core import checkpoint, description, homotopy, networks
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.devices import resolve_device
 from vpfb_core.errors import CheckpointError, ConfigError
@@ -36,14 +37,20 @@ def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", we
     reference = {
         name.removeprefix(REFERENCE): stored.tensors[name] for name in stored.tensors if name.startswith(REFERENCE)
     }
+    network = network if weights == "ema" else _raw_weights(path, weights)
+    description.require(stored.document, path)
     try:
+        with torch.device("meta"):  # without memory: the description may claim any size, the tensors have theirs
+            sketch = _build(stored.document)
+        _require_one_shape(sketch)
+        _require_fit(sketch.potential, network, path)
         model = _build(stored.document)
         model.reference = Reference.from_tensors(reference) if reference else None
         if weights != "ema":
             model.normaliser = model.reference = None  # they belong to the averaged weights
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} describes a model that this version cannot build: {error}") from error
-    _load_weights(model.potential, network if weights == "ema" else _raw_weights(path, weights), path)
+    model.potential.network.load_state_dict(network)
     model.potential.to(target).eval().requires_grad_(False)
     return model
 
@@ -63,10 +70,26 @@ def _build(document: dict[str, Any]) -> Model:
     )
 
 
-def _load_weights(potential: Potential, tensors: dict[str, Tensor], path: Path) -> None:
+def _require_one_shape(model: Model) -> None:
+    """Network, statistics and classes must be of the same images."""
+    channels, height, width = model.shape
+    counts = [len(group.classes) for group in model.groups]
+    if model.network.get("channels") != channels or not model.network.get("size") == height == width:
+        raise ValueError(f"images of {model.shape} are not those of its network")
+    if len(model.statistics.mean) != channels:
+        raise ValueError(f"images of {model.shape} have not {len(model.statistics.mean)} means")
+    if list(model.network.get("classes", ())) != counts:
+        raise ValueError(f"groups of {counts} classes are not those of its network")
+    if model.normaliser is not None:
+        fitting = all(len(condition) == len(counts) for condition in model.normaliser.constants)
+        if not fitting or model.normaliser.dimension != channels * height * width:
+            raise ValueError("its normaliser is that of other images or classes")
+
+
+def _require_fit(potential: Potential, tensors: dict[str, Tensor], path: Path) -> None:
     """Every name, shape and dtype must fit; nothing is left as it was drawn."""
     expected = potential.network.state_dict()
-    for name in expected.keys() | tensors.keys():
+    for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
             raise CheckpointError(f"{path} does not fit its own description: tensor {name!r} is missing or unknown")
         if tensors[name].shape != expected[name].shape or tensors[name].dtype != expected[name].dtype:
@@ -75,7 +98,6 @@ def _load_weights(potential: Potential, tensors: dict[str, Tensor], path: Path) 
                 f"{path} does not fit its own description: {name!r} is {found.dtype} {tuple(found.shape)}, "
                 f"not {wanted.dtype} {tuple(wanted.shape)}"
             )
-    potential.network.load_state_dict(tensors)
 
 
 def _raw_weights(model_path: Path, weights: str) -> dict[str, Tensor]:

@@ -107,9 +107,9 @@ class Model:
 
     def split_of(self, images: ImageSource) -> tuple[Tensor, Tensor] | None:
         """(trained on, held out): rows of the images, if they are the very data that the model was trained on."""
-        if images.fingerprint() != self.about.get("data", {}).get("fingerprint"):
+        if images.fingerprint() != self.about.get("data", {}).get("fingerprint") or "config" not in self.about:
             return None
-        return split(images, self.about["config"]["val_fraction"], self.about["seed"])
+        return split(images, self.about["config"]["val_fraction"], self.about.get("seed", 0))
 
     def standardise(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8 or in [0, 1] → x̄, mean 0 and standard deviation a, on the model's device."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 LEVELS_A_DECADE = 10
 HIGHEST_NOISE = 10**1.5  # cot φ of the first level; below it next to nothing of the data is left
 REPORTED = (2.0, 1.0, 0.5, 0.2, 0.1)  # cot φ of the levels that tables show, where the floor lies below
+LARGEST = 1e300  # of numbers that are read: NaN and infinity are not below it, and a whole number beyond is no float
 LEAST_NOISE = 0.1  # no density is quoted at less: tan φ magnifies the error of N
 
 
@@ -165,13 +166,26 @@ class Normaliser:
             for entry in document["constants"]
         }
         noise = tuple(document["noise"])
-        if any(len(entry.value) != len(noise) for entry in constants.values()):
-            raise ValueError("a normaliser needs one constant a level")
         anchor = tuple(Anchor(**entry) for entry in document["anchor"])
+        _require_numbers(noise, *(row for entry in constants.values() for row in (entry.value, entry.error)))
+        _require_numbers(*((entry.noise, entry.difference, entry.error) for entry in anchor))
+        if any(not len(entry.value) == len(entry.error) == len(noise) for entry in constants.values()):
+            raise ValueError("a normaliser needs one constant a level")
+        if not noise or min(*noise, *(entry.noise for entry in anchor), 1) <= 0:
+            raise ValueError("a normaliser needs levels of noise above 0")
+        if not any(all(type(index) is int and index < 0 for index in condition) for condition in constants):
+            raise ValueError("a normaliser needs constants without condition")
+        if type(document["dimension"]) is not int or type(document["seed"]) is not int:
+            raise ValueError("the dimension and the seed of a normaliser are whole numbers")
         return cls(document["dimension"], noise, constants, anchor, document["seed"])
 
 
 _LOG_2PI = math.log(2 * math.pi)
+
+
+def _require_numbers(*rows: Sequence[float]) -> None:
+    if not all(type(value) in (int, float) and abs(value) < LARGEST for row in rows for value in row):
+        raise ValueError("the figures of a normaliser are finite numbers")
 
 
 def levels(potential: Potential) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core import noise
-from vpfb_core.errors import DataError
+from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.readings import Readings, levels_of, read, read_all, scalar_level
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ class Neighbourhood:
 
         0 is the mean and 1 the deviation of training images.
         """
+        if readings.shape[1] != len(self.mean):
+            raise CheckpointError(
+                f"the model reads {readings.shape[1]} figures of an image, its reference knows {len(self.mean)}",
+                hint="vpfb info --calibrate MODEL makes it anew",
+            )
         points = ((readings.double() - self.mean.double()) @ self.axes.double()).float()
         nearest = min(NEIGHBOURS, len(self.points))
         distances, rows = torch.cdist(points, self.points).topk(nearest, largest=False)
@@ -130,6 +135,11 @@ class Reference:
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Reference:
         """The inverse of `tensors`. Raises KeyError or ValueError if something is missing or does not fit."""
+
+        if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("the reference holds what is no finite number")
+        if tensors["levels"].ndim != 1 or tensors["typical_energy"].ndim != 0 or not (tensors["levels"] > 0).all():
+            raise ValueError("the reference's levels are no levels")
 
         def part(name: str) -> Neighbourhood:
             found = Neighbourhood(**{field.name: tensors[f"{name}/{field.name}"] for field in fields(Neighbourhood)})

@@ -13,6 +13,7 @@ from vpfb_core.errors import CheckpointError
 
 RUNS = Path("runs")
 DEFAULT_BUILTIN = "digits"
+_LONGEST_LABEL = 50  # characters of what data is called, in the name of a folder
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Run:
         """What `progress` says; {} if it is missing or unreadable."""
         try:
             status = json.loads(self.progress.read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return status if isinstance(status, dict) else {}
 
@@ -86,22 +87,32 @@ class Run:
 def list_runs(root: Path = RUNS) -> list[Run]:
     """The runs under `root`, newest first by the time of their last progress."""
     try:
-        found = [Run(path) for path in root.iterdir() if (path / "config.toml").is_file()]
+        folders = list(root.iterdir())
     except OSError:
         return []
+    dated = [(_last_progress(run), run.path.name, run) for run in map(Run, folders)]
+    found = [entry for entry in dated if entry[0] is not None]
+    return [run for *_, run in sorted(found, key=lambda entry: entry[:2], reverse=True)]
 
-    def last_progress(run: Run) -> tuple[float, str]:
-        newest = max((f.stat().st_mtime_ns for f in (run.config, run.progress, run.model) if f.exists()), default=0)
-        return newest, run.path.name
 
-    return sorted(found, key=last_progress, reverse=True)
+def _last_progress(run: Run) -> int | None:
+    """When a run was last written to, in nanoseconds; None where there is no run, or one that may not be read."""
+    times = []
+    for file in (run.config, run.progress, run.model):
+        try:
+            times.append(file.stat().st_mtime_ns)
+        except OSError:
+            if file == run.config:
+                return None
+    return max(times)
 
 
 def new_run(data_name: str, root: Path = RUNS) -> Run:
     """Make the next numbered folder, runs/NNN-data; two processes never get the same one."""
     root.mkdir(parents=True, exist_ok=True)
-    numbers = [int(path.name.split("-")[0]) for path in root.iterdir() if path.name.split("-")[0].isdigit()]
+    numbers = [int(path.name.split("-")[0]) for path in root.iterdir() if path.name.split("-")[0].isdecimal()]
     label = "".join(c if c.isalnum() or c in "._" else "-" for c in Path(data_name).name).strip("-.") or "data"
+    label = label[:_LONGEST_LABEL]
     number = max(numbers, default=0) + 1
     while True:
         path = root / f"{number:03d}-{label}"

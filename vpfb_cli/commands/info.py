@@ -20,7 +20,7 @@ from vpfb_cli.options import (
     SeedOption,
     ThreadsOption,
 )
-from vpfb_core import checkpoint
+from vpfb_core import description
 from vpfb_core.errors import ConfigError, VPFBError
 from vpfb_core.normaliser import Normaliser
 from vpfb_core.runs import Run, builtin_models, find_model, list_runs
@@ -104,7 +104,9 @@ def _calibrate(
         from vpfb_core.finish import IMAGES, finish
         from vpfb_core.training.state import locked
     channels, size, _ = loaded.shape
-    source = source or loaded.about["data"]["name"]
+    source = source or _data_name(loaded.about)
+    if source is None:
+        raise ConfigError(f"{name} does not say what it was trained on", hint="name it: --data DATA")
     options = LoadOptions(
         size=size, channels=channels, conditional=bool(loaded.groups), root=Path(data_root) if data_root else None,
         download=download, stream=True,
@@ -141,44 +143,49 @@ def _entry(run: Run) -> dict[str, Any]:
         "val_residual": None,
     }
     try:
-        about = checkpoint.read_document(run.model, "model")["about"]
+        about = description.read(run.model)["about"]
     except VPFBError:
         return entry
-    return entry | {"data": about["data"]["name"], "val_residual": about["figures"]["val_residual"]}
+    return entry | {"data": _data_name(about), "val_residual": about.get("figures", {}).get("val_residual")}
 
 
 def _show(say: output.Output, path: Path) -> None:
-    document = checkpoint.read_document(path, "model")
+    document = description.read(path)
     about, kept = document["about"], document.get("normaliser")
     normaliser = Normaliser.from_dict(kept) if kept else None
-    facts = {
+    facts: dict[str, Any] = {
         "model": str(path),
-        "data": about["data"]["name"],
+        "data": _data_name(about),
         "classes": [name for group in document["groups"] for name in group["classes"]],
         "shape": document["shape"],
         "parameters": document["parameters"],
-        "steps": about["step"],
+        "steps": about.get("step"),
         "schedule": document["homotopy"]["name"],
         "calibrated": normaliser is not None,
         "normaliser": normaliser.describe(document["statistics"]["std"]) if normaliser else None,
-        "versions": about["versions"],
-        "figures": about["figures"],
-        "seconds": about["seconds"],
-        "seed": about["seed"],
-        "device": about["device"],
+        "versions": about.get("versions", {}),
+        "figures": about.get("figures", {}),
+        "seconds": about.get("seconds"),
+        "seed": about.get("seed"),
+        "device": about.get("device"),
     }
-    shown = facts | {
+    shown = {name: "unknown" if value is None else value for name, value in facts.items()} | {
         "classes": ", ".join(facts["classes"]) or "none",
         "shape": "×".join(map(str, facts["shape"])),
         "parameters": f"{facts['parameters']:,}",
-        "versions": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
-        "figures": ", ".join(f"{name} {_figure(value)}" for name, value in about["figures"].items()),
-        "seconds": f"{about['seconds']:.0f}",
+        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        "figures": ", ".join(f"{name} {_figure(value)}" for name, value in facts["figures"].items()),
+        "seconds": "unknown" if facts["seconds"] is None else f"{facts['seconds']:.0f}",
         "calibrated": _calibration(normaliser),
     }
     del shown["normaliser"]
     table = output.table(["", ""], shown.items())
     say.result(facts, table if normaliser is None else _with_levels(table, facts["normaliser"]))
+
+
+def _data_name(about: dict[str, Any]) -> str | None:
+    """What a model was trained on; None where that is not known."""
+    return about.get("data", {}).get("name")
 
 
 def _calibration(normaliser: Normaliser | None) -> str:

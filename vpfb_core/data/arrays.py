@@ -5,6 +5,7 @@ The header is read and its claims are checked before anything is allocated; pick
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from contextlib import closing
@@ -20,6 +21,7 @@ from vpfb_core.data.labelling import listed
 from vpfb_core.data.stacking import stack_array
 from vpfb_core.errors import DataError
 
+_LARGEST_HEADER = 10_000  # bytes, as numpy itself allows
 ENDINGS = frozenset({".npy", ".npz"})
 _SHAPE = "images are uint8 arrays of shape (N, H, W) or (N, H, W, C) with C = 1, 3 or 4"
 
@@ -68,6 +70,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                 return {"images": _read_npy(file, path.stat().st_size, str(path))}
         with closing(zipfile.ZipFile(path)) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            if (total := sum(member.file_size for member in members)) > MAX_BYTES:
+                raise DataError(f"'{path}' unpacks to {total:,} bytes, more than {MAX_BYTES / 2**30:g} GiB")
             arrays = {}
             for member in members:
                 with archive.open(member) as stream:
@@ -85,8 +89,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def _read_npy(stream: IO[bytes], length: int, what: str) -> np.ndarray:
     """One array from a stream of `length` bytes, header included."""
     version = np.lib.format.read_magic(stream)
+    digits = 2 if version == (1, 0) else 4
+    claim = stream.read(digits)
+    if int.from_bytes(claim, "little") > _LARGEST_HEADER:  # of an archive, it would be unpacked first
+        raise DataError(f"{what} is damaged: its header claims {int.from_bytes(claim, 'little'):,} bytes")
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = header(stream)
+    shape, fortran, dtype = header(io.BytesIO(claim + stream.read(int.from_bytes(claim, "little"))))
     if dtype.hasobject:
         raise DataError(f"{what} holds Python objects, which are not read", hint=_SHAPE)
     size = math.prod(shape) * dtype.itemsize

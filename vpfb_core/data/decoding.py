@@ -161,6 +161,13 @@ def _reason(error: Exception, path: Path) -> str:
         case MemoryError():
             return "too large for the memory"
         case UnidentifiedImageError():
-            return "not an image" if path.stat().st_size else "empty file"
+            return "not an image" if _size(path) else "empty file"
     words = " ".join(str(error).split())[:80]
     return "truncated" if "truncated" in words.lower() else f"damaged: {words or type(error).__name__}"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # it has gone since
+        return 0

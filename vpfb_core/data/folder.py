@@ -50,13 +50,14 @@ def load_image_file(path: Path, options: LoadOptions) -> ImageSource:
 
 @dataclass
 class Listing:
-    """What a folder holds: image files (relative, with slashes) and their sizes in bytes, others by ending, and what
-    could not be listed."""
+    """What a folder holds: image files (relative, with slashes) and their sizes in bytes, others by ending, what could
+    not be listed, and links that lead out of the folder."""
 
     files: list[str] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
 
 
 def list_images(root: Path) -> Listing:
@@ -70,6 +71,7 @@ def list_images(root: Path) -> Listing:
     """
     found = Listing()
     folders, links, seen = deque([""]), deque[str](), set[tuple[int, int]]()
+    inside = root.resolve()
     while folders or links:
         folder = (folders or links).popleft()
         try:
@@ -94,11 +96,15 @@ def list_images(root: Path) -> Listing:
                 (links if entry.is_symlink() else folders).append(name)
             elif (ending := Path(entry.name).suffix.lower()) not in ENDINGS:
                 found.others[ending] += 1
+                continue
             elif stat.S_ISREG(mode):
                 found.files.append(name)
                 found.sizes[name] = size
             else:
                 found.skipped.append((name, trouble))
+                continue
+            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(inside):
+                found.outside.append(name)
     found.files.sort()
     return found
 
@@ -130,6 +136,8 @@ def _load(root: Path, found: Listing, options: LoadOptions) -> ImageSource:
     labels = read_labels(root, chosen.files) if options.conditional else None  # first: it fails fast
     images = load_files(root, chosen, labels, options)
     notes = list(images.notes)
+    if found.outside:
+        notes.append(f"links that lead out of the folder, and are followed: {listed(found.outside)}")
     if others := found.others - Counter([Path(TABLE).suffix] if labels else []):
         notes.append(f"ignored other files: {_counted(others)}")
     return replace(images, notes=(*notes, *(labels.notes if labels else ())))

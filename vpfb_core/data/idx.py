@@ -15,6 +15,7 @@ from vpfb_core.data.framing import MAX_BYTES
 from vpfb_core.errors import DataError
 
 _BYTES = 8  # the code of the only element type that pictures and labels have
+_MOST_PACKED = 1032  # bytes that one of a .gz can stand for: the limit of its format
 _HINT = "remove it, and it is downloaded again"
 
 
@@ -38,6 +39,8 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
             size = math.prod(shape)
             if size > MAX_BYTES:
                 raise DataError(f"'{found}' claims the shape {shape}, more than {MAX_BYTES / 2**30:g} GiB")
+            if size > found.stat().st_size * (_MOST_PACKED if found.suffix == ".gz" else 1):
+                raise DataError(f"'{found}' is damaged: it states {size:,} bytes and is shorter", hint=_HINT)
             data = file.read(size + 1)  # to the end, where gzip keeps its checksum
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"'{found}' cannot be read: {getattr(error, 'strerror', None) or error}", hint=_HINT) from error

@@ -18,6 +18,8 @@ from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import DataError
 
 TABLE = "attributes.csv"
+MOST_ATTRIBUTES = 1_000
+LARGEST_TABLE = 2**30  # bytes
 _VALUES = {"0": 0, "1": 1, "-1": 0, "": -1, "0.0": 0, "1.0": 1, "-1.0": 0}  # pandas writes 1.0 beside empty fields
 _EXAMPLE = "the first line is like file,smiling,glasses and each other line like a/001.jpg,1,0 (empty: unknown)"
 
@@ -109,7 +111,9 @@ def _parse(path: Path) -> tuple[list[str], dict[str, _Row]]:
     _, header = next(lines, (1, []))
     attributes = [cell.strip() for cell in header[1:]]
     if not attributes:
-        raise DataError(f"{path}: line 1 names no attribute: '{','.join(header)}'", hint=_EXAMPLE)
+        raise DataError(f"{path}: line 1 names no attribute: '{','.join(header)[:80]}'", hint=_EXAMPLE)
+    if len(attributes) > MOST_ATTRIBUTES:
+        raise DataError(f"{path}: line 1 names {len(attributes):,} attributes, more than {MOST_ATTRIBUTES:,}")
     for name in attributes:
         if not name or name.startswith("~") or attributes.count(name) > 1:
             raise DataError(
@@ -151,6 +155,8 @@ def _parse(path: Path) -> tuple[list[str], dict[str, _Row]]:
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each line that is not blank."""
     try:
+        if not path.is_file() or path.stat().st_size > LARGEST_TABLE:
+            raise DataError(f"{path} cannot be read: it is not a file of at most {LARGEST_TABLE / 2**30:g} GiB")
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:

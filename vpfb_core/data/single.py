@@ -57,8 +57,8 @@ def _read(path: Path, size: int | None = None) -> Image.Image:
     """The picture, upright, L or RGB; whole, or, where a size is given, no larger than that size needs."""
     if not path.exists():
         raise DataError(f"no image '{path}'", hint="check its spelling; a relative path starts at the current folder")
-    if path.is_dir():
-        raise DataError(f"'{path}' is a folder, not an image")
+    if not path.is_file():
+        raise DataError(f"'{path}' is {'a folder' if path.is_dir() else 'no file'}, not an image")
     try:
         with warnings_silenced():
             return read_picture(path, max(read_header(path).shape) if size is None else size)

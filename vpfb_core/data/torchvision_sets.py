@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -131,7 +131,11 @@ def _read_celeba(known: KnownSet, root: Path, split: str, options: LoadOptions) 
 
 def _read_textures(known: KnownSet, root: Path, split: str, options: LoadOptions) -> ImageSource:
     folder = root / "dtd" / "dtd"
-    names = (folder / "labels" / f"{split}1.txt").read_text("utf-8").split()
+    table = folder / "labels" / f"{split}1.txt"
+    try:
+        names = table.read_text("utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{known.name}' is damaged: {table} cannot be read: {error}") from error
     classes = sorted({name.split("/")[0] for name in names})
     labels = torch.tensor([[classes.index(name.split("/")[0])] for name in names])
     return _from_files(known, folder / "images", names, labels, (ConditionGroup("class", tuple(classes)),), options)
@@ -171,6 +175,9 @@ def _from_files(
     options: LoadOptions,
 ) -> ImageSource:
     """A set of colour photographs from files, relative to a folder, and labels, int64 (N, G)."""
+    leading_out = (file for file in files if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts)
+    if not files or (outside := next(leading_out, None)) is not None:
+        raise DataError(f"'{known.name}' is damaged: its list names {repr(outside) if files else 'no images'}")
     rows = options.rows(len(files))
     found = Listing([files[i] for i in rows.tolist()])
     found.sizes = {file: _bytes(folder / file) for file in found.files}

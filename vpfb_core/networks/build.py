@@ -12,6 +12,10 @@ from vpfb_core.networks.mlp import MLP
 from vpfb_core.networks.paper import PaperUNet
 from vpfb_core.networks.unet import UNet
 
+LARGEST = 2**20  # of any number in a description, such as channels or classes
+MOST_LAYERS = 500  # blocks in all levels, or layers
+MOST_GROUPS = 2**12  # of conditions
+
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "paper-unet": PaperUNet, "mlp": MLP}
 
 
@@ -30,6 +34,21 @@ def build(description: dict[str, Any], seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
+            _require_bounded(arguments)
             return NETWORKS[name](**arguments)
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
             raise ConfigError(f"the network {name!r} cannot be built from {arguments}: {error}") from error
+
+
+def _require_bounded(arguments: dict[str, Any]) -> None:
+    """Nothing is larger than any network that is meant: a description can come with a file from anywhere."""
+    numbers = [value for value in arguments.values() if not isinstance(value, list | tuple)]
+    for row in (value for value in arguments.values() if isinstance(value, list | tuple)):
+        numbers += row[:MOST_GROUPS]
+        if len(row) > MOST_GROUPS:
+            raise ValueError(f"{len(row):,} numbers in a row")
+    if not all(isinstance(number, int | float) and 0 <= number <= LARGEST for number in numbers):
+        raise ValueError(f"numbers lie between 0 and {LARGEST:,}")
+    layers = max(arguments.get("depth", 1), arguments.get("blocks", 1) * max(1, len(arguments.get("widths", ()))))
+    if layers > MOST_LAYERS:
+        raise ValueError(f"{layers:,} layers are more than {MOST_LAYERS:,}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vpfb_core import checkpoint, data
+from vpfb_core import data, description
 from vpfb_core.data.catalogue import SETS, has_splits, split_off
 from vpfb_core.data.images import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
@@ -116,6 +116,6 @@ def load_strangers(model: Model, source: str, limit: int | None, **options: Any)
 
 def _trained_on(path: Path) -> str | None:
     try:
-        return str(checkpoint.read_document(path, "model")["about"]["data"]["name"])
-    except (VPFBError, KeyError, TypeError):
+        return str(description.read(path)["about"]["data"]["name"])
+    except (VPFBError, KeyError):
         return None

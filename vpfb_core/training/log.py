@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def cut(path: Path, step: int) -> None:
             rows = list(csv.reader(file))[1:]
     except (OSError, UnicodeDecodeError, csv.Error):
         rows = []
-    whole = (row for row in rows if len(row) == len(COLUMNS) and row[0].isdigit())
+    whole = (row for row in rows if len(row) == len(COLUMNS) and re.fullmatch(r"\d{1,18}", row[0]))
     kept = [row for row in whole if int(row[0]) <= step]
     write_bytes(path, "".join(map(_line, [COLUMNS, *kept])).encode("ascii"))
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,13 +17,13 @@ from torch import Tensor
 
 import vpfb_core
 from vpfb_core.checkpoint import finite_or_none
-from vpfb_core.config import TrainConfig, as_json, to_toml
+from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, to_toml
 from vpfb_core.data.decoding import warnings_silenced
 from vpfb_core.data.split import split
 from vpfb_core.data.unreadable import counted, table
 from vpfb_core.devices import keeping_freed_memory, memory_in_use
 from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError
-from vpfb_core.files import write_bytes
+from vpfb_core.files import clear_leftovers, write_bytes
 from vpfb_core.finish import IMAGES, SHARE, affordable, finish, full_cost
 from vpfb_core.loading import load
 from vpfb_core.model import Model, Statistics
@@ -34,7 +35,7 @@ from vpfb_core.training import log
 from vpfb_core.training.card import model_card
 from vpfb_core.training.held_out import HELD_OUT_IMAGES, held_out_of, spread
 from vpfb_core.training.plan import Plan, prepare
-from vpfb_core.training.state import Counters, locked, read_state, save_state, write_status
+from vpfb_core.training.state import Counters, locked, read_state, save_state, set_aside, write_status
 from vpfb_core.training.streamed_batches import training_batches
 from vpfb_core.training.trainer import Trainer
 
@@ -141,6 +142,10 @@ def _new_folder(config: TrainConfig) -> Run:
     return folder
 
 
+class _StopAsked(Exception):  # noqa: N818 (it is no error)
+    """Finishing a run was interrupted by a wish to stop."""
+
+
 class _Loop:
     """A run while it is carried out."""
 
@@ -169,17 +174,16 @@ class _Loop:
         self.saved_at = self.logged_at = self.started = time.monotonic()
         self.session_seconds, self.logged_step = 0.0, 0
         self.saved_step: int | None = None  # of the newest state
+        self.damaged: tuple[Path, ...] = ()  # states newer than the one that was read
 
     def run(self, should_stop: Callable[[], bool]) -> Result:
         self._restore()
-        if self.folder.finished:
-            finished = load(self.folder.model, device=self.config.device)
-            self.normaliser, self.reference = finished.normaliser, finished.reference
+        if self.folder.finished and self._reload():
             return self._result("already finished")
         self._begin()
         if self.counters.step == 0:
             self._check()
-            self._log()
+            self._log_anew()
             self._save("running")
         next_check = self._fraction() + 1 / CHECKS
         while self._fraction() < 1 or not self._read_figures():
@@ -196,11 +200,11 @@ class _Loop:
             if self._due(self.config.save_every, time.monotonic() - self.saved_at > SAVE_SECONDS):
                 self._save("running")
         self._check()
-        self._log()
+        self._log_anew()
         self._save("running")  # whatever finishing meets, the weights are safe
-        self._finish()
-        self._save("finished")
-        return self._result("finished")
+        status = "finished" if self._finish(should_stop) else "interrupted"
+        self._save(status)
+        return self._result(status)
 
     def close(self) -> None:
         """Let go of the data."""
@@ -213,16 +217,46 @@ class _Loop:
         state = read_state(self.folder)
         if state is None:
             return
-        if state.document["data"] != self.fingerprint:
+        kept = state.document
+        try:
+            self._require_same(kept["data"], kept.get("config", {}))
+            self.val_residual = math.nan if kept["val_residual"] is None else float(kept["val_residual"])
+            self.check_seconds, self.finish_seconds = float(kept["check_seconds"]), float(kept["finish_seconds"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{state.path} does not say what it is the state of") from error
+        self.counters = state.counters
+        self._load(state.tensors)
+        self.saved_step = self.counters.step if state.path == self.folder.state else None
+        for _, damage in state.damaged:
+            went_on = f"going on from step {self.counters.step}, the save before it"
+            warnings.warn(f"{damage.message}; {went_on}", stacklevel=2)
+        self.damaged = tuple(path for path, _ in state.damaged)
+
+    def _require_same(self, fingerprint: str, config: dict[str, Any]) -> None:
+        """A run goes on with the data and the settings that it was begun with."""
+        if fingerprint != self.fingerprint:
             raise ConfigError(
                 f"the data {self.config.data!r} is not what {self.folder.path} was begun with",
                 hint="bring the images back as they were, or begin another run",
             )
-        self.counters = state.counters
-        self._load(state.tensors)
-        kept = state.document
-        self.val_residual = math.nan if kept["val_residual"] is None else kept["val_residual"]
-        self.check_seconds, self.finish_seconds = kept["check_seconds"], kept["finish_seconds"]
+        for name, value in self._decisive().items():
+            if config.get(name, value) != value:
+                raise ConfigError(
+                    f"{self.folder.config} has {name} = {value}, but the run was begun with {config[name]}",
+                    hint="put it back as it was, or begin another run",
+                )
+
+    def _reload(self) -> bool:
+        """Take over what finishing measured; False if the model is lost, but there is a state to make it of."""
+        try:
+            finished = load(self.folder.model, device=self.config.device)
+        except CheckpointError as error:
+            if not self.counters.step:
+                raise
+            warnings.warn(f"{error.message}; it is made anew", stacklevel=2)
+            return False
+        self.normaliser, self.reference = finished.normaliser, finished.reference
+        return True
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         try:
@@ -232,6 +266,9 @@ class _Loop:
 
     def _begin(self) -> None:
         """Write what stands before the first step; cut the log where the state is."""
+        set_aside(self.folder, self.damaged)
+        for folder in (self.folder.path, self.folder.samples):
+            clear_leftovers(folder)
         write_bytes(self.folder.config, to_toml(self._kept_config()).encode())
         log.cut(self.folder.log, self.counters.step)
         write_status(self.folder, "running", self.counters, self.plan.requested)
@@ -242,6 +279,10 @@ class _Loop:
     def _kept_config(self) -> dict[str, Any]:
         """The configuration without what concerns only how this session was started."""
         return {name: value for name, value in self.config.to_dict().items() if name not in ("out", "resume")}
+
+    def _decisive(self) -> dict[str, Any]:
+        """The settings that decide what is computed, as JSON gives them back."""
+        return as_json({name: value for name, value in self.config.to_dict().items() if name not in OPERATIONAL})
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -339,22 +380,42 @@ class _Loop:
         write_bytes(self.folder.samples / f"step-{self.counters.step:07d}.png", png(tile(images)))
         self.check_seconds = time.monotonic() - began
 
-    def _finish(self) -> None:
-        """Calibrate the averaged weights; in proportion to the run, so that a short one is not held up."""
+    def _finish(self, should_stop: Callable[[], bool]) -> bool:
+        """Calibrate the averaged weights; in proportion to the run, so that a short one is not held up.
+
+        False if it was asked to stop meanwhile: it is then to be done again.
+        """
         model, config = self._model(), self.config
         if self.on_step is not None:
             self.on_step(replace(self._progress(), finishing=True))
         images = self.plan.images.subset(spread(self.train_rows, IMAGES))
-        finish(model, images, config.seed, affordable(self.counters.step * (config.batch_size or 0)), self.points)
+
+        def ask(*_evaluation: object) -> None:
+            if should_stop():
+                raise _StopAsked
+
+        asking = model.potential.network.register_forward_pre_hook(ask)
+        try:
+            finish(model, images, config.seed, affordable(self.counters.step * (config.batch_size or 0)), self.points)
+        except _StopAsked:
+            return False
+        finally:
+            asking.remove()
         if self.on_step is not None:
             self.on_step(self._progress())
         self.normaliser, self.reference = model.normaliser, model.reference
+        return True
 
     def _log(self) -> None:
         """One line of log.csv."""
         log.append(self.folder.log, asdict(self._progress()))
         self.losses.clear()
         self.logged_at, self.logged_step = time.monotonic(), self.counters.step
+
+    def _log_anew(self) -> None:
+        """The same, at the ends of a run: a session that was killed may have come as far."""
+        log.cut(self.folder.log, self.counters.step - 1)
+        self._log()
 
     def _progress(self) -> Progress:
         since, counters = time.monotonic() - self.logged_at, self.counters
@@ -377,9 +438,9 @@ class _Loop:
         if not self._read_figures():
             return False
         counters = Counters(self.counters.step, self._seconds(), self.counters.rollbacks)
-        about = {"data": self.fingerprint, "val_residual": finite_or_none(self.val_residual),
-                 "check_seconds": self.check_seconds, "finish_seconds": self.finish_seconds,
-                 "versions": _versions()}  # fmt: skip
+        about = {"data": self.fingerprint, "config": self._decisive(),
+                 "val_residual": finite_or_none(self.val_residual), "check_seconds": self.check_seconds,
+                 "finish_seconds": self.finish_seconds, "versions": _versions()}  # fmt: skip
         if self.saved_step != counters.step:  # else the state is there, and the one before it is worth more than a copy
             save_state(self.folder, self.trainer.tensors(), counters, about, self.config.keep)
             self.saved_step = counters.step

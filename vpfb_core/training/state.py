@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +35,21 @@ class Counters:
 
 @dataclass(frozen=True)
 class State:
-    """A state as it was read."""
+    """A state as it was read.
 
+    Attributes:
+        path: its file.
+        tensors: by name.
+        counters: where the run was.
+        document: what else was saved with it.
+        damaged: newer files that cannot be read, and why; newest first.
+    """
+
+    path: Path
     tensors: dict[str, Tensor]
     counters: Counters
     document: dict[str, Any]
+    damaged: tuple[tuple[Path, CheckpointError], ...]
 
 
 def save_state(run: Run, tensors: dict[str, Tensor], counters: Counters, about: dict[str, Any], keep: int) -> None:
@@ -47,13 +59,10 @@ def save_state(run: Run, tensors: dict[str, Tensor], counters: Counters, about: 
     """
     pending = run.path / ".state.new"
     checkpoint.write(pending, "state", tensors, {"counters": asdict(counters), **about})
-    try:
-        for age in range(keep, 0, -1):
-            if run.earlier_state(age - 1).exists():
-                run.earlier_state(age - 1).replace(run.earlier_state(age))
-        pending.replace(run.state)
-    except OSError as error:
-        raise DataError(f"cannot write {run.state}: {error.strerror or error}") from error
+    for age in range(keep, 0, -1):
+        if run.earlier_state(age - 1).exists():
+            _rename(run.earlier_state(age - 1), run.earlier_state(age))
+    _rename(pending, run.state)
 
 
 def read_state(run: Run) -> State | None:
@@ -62,20 +71,54 @@ def read_state(run: Run) -> State | None:
     Raises:
         CheckpointError: there are states, but every one is damaged.
     """
-    age, failure = 0, None
-    while (path := run.earlier_state(age)).exists() or age == 0:
-        if path.exists():
-            try:
-                stored = checkpoint.read(path, "state")
-                return State(stored.tensors, Counters(**stored.document["counters"]), stored.document)
-            except CheckpointError as error:
-                failure = failure or error
-            except (KeyError, TypeError) as error:
-                failure = failure or CheckpointError(f"{path} does not say where the run is: {error}")
-        age += 1
-    if failure is not None:
-        raise failure
+    damaged: list[tuple[Path, CheckpointError]] = []
+    for path in _states(run):
+        try:
+            stored = checkpoint.read(path, "state")
+            return State(path, stored.tensors, _counters(stored.document, path), stored.document, tuple(damaged))
+        except CheckpointError as error:
+            damaged.append((path, error))
+    if damaged:
+        raise damaged[0][1]
     return None
+
+
+def set_aside(run: Run, damaged: Iterable[Path]) -> None:
+    """Give damaged states other names, lest the next save moves them to where the good one before them stands.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    for path in damaged:
+        number = 1
+        while (aside := run.path / f"damaged-{number}.{path.name}").exists():
+            number += 1
+        _rename(path, aside)
+
+
+def _states(run: Run) -> list[Path]:
+    """The files of all states, newest first; a process that was killed while they moved up leaves a gap."""
+    ages = [path.name.split(".")[1] for path in run.path.glob("state.*.safetensors")]
+    earlier = sorted(int(age) for age in ages if re.fullmatch(r"[1-9]\d{0,3}", age))
+    return [path for path in map(run.earlier_state, [0, *earlier]) if path.exists()]
+
+
+def _counters(document: dict[str, Any], path: Path) -> Counters:
+    try:
+        counters = Counters(**document["counters"])
+        whole = all(type(count) is int and count >= 0 for count in (counters.step, counters.rollbacks))
+        if whole and type(counters.seconds) in (int, float) and 0 <= counters.seconds < math.inf:
+            return counters
+    except (KeyError, TypeError):
+        pass
+    raise CheckpointError(f"{path} does not say where the run is")
+
+
+def _rename(path: Path, target: Path) -> None:
+    try:
+        path.replace(target)
+    except OSError as error:
+        raise DataError(f"cannot write {target}: {error.strerror or error}") from error
 
 
 def write_status(run: Run, status: str, counters: Counters, requested: dict[str, Any]) -> None:
@@ -91,22 +134,30 @@ def locked(run: Run) -> Iterator[None]:
     Raises:
         ConfigError: another process trains here.
     """
-    with _opened(run.lock) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = run.lock.read_text().strip()
-            raise ConfigError(
-                f"another process (pid {holder}) is training in {run.path}", hint="wait for it, or choose another --out"
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-
-
-def _opened(path: Path) -> Any:
+    handle = _opened(run.lock)
     try:
-        return path.open("a+", encoding="ascii")
+        _claim(handle, run)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise DataError(f"cannot write in {path.parent}: {error.strerror or error}") from error
+
+
+def _claim(handle: int, run: Run) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, b"%d\n" % os.getpid(), 0)
+    except BlockingIOError as error:
+        holder = os.pread(handle, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        raise ConfigError(
+            f"another process (pid {holder}) is training in {run.path}", hint="wait for it, or choose another --out"
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot write in {run.path}: {error.strerror or error}") from error

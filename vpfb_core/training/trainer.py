@@ -108,6 +108,8 @@ class Trainer:
         if step:
             for name, parameter in self.potential.network.named_parameters():
                 moments = {moment: tensors[f"adam/{moment}/{name}"].to(self.device) for moment in _MOMENTS}
+                if any(moment.shape != parameter.shape for moment in moments.values()):
+                    raise RuntimeError(f"the moments of {name} do not have its shape")
                 count = torch.tensor(float(step), device=self.device)
                 self.optimizer.state[parameter] = {"step": count, **moments}
 

@@ -47,6 +47,10 @@ def tensors(run: Run) -> dict[str, Tensor]:
     return checkpoint.read(run.state, "state").tensors
 
 
+def model_tensors(run: Run) -> dict[str, Tensor]:
+    return checkpoint.read(run.model, "model").tensors
+
+
 def assert_equal_bit_for_bit(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
@@ -105,6 +109,26 @@ def test_a_run_killed_after_its_last_save_repeats_the_lost_steps() -> None:
         vpfb.train(config(out="killed", save_every=4, log_every=1), on_step=kill)
     assert read_state(Run(Path("killed"))).counters.step == 4
     assert_equal_bit_for_bit(tensors(train(out="killed", resume="auto").run), tensors(whole.run))
+
+
+def test_a_run_stopped_while_it_is_finished_finishes_when_it_goes_on() -> None:
+    settings, finishing = config(steps=20, batch_size=64, widths=(4,)), False
+
+    def hear(progress: loop.Progress) -> None:
+        nonlocal finishing
+        finishing = progress.finishing
+
+    whole = vpfb.train(settings.replace(out="whole"))
+    assert whole.model.reference is not None, "so much that finishing takes a while"
+    stopped = vpfb.train(settings.replace(out="parts"), on_step=hear, should_stop=lambda: finishing)
+    assert (stopped.status, stopped.step, stopped.model.reference) == ("interrupted", 20, None)
+    states = [stopped.run.earlier_state(age).read_bytes() for age in (0, 1)]
+    rest = vpfb.train(settings.replace(out="parts", resume="auto"))
+    assert rest.status == "finished"
+    assert_equal_bit_for_bit(model_tensors(rest.run), model_tensors(whole.run))
+    assert states == [rest.run.earlier_state(age).read_bytes() for age in (0, 1)], "no state was written twice"
+    steps = [row["step"] for row in csv.DictReader(rest.run.log.open())]
+    assert len(steps) == len(set(steps))
 
 
 def test_seeds_differ_and_the_same_seed_repeats() -> None:

@@ -1,0 +1,163 @@
+"""Command lines in processes of their own that need not import torch first: forks of one process that has.
+
+They can be killed and starved for real, in a fraction of a second each. A fault comes at a chosen operation on files:
+the openings for writing, renames, removals and new folders below the current folder, and every fsync, in their order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_RENAMING = {"os.rename", "os.remove", "os.mkdir"}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: exit code (negative: the signal), streams, and operations on files until then."""
+
+    code: int
+    out: str
+    err: str
+    operations: int
+
+
+class WarmProcess:
+    """The process that is forked."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+
+    def run(
+        self,
+        folder: Path,
+        *argv: str,
+        kill_at: int | None = None,
+        fails: tuple[int, int] | None = None,
+        largest_file: int | None = None,
+        send: tuple[float, int] | None = None,
+    ) -> Ended:
+        """`vpfb argv` in a folder.
+
+        Args:
+            kill_at: SIGKILL in front of this operation, counted from 1.
+            fails: (operation, errno): this operation and all after it fail so.
+            largest_file: bytes that a file may have (RLIMIT_FSIZE).
+            send: (seconds, signal): sent to the process so long after its start.
+        """
+        wish = {"folder": str(folder), "argv": argv, "kill_at": kill_at, "fails": fails,
+                "largest_file": largest_file, "send": send}  # fmt: skip
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(wish) + "\n")
+        return Ended(**json.loads(self._server.stdout.readline()))
+
+    def close(self) -> None:
+        self._server.communicate()
+
+
+@contextlib.contextmanager
+def warm_process() -> Iterator[WarmProcess]:
+    process = WarmProcess()
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+# --- in the process that is forked ------------------------------------------------------------------------------------
+
+
+def _serve() -> None:
+    import torch
+    import torch._dynamo  # of the optimiser: half of what else is imported later
+
+    import vpfb_core.ood  # noqa: F401
+    from vpfb_core.training import loop
+
+    torch.set_num_threads(1)
+    loop.GRID_IMAGES = 4
+    for line in sys.stdin:
+        print(json.dumps(_forked(json.loads(line))), flush=True)
+
+
+def _forked(wish: dict[str, Any]) -> dict[str, Any]:
+    folder = Path(wish["folder"])
+    streams = [folder.parent / f"{folder.name}.{name}" for name in ("out", "err", "operations")]
+    for stream in streams:
+        stream.write_bytes(b"")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # until the command hears them
+    child = os.fork()
+    if not child:
+        _become(wish, *streams)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if wish["send"]:
+        time.sleep(wish["send"][0])
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, wish["send"][1])
+    _, status = os.waitpid(child, 0)
+    out, err, operations = (stream.read_text() for stream in streams)
+    return {"code": os.waitstatus_to_exitcode(status), "out": out, "err": err, "operations": len(operations)}
+
+
+def _become(wish: dict[str, Any], out: Path, err: Path, operations: Path) -> None:
+    """Be the command, and end."""
+    from vpfb_cli import __main__, app, output, signals
+
+    os.chdir(wish["folder"])
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY), number)
+    counted = os.open(operations, os.O_WRONLY)
+    if wish["largest_file"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (wish["largest_file"], resource.RLIM_INFINITY))
+    _watch(counted, wish["kill_at"], wish["fails"])
+    signals.install(report=lambda: output.current().fail(KeyboardInterrupt()))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    code = __main__.run(app.build(), wish["argv"])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _watch(counted: int, kill_at: int | None, fails: tuple[int, int] | None) -> None:
+    """Count operations, one byte each in a file, and let the fault happen."""
+    below, count, fsync = f"{Path.cwd()}{os.sep}", 0, os.fsync
+
+    def operation() -> None:
+        nonlocal count
+        count += 1
+        if count == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fails is not None and count >= fails[0]:
+            raise OSError(fails[1], os.strerror(fails[1]))
+        os.write(counted, b".")
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        writing = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if (writing or event in _RENAMING) and isinstance(arguments[0], str | os.PathLike):
+            path = os.path.abspath(arguments[0])  # noqa: PTH100 (nothing is looked up)
+            if path.startswith(below):
+                operation()
+
+    def counted_fsync(handle: int) -> None:
+        operation()
+        fsync(handle)
+
+    os.fsync = counted_fsync
+    sys.addaudithook(hook)
+
+
+if __name__ == "__main__":
+    _serve()
