@@ -1,0 +1,111 @@
+"""What steering an unconditional model comes to: real pictures joined, halves completed, long walks over the data.
+
+    vpfb train --data mnist --time-budget 20m --out runs/mnist
+    python benchmarks/steering.py -m runs/mnist --data mnist [--steps 1000] [-n 128]
+
+Pictures are of the test split, the first of their class, not chosen. Joined: encoded by the reverse flow, decoded
+again, and the way between pairs of two classes (--between). Completed: the lower half of pictures is hidden and drawn
+several times. Walked: samples, then the same after `--steps` steps of MALA; a 1-nearest-neighbour classifier tells each
+set from real pictures (0.5 is perfect). Writes results/<machine kind>/steering-<data>.json and three pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from digits import nearest_neighbour_accuracy
+from record import folder, record, show
+from torch import Tensor
+
+import vpfb_core as vpfb
+from vpfb_core import pictures
+from vpfb_core.flow.interpolation import rms_distance
+from vpfb_core.model import Model
+
+FRAMES = 10
+COMPLETIONS = 7  # of each picture, which stands before them
+
+
+def joined(model: Model, first: Tensor, second: Tensor) -> tuple[dict[str, Any], Tensor]:
+    """How exactly pictures come back from their prior points, and the ways between pairs of them, a row each."""
+    images = torch.cat([first, second])
+    codes = model.encode(images)
+    back = model.decode(codes)
+    rows = model.interpolate(*codes.split(len(first)), FRAMES)
+    error = rms_distance(back, images)
+    return {"reconstruction_rms": float(error.mean()), "worst": float(error.max())}, rows.flatten(0, 1)
+
+
+def completed(model: Model, images: Tensor, seed: int) -> tuple[dict[str, Any], Tensor]:
+    """The lower half hidden and drawn; how far the answers to one picture are from each other, in what was hidden."""
+    known = torch.zeros(1, *images.shape[-2:], dtype=torch.bool)
+    known[:, : images.shape[-2] // 2] = True
+    rows, apart = [], []
+    for image in images:
+        drawn = model.inpaint(image, known, COMPLETIONS, seed)
+        rows += [torch.where(known, image, 0.5)[None], drawn.images]
+        apart.append(drawn.apart)
+    return {"apart": apart}, torch.cat(rows)
+
+
+def walked(model: Model, real: Tensor, steps: int, seed: int) -> tuple[dict[str, Any], Tensor]:
+    """Samples against real pictures, before and after a long run from them."""
+    samples = model.sample(len(real), seed)
+    after = model.long_run(samples, steps, seed)
+    half = len(real) // 2
+    figures = {
+        "n": len(real),
+        "steps": steps,
+        "acceptance": after.acceptance,
+        "moved": float(after.moved.mean()),
+        "apart": after.apart,
+        "accuracy_before": nearest_neighbour_accuracy(samples, real),
+        "accuracy_after": nearest_neighbour_accuracy(after.images, real),
+        "accuracy_real": nearest_neighbour_accuracy(real[:half], real[half : 2 * half]),
+    }
+    return figures, torch.cat([samples[:16], after.images[:16]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-m", "--model", default="digits")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--data-root")
+    parser.add_argument("--between", nargs=2, default=["3", "8"], help="two classes")
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("-n", type=int, default=128, help="samples that walk")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    model = vpfb.load(arguments.model, device=arguments.device)
+    data = vpfb.data.load(arguments.data, split="test", root=arguments.data_root, conditional=True)
+    images = data.images.float() / 255
+    assert data.labels is not None
+    classes = [data.labels[:, 0] == data.groups[0].classes.index(name) for name in arguments.between]
+
+    first, second = (images[rows][: arguments.rows] for rows in classes)
+    parts = {
+        "joined": joined(model, first, second),
+        "completed": completed(model, images[: arguments.rows], arguments.seed),
+        "walked": walked(model, images[: arguments.n], arguments.steps, arguments.seed),
+    }
+    columns = {"joined": FRAMES, "completed": COMPLETIONS + 1, "walked": 16}
+    for part, (_, shown) in parts.items():
+        path = folder(model.device) / f"steering-{arguments.data}-{part}.png"
+        path.write_bytes(pictures.png(pictures.tile(shown, columns=columns[part])))
+    figures = {part: found for part, (found, _) in parts.items()}
+    show(
+        ["", "figure", "value"],
+        [[part, key, str(value)] for part, found in figures.items() for key, value in found.items()],
+    )
+    figures["model"] = {key: model.about.get(key) for key in ("step", "seconds", "figures")}
+    record(f"steering-{arguments.data}", figures, model.device)
+
+
+if __name__ == "__main__":
+    main()
