@@ -43,7 +43,7 @@ def test_the_document_states_the_conditions_of_every_figure(vpfb: Vpfb) -> None:
     report = ran.json
     assert set(report) == {"model", "data", "metrics", "nfe", "seconds"}
     assert (report["model"], report["data"], report["nfe"]) == ("digits", "digits", 4)
-    compared = {"frechet", "kernel", "precision", "recall", "density", "coverage", "1nn_pixels"}
+    compared = {"frechet", "kernel", "precision", "recall", "density", "coverage", "1nn"}
     assert set(report["metrics"]) == compared | {"residual", "bpd"}
     for name, figure in report["metrics"].items():
         assert set(figure) >= CONDITIONS
@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_figures(vpfb: Vpfb) -> None:
     argv = ["eval", "--data", "digits", "-m", "digits", *FEW, "--metrics", "frechet,1nn,residual", "--json"]
     first, second, other = (vpfb(*argv, *more).json["metrics"] for more in ([], [], ["--seed", "1"]))
     assert first == second
-    assert all(other[name]["value"] != figure["value"] for name, figure in first.items() if name != "1nn_pixels")
+    assert all(other[name]["value"] != figure["value"] for name, figure in first.items() if name != "1nn")
 
 
 def test_a_model_of_another_shape_is_compared_in_its_own(vpfb: Vpfb, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_model_of_another_shape_is_compared_in_its_own(vpfb: Vpfb, tmp_path: P
 
 def test_a_fitted_classifier_is_taken_from_then_on(vpfb: Vpfb) -> None:
     evaluate = ["eval", "--data", "digits", "-m", "digits", *FEW, "--metrics", "recall,1nn", "--json"]
-    assert set(vpfb(*evaluate).json["metrics"]) == {"recall", "1nn_pixels"}
+    assert set(vpfb(*evaluate).json["metrics"]) == {"recall", "1nn"}
     unfitted = vpfb(*evaluate, "--features", "classifier")
     assert (unfitted.code, unfitted.json["error"]["kind"]) == (2, "missing")
     assert "--fit-features" in unfitted.json["error"]["hint"]
@@ -108,7 +108,7 @@ def test_a_fitted_classifier_is_taken_from_then_on(vpfb: Vpfb) -> None:
 
     found = vpfb(*evaluate)
     figures = found.json["metrics"]
-    assert set(figures) == {"recall", "1nn_features", "1nn_pixels"}
+    assert set(figures) == {"recall", "1nn", "1nn_pixels"}
     assert (figures["recall"]["extractor"], figures["recall"]["weights"]) == ("classifier", fitted["weights"])
     assert "features: classifier" in found.err
     assert "kept from an earlier call" not in found.err

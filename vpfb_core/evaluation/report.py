@@ -65,7 +65,7 @@ class Report:
     """What `evaluate` finds.
 
     Attributes:
-        metrics: by name; `1nn` in two spaces, as `1nn_pixels` and `1nn_features`.
+        metrics: by name; beside `1nn`, which is of the features, stands `1nn_pixels` where these are not the pixels.
         nfe: mean evaluations of the gradient a sample; None without samples.
         seconds: for all of it.
         reused: whether the features of the real images were kept from an earlier call.
@@ -182,11 +182,10 @@ class _Evaluation:
                 if name in wanted:
                     found[name] = self._figure(name, getattr(near, name), **conditions)
             if "1nn" in wanted:
-                in_pixels = near
+                found["1nn"] = self._nearest(near, **conditions)
                 if extractor.name != features.PIXELS:
-                    found["1nn_features"] = self._nearest(near, **conditions)
                     in_pixels = neighbours.compare(*(features.pixels(each).to(device) for each in (samples, self.real)))
-                found["1nn_pixels"] = self._nearest(in_pixels, **common, extractor=features.PIXELS)
+                    found["1nn_pixels"] = self._nearest(in_pixels, **common, extractor=features.PIXELS)
         return found, reused
 
     def residual(self) -> Figure:
