@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import pickle
 import random
@@ -53,11 +54,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def use(path: Path) -> None:
     """Whatever a model is used for; a file that is none is refused, and by one name."""
-    try:
-        description.read(path)
-        model = vpfb.load(path, device="cpu")
-    except CheckpointError as error:
-        assert str(path) in error.message
+    refusals = []
+    for read in (description.read, functools.partial(vpfb.load, device="cpu")):
+        try:
+            model = read(path)
+        except CheckpointError as error:
+            assert str(path) in error.message
+            refusals.append(read)
+    if refusals:
+        assert refusals[-1] is not description.read, "what is described wrongly is not built"
         return
     try:
         images = model.sample(1, nfe=1, method="euler")
