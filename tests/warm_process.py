@@ -114,7 +114,7 @@ def _forked(wish: dict[str, Any]) -> dict[str, Any]:
 
 def _become(wish: dict[str, Any], out: Path, err: Path, operations: Path) -> None:
     """Be the command, and end."""
-    from vpfb_cli import __main__, app, output, signals
+    from vpfb_cli import __main__, output, signals
 
     os.chdir(wish["folder"])
     for number, path in ((1, out), (2, err)):
@@ -123,9 +123,15 @@ def _become(wish: dict[str, Any], out: Path, err: Path, operations: Path) -> Non
     if wish["largest_file"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (wish["largest_file"], resource.RLIM_INFINITY))
     _watch(counted, wish["kill_at"], wish["fails"])
+    sys.argv = ["vpfb", *wish["argv"]]
     signals.install(report=lambda: output.current().fail(KeyboardInterrupt()))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
-    code = __main__.run(app.build(), wish["argv"])
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+        __main__.main()
+    except SystemExit as leaving:
+        code = leaving.code
+    except KeyboardInterrupt:  # in the line before main, where none is expected
+        code = 130
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

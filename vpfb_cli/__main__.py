@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 def main() -> None:
     """The console script."""
     signals.install(report=lambda: output.current().fail(KeyboardInterrupt()))
-    streams.prepare()
-    with signals.importing():
-        from vpfb_cli.app import build
-    code = run(build(), sys.argv[1:])
+    try:
+        streams.prepare()
+        with signals.importing():
+            from vpfb_cli.app import build
+        code = run(build(), sys.argv[1:])
+    except KeyboardInterrupt as interrupt:  # between the stretches that expect one
+        code = output.current().fail(interrupt)
     signals.release()
     sys.exit(code)
 

@@ -21,6 +21,7 @@ from vpfb_cli.app import build
 from vpfb_core import checkpoint, description, networks
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import CheckpointError, SolverError
+from vpfb_core.evaluation import weights
 from vpfb_core.homotopy import OT
 from vpfb_core.model import Model, Statistics
 from vpfb_core.normaliser import Anchor, Constants, Normaliser
@@ -203,6 +204,21 @@ def test_a_device_is_no_model(device: str) -> None:
         vpfb.load(device, device="cpu")
 
 
+@budget(60, 5_000)
+def test_damaged_weights_of_another_network(examples: int, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a file"):
+        weights.read(Path("/dev/zero"))
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.ones(3, 4), "b": torch.zeros(2)}, path)
+    with bounded(mebibytes=256, seconds=20 + examples):
+        for content in damaged(path.read_bytes(), examples):
+            path.write_bytes(content)
+            try:
+                assert weights.read(path).tensors
+            except CheckpointError as error:
+                assert str(path) in error.message
+
+
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -213,6 +229,8 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     for name in ("model.pt", "model.safetensors"):
         with pytest.raises(CheckpointError):
             vpfb.load(tmp_path / name, device="cpu")
+    with pytest.raises(CheckpointError):
+        weights.read(tmp_path / "model.pt")
     assert not (tmp_path / "sprung").exists()
 
 

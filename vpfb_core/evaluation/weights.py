@@ -74,6 +74,8 @@ def read(path: Path) -> Weights:
         CheckpointError: it cannot be read, is damaged, or holds something else.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"cannot read {path}: it is not a file")
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise MissingError(f"no file of weights at {path}", hint="name one with --weights-path") from error
