@@ -15,7 +15,7 @@ import vpfb_core as vpfb
 from vpfb_core import checkpoint, objectives
 from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError
 from vpfb_core.runs import Run
-from vpfb_core.training import loop, prepare
+from vpfb_core.training import Progress, Result, loop, prepare
 from vpfb_core.training.state import locked, read_state
 
 SMALL = {"data": "digits", "widths": (8, 8), "batch_size": 8, "steps": 8, "val_fraction": 0.02, "threads": 1}
@@ -32,11 +32,11 @@ def config(**settings: Any) -> vpfb.TrainConfig:
     return vpfb.TrainConfig(**(SMALL | settings))
 
 
-def train(stop_after: int | None = None, **settings: Any) -> loop.Result:
+def train(stop_after: int | None = None, **settings: Any) -> Result:
     """A run of `config`, asked to stop after some steps of this session."""
     taken = 0
 
-    def count(_progress: loop.Progress) -> None:
+    def count(_progress: Progress) -> None:
         nonlocal taken
         taken += 1
 
@@ -100,7 +100,7 @@ def test_a_run_killed_after_its_last_save_repeats_the_lost_steps() -> None:
     class KilledError(Exception):
         pass
 
-    def kill(progress: loop.Progress) -> None:
+    def kill(progress: Progress) -> None:
         if progress.step == 6:
             raise KilledError
 
@@ -114,7 +114,7 @@ def test_a_run_killed_after_its_last_save_repeats_the_lost_steps() -> None:
 def test_a_run_stopped_while_it_is_finished_finishes_when_it_goes_on() -> None:
     settings, finishing = config(steps=20, batch_size=64, widths=(4,)), False
 
-    def hear(progress: loop.Progress) -> None:
+    def hear(progress: Progress) -> None:
         nonlocal finishing
         finishing = progress.finishing
 
