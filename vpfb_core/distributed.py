@@ -32,12 +32,15 @@ PATIENCE = timedelta(days=7)
 class Group:
     """The processes of a job, or one alone.
 
-    Args:
-        place: of this process.
+    Attributes:
+        rank, count: which of how many this one is.
+        first: whether it speaks and writes for all.
+        leads: whether it is the first on its machine.
     """
 
     def __init__(self, place: Place) -> None:
         self.rank, self.count, self.first = place.rank, place.count, place.first
+        self.leads = place.local_rank == 0
         if self.count == 1:
             return
         store, _, _ = next(iter(distributed.rendezvous("env://")))
@@ -105,6 +108,11 @@ class Group:
             raise shared
         return value  # type: ignore[return-value]
 
+    def leaders_first(self, work: Callable[[], T]) -> T:
+        """`together`, but for one process of each machine first: what it downloads, the others find there."""
+        value = self.together(lambda: work() if self.leads else None)
+        return self.together(lambda: work() if value is None else value)
+
     @contextlib.contextmanager
     def failing_together(self) -> Iterator[None]:
         """What fails within on one process, while the others are in the middle of something, fails on all.
@@ -149,11 +157,12 @@ class Group:
         device = next(module.parameters()).device
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        constants = [name for name, _ in module.named_buffers()]  # not to be sent around at every forward pass
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, constants)
         replica: Any = _Replica(
             module,
             device_ids=[device] if device.type == "cuda" else None,
             process_group=self._between(device),
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
         return replica  # which answers for what it wraps

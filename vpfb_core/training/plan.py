@@ -14,7 +14,6 @@ from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, read_file
 from vpfb_core.data import ImageSet, ImageSource, LoadOptions
 from vpfb_core.devices import memory_of, resolve_device
 from vpfb_core.errors import ConfigError
-from vpfb_core.launch import place
 from vpfb_core.runs import RUNS, Run, list_runs
 from vpfb_core.training import memory, presets
 
@@ -79,7 +78,7 @@ def _begun(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any], Run | None
 
 
 def _found(group: distributed.Group, config: TrainConfig, device: torch.device) -> ImageSource:
-    """The data; what has to be downloaded is there once the first process of each machine has found it."""
+    """The data, downloaded once a machine."""
     options = LoadOptions(
         size=config.size,
         max_size=presets.MAX_SIZE[device.type],
@@ -90,9 +89,7 @@ def _found(group: distributed.Group, config: TrainConfig, device: torch.device) 
         download=config.download,
         stream=True,
     )
-    leads = place().local_rank == 0
-    found = group.together(lambda: data.find(config.data, options) if leads else None)
-    return group.together(lambda: data.find(config.data, options) if found is None else found)
+    return group.leaders_first(lambda: data.find(config.data, options))
 
 
 def _chosen(config: TrainConfig, images: ImageSource, device: torch.device) -> TrainConfig:
