@@ -174,6 +174,26 @@ def test_several_groups_of_conditions_are_dropped_so_that_one_class_is_often_see
     assert presets.resolve(vpfb.TrainConfig(data="x", condition_dropout=0.0), images, CPU).condition_dropout == 0.0
 
 
+@pytest.mark.parametrize(
+    ("settings", "device", "pays"),
+    [
+        ({"steps": 10**6}, "cuda", True),
+        ({"time_budget": "2h"}, "cuda", True),
+        ({"steps": 10**6}, "cpu", False),
+        ({"steps": 100}, "cuda", False),
+        ({"time_budget": "5m"}, "cuda", False),
+        ({"steps": 10**6, "objective": "official"}, "cuda", False),
+        ({"steps": 10**6, "checkpoint_activations": True}, "cuda", False),
+    ],
+)
+def test_long_runs_on_a_gpu_are_compiled(
+    settings: dict[str, Any], device: str, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "find_spec", lambda _name: object())
+    monkeypatch.setattr(presets.shutil, "which", lambda name: name)
+    assert presets.pays_to_compile(vpfb.TrainConfig(data="x", **settings), torch.device(device)) == pays
+
+
 def test_what_was_asked_for_stands_above_the_preset() -> None:
     resolved = presets.resolve(vpfb.TrainConfig(data="x", preset="tiny", lr=5e-5, widths=[16]), image_set(8), CPU)
     assert (resolved.lr, resolved.widths, resolved.blocks) == (5e-5, (16,), presets.COMMON["blocks"])
