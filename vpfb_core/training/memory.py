@@ -18,17 +18,17 @@ from vpfb_core.runs import Run
 SHARE = 0.8  # of the memory, that a step may take by its estimate
 
 # How many times over a step keeps what the layers of one forward pass answer: for the gradient, and for the derivative
-# of that gradient. Measured on the CPU (benchmarks/throughput.py): 2.1 to 2.9. A block that is computed anew keeps its
+# of that gradient. Measured on the CPU (benchmarks/throughput.py): 2.1 to 3.2. A block that is computed anew keeps its
 # input and the gradient of its output; while it is differentiated, all at once, it takes some nine times its answers.
-KEPT, ANEW = 3, 9
+KEPT, ANEW = 3.2, 9
+BYTES = {"fp32": 4, "bf16": 3}  # of a number, on average: normalisation stays in float32
 
 
 def estimate_memory(network: nn.Module, config: TrainConfig) -> int:
     """Bytes that a training step needs, about: weights, optimiser and average, and what both derivatives keep."""
     weights = 4 * sum(parameter.numel() for parameter in network.parameters())
-    size = 2 if config.precision == "bf16" else 4
     evaluations = 2 * (config.micro_batch or config.batch_size or 1)
-    return 5 * weights + size * _values_kept(network, config) * evaluations
+    return 5 * weights + BYTES[config.precision or "fp32"] * _values_kept(network, config) * evaluations
 
 
 def fit(network: nn.Module, config: TrainConfig, memory: int) -> TrainConfig:
@@ -89,5 +89,5 @@ def _values_kept(network: nn.Module, config: TrainConfig) -> int:
         hook.remove()
     if config.checkpoint_activations and blocks:
         outside = answers.pop(None)
-        return KEPT * outside + 2 * inputs + ANEW * max(answers.values())
-    return KEPT * sum(answers.values())
+        return round(KEPT * outside + 2 * inputs + ANEW * max(answers.values()))
+    return round(KEPT * sum(answers.values()))

