@@ -21,12 +21,10 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.config import parse_setting
-from vpfb_core.data.split import split
-from vpfb_core.model import Statistics
 from vpfb_core.potential import ArcField, Potential
 from vpfb_core.training import prepare
-from vpfb_core.training.held_out import HeldOut
-from vpfb_core.training.streamed_batches import training_batches
+from vpfb_core.training.batches import Batches
+from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer
 
 AUTHORS_RATE = 1e-4
@@ -57,13 +55,14 @@ class Runner:
     """One of the four on its way: (seconds, steps, residual) at every check."""
 
     trainer: Trainer
+    batches: Batches
     seconds: float = 0.0
     steps: int = 0
     path: list[tuple[float, int, float]] = field(default_factory=list)
 
     def step(self, budget: float) -> None:
         began = time.perf_counter()
-        self.trainer.step(self.steps, min(1.0, self.seconds / budget))
+        self.trainer.step(self.batches[self.steps], self.steps, min(1.0, self.seconds / budget))
         if self.trainer.device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - began
@@ -89,22 +88,16 @@ def main() -> None:
             data=arguments.data, data_root=arguments.data_root, steps=10**9, device=arguments.device, **settings
         )
     )
-    images, config = plan.images, plan.config
-    train_rows, val_rows = split(images, config.val_fraction, config.seed)
-    moments, held_out_images = Statistics.of(images.sample), images.subset(val_rows)
-    batches = training_batches(plan, train_rows, held_out_images)
-
-    def runner(kind: type[Trainer], **changes: object) -> Runner:
-        return Runner(kind(config.replace(**changes), plan.network, batches, moments, plan.device))
-
-    runners = {
-        "stein": runner(Trainer),
-        "ritz": runner(Trainer, objective="ritz"),
-        "official": runner(Trainer, objective="official", lr=AUTHORS_RATE),
-        "official, our rate": runner(Trainer, objective="official"),
-        "flow matching": runner(FlowMatching),
+    config, inputs = plan.config, Inputs.of(plan)
+    trainers = {
+        "stein": inputs.trainer(),
+        "ritz": inputs.trainer(objective="ritz"),
+        "official": inputs.trainer(objective="official", lr=AUTHORS_RATE),
+        "official, our rate": inputs.trainer(objective="official"),
+        "flow matching": inputs.trainer(FlowMatching),
     }
-    held_out = HeldOut.of(plan, held_out_images, runners["stein"].trainer, moments)
+    runners = {name: Runner(trainer, inputs.batches) for name, trainer in trainers.items()}
+    held_out = inputs.held_out(trainers["stein"])
     waiting = list(runners.values())
     while waiting:
         runner_now = min(waiting, key=lambda one: one.seconds)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from vpfb_cli.output import jsonable, table
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("VPFB_RESULTS") or Path(__file__).parent / "results")
 
 
 def folder(device: torch.device | str = "cpu") -> Path:
@@ -53,7 +53,7 @@ def _anywhere(word: str) -> str:
 
 def _commit() -> str:
     def git(*words: str) -> str:
-        ran = subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+        ran = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
         return ran.stdout.strip()
 
     return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else "")

@@ -18,13 +18,9 @@ from record import folder, record, show
 
 import vpfb_core as vpfb
 from vpfb_core.config import parse_setting
-from vpfb_core.data.split import split
-from vpfb_core.model import Statistics
 from vpfb_core.objectives import AngleDistribution
 from vpfb_core.training import prepare
-from vpfb_core.training.held_out import HeldOut
-from vpfb_core.training.streamed_batches import training_batches
-from vpfb_core.training.trainer import Trainer
+from vpfb_core.training.inputs import Inputs
 
 CHECKS = 4
 
@@ -34,19 +30,16 @@ def trial(data: str, data_root: str | None, words: str, seconds: float) -> dict[
     settings = dict(map(parse_setting, words.split()))
     base = {"data": data, "data_root": data_root, "device": "cpu", "threads": 1, "time_budget": seconds}
     plan = prepare(vpfb.TrainConfig(**(base | settings)))
-    config, images = plan.config, plan.images
-    train_rows, val_rows = split(images, config.val_fraction, config.seed)
-    moments, held_out_images = Statistics.of(images.sample), images.subset(val_rows)
-    batches = training_batches(plan, train_rows, held_out_images)
-    trainer = Trainer(config, plan.network, batches, moments, plan.device)
+    config, inputs = plan.config, Inputs.of(plan)
+    trainer = inputs.trainer()
     # Measured where the default draws its angles, wherever the trial draws them.
-    measured = Trainer(config.replace(angle_mean=1.0, angle_std=1.2), plan.network, batches, moments, plan.device)
+    measured = inputs.trainer(angle_mean=1.0, angle_std=1.2)
     assert measured.angles == AngleDistribution()
-    held_out = HeldOut.of(plan, held_out_images, measured, moments)
+    held_out = inputs.held_out(measured)
     used, step, path = 0.0, 0, []
     while len(path) < CHECKS:
         began = time.process_time()
-        trainer.step(step, min(1.0, used / seconds))
+        trainer.step(inputs.batches[step], step, min(1.0, used / seconds))
         used, step = used + time.process_time() - began, step + 1
         if used >= (len(path) + 1) * seconds / CHECKS:
             path.append((used, step, held_out.residual(trainer.average)))

@@ -18,7 +18,8 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from vpfb_cli import streams
-from vpfb_core.errors import ConfigError, DataError, VPFBError
+from vpfb_core.errors import ConfigError, DataError, VPFBError, is_out_of_memory
+from vpfb_core.launch import place
 
 if TYPE_CHECKING:
     import typer
@@ -33,6 +34,8 @@ _EXIT_BY_KIND = {
     "checkpoint": EXIT_MODEL,
     "diverged": EXIT_RUN,
     "solver": EXIT_RUN,
+    "memory": EXIT_RUN,
+    "process": EXIT_RUN,
     "interrupted": EXIT_INTERRUPTED,
 }
 
@@ -48,6 +51,7 @@ class Output:
 
     def __init__(self, *, json_mode: bool = False, quiet: bool = False, primary: bool = True) -> None:
         self.talkative = primary and not quiet
+        self._primary = primary
         self._json_mode = json_mode
         self._stdout_taken = not primary
 
@@ -85,21 +89,30 @@ class Output:
         failure = describe(error)
         if os.environ.get("VPFB_DEBUG", "0") not in ("", "0"):
             streams.write_stderr("".join(traceback.format_exception(error)).rstrip())
-        streams.write_stderr(_sentence(failure))
+        if self._speaks_of(error):
+            streams.write_stderr(_sentence(failure))
         if self._json_mode and not self._stdout_taken:
             self._stdout_taken = True
             with suppress(streams.StdoutClosedError, DataError):  # the failure at hand is the one to report
                 streams.write_stdout(json.dumps({"error": asdict(failure)}))
         return failure.exit_code
 
+    def _speaks_of(self, error: BaseException) -> bool:
+        """Whether this process says what went wrong: one of them does (see `vpfb_core.distributed`).
+
+        What went wrong before they met went wrong on all; a bug is told by whoever meets it.
+        """
+        agreed: bool | None = getattr(error, "speaker", None)
+        return agreed if agreed is not None else self._primary or describe(error).kind == "internal"
+
 
 _current: Output | None = None
 
 
-def start(*, json_mode: bool, quiet: bool = False, primary: bool = True) -> Output:
+def start(*, json_mode: bool, quiet: bool = False) -> Output:
     """The output of the command that begins; failures are reported through it from now on."""
     global _current
-    _current = Output(json_mode=json_mode, quiet=quiet, primary=primary)
+    _current = Output(json_mode=json_mode, quiet=quiet, primary=place().first)
     return _current
 
 
@@ -148,7 +161,7 @@ def describe(error: BaseException) -> Failure:
         return describe(KeyboardInterrupt())
     if isinstance(error, typer.TyperException):
         return Failure("usage", _usage_message(error), _usage_hint(error), EXIT_USAGE)
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         message = f"out of memory: {str(error) or type(error).__name__}".split(". ")[0]
         return Failure("memory", message, "a smaller --batch-size or --size needs less", EXIT_RUN)
     if isinstance(error, OSError):
@@ -205,14 +218,6 @@ def _usage_message(error: typer.TyperException) -> str:
 def _usage_hint(error: BaseException) -> str:
     command = getattr(getattr(error, "ctx", None), "command_path", "vpfb")
     return f"'{command} --help' says more"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Also torch's, known by its class name, and the plain RuntimeError of its CPU and MPS allocators, by its words."""
-    if isinstance(error, MemoryError) or any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):
-        return True
-    words = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
 
 
 def _drop(_data: bytes) -> None:

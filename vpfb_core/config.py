@@ -47,7 +47,8 @@ class TrainConfig:
     Optimiser: steps and time_budget (seconds; whichever ends first), batch_size (images; each is drawn with ε and −ε),
     lr, warmup (steps), decay (share of the run over which the rate falls to 0), clip (gradient norm), ema (width of the
     average, relative to the length of the run).
-    Machine: device, threads, workers, precision, compile.
+    Machine: device, threads, workers, precision, compile, micro_batch (images that a process differentiates at once;
+    the gradient is that of the whole batch), checkpoint_activations (compute them again rather than keep them).
     Run: seed, out, resume, log_every, save_every and sample_every (steps), keep (earlier states), on_nonfinite.
     """
 
@@ -89,6 +90,8 @@ class TrainConfig:
     workers: int | None = None
     precision: str | None = None
     compile: str = "auto"
+    micro_batch: int | None = None
+    checkpoint_activations: bool = False
 
     seed: int = 0
     out: str | None = None
@@ -114,8 +117,8 @@ class TrainConfig:
 
 # Settings that say where and how a run is computed and kept, not what it computes: they may differ on resuming.
 OPERATIONAL = frozenset(
-    {"data_root", "download", "device", "threads", "workers", "compile", "out", "resume", "log_every", "save_every",
-     "sample_every", "keep", "on_nonfinite"}
+    {"data_root", "download", "device", "threads", "workers", "compile", "micro_batch", "checkpoint_activations", "out",
+     "resume", "log_every", "save_every", "sample_every", "keep", "on_nonfinite"}
 )  # fmt: skip
 
 _TYPES = typing.get_type_hints(TrainConfig)
@@ -123,8 +126,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "size": (4, 1024), "channels": (1, 3), "val_fraction": (0, 0.9), "blocks": (1, 16), "dropout": (0, 0.9),
     "floor": (1e-6, 0.5), "data_std": (1e-3, 1e3), "angle_mean": (-10, 10), "angle_std": (1e-3, 10),
     "condition_dropout": (0, 1), "steps": (1, 1e12), "time_budget": (1, 1e9), "batch_size": (1, 1e6),
-    "lr": (1e-12, 10), "warmup": (0, 1e9), "decay": (0, 1), "clip": (1e-9, 1e9), "ema": (1e-3, 0.25),
-    "threads": (1, 4096), "workers": (0, 4096),
+    "micro_batch": (1, 1e6), "lr": (1e-12, 10), "warmup": (0, 1e9), "decay": (0, 1), "clip": (1e-9, 1e9),
+    "ema": (1e-3, 0.25), "threads": (1, 4096), "workers": (0, 4096),
     "seed": (0, 2**63 - 1), "log_every": (1, 1e9), "save_every": (1, 1e9), "sample_every": (1, 1e9), "keep": (0, 1000),
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.launch import place
 
 
 def available_devices() -> list[str]:
@@ -26,14 +27,20 @@ def available_devices() -> list[str]:
 def resolve_device(name: str = "auto") -> torch.device:
     """auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps → a device that is there.
 
+    Where several processes of a job are on this machine, each takes the GPU of its own number.
+
     Raises:
         ConfigError: no such device here; it lists those that are.
     """
-    devices = available_devices()
+    devices, here = available_devices(), place()
+    if here.count > 1 and "mps" in devices:  # it cannot exchange gradients
+        devices.remove("mps")
     if name == "auto":
         name = devices[0]
     elif name == "cuda":
         name = "cuda:0"
+    if name.startswith("cuda") and here.count > 1:
+        name = f"cuda:{here.local_rank}"
     if name not in devices:
         raise ConfigError(f"no device {name!r} on this machine", hint=f"devices here: {', '.join(devices)}")
     return torch.device(name)
@@ -47,12 +54,12 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes that the device has, in use or not; on the CPU half of the machine's, which others use too."""
+    """Bytes that the device has, in use or not; on the CPU this process's part of half, since others use it too."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 // place().local_count
 
 
 def memory_in_use(device: torch.device) -> int:

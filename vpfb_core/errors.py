@@ -56,3 +56,23 @@ class SolverError(VPFBError):
     """An ODE solve did not reach its end for some sample."""
 
     kind = "solver"
+
+
+class StepTooLargeError(VPFBError):
+    """A step did not fit into the memory."""
+
+    kind = "memory"
+
+
+class LostProcessError(VPFBError):
+    """One of several processes on a job has died without a word."""
+
+    kind = "process"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Also torch's, known by its class name, and the plain RuntimeError of its CPU and MPS allocators, by its words."""
+    if isinstance(error, MemoryError) or any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)

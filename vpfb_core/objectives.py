@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,21 @@ from vpfb_core.potential import Potential
 
 # Quantiles closer to 0 or 1 than this are coarse in float32.
 _LEAST_SHARE = 1e-4
+
+
+class Part(NamedTuple):
+    """Which rows of a batch are at hand: `first` and those after it, of `total`.
+
+    What is drawn is drawn for the whole batch and cut, so that the parts of a batch, each with a generator of the same
+    seed, add up to it: on several devices, or one after the other where the batch does not fit into the memory.
+    """
+
+    first: int
+    total: int
+
+    def of(self, drawn: Tensor, count: int) -> Tensor:
+        """The `count` rows of this part of what was drawn for all, (total, …)."""
+        return drawn[self.first : self.first + count]
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,7 @@ class Objective(Protocol):
         *,
         generator: torch.Generator,
         angles: AngleDistribution = DEFAULT_ANGLES,
+        part: Part | None = None,
     ) -> Tensor: ...
 
 
@@ -108,6 +124,7 @@ def stein(
     *,
     generator: torch.Generator,
     angles: AngleDistribution = DEFAULT_ANGLES,
+    part: Part | None = None,
 ) -> Tensor:
     """E‖∇N − y‖²/d: the Deep Ritz functional with Stein's identity E[N g] = E[∇N·y] applied to its second term.
 
@@ -118,10 +135,11 @@ def stein(
         condition: class indices, int64 (N, G), −1 for none; or None.
         generator: on the device of data; the only source of randomness.
         angles: where φ is drawn.
+        part: which rows of a larger batch the data are; None: they are all of it. The loss is the mean over the part.
     Returns:
         the loss, ().
     """
-    pairs = _draw_pairs(potential, data, condition, generator, angles)
+    pairs = _draw_pairs(potential, data, condition, generator, angles, part)
     return residual(potential, pairs.data, pairs.angle, pairs.noise, pairs.condition).mean()
 
 
@@ -132,13 +150,14 @@ def ritz(
     *,
     generator: torch.Generator,
     angles: AngleDistribution = DEFAULT_ANGLES,
+    part: Part | None = None,
 ) -> Tensor:
     """2 J/d = E[‖∇N‖² − 2 N g]/d, the functional as the paper has it; the same expected gradient as `stein`.
 
     N at the noiseless point of the arc, sin φ z, is a baseline that ε and −ε share, without which the variance is
     hundreds of times larger: E[N g] ≈ ½ Σ± (N(u±) − N(sin φ z)) g±. Arguments as in `stein`.
     """
-    pairs = _draw_pairs(potential, data, condition, generator, angles)
+    pairs = _draw_pairs(potential, data, condition, generator, angles, part)
     z, tangent = pairs.data / potential.data_std, torch.tan(pairs.angle)
     u, _ = arc_point(z, pairs.angle, pairs.noise)
     field = potential(u, pairs.angle, pairs.condition)
@@ -160,14 +179,18 @@ def official(
     *,
     generator: torch.Generator,
     angles: AngleDistribution = DEFAULT_ANGLES,  # noqa: ARG001  (the authors draw t uniformly)
+    part: Part | None = None,
 ) -> Tensor:
     """The loss of the authors' released code, kept as the baseline to beat; for `UnpreconditionedPotential` on `ot`.
 
     L = mean(ΓΦ)/(std Γ · sg[std Φ] + 1e-8) + ½ mean_d (∇Φ)² + 0.1 mean (∂ₜΦ)² − mean_d(∇Φ ⊙ u)/(‖∇Φ‖‖u‖ + 1e-8)^t with
-    u = x̄ − ε and Γ = (1 − t) mean_d(ε² − x̄ε) less its batch mean. Arguments as in `stein`.
+    u = x̄ − ε and Γ = (1 − t) mean_d(ε² − x̄ε) less its batch mean. Arguments as in `stein`; mean Γ, std Γ and std Φ are
+    those of the rows at hand, so that parts do not add up to the batch.
     """
-    t = torch.rand(len(data), generator=generator, dtype=data.dtype, device=data.device).requires_grad_()
-    noise = _normal_like(data, generator)
+    part = part or Part(0, len(data))
+    t = torch.rand(part.total, generator=generator, dtype=data.dtype, device=data.device)
+    t = part.of(t, len(data)).requires_grad_()
+    noise = _normal_like(data, generator, part)
     x = potential.homotopy.sample(data, t.detach(), noise).requires_grad_()
     phi = potential.value(x, t, condition)
     gradient, time_derivative = torch.autograd.grad(phi.sum(), (x, t), create_graph=True)
@@ -202,9 +225,11 @@ def _draw_pairs(
     condition: Tensor | None,
     generator: torch.Generator,
     angles: AngleDistribution,
+    part: Part | None,
 ) -> _Pairs:
-    angle = angles.sample(len(data), potential.angle_range, like=data, generator=generator)
-    noise = _normal_like(data, generator)
+    part = part or Part(0, len(data))
+    angle = angles.sample(part.total, potential.angle_range, like=data, generator=generator)
+    angle, noise = part.of(angle, len(data)), _normal_like(data, generator, part)
     return _Pairs(
         data=torch.cat([data, data]),
         angle=torch.cat([angle, angle]),
@@ -213,5 +238,6 @@ def _draw_pairs(
     )
 
 
-def _normal_like(data: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(data.shape, generator=generator, dtype=data.dtype, device=data.device)
+def _normal_like(data: Tensor, generator: torch.Generator, part: Part) -> Tensor:
+    shape = (part.total, *data.shape[1:])
+    return part.of(torch.randn(shape, generator=generator, dtype=data.dtype, device=data.device), len(data))

@@ -16,12 +16,13 @@ and the potential is written around the exact potential of Gaussian data,
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vpfb_core.homotopy import Homotopy, Time, expand_to
+from vpfb_core.networks.compiling import tell_compiler
 
 
 class ArcField(NamedTuple):
@@ -89,6 +90,11 @@ class Potential(nn.Module):
         return ArcField(value.detach(), gradient)
 
     forward = arc  # a wrapper such as DistributedDataParallel sees the gradient, not only the value
+
+    def compile(self, *args: Any, **settings: Any) -> None:
+        """Compile `forward` in place for training; arguments as of `torch.compile`."""
+        tell_compiler()
+        super().compile(*args, **settings)
 
     def _run_network(self, u: Tensor, angle: Tensor, condition: Tensor | None) -> Tensor:
         if self.autocast_dtype is None:

@@ -186,13 +186,34 @@ def test_a_failure_after_the_result_does_not_make_a_second_document(capsys: Capt
     assert json.loads(capsys.readouterr().out) == {"output": "grid.png", "n": 64}
 
 
-def test_only_the_first_process_of_a_distributed_run_speaks(capsys: Capture) -> None:
-    def body(_out: output.Output) -> None:
-        talking(output.start(json_mode=True, primary=False))
-        raise DataError("on this rank")
+@pytest.mark.parametrize(
+    ("rank", "agreed", "error", "spoken"),
+    [
+        (0, None, DataError("on every process"), True),
+        (1, None, DataError("on every process"), False),
+        (1, True, DataError("on this one"), True),
+        (0, False, DataError("on another one"), False),
+        (1, None, KeyError("a bug"), True),
+    ],
+)
+def test_one_process_of_a_distributed_run_speaks(
+    rank: int, agreed: bool | None, error: Exception, spoken: bool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, str(value))
 
-    assert vpfb(body, "try", "--json") == 3
-    assert capsys.readouterr() == ("", "vpfb: error: on this rank\n")
+    def body(out: output.Output) -> None:
+        out.note("a word")
+        if agreed is not None:
+            error.speaker = agreed  # type: ignore[attr-defined]
+        raise error
+
+    assert vpfb(body, "try", "--json") == (3 if isinstance(error, DataError) else 1)
+    stdout, stderr = capsys.readouterr()
+    assert ("a word" in stderr) == (rank == 0)
+    assert ("vpfb: error:" in stderr) == spoken
+    assert stdout.count("error") == (1 if rank == 0 else 0), "the document is the first one's"
 
 
 def test_a_library_warning_is_one_line_in_our_voice(capsys: Capture) -> None:

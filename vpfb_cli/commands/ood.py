@@ -28,6 +28,7 @@ from vpfb_cli.progress import progress
 from vpfb_core.errors import DataError
 
 if TYPE_CHECKING:
+    from vpfb_core.data.images import ImageSet
     from vpfb_core.model import Model
     from vpfb_core.ood.report import Row, Scores, Sets
 
@@ -98,6 +99,7 @@ def ood(
     """
     say = output.start(json_mode=json, quiet=quiet)
     with signals.importing():
+        from vpfb_core import distributed
         from vpfb_core.ood import choice, report
         from vpfb_core.ood.scores import ALL, find_scores, is_ready, require_ready
     names = find_scores(score or [])
@@ -114,13 +116,19 @@ def ood(
         require_ready(loaded, name)  # before anything is loaded or downloaded
     settings: dict[str, Any] = {"root": Path(data_root) if data_root else None, "download": download}
 
-    sets = {(members, "in"): choice.load_members(loaded, members, limit, **settings)}
-    sets |= {(name, "out"): choice.load_strangers(loaded, name, limit, **settings) for name in strangers}
+    def load_sets() -> dict[tuple[str, str], ImageSet]:
+        sets = {(members, "in"): choice.load_members(loaded, members, limit, **settings)}
+        return sets | {(name, "out"): choice.load_strangers(loaded, name, limit, **settings) for name in strangers}
+
+    group = distributed.group()
+    sets = group.leaders_first(load_sets)
     for (name, _), images in sets.items():
         for note in images.notes:
             say.note(f"{name}: {note}")
     with progress(say, "scoring") as bar:
         scores = report.score_sets(loaded, sets, names, seed=seed, batch_size=batch_size, on_progress=bar.update)
+    if not group.first:
+        return
     rows = report.compare_all(scores)
     document = {"in": members, "model": model_name, "results": [row.document() for row in rows]}
     if folder is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vpfb_core.chains import Chains
+    from vpfb_core.flow import Solution
     from vpfb_core.model import Model
 
 PANEL_CHAINS = "Langevin chains"
@@ -123,7 +126,7 @@ def sample(
     say = output.start(json_mode=json, quiet=quiet)
     to_stdout = say.binary_stdout("-o -") if out == "-" else None
     with signals.importing():
-        from vpfb_core import pictures
+        from vpfb_core import distributed, pictures
         from vpfb_core.flow import Solver
     kind = pictures.output_format(out)
     _check_wishes(kind, langevin, known, mask, [solver, nfe, rtol, atol])
@@ -138,16 +141,9 @@ def sample(
     images: list[Tensor] = []
     paths: list[Tensor] = []
     evaluations = 0
-    if known is not None and mask is not None:
-        chains = _inpaint(say, loaded, known, mask, n, seed, drawing)
-    else:
+    if known is None or mask is None:
         with progress(say, "sampling") as bar:
-            for first in range(0, n, batch_size):
-                drawn, info = loaded.sample(
-                    min(batch_size, n - first), seed, first=first, keep_path=kind == "gif", return_info=True,
-                    **drawing, **chosen.wishes,
-                )  # fmt: skip
-                info.require_success()
+            for first, drawn, info in _drawn(loaded, n, seed, drawing | chosen.wishes | {"keep_path": kind == "gif"}):
                 evaluations += int(info.nfe.sum())
                 if kind == "folder" and langevin is None:
                     pictures.write_folder(Path(out), drawn, first)
@@ -156,8 +152,12 @@ def sample(
                 if info.path is not None:
                     paths.append(loaded.statistics.to_images(info.path))
                 bar.update((first + len(drawn)) / n)
-        if langevin is not None:
-            chains = _walk(say, loaded, images, langevin, seed, drawing | chosen.wishes)
+    if not distributed.group().first:
+        return
+    if known is not None and mask is not None:
+        chains = _inpaint(say, loaded, known, mask, n, seed, drawing)
+    elif langevin is not None:
+        chains = _walk(say, loaded, images, langevin, seed, drawing | chosen.wishes)
     if chains is not None:
         images = [chains.images]
         evaluations += int(chains.nfe.sum())
@@ -201,6 +201,25 @@ def _check_wishes(
         raise ConfigError(
             "a .gif shows the way of the flow from noise, and chains have none", hint="write .png, .npz or a folder"
         )
+
+
+def _drawn(loaded: Model, n: int, seed: int, settings: dict[str, Any]) -> Iterator[tuple[int, Tensor, Solution]]:
+    """Index of the first image, images, and how they were solved: batch by batch, one for each process of the job.
+
+    The first process gets them all, in order, and the others nothing.
+    """
+    from vpfb_core import distributed
+
+    group = distributed.group()
+
+    def draw(rows: range, start: int) -> tuple[int, Tensor, Solution]:
+        first = start + rows.start
+        drawn, info = loaded.sample(len(rows), seed, first=first, return_info=True, **settings)
+        return first, drawn, info.require_success()
+
+    at_once = settings["batch_size"] * group.count
+    for start in range(0, n, at_once):
+        yield from group.sharded(min(at_once, n - start), partial(draw, start=start)) or []
 
 
 def _inpaint(say: Output, loaded: Model, known: Path, mask: Path, n: int, seed: int, drawing: dict[str, Any]) -> Chains:

@@ -26,6 +26,7 @@ from vpfb_cli.options import (
 from vpfb_cli.progress import progress
 from vpfb_core.config import CHOICES, TrainConfig, merge_levels, parse_setting, read_file
 from vpfb_core.errors import ConfigError
+from vpfb_core.launch import place
 
 if TYPE_CHECKING:
     from vpfb_core.training import Plan, Progress, Result
@@ -54,7 +55,7 @@ def train(
     preset: Annotated[str | None, _choice("preset", "--preset", panel=LENGTH, help="Size of network and run; by image size and machine otherwise.")] = None,
     steps: Annotated[int | None, _option("--steps", panel=LENGTH, metavar="N", help="Train so many steps; not with --time-budget.")] = None,
     time_budget: Annotated[str | None, _option("--time-budget", panel=LENGTH, metavar="TIME", help="Train so long, grids and saving included: 90s, 10m, 1h30m.")] = None,
-    batch_size: Annotated[int | None, _option("--batch-size", panel=LENGTH, metavar="N", help="Images a step.")] = None,
+    batch_size: Annotated[int | None, _option("--batch-size", panel=LENGTH, metavar="N", help="Images a step, of all processes together.")] = None,
     lr: Annotated[float | None, _option("--lr", panel=METHOD, metavar="RATE", help="Adam's learning rate.")] = None,
     objective: Annotated[str | None, _choice("objective", "--objective", panel=METHOD, help="The loss (stein).")] = None,
     schedule: Annotated[str | None, _choice("schedule", "--schedule", panel=METHOD, help="The homotopy from noise to data (ot).")] = None,
@@ -71,7 +72,7 @@ def train(
     threads: ThreadsOption = None,
     workers: Annotated[int | None, _option("--workers", panel=PANEL_MACHINE, metavar="N", help="Threads that decode images.")] = None,
     precision: Annotated[str | None, _choice("precision", "--precision", panel=PANEL_MACHINE, help="Of the network; gradients and energies stay fp32.")] = None,
-    compile: Annotated[str | None, _choice("compile", "--compile", panel=PANEL_MACHINE, help="Compile the step; pays in long runs only.")] = None,
+    compile: Annotated[str | None, _choice("compile", "--compile", panel=PANEL_MACHINE, help="Compile the step; auto: in long runs on CUDA.")] = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -140,9 +141,14 @@ def _describe(plan: Plan) -> str:
     length = [f"{config.steps:,} steps"] if config.steps else []
     length += [f"{config.time_budget / 60:g} minutes"] if config.time_budget else []
     classes = sum(len(group.classes) for group in plan.images.groups)
+    processes = place().count
+    batch = f"batch {config.batch_size}{f' shared by {processes} processes' if processes > 1 else ''}"
+    if config.micro_batch != -(-(config.batch_size or 1) // processes):
+        batch += f", {config.micro_batch} at a time"
     return (
         f"preset {config.preset}: {plan.parameters:,} parameters{f', {classes} classes' if classes else ''}, "
-        f"batch {config.batch_size}, {config.precision} on {config.device} ({config.threads} threads), "
+        f"{batch}, {config.precision}{', compiled,' if config.compile == 'on' else ''} on {config.device} "
+        f"({config.threads} threads), "
         f"at most {' or '.join(length)}, about {_bytes(plan.memory_bytes)} of memory"
     )
 

@@ -14,18 +14,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpfb_core.networks.compiling import keep_whole, traced_unprepared
+
 
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d` (one group, zero padding), differentiable any number of times; the second costs as the first."""
 
     def forward(self, features: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
+        if traced_unprepared():
+            return super().forward(features)
+        weight, bias, padding = self.weight, self.bias, self.padding[0]
+        assert isinstance(padding, int)  # and not "same"
         device = features.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             features, weight, bias = features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        output: Tensor = _Convolution.apply(features, weight, bias, self.stride[0], self.padding[0])
-        return output
+        return convolution(features, weight, bias, self.stride[0], padding)
+
+
+@keep_whole
+def convolution(features: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """`F.conv2d`, differentiable as above."""
+    output: Tensor = _Convolution.apply(features, weight, bias, stride, padding)
+    return output
 
 
 class _Convolution(torch.autograd.Function):

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from vpfb_core.networks.compiling import keep_whole, traced_unprepared
+
 silu_backward, sigmoid_backward = torch.ops.aten.silu_backward, torch.ops.aten.sigmoid_backward
 
 
@@ -30,8 +32,11 @@ class NormSiLU(nn.GroupNorm):
             weight, bias = weight * (1 + scale), torch.addcmul(shift, bias, 1 + scale)
         if torch.is_autocast_enabled(features.device.type):  # statistics want float32, as in torch's own group norm
             features, weight, bias = features.float(), weight.float(), bias.float()
-        maps = features.flatten(2)
-        output: Tensor = _NormSiLU.apply(maps, weight[..., None], bias[..., None], self.num_groups, self.eps)[0]
+        maps, weight, bias = features.flatten(2), weight[..., None], bias[..., None]
+        if traced_unprepared():
+            output = F.silu(weight * F.group_norm(maps, self.num_groups, eps=self.eps) + bias)
+        else:
+            output = norm_silu(maps, weight, bias, self.num_groups, self.eps)
         return output.unflatten(2, features.shape[2:])
 
 
@@ -41,6 +46,13 @@ class NormSiLU(nn.GroupNorm):
 #     x̂ = r (x − m),    h = w x̂ + b,    y = silu(h)
 #
 # Fresh memory for a map costs a CPU more than what is computed in it, so maps are overwritten once they are not needed.
+
+
+@keep_whole
+def norm_silu(x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float) -> Tensor:
+    """y from x, w and b."""
+    output: Tensor = _NormSiLU.apply(x, w, b, groups, eps)[0]
+    return output
 
 
 class _NormSiLU(torch.autograd.Function):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpfb_core.networks.checkpointing import Checkpointed
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.embedding import ConditionEmbedding
 from vpfb_core.networks.normalization import NormSiLU
@@ -87,7 +88,7 @@ class Stage(nn.ModuleList):
         return features
 
 
-class Block(nn.Module):
+class Block(Checkpointed):
     """A residual block, (N, inputs, H, W) → (N, outputs, H, W), with self-attention after it where asked for."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, attend: bool) -> None:
@@ -100,7 +101,7 @@ class Block(nn.Module):
         self.attention = Attention(outputs) if attend else nn.Identity()
         zero(self.conv2)
 
-    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
+    def compute(self, features: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding).chunk(2, dim=1)
         hidden = self.norm2(self.conv1(self.norm1(features)), scale, shift)
         hidden = self.conv2(self.dropout(hidden))

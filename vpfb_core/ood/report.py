@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from vpfb_core import distributed
 from vpfb_core.data.images import ImageSet
 from vpfb_core.errors import DataError
 from vpfb_core.ood.metrics import Detection, compare
@@ -60,19 +62,28 @@ def score_sets(
 ) -> dict[Key, dict[str, Tensor]]:
     """Every image of every set by every score. Other arguments and errors as in `scores.score`.
 
+    Several processes of a job share the images; the first gets the scores, the others none.
+
     Args:
         on_progress: hears which share of the work is done.
     """
     total, done = len(names) * sum(map(len, sets.values())), 0
     found: dict[Key, dict[str, Tensor]] = {key: {} for key in sets}
+    group = distributed.group()
 
     def hear(n: int) -> None:
         if on_progress is not None:
-            on_progress((done + n) / total)
+            on_progress((done + n * group.count) / total)
 
     for key, images in sets.items():
         for name in names:
-            found[key][name] = score(model, images.images, name, seed=seed, batch_size=batch_size, on_batch=hear)
+
+            def scored(rows: range, images: ImageSet = images, name: str = name) -> Tensor:
+                some = images.images[rows.start : rows.stop]
+                return score(model, some, name, seed=seed, first=rows.start, batch_size=batch_size, on_batch=hear)
+
+            if (parts := group.sharded(len(images), scored)) is not None:
+                found[key][name] = torch.cat(parts) if parts else torch.empty(0)
             done += len(images)
     return found
 

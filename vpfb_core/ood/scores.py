@@ -79,6 +79,7 @@ def score(
     name: str = DEFAULT_SCORE,
     *,
     seed: int = 0,
+    first: int = 0,
     batch_size: int = DEFAULT_BATCH,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -88,6 +89,7 @@ def score(
         images: (N, C, H, W), uint8 or in [0, 1], of the model's shape.
         name: one of `SCORES`.
         seed: of the noise, for scores that draw any; that of image i is fixed by (seed, i).
+        first: index of the first image, where these are a part of many.
         batch_size: images at once; the result does not depend on it.
         on_batch: hears how many images have been scored.
     Returns:
@@ -100,11 +102,11 @@ def score(
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size}: at least one image must be scored at once")
     parts = []
-    for first in range(0, len(images), batch_size):
-        part = chosen.compute(Batch(model, images[first : first + batch_size], first, seed))
+    for start in range(0, len(images), batch_size):
+        part = chosen.compute(Batch(model, images[start : start + batch_size], first + start, seed))
         parts.append(part.float().cpu())
         if on_batch is not None:
-            on_batch(min(first + batch_size, len(images)))
+            on_batch(min(start + batch_size, len(images)))
     return torch.cat(parts) if parts else torch.empty(0)
 
 

@@ -12,12 +12,14 @@ from torch import Tensor
 from vpfb_core import noise
 from vpfb_core.devices import moved
 
+Batch = tuple[Tensor, Tensor | None]  # images, uint8 (B, C, H, W), and labels, int64 (B, G)
+
 
 class Batches(Protocol):
     """What training draws its steps from."""
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """The images and labels of a step, counted from 0: uint8 (batch_size, C, H, W), int64 (batch_size, G)."""
+    def __getitem__(self, step: int) -> Batch:
+        """The images and labels of a step, counted from 0, or this process's share of them."""
         ...
 
     def close(self) -> None:
@@ -40,15 +42,18 @@ class Order:
         count: N, how many images there are.
         batch_size: images a step.
         seed: of order and mirroring.
+        share: which rows of each batch are wanted, where several processes share it; None is all.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, share: range | None = None) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.share = range(batch_size) if share is None else share
         self._epochs: dict[int, Epoch] = {}
 
     def places(self, step: int) -> Iterator[tuple[Epoch, range]]:
         """Where the images of a step stand: places in one epoch, or in several where the batch goes over its end."""
-        position, end = step * self.batch_size, (step + 1) * self.batch_size
+        position = step * self.batch_size + self.share.start
+        end = position + len(self.share)
         while position < end:
             first = position % self.count
             places = range(first, min(first + end - position, self.count))
@@ -73,11 +78,20 @@ class BatchesInMemory:
         batch_size: images a step.
         flip: mirror each image with probability ½.
         seed: of order and flips.
+        share: as of `Order`.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None, batch_size: int, flip: bool, seed: int) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        batch_size: int,
+        flip: bool,
+        seed: int,
+        share: range | None = None,
+    ) -> None:
         self.images, self.labels, self.flip = images, labels, flip
-        self._order = Order(len(images), batch_size, seed)
+        self._order = Order(len(images), batch_size, seed, share)
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor | None]:
         rows: list[Tensor] = []

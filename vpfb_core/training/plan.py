@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from vpfb_core import data, networks
+from vpfb_core import data, distributed, networks
 from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, read_file
 from vpfb_core.data import ImageSet, ImageSource, LoadOptions
 from vpfb_core.devices import memory_of, resolve_device
 from vpfb_core.errors import ConfigError
 from vpfb_core.runs import RUNS, Run, list_runs
-from vpfb_core.training import presets
+from vpfb_core.training import memory, presets
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,37 @@ class Plan:
 def prepare(config: TrainConfig) -> Plan:
     """Find the run to resume if one is meant, load the data, choose what was left open. Writes nothing.
 
+    Where several processes train together, the first decides and the others take the same.
+
     Raises:
         ConfigError: settings that do not exist or contradict each other, the data or the run to be resumed.
         DataError: the data cannot be read.
     """
-    requested = _requested(config)
-    existing = _run_to_resume(config, requested)
-    if existing is not None:
-        config = _stored_config(existing, config, requested)
-        requested = existing.status().get("requested", requested)  # of its first session, by which it is found again
+    group = distributed.group()
+    config, requested, existing = group.from_first(lambda: _begun(config))
     if not config.data:
         raise ConfigError("no data named", hint="vpfb train --data FOLDER")
-    device = resolve_device(config.device)
+    device = group.together(lambda: resolve_device(config.device))
+    images = _found(group, config, device)
+    config = group.from_first(lambda: _chosen(config, images, device)).replace(device=str(device))
+    network = presets.network_description(config, images)
+    built = networks.build(network, config.seed)
+    parameters = sum(parameter.numel() for parameter in built.parameters())
+    return Plan(config, requested, images, network, parameters, memory.estimate_memory(built, config), existing)
+
+
+def _begun(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any], Run | None]:
+    """The configuration, what of it was asked for, and the run to go on with, whose settings it then has."""
+    requested = _requested(config)
+    existing = _run_to_resume(config, requested)
+    if existing is None:
+        return config, requested, None
+    config = _stored_config(existing, config, requested)
+    return config, existing.status().get("requested", requested), existing  # by which it is found again
+
+
+def _found(group: distributed.Group, config: TrainConfig, device: torch.device) -> ImageSource:
+    """The data, downloaded once a machine."""
     options = LoadOptions(
         size=config.size,
         max_size=presets.MAX_SIZE[device.type],
@@ -70,16 +89,18 @@ def prepare(config: TrainConfig) -> Plan:
         download=config.download,
         stream=True,
     )
-    images = data.find(config.data, options)
-    batch_is_free, rate_is_free = config.batch_size is None, config.lr is None
+    return group.leaders_first(lambda: data.find(config.data, options))
+
+
+def _chosen(config: TrainConfig, images: ImageSource, device: torch.device) -> TrainConfig:
+    """Everything that was left open."""
+    asked = config.micro_batch
     config = presets.resolve(config, images, device)
-    network = presets.network_description(config, images)
-    built = networks.build(network, config.seed)
-    if batch_is_free:
-        on_device = len(images) * math.prod(images.shape) if isinstance(images, ImageSet) else 0
-        config = presets.fit_batch(built, config, memory_of(device) - on_device, scale_rate=rate_is_free)
-    parameters = sum(parameter.numel() for parameter in built.parameters())
-    return Plan(config, requested, images, network, parameters, presets.estimate_memory(built, config), existing)
+    if asked is not None or config.objective == "official":
+        return config
+    on_device = len(images) * math.prod(images.shape) if isinstance(images, ImageSet) else 0
+    network = networks.build(presets.network_description(config, images), config.seed)
+    return memory.fit(network, config, memory_of(device) - on_device)
 
 
 def _requested(config: TrainConfig) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
+import shutil
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import nn
 
 from vpfb_core.config import TrainConfig
 from vpfb_core.data import ImageSource
 from vpfb_core.errors import ConfigError
+from vpfb_core.launch import place
 from vpfb_core.networks.unet import level_sizes
 
 # batch_size counts images; each is drawn with ε and with −ε, so a step evaluates twice as many points. `attention` is
@@ -36,7 +37,8 @@ CPU_TIME_BUDGET = 15 * 60.0
 CONDITION_DROPOUT = (0.1, 0.5)
 # Largest side that is chosen for a folder of large pictures.
 MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}
-MEMORY_SHARE = 0.8  # of the memory, that a step may take by its estimate
+# `--compile auto`: where there are so many steps, or seconds, that the minutes of compiling come back.
+LONG_STEPS, LONG_SECONDS = 10_000, 30 * 60.0
 
 
 def resolve(config: TrainConfig, images: ImageSource, device: torch.device) -> TrainConfig:
@@ -65,9 +67,13 @@ def resolve(config: TrainConfig, images: ImageSource, device: torch.device) -> T
     if config.threads is None:
         chosen["threads"] = torch.get_num_threads()
     if config.workers is None:
-        chosen["workers"] = os.cpu_count() or 1
+        chosen["workers"] = max(1, (os.cpu_count() or 1) // place().local_count)
     resolved = config.replace(device=str(device), **chosen)
-    _check(resolved, images)
+    share = -(-(resolved.batch_size or 1) // place().count)  # of the largest process
+    resolved = resolved.replace(micro_batch=min(share, resolved.micro_batch or share))
+    if resolved.compile == "auto":
+        resolved = resolved.replace(compile="on" if pays_to_compile(resolved, device) else "off")
+    _check(resolved, images, share)
     return resolved
 
 
@@ -78,6 +84,14 @@ def choose_preset(size: int, device: torch.device) -> str:
     if device.type != "cuda":
         return "small"
     return "base" if size <= 48 else "celeba64"
+
+
+def pays_to_compile(config: TrainConfig, device: torch.device) -> bool:
+    """On a GPU whose compiler is there, in a long run; on a CPU compiling takes as long as a run and gains little."""
+    long = (config.steps or 0) >= LONG_STEPS if config.time_budget is None else config.time_budget >= LONG_SECONDS
+    possible = config.objective != "official" and not config.checkpoint_activations
+    tools = find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
+    return device.type == "cuda" and long and possible and tools
 
 
 def _attended(size: int, levels: int, largest: int) -> tuple[int, ...]:
@@ -99,43 +113,7 @@ def network_description(config: TrainConfig, images: ImageSource) -> dict[str, A
     }
 
 
-def estimate_memory(network: nn.Module, config: TrainConfig) -> int:
-    """Bytes that a training step needs, about: weights, optimiser and average, and what both derivatives keep.
-
-    What one forward pass keeps is counted by letting one image through; the gradient in u and the derivative of that
-    gradient keep about four times as much again.
-    """
-    kept = 0
-
-    def count(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        nonlocal kept
-        kept += output.numel() * (2 if config.precision == "bf16" else 4)
-
-    hooks = [module.register_forward_hook(count) for module in network.modules() if not list(module.children())]
-    network.eval()  # dropout would draw from the global generator
-    with torch.no_grad():
-        network(torch.zeros(1, config.channels or 1, config.size or 1, config.size or 1), torch.zeros(1))
-    for hook in hooks:
-        hook.remove()
-    weights = 4 * sum(parameter.numel() for parameter in network.parameters())
-    evaluations = 2 * (config.batch_size or 1)
-    return 5 * weights + 5 * kept * evaluations
-
-
-def fit_batch(network: nn.Module, config: TrainConfig, memory: int, *, scale_rate: bool = True) -> TrainConfig:
-    """The configuration with the batch halved until a step fits into so many bytes.
-
-    Args:
-        scale_rate: divide the learning rate by √2 each time; not where somebody asked for this rate.
-    """
-    batch_size, rate = config.batch_size or 1, config.lr or 0.0
-    while batch_size > 1 and estimate_memory(network, config) > MEMORY_SHARE * memory:
-        batch_size, rate = batch_size // 2, rate / math.sqrt(2) if scale_rate else rate
-        config = config.replace(batch_size=batch_size, lr=rate)
-    return config
-
-
-def _check(config: TrainConfig, images: ImageSource) -> None:
+def _check(config: TrainConfig, images: ImageSource, share: int) -> None:
     size, levels = config.size or 0, len(config.widths or ())
     if size < 2 ** (levels - 1):
         raise ConfigError(
@@ -148,6 +126,20 @@ def _check(config: TrainConfig, images: ImageSource) -> None:
         )
     if config.objective == "official" and config.schedule != "ot":
         raise ConfigError("the official objective is defined for the schedule ot only")
+    if config.objective == "official" and (place().count > 1 or (config.micro_batch or 1) < share):
+        raise ConfigError(
+            "the official objective takes its statistics over the whole batch, which cannot be parted",
+            hint="train in one process, with a smaller --batch-size and without micro_batch",
+        )
+    if (config.batch_size or 1) < place().count:
+        raise ConfigError(
+            f"a batch of {config.batch_size} images cannot be shared by {place().count} processes",
+            hint="--batch-size is that of all processes together",
+        )
+    if config.compile == "on" and config.checkpoint_activations:
+        raise ConfigError(
+            "checkpoint_activations works in eager mode only", hint="the compiler chooses itself what to keep"
+        )
     if config.device.startswith("mps") and config.precision == "bf16":
         raise ConfigError("bf16 is not supported on mps here", hint="use --precision fp32")
     if config.augment == "flip" and not images.flips:

@@ -33,16 +33,20 @@ class _Picture:
     pixels: np.ndarray
 
 
-def training_batches(plan: Plan, rows: Tensor, held_out: ImageSet) -> Batches:
-    """Batches of the images at `rows`: in the memory of the device, or read on the way without copies of held_out."""
+def training_batches(plan: Plan, rows: Tensor, held_out: ImageSet, share: range) -> Batches:
+    """Batches of the images at `rows`: in the memory of the device, or read on the way without copies of held_out.
+
+    Args:
+        share: which rows of each batch this process takes.
+    """
     images, config, device = plan.images, plan.config, plan.device
     batch_size, flip, seed = config.batch_size or 1, config.augment == "flip", config.seed
     if isinstance(images, StreamedSet):
         return StreamedBatches(
-            images, rows, held_out.images, batch_size=batch_size, flip=flip, seed=seed, device=device
+            images, rows, held_out.images, batch_size=batch_size, flip=flip, seed=seed, device=device, share=share
         )
     labels = None if images.labels is None else images.labels[rows].to(device)
-    return BatchesInMemory(images.images[rows].to(device), labels, batch_size, flip, seed)
+    return BatchesInMemory(images.images[rows].to(device), labels, batch_size, flip, seed, share)
 
 
 class StreamedBatches:
@@ -60,6 +64,7 @@ class StreamedBatches:
         flip: mirror each image with probability ½.
         seed: of order and flips.
         device: where the batches are wanted.
+        share: as of `Order`.
     """
 
     def __init__(
@@ -72,18 +77,19 @@ class StreamedBatches:
         flip: bool,
         seed: int,
         device: torch.device,
+        share: range | None = None,
     ) -> None:
         self.images, self.flip, self.device = images, flip, device
         self._rows = rows.tolist()
         self._labels = None if images.labels is None else images.labels[rows]
         self._held_out = {_digest(pixels) for pixels in held_out.numpy()}
-        self._order = Order(len(rows), batch_size, seed)
+        self._order = Order(len(rows), batch_size, seed, share)
         self._begun: dict[int, list[Future[list[_Picture]]]] = {}
         self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(thread_count(images.workers), thread_name_prefix="vpfb-read")
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """The images and labels of a step, on the device: uint8 (batch_size, C, S, S), int64 (batch_size, G).
+        """The images and labels of a step, on the device: uint8 (B, C, S, S), int64 (B, G).
 
         Raises:
             DataError: the folder is gone, too many of its files cannot be read, or no image is left to train on.

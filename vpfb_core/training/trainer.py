@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vpfb_core import homotopy, networks, noise
 from vpfb_core.config import TrainConfig
+from vpfb_core.distributed import Group
 from vpfb_core.model import Statistics
-from vpfb_core.objectives import OBJECTIVES, AngleDistribution
+from vpfb_core.networks.checkpointing import checkpoint_activations
+from vpfb_core.objectives import OBJECTIVES, AngleDistribution, Part
 from vpfb_core.potential import Potential, UnpreconditionedPotential
 from vpfb_core.training import ema
-from vpfb_core.training.batches import Batches
+from vpfb_core.training.batches import Batch
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -26,20 +29,20 @@ class Trainer:
     Args:
         config: resolved.
         network: description of the network.
-        batches: of the images to train on, on the device.
         statistics: that standardise the images.
         device: where to compute.
+        group: the processes that share each batch.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         network: dict[str, object],
-        batches: Batches,
         statistics: Statistics,
         device: torch.device,
+        group: Group,
     ) -> None:
-        self.config, self.batches, self.statistics, self.device = config, batches, statistics, device
+        self.config, self.statistics, self.device, self.group = config, statistics, device, group
         self.potential = self._potential(network).to(device)
         self.average = self._potential(network).to(device).eval().requires_grad_(False)
         self.average.autocast_dtype = None  # it is measured as it will be used: in float32
@@ -47,32 +50,69 @@ class Trainer:
         self.objective = OBJECTIVES[config.objective]
         self.angles = AngleDistribution(config.angle_mean, config.angle_std)
         self._ema_exponent = ema.power_exponent(config.ema)
+        if config.checkpoint_activations:
+            checkpoint_activations(self.potential.network)
         if config.compile == "on":
-            self.potential.compile()
+            self.potential.compile(dynamic=False)
+        self._replica = group.replicated(self.potential)
 
-    def step(self, step: int, fraction: float, rollbacks: int = 0) -> tuple[Tensor, Tensor]:
+    def step(self, batch: Batch, step: int, fraction: float, rollbacks: int = 0) -> tuple[Tensor, Tensor]:
         """Take step number `step` ≥ 0 of a run that is `fraction` ∈ [0, 1] done.
 
+        Args:
+            batch: this process's share of the images and labels of the step.
         Returns:
-            (loss, gradient norm before clipping), both (), on the device. Nothing is synchronised.
+            (loss, gradient norm before clipping), both (), on the device. Nothing is synchronised. The loss is that of
+            the share, scaled so that its mean over the processes is that of the batch.
         """
-        config, draws = self.config, noise.generator(self.config.seed, "step", step, rollbacks, device=self.device)
-        images, labels = self.batches[step]
-        data = self.statistics.standardise(images) * config.data_std
-        if labels is not None:
-            dropped = torch.rand(labels.shape, generator=draws, device=self.device) < (config.condition_dropout or 0.0)
-            labels = labels.masked_fill(dropped, -1)
-        self.potential.train()
-        with self._dropout_stream(step, rollbacks):
-            loss = self.objective(self.potential, data, labels, generator=draws, angles=self.angles)
-            self.optimizer.zero_grad()
-            loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.potential.parameters(), config.clip)
+        loss = self._differentiate(batch, step, rollbacks)
+        norm = torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step, fraction, rollbacks)
         self.optimizer.step()
         ema.update(self._weights(self.average), self._weights(self.potential), step + 1, self._ema_exponent)
-        return loss.detach(), norm
+        return loss, norm
+
+    def _differentiate(self, batch: Batch, step: int, rollbacks: int) -> Tensor:
+        """Leave in the parameters the gradient of the mean loss of the whole batch; return the loss as `step` does.
+
+        Everything is drawn for the whole batch, by (seed, step): how it is shared, and how many images are
+        differentiated at a time, changes nothing but the order of sums, and the masks of dropout.
+        """
+        images, labels = batch
+        config, total = self.config, self.config.batch_size or 1
+        first = self.group.share(total).start
+        if labels is not None:
+            draws = self._draws("condition", step, rollbacks)
+            chance = torch.rand(total, labels.shape[1], generator=draws, device=self.device)
+            dropped = chance[first : first + len(labels)] < (config.condition_dropout or 0.0)
+            labels = labels.masked_fill(dropped, -1)
+        self.potential.train()
+        self.optimizer.zero_grad()
+        parts = _evenly(len(images), config.micro_batch or len(images))
+        loss = torch.zeros((), device=self.device)
+        for rows in parts:
+            data = self.statistics.standardise(images[rows]) * config.data_std
+            weight = self.group.count * len(data) / total
+            with self._dropout_stream(step, rollbacks, first + rows.start), self._exchange(last=rows is parts[-1]):
+                mean = self.objective(
+                    self._replica, data, None if labels is None else labels[rows],
+                    generator=self._draws("step", step, rollbacks), angles=self.angles,
+                    part=Part(first + rows.start, total),
+                )  # fmt: skip
+                (weight * mean).backward()
+            loss += weight * mean.detach()
+        return loss
+
+    def _draws(self, stream: str, step: int, rollbacks: int) -> torch.Generator:
+        return noise.generator(self.config.seed, stream, step, rollbacks, device=self.device)
+
+    @contextlib.contextmanager
+    def _exchange(self, *, last: bool) -> Iterator[None]:
+        """The processes exchange gradients with the last backward pass of a step, when they have added up."""
+        replica: Any = self._replica
+        with contextlib.nullcontext() if last or self.group.count == 1 else replica.no_sync():
+            yield
 
     def learning_rate(self, step: int, fraction: float, rollbacks: int = 0) -> float:
         """Linear warm-up over `warmup` steps, then constant, then a cosine down to 0 over the last `decay` of the run.
@@ -129,15 +169,21 @@ class Trainer:
         return [parameter.detach() for parameter in potential.parameters()]
 
     @contextlib.contextmanager
-    def _dropout_stream(self, step: int, rollbacks: int) -> Iterator[None]:
-        """Dropout layers know only the global generator: lend it a seed of this step, and put it back."""
+    def _dropout_stream(self, step: int, rollbacks: int, first: int) -> Iterator[None]:
+        """Dropout layers know only the global generator: lend it a seed of these rows of this step, and put it back."""
         if not self.config.dropout:
             yield
             return
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(noise.derive_seed(self.config.seed, "dropout", step, rollbacks))
+            torch.manual_seed(noise.derive_seed(self.config.seed, "dropout", step, rollbacks, first))
             yield
+
+
+def _evenly(count: int, largest: int) -> list[slice]:
+    """So many rows in parts of at most `largest`, as equal as can be: a compiled step knows one size, or two."""
+    parts = -(-count // largest)
+    return [slice(part * count // parts, (part + 1) * count // parts) for part in range(parts)]
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import vpfb_core as vpfb
 from vpfb_core.data import ImageSet
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import ConfigError
-from vpfb_core.training import ema, log, presets
+from vpfb_core.training import ema, log, memory, presets
 from vpfb_core.training.batches import BatchesInMemory
 
 CPU = torch.device("cpu")
@@ -129,17 +129,32 @@ def test_the_sizes_of_the_presets_are_what_they_are_said_to_be() -> None:
     assert 10 < millions("base", 32, 3) < 15
 
 
-def test_a_batch_is_halved_until_its_step_fits_into_the_memory() -> None:
+def test_fewer_images_at_a_time_are_taken_until_a_step_fits_and_the_batch_stays() -> None:
     images = image_set(16)
     config = presets.resolve(vpfb.TrainConfig(data="x"), images, CPU)
+    assert config.micro_batch == config.batch_size, "all at once unless that is too much"
     network = vpfb.networks.build(presets.network_description(config, images))
-    needed = presets.estimate_memory(network, config)
-    assert presets.fit_batch(network, config, 2 * needed) == config
-    smaller = presets.fit_batch(network, config, needed // 3)
-    assert smaller.batch_size in (8, 16)
-    assert smaller.lr == pytest.approx(config.lr * (smaller.batch_size / config.batch_size) ** 0.5)
-    assert presets.estimate_memory(network, smaller) <= presets.MEMORY_SHARE * (needed // 3)
-    assert presets.fit_batch(network, config, needed // 3, scale_rate=False).lr == config.lr
+    needed = memory.estimate_memory(network, config)
+    assert memory.fit(network, config, 2 * needed) == config
+    smaller = memory.fit(network, config, needed // 3)
+    assert smaller.micro_batch in (8, 16)
+    assert smaller.replace(micro_batch=config.micro_batch) == config, "nothing else changes"
+    assert memory.estimate_memory(network, smaller) <= memory.SHARE * (needed // 3)
+
+
+@pytest.mark.parametrize("preset", ["base", "paper"])
+def test_the_estimate_grows_with_images_at_a_time_and_falls_with_precision_and_checkpointing(preset: str) -> None:
+    images = image_set(32, channels=3)
+    config = presets.resolve(vpfb.TrainConfig(data="x", preset=preset), images, CPU)
+    network = vpfb.networks.build(presets.network_description(config, images))
+
+    def needed(**settings: Any) -> int:
+        return memory.estimate_memory(network, config.replace(**settings))
+
+    weights = 5 * 4 * sum(parameter.numel() for parameter in network.parameters())
+    assert needed(micro_batch=8) - weights == 2 * (needed(micro_batch=4) - weights)
+    assert weights < needed(micro_batch=8, precision="bf16") < needed(micro_batch=8)
+    assert weights < needed(micro_batch=8, checkpoint_activations=True) < 0.8 * needed(micro_batch=8)
 
 
 def test_on_a_cpu_an_unbounded_run_ends_after_a_quarter_of_an_hour_at_most() -> None:
@@ -157,6 +172,26 @@ def test_several_groups_of_conditions_are_dropped_so_that_one_class_is_often_see
     images = dataclasses.replace(image_set(8), groups=names, labels=torch.zeros(4, groups, dtype=torch.int64))
     assert presets.resolve(vpfb.TrainConfig(data="x"), images, CPU).condition_dropout == dropout
     assert presets.resolve(vpfb.TrainConfig(data="x", condition_dropout=0.0), images, CPU).condition_dropout == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "pays"),
+    [
+        ({"steps": 10**6}, "cuda", True),
+        ({"time_budget": "2h"}, "cuda", True),
+        ({"steps": 10**6}, "cpu", False),
+        ({"steps": 100}, "cuda", False),
+        ({"time_budget": "5m"}, "cuda", False),
+        ({"steps": 10**6, "objective": "official"}, "cuda", False),
+        ({"steps": 10**6, "checkpoint_activations": True}, "cuda", False),
+    ],
+)
+def test_long_runs_on_a_gpu_are_compiled(
+    settings: dict[str, Any], device: str, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "find_spec", lambda _name: object())
+    monkeypatch.setattr(presets.shutil, "which", lambda name: name)
+    assert presets.pays_to_compile(vpfb.TrainConfig(data="x", **settings), torch.device(device)) == pays
 
 
 def test_what_was_asked_for_stands_above_the_preset() -> None:

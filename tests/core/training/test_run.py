@@ -13,9 +13,9 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core import checkpoint, objectives
-from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError
+from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError, StepTooLargeError
 from vpfb_core.runs import Run
-from vpfb_core.training import loop, prepare
+from vpfb_core.training import Progress, Result, loop, prepare
 from vpfb_core.training.state import locked, read_state
 
 SMALL = {"data": "digits", "widths": (8, 8), "batch_size": 8, "steps": 8, "val_fraction": 0.02, "threads": 1}
@@ -32,11 +32,11 @@ def config(**settings: Any) -> vpfb.TrainConfig:
     return vpfb.TrainConfig(**(SMALL | settings))
 
 
-def train(stop_after: int | None = None, **settings: Any) -> loop.Result:
+def train(stop_after: int | None = None, **settings: Any) -> Result:
     """A run of `config`, asked to stop after some steps of this session."""
     taken = 0
 
-    def count(_progress: loop.Progress) -> None:
+    def count(_progress: Progress) -> None:
         nonlocal taken
         taken += 1
 
@@ -100,7 +100,7 @@ def test_a_run_killed_after_its_last_save_repeats_the_lost_steps() -> None:
     class KilledError(Exception):
         pass
 
-    def kill(progress: loop.Progress) -> None:
+    def kill(progress: Progress) -> None:
         if progress.step == 6:
             raise KilledError
 
@@ -114,7 +114,7 @@ def test_a_run_killed_after_its_last_save_repeats_the_lost_steps() -> None:
 def test_a_run_stopped_while_it_is_finished_finishes_when_it_goes_on() -> None:
     settings, finishing = config(steps=20, batch_size=64, widths=(4,)), False
 
-    def hear(progress: loop.Progress) -> None:
+    def hear(progress: Progress) -> None:
         nonlocal finishing
         finishing = progress.finishing
 
@@ -155,6 +155,53 @@ def test_every_objective_and_schedule_trains_samples_and_loads(objective: str, s
     result = train(objective=objective, schedule=schedule, steps=3)
     model = vpfb.load(result.run.path)
     assert torch.equal(model.sample(2), result.model.sample(2))
+
+
+@pytest.mark.parametrize("settings", [{}, {"objective": "ritz", "conditional": True}])
+def test_a_batch_in_parts_trains_the_same_model(settings: dict[str, Any]) -> None:
+    settings |= {"warmup": 0, "log_every": 100}
+    whole, parts = train(out="whole", **settings), train(out="parts", micro_batch=3, **settings)
+    untrained = train(out="untrained", **settings | {"lr": 1e-12, "steps": 1})
+    for name, one in tensors(whole.run).items():
+        if not name.startswith("adam/"):
+            moved = (one - tensors(untrained.run)[name]).norm()
+            assert (tensors(parts.run)[name] - one).norm() < 2e-3 * moved
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-4)
+    assert parts.val_residual == pytest.approx(whole.val_residual, rel=1e-4)
+
+
+def test_activations_computed_anew_train_the_same_model() -> None:
+    ours, theirs = train(out="anew", checkpoint_activations=True, lr=1e-3), train(out="kept", lr=1e-3)
+    assert ours.val_residual == pytest.approx(theirs.val_residual, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_step_too_large_for_the_memory_names_what_would_fit_and_the_run_goes_on_with_it(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, whole = objectives.OBJECTIVES["stein"], train(out="whole", warmup=0)
+
+    def scarce(potential: Any, data: Tensor, *args: Any, **keywords: Any) -> Tensor:
+        if len(data) > 2:
+            raise error
+        return honest(potential, data, *args, **keywords)
+
+    monkeypatch.setitem(objectives.OBJECTIVES, "stein", scarce)
+    with pytest.raises(StepTooLargeError, match="step 0, with 8 images at a time; the last save is kept") as failure:
+        train(out="run", warmup=0)
+    assert "--resume run --set micro_batch=4" in (failure.value.hint or "")
+    assert Run(Path("run")).status()["status"] == "interrupted"
+    with pytest.raises(StepTooLargeError, match="with 4 images at a time"):
+        train(out="run", warmup=0, resume="auto", micro_batch=4)
+    result = train(out="run", warmup=0, resume="auto", micro_batch=2)
+    assert (result.status, result.step) == ("finished", 8)
+    assert result.val_residual == pytest.approx(whole.val_residual, rel=1e-4)
 
 
 # --- choosing the run -------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from vpfb_core import checkpoint, data
 from vpfb_core.data import LoadOptions, StreamedSet, reader, streaming
 from vpfb_core.errors import DataError
 from vpfb_core.runs import Run
-from vpfb_core.training import loop, streamed_batches
+from vpfb_core.training import Progress, Result, loop, streamed_batches
 from vpfb_core.training.batches import BatchesInMemory
 from vpfb_core.training.state import read_state
 from vpfb_core.training.streamed_batches import StreamedBatches
@@ -77,11 +77,11 @@ def reading_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("vpfb-read")]
 
 
-def train(stop_after: int | None = None, **settings: Any) -> loop.Result:
+def train(stop_after: int | None = None, **settings: Any) -> Result:
     """A short run on the folder, asked to stop after some steps of this session."""
     taken = 0
 
-    def count(_progress: loop.Progress) -> None:
+    def count(_progress: Progress) -> None:
         nonlocal taken
         taken += 1
 
@@ -226,7 +226,7 @@ def test_training_stops_at_too_many_unreadable_files_and_keeps_the_last_good_sta
     monkeypatch.setattr(reader, "KEPT_BYTES", 0)
     steps = 0
 
-    def spoil(progress: loop.Progress) -> None:
+    def spoil(progress: Progress) -> None:
         nonlocal steps
         steps = progress.step
         if steps == 3:
@@ -249,7 +249,7 @@ def test_a_folder_that_vanishes_stops_the_run_and_once_it_is_back_the_run_goes_o
     whole = train(out="whole")
     monkeypatch.setattr(reader, "KEPT_BYTES", 0)
 
-    def take_away(progress: loop.Progress) -> None:
+    def take_away(progress: Progress) -> None:
         if progress.step == 2:
             folder.rename("away")
 
@@ -263,7 +263,7 @@ def test_a_folder_that_vanishes_stops_the_run_and_once_it_is_back_the_run_goes_o
 
 
 def test_an_exception_in_the_middle_leaves_no_thread(folder: Path) -> None:
-    def interrupt(_progress: loop.Progress) -> None:
+    def interrupt(_progress: Progress) -> None:
         raise KeyboardInterrupt
 
     config = vpfb.TrainConfig(data=str(folder), widths=(8, 8), steps=60, threads=1)

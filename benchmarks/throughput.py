@@ -1,0 +1,257 @@
+"""How fast training is and how much memory it takes, against plain flow matching and the authors' loss.
+
+    python benchmarks/throughput.py [--presets small base] [--precision fp32 bf16] [--compile off on] [--checkpoint]
+    python benchmarks/throughput.py --processes 2 [--presets small]
+
+Whole training steps on random pictures, optimiser and average included. The three methods take turns on the same number
+of points (the authors draw one noise an image, so twice the images); each figure is the median. Each row has a process
+of its own, whose peak memory is compared with the estimate that `--dry-run` prints. With `--processes`, so many share
+each batch, and take turns with one that has all of it; beside the clock's speed-up stands that of processor time, which
+is what cores would give that nothing else runs on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from race import FlowMatching
+from record import record, show
+
+import vpfb_core as vpfb
+from vpfb_core import distributed, networks
+from vpfb_core.data import ImageSet
+from vpfb_core.devices import keeping_freed_memory, resolve_device
+from vpfb_core.distributed import Group
+from vpfb_core.launch import Place
+from vpfb_core.training import Plan, memory, presets
+from vpfb_core.training.inputs import Inputs
+from vpfb_core.training.trainer import Trainer
+
+SIZES = {"tiny": (8, 1), "small": (28, 1), "base": (32, 3), "paper": (32, 3), "celeba64": (64, 3)}
+CPU_BATCH = {"tiny": 64, "small": 32, "base": 4, "paper": 1, "celeba64": 1}  # a step in seconds
+
+
+class Bench:
+    """Trainers of one preset on random pictures."""
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.device = resolve_device(row["device"])
+        size, channels = SIZES[row["preset"]]
+        shape = (256, channels, size, size)
+        pictures = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        images = ImageSet("random", pictures)
+        settings = {name: row[name] for name in ("preset", "precision", "compile", "checkpoint_activations")}
+        config = vpfb.TrainConfig(
+            data="random", val_fraction=0.0, batch_size=row["batch_size"], micro_batch=row["micro_batch"], steps=10**6,
+            **settings,
+        )  # fmt: skip
+        config = presets.resolve(config, images, self.device)
+        described = presets.network_description(config, images)
+        network = networks.build(described)
+        self.parameters = sum(parameter.numel() for parameter in network.parameters())
+        self.estimate = memory.estimate_memory(network, config)
+        self.config = config
+        self.inputs = Inputs.of(Plan(config, {}, images, described, self.parameters, self.estimate, None))
+
+    def step(self, trainer: Trainer, images: int) -> Callable[[], None]:
+        """A step on this process's share of so many images."""
+        share = trainer.group.share(images)
+        pictures = self.inputs.plan.images.sample[share.start % 128 :][: len(share)].to(self.device)
+        batch = (pictures.repeat(-(-len(share) // len(pictures)), 1, 1, 1)[: len(share)], None)
+
+        def run() -> None:
+            trainer.step(batch, 0, 0.5)
+            self.wait()
+
+        return run
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def measure(row: dict[str, Any]) -> dict[str, Any]:
+    """One row: seconds a step of each method, and the peak memory of ours."""
+    bench, images = Bench(row), row["batch_size"]
+    trainer = bench.inputs.trainer()
+    peak = _peak_memory(bench, bench.step(trainer, 1), bench.step(trainer, images))
+    steps = {
+        "stein": bench.step(trainer, images),
+        "flow matching": bench.step(bench.inputs.trainer(FlowMatching), images),
+    }
+    if row["compile"] == "off" and not row["checkpoint_activations"]:
+        theirs = bench.inputs.trainer(objective="official", batch_size=2 * images, micro_batch=2 * images)
+        steps["official"] = bench.step(theirs, 2 * images)
+    seconds = _medians(steps, row["repeats"])
+    return {"seconds": seconds, "peak": peak, "estimate": bench.estimate, "parameters": bench.parameters}
+
+
+def share(row: dict[str, Any]) -> dict[str, Any]:
+    """In each of several processes: seconds a step shared by all, and by the first alone, in turns."""
+    group = distributed.group()
+    bench, images = Bench(row | {"micro_batch": None}), row["batch_size"]
+    ours, alone = bench.inputs.trainer(), Trainer(
+        bench.config.replace(micro_batch=images), bench.inputs.plan.network, bench.inputs.statistics, bench.device,
+        Group(Place()),
+    )  # fmt: skip
+    one = bench.step(alone, images)
+    steps = {"shared": bench.step(ours, images), "alone": one if group.first else lambda: None}
+    meet = partial(group.largest, [0.0])
+    seconds = _medians(steps, row["repeats"], before=meet)
+    busy = _medians(steps, row["repeats"], before=meet, clock=time.process_time)
+    return {"seconds": seconds, "processor_seconds": dict(zip(busy, group.largest(list(busy.values())), strict=True))}
+
+
+def _medians(
+    steps: dict[str, Callable[[], None]],
+    repeats: int,
+    before: Callable[[], object] = int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats + 1):
+        for name, step in steps.items():
+            before()
+            began = clock()
+            step()
+            taken[name].append(clock() - began)
+    return {name: statistics.median(seconds[1:]) for name, seconds in taken.items()}  # the first one warms up
+
+
+def _peak_memory(bench: Bench, small: Callable[[], None], step: Callable[[], None]) -> int:
+    """Of weights, optimiser, average and a step; on the CPU, of what a step adds to the memory after a small one."""
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated()
+    small()
+    before, peak, done = _resident(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    step()
+    done.set()
+    watcher.join()
+    return peak - before + 5 * 4 * bench.parameters
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def in_processes(row: dict[str, Any], count: int) -> dict[str, Any]:
+    """What the first of `count` processes reports of a row."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(count):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+        environment = {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in place.items()}
+        children.append(
+            subprocess.Popen(
+                [sys.executable, __file__, "--row", json.dumps(row)], stdout=subprocess.PIPE, text=True,
+                env=os.environ | (environment if count > 1 else {}),
+            )
+        )  # fmt: skip
+    answers = [child.communicate()[0] for child in children]
+    if any(child.returncode for child in children):
+        raise SystemExit(f"a row could not be measured: {row}")
+    return json.loads(answers[0].splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--presets", nargs="+", default=["small", "base"], choices=list(SIZES))
+    parser.add_argument("--batch-size", type=int, help="images; the preset's on a GPU, less on a CPU")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
+    parser.add_argument("--compile", nargs="+", default=["off"], choices=["off", "on"], help="takes minutes a row")
+    parser.add_argument("--checkpoint", action="store_true", help="beside keeping activations")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.row:
+        row = json.loads(arguments.row)
+        torch.set_num_threads(row["threads"])
+        with keeping_freed_memory(resolve_device(row["device"])):
+            print(json.dumps(share(row) if row["processes"] > 1 else measure(row)))
+        return
+
+    device = resolve_device(arguments.device)
+    found = []
+    for row in wanted(arguments, device):
+        found.append(row | in_processes(row, arguments.processes))
+    if arguments.processes > 1:
+        columns = ["", "batch", "images/s, one", f"images/s, {arguments.processes}", "speed-up", "by processor time"]
+        show(columns, [sharing(row) for row in found])
+        record(f"throughput-{arguments.processes}-processes", found, device)
+    else:
+        columns = ["", "batch", "images/s", "÷ flow matching", "÷ official", "peak MiB", "estimate MiB"]
+        show(columns, [speed(row) for row in found])
+        record("-".join(["throughput", *arguments.presets]), found, device)
+
+
+def wanted(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """What each row is to measure."""
+    rows = []
+    for preset, precision, compiled, anew in itertools.product(
+        arguments.presets, arguments.precision, arguments.compile, [False, True][: 1 + arguments.checkpoint],
+    ):  # fmt: skip
+        usual = CPU_BATCH[preset] if device.type == "cpu" else presets.PRESETS[preset]["batch_size"]
+        batch_size = arguments.batch_size or usual
+        row = {
+            "preset": preset, "precision": precision, "compile": compiled, "checkpoint_activations": anew,
+            "batch_size": batch_size, "micro_batch": batch_size, "repeats": arguments.repeats,
+            "device": arguments.device, "threads": arguments.threads, "processes": arguments.processes,
+        }  # fmt: skip
+        if not (anew and compiled == "on"):
+            rows.append(row)
+    return rows
+
+
+def speed(row: dict[str, Any]) -> list[object]:
+    """A line of the table."""
+    seconds, batch_size = row["seconds"], row["batch_size"]
+    ours, official = seconds["stein"], seconds.get("official")
+    ratios = [f"{ours / seconds['flow matching']:.2f}", f"{ours / official:.2f}" if official else ""]
+    return [name(row), batch_size, f"{batch_size / ours:.1f}", *ratios, row["peak"] >> 20, row["estimate"] >> 20]
+
+
+def sharing(row: dict[str, Any]) -> list[object]:
+    """A line of the table of several processes."""
+    rates = [f"{row['batch_size'] / row['seconds'][how]:.1f}" for how in ("alone", "shared")]
+    gains = [f"{times['alone'] / times['shared']:.2f}" for times in (row["seconds"], row["processor_seconds"])]
+    return [name(row), row["batch_size"], *rates, *gains]
+
+
+def name(row: dict[str, Any]) -> str:
+    """Of a row, in words."""
+    words = [row["preset"], row["precision"], *["compiled"] * (row["compile"] == "on")]
+    return ", ".join([*words, *["activations anew"] * row["checkpoint_activations"]])
+
+
+if __name__ == "__main__":
+    main()

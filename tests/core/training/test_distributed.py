@@ -1,0 +1,199 @@
+"""Two processes that train one model: they come to what one would, and end together whatever happens to either."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import two_processes
+from torch import Tensor
+
+from vpfb_core import checkpoint
+from vpfb_core.config import read_file
+from vpfb_core.devices import resolve_device
+from vpfb_core.errors import ConfigError
+from vpfb_core.launch import Place, place
+from vpfb_core.runs import Run
+from vpfb_core.training import Result, loop, prepare
+from vpfb_core.training.state import read_state
+
+
+def launched(rank: int, count: int = 2, port: int = 29500) -> dict[str, str]:
+    """What torchrun puts into the environment."""
+    values = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in values.items()}
+
+
+def start(folder: Path, what: str) -> list[subprocess.Popen[str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        subprocess.Popen(
+            [sys.executable, two_processes.__file__, what], cwd=folder, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=os.environ | launched(rank, port=port),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+
+
+def train(folder: Path, **settings: Any) -> Result:
+    """By this process alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(loop, "GRID_IMAGES", 4)
+        return two_processes.train(**settings)
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    tensors = checkpoint.read(Run(run).state, "state").tensors
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("adam/")}
+
+
+def assert_same_weights(ours: Path, theirs: Path) -> None:
+    """As far as sums in another order agree in float32: to a thousandth of what the steps have changed."""
+    begun, one, other = weights(ours.parent / "untrained"), weights(ours), weights(theirs)
+    assert one.keys() == other.keys()
+    moved = {name: (other[name] - begun[name]).norm() for name in other}
+    assert all(moved.values())
+    assert {name: float((one[name] - other[name]).norm() / moved[name]) for name in one} == pytest.approx(
+        dict.fromkeys(one, 0), abs=1e-3
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where one process has trained, and begun to train, and two have done what `two_processes.together` says."""
+    folder = tmp_path_factory.mktemp("together")
+    train(folder, out="one")
+    train(folder, out="untrained", lr=1e-12, steps=1)
+    train(folder, out="begun by one", stop_after=3)
+    children = start(folder, "together")
+    for child in children:
+        out, errors = child.communicate(timeout=240)
+        assert (child.returncode, out) == (0, ""), errors
+    return folder
+
+
+def seen(folder: Path, rank: int = 0) -> dict[str, Any]:
+    return torch.load(folder / f"seen-by-{rank}.pt")
+
+
+@pytest.mark.parametrize("objective", ["stein", "ritz"])
+def test_the_gradient_of_a_shared_batch_is_that_of_one_process(objective: str, folder: Path) -> None:
+    expected = two_processes.gradients(objective)
+    for rank in range(2):
+        for ours, theirs in zip(expected, seen(folder, rank)[objective], strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=1e-10, atol=1e-14)
+
+
+def test_two_processes_train_the_model_that_one_trains(folder: Path) -> None:
+    assert seen(folder)["whole"] == "finished"
+    assert_same_weights(folder / "two", folder / "one")
+    rows = [list(csv.DictReader(Run(folder / name).log.open())) for name in ("one", "two")]
+    for figure in ("step", "loss", "grad_norm", "lr", "val_residual"):
+        ours, theirs = ([float(row[figure] or 0) for row in each] for each in rows)
+        assert ours == pytest.approx(theirs, rel=1e-4), "figures are those of the whole batch"
+    assert read_file(Run(folder / "two").config)["micro_batch"] == 5, "the larger of the shares of 9 images"
+
+
+def test_a_run_goes_on_with_another_number_of_processes(folder: Path) -> None:
+    assert seen(folder)["resumed"] == "finished"
+    assert_same_weights(folder / "begun by one", folder / "one")
+    assert [seen(folder, rank)["stopped"] for rank in range(2)] == [3, 3], "the wish of one stops both"
+    run = Run(folder / "stopped by the second")
+    assert read_state(run).counters.step == 3
+    assert train(folder, out=run.path.name, resume="auto").status == "finished"
+    assert_same_weights(run.path, folder / "one")
+
+
+def test_a_loss_that_is_not_finite_on_one_process_concerns_both(folder: Path) -> None:
+    assert [seen(folder, rank)["rolled back"] for rank in range(2)] == ["finished"] * 2
+    assert read_state(Run(folder / "rolled back")).counters.rollbacks == 1
+    said = [seen(folder, rank)["diverged"] for rank in range(2)]
+    assert said[0] == said[1]
+    assert "DivergedError: training diverged at step 4: the loss is inf" in said[0]
+    assert read_state(Run(folder / "diverged")).counters.step == 4
+
+
+def test_images_that_one_process_cannot_read_stop_both_and_the_run_is_saved(folder: Path) -> None:
+    assert [seen(folder, rank)["unreadable"] for rank in range(2)] == ["DataError: the disk is gone"] * 2
+    run = Run(folder / "unreadable")
+    assert (run.status()["status"], read_state(run).counters.step) == ("interrupted", 2)
+
+
+def test_shares_come_back_in_order_and_failures_are_everybodys(folder: Path) -> None:
+    first, second = seen(folder, 0), seen(folder, 1)
+    assert first["shards"] == [[[0, 1], [2, 3, 4]], [[0]], []]
+    assert second["shards"] == [None, None, None]
+    assert first["one of them fails"] == second["one of them fails"] == "IndexError: list index out of range"
+    assert first["the first fails"] == second["the first fails"] == "IndexError: pop from empty list"
+
+
+def test_out_of_memory_on_one_process_ends_both_with_the_batch_that_would_fit(tmp_path: Path) -> None:
+    first, second = start(tmp_path, "memory")
+    out, errors = first.communicate(timeout=120)
+    _, said = second.communicate(timeout=30)
+    assert (first.returncode, second.returncode) == (5, 5), errors + said
+    assert json.loads(out)["error"]["kind"] == "memory"
+    assert "out of memory on cpu at step 3, with 4 images at a time; the last save is kept (process 1 of 2)" in said
+    assert "2 at a time should fit, with the same result: vpfb train --resume memory --set micro_batch=2" in said
+    assert "error" not in errors, "it has been said"
+    assert read_state(Run(tmp_path / "memory")).counters.step == 2
+
+
+def test_a_process_that_is_killed_ends_the_other(tmp_path: Path) -> None:
+    first, second = start(tmp_path, "killed")
+    out, errors = first.communicate(timeout=120)
+    second.communicate(timeout=30)
+    assert (first.returncode, second.returncode) == (5, -9), errors
+    assert json.loads(out)["error"]["kind"] == "process"
+    assert "another process of this job has died" in errors
+    assert read_state(Run(tmp_path / "killed")).counters.step == 2
+
+
+# --- without other processes ------------------------------------------------------------------------------------------
+
+
+def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vpfb_core import devices
+
+    monkeypatch.setattr(devices, "available_devices", lambda: ["cuda:0", "cuda:1", "cpu"])
+    assert str(resolve_device("cuda:1")) == "cuda:1"
+    for name, value in launched(1).items():
+        monkeypatch.setenv(name, value)
+    assert [str(resolve_device(name)) for name in ("auto", "cuda", "cuda:0", "cpu")] == ["cuda:1"] * 3 + ["cpu"]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="cuda:2"):
+        resolve_device()
+
+
+def test_a_place_is_taken_from_a_whole_set_of_variables_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in launched(1).items():
+        monkeypatch.setenv(name, value)
+    assert place() == Place(1, 2, 1, 2)
+    monkeypatch.delenv("LOCAL_RANK")
+    assert place() == Place()
+
+
+def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vpfb_core.data import load
+    from vpfb_core.training import presets
+
+    for name, value in launched(0, count=16).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="batch of 9 images cannot be shared by 16 processes"):
+        presets.resolve(two_processes.config(), load("digits", conditional=True), torch.device("cpu"))
+
+
+def test_the_official_objective_is_not_parted() -> None:
+    with pytest.raises(ConfigError, match="official objective takes its statistics over the whole batch"):
+        prepare(two_processes.config(objective="official", conditional=False, micro_batch=4))

@@ -1,0 +1,43 @@
+"""How long a run has taken in all its sessions, and how much of it is done."""
+
+from __future__ import annotations
+
+import time
+
+from vpfb_core.config import TrainConfig
+from vpfb_core.finish import SHARE
+
+
+class Clock:
+    """The time of a run.
+
+    Attributes:
+        check_seconds: what a residual and a grid took the last time.
+        finish_seconds: what finishing the model will take, by that.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.check_seconds = self.finish_seconds = 0.0
+        self.go_on(0.0)
+
+    def go_on(self, seconds: float) -> None:
+        """Count from here, after so many seconds."""
+        self._before, self._started = seconds, time.monotonic()
+
+    def seconds(self) -> float:
+        """Spent on the run in all its sessions."""
+        return self._before + time.monotonic() - self._started
+
+    def fraction(self, step: int) -> float:
+        """How much of the run is done after `step` steps, in [0, 1], by steps or by time, whichever is further.
+
+        Of a time budget, what the last check, finishing and the last save will take is set aside.
+        """
+        by_steps = step / self.config.steps if self.config.steps else 0.0
+        by_time = 0.0
+        if self.config.time_budget:
+            finishing = min(self.finish_seconds, SHARE / (1 + SHARE) * self.config.time_budget)
+            available = max(self.config.time_budget - finishing - 1.5 * self.check_seconds - 1.0, 1e-3)
+            by_time = self.seconds() / available
+        return min(1.0, max(by_steps, by_time))
