@@ -34,7 +34,7 @@ SolverOption = Annotated[
     typer.Option(
         "--solver",
         metavar="NAME",
-        help="euler, midpoint, heun, rk4, ab2 or ab3 with --nfe; bosh3 or dopri5 with --rtol.",
+        help="arc3, euler, midpoint, heun, rk4, ab2 or ab3 with --nfe; bosh3 or dopri5 with --rtol.",
         rich_help_panel=PANEL_FLOW,
     ),
 ]

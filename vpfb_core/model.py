@@ -25,6 +25,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.flow import Solution, Solver, decode, encode, slerp
 from vpfb_core.flow.guidance import check_guidance
 from vpfb_core.flow.long_runs import LEVEL
+from vpfb_core.flow.sampling import ENCODING_SOLVER
 from vpfb_core.normaliser import Normaliser
 from vpfb_core.potential import Potential, UnpreconditionedPotential
 from vpfb_core.reference import Reference
@@ -178,8 +179,8 @@ class Model:
         batch_size: int = DEFAULT_BATCH,
         **solver: Any,
     ) -> Tensor:
-        """Prior points (N, C, H, W) → images; arguments and returns as in `sample`. dopri5 unless told otherwise."""
-        chosen = Solver.choose(**(solver or {"method": "dopri5"}))
+        """Prior points (N, C, H, W) → images; arguments and returns as in `sample`, the solver `ENCODING_SOLVER` unless told otherwise."""
+        chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
         check_guidance(guidance, self.groups)
 
         def solve(codes: Tensor, conditions: Tensor | None) -> Solution:
@@ -200,9 +201,9 @@ class Model:
     ) -> Tensor:
         """Images (N, C, H, W), uint8 or in [0, 1] → their prior points by the reverse flow, float32 on the CPU.
 
-        Arguments as in `sample`. dopri5 unless told otherwise.
+        Arguments as in `sample`, the solver `ENCODING_SOLVER` unless told otherwise.
         """
-        chosen = Solver.choose(**(solver or {"method": "dopri5"}))
+        chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
         check_guidance(guidance, self.groups)
 
         def solve(z: Tensor, conditions: Tensor | None) -> Solution:

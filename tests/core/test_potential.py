@@ -327,6 +327,28 @@ def test_arc_without_autograd_equals_arc_with_it_and_keeps_no_graph(name: str) -
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_a_potential_in_use_keeps_half_of_what_training_needs() -> None:
+    network, shape = networks()["unet"]
+    potential, u, kept = Potential(network, OT()), torch.ones(4, *shape), {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+
+    def bytes_kept(training: bool) -> int:
+        potential.requires_grad_(training)
+        kept.clear()
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = (storage.nbytes(), storage)  # held, so that no address is used twice
+            return tensor
+
+        with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            potential.arc(u, torch.ones(4))
+        return sum(size for size, _ in kept.values())
+
+    assert bytes_kept(training=False) < 0.6 * bytes_kept(training=True)
+
+
 @pytest.mark.parametrize("name", ["mlp", "unet"])
 def test_gradient_reaches_every_parameter_through_the_gradient_in_u(name: str) -> None:
     network, shape = networks()[name]

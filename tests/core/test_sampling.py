@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from problems import MIXTURES, SCHEDULES, STD, ExactNetwork, anisotropic, correlated_gaussian, isotropic_gaussian
 from torch import Tensor, nn
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow import Solver, decode, encode, evaluations
+from vpfb_core.flow import Solver, decode, encode, evaluations, log_likelihood
 from vpfb_core.flow.sampling import DEFAULT_NFE, DEFAULT_SOLVER, DEFAULT_TOLERANCE, arc_grid
 from vpfb_core.flow.tableaux import METHODS
 from vpfb_core.homotopy import OT, VP, Homotopy
@@ -116,6 +117,56 @@ def test_schedules_with_the_same_range_follow_the_same_paths() -> None:
     torch.testing.assert_close(ends[0], ends[1])
 
 
+# --- the method of the arc --------------------------------------------------------------------------------------------
+
+
+def error_of(method: str, nfe: int, floor: float = 0.05) -> float:
+    """Root mean square distance to the exact end, of the flow of the correlated Gaussian on the usual grid."""
+    potential, noise = Potential(ExactNetwork(correlated_gaussian()), OT(floor), STD), normal(32)
+    _, end = potential.angle_range
+    along, across = (math.sqrt(1 + sign * 0.8 * math.sin(end) ** 2) for sign in (1, -1))
+    first, second = along * (noise[:, 0] + noise[:, 1]) / 2, across * (noise[:, 0] - noise[:, 1]) / 2
+    exact = torch.stack([first + second, first - second], 1)
+    z = decode(potential, noise, solver=Solver.choose(method, nfe=nfe)).require_success().x
+    return float((z - exact).square().mean().sqrt())
+
+
+def test_arc3_is_of_third_order_on_a_flow_that_is_known() -> None:
+    nfe = np.array([40, 80, 160])
+    slope, _ = np.polyfit(np.log(1 / nfe), np.log([error_of("arc3", n) for n in nfe]), 1)
+    assert slope == pytest.approx(3, abs=0.15)
+
+
+@pytest.mark.parametrize("name", ["ring", "anisotropic", "scattered"])
+def test_arc3_is_of_third_order_on_the_flow_of_a_mixture(name: str) -> None:
+    mixture = MIXTURES[name]
+    potential = Potential(ExactNetwork(mixture), OT(0.1), STD)
+    noise = normal(24, mixture.dimension)
+    exact, nfe = decode(potential, noise, solver=PRECISE).x, np.array([80, 160, 320])
+    errors = [(decode(potential, noise, solver=Solver.choose("arc3", nfe=n)).x - exact).square().mean() for n in nfe]
+    slope, _ = np.polyfit(np.log(1 / nfe), 0.5 * np.log(errors), 1)
+    assert slope == pytest.approx(3, abs=0.25)
+
+
+@pytest.mark.parametrize("nfe", [8, 12, 20])
+def test_arc3_is_nearer_at_equal_cost_than_methods_that_begin_by_looking_at_noise(nfe: int) -> None:
+    assert error_of("arc3", nfe) < min(error_of(method, nfe) for method in ("ab2", "ab3", "midpoint", "heun"))
+
+
+def test_arc3_begins_where_ab3_does_anywhere_but_in_noise() -> None:
+    # Where the velocity depends on the point, half a step without looking would cost an order.
+    potential, noise = Potential(ExactNetwork(anisotropic()), OT(), STD), normal(6)
+    arc3, ab3 = (Solver.choose(method, nfe=12) for method in ("arc3", "ab3"))
+    for ends in (
+        [encode(potential, noise, solver=solver).x for solver in (arc3, ab3)],
+        [log_likelihood(potential, noise, [1.2], solver=solver).log_density for solver in (arc3, ab3)],
+    ):
+        assert torch.equal(*ends)
+    assert not torch.equal(*(decode(potential, noise, solver=solver).x for solver in (arc3, ab3)))
+    late, exact = (decode(potential, noise, solver=solver, start=1.3).x for solver in (arc3, PRECISE))
+    torch.testing.assert_close(late, exact, rtol=0, atol=0.02)
+
+
 # --- conditions and batches -------------------------------------------------------------------------------------------
 
 
@@ -130,12 +181,12 @@ def test_each_sample_follows_its_own_condition(solver: Solver) -> None:
     torch.testing.assert_close(decode(potential, noise, None, solver).x, noise)
 
 
-@pytest.mark.parametrize("method", ["ab2", "dopri5"])
+@pytest.mark.parametrize("method", ["arc3", "ab2", "dopri5"])
 def test_a_sample_does_not_depend_on_its_batch(method: str) -> None:
     # A tame flow: where paths part, or steps are chosen at the edge of being taken, rounding itself is magnified.
     potential, noise = Potential(Wave(), OT(), STD), normal(8)
     whole = decode(potential, noise, solver=Solver.choose(method)).require_success()
-    assert whole.nfe.unique().numel() > 1 or method == "ab2"  # each takes its own steps
+    assert whole.nfe.unique().numel() > 1 or method != "dopri5"  # each takes its own steps
     for i in range(8):
         alone = decode(potential, noise[i : i + 1], solver=Solver.choose(method))
         torch.testing.assert_close(alone.x[0], whole.x[i], rtol=0, atol=1e-11)
@@ -228,13 +279,16 @@ def test_unknown_method_is_refused_with_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.57), (0.2, 1.4), (1.57, 0.0), (1.4, 0.2)])
-def test_grid_runs_from_end_to_end_and_is_finer_towards_the_noise(start: float, end: float) -> None:
+def test_grid_runs_from_end_to_end_and_is_finer_towards_both(start: float, end: float) -> None:
     grid = arc_grid(start, end, 10)
     assert len(grid) == 11
     assert (grid[0], grid[-1]) == (start, end)
     steps = [abs(b - a) for a, b in pairwise(grid)]
-    assert all(a != b for a, b in pairwise(grid))
-    assert (steps if start < end else steps[::-1]) == sorted(steps)
+    widest = steps.index(max(steps))
+    assert 2 < widest < 8
+    assert steps[: widest + 1] == sorted(steps[: widest + 1])
+    assert steps[widest:] == sorted(steps[widest:], reverse=True)
+    assert min(steps) > max(steps) / 3
 
 
 def test_grid_of_the_way_back_is_that_of_the_way_there() -> None:

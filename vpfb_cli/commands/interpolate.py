@@ -115,9 +115,11 @@ def interpolate(
         from vpfb_core import pictures
         from vpfb_core.files import write_bytes
         from vpfb_core.flow import Solver
+        from vpfb_core.flow.sampling import ENCODING_SOLVER
     kind = pictures.output_format(out)
     _check_wishes(n, out, kind, rows, from_, to)
-    chosen = Solver.choose("dopri5" if solver is None and nfe is None else solver, nfe, rtol, atol)
+    wished = any(wish is not None for wish in (solver, nfe, rtol, atol))
+    chosen = Solver.choose(solver, nfe, rtol, atol) if wished else ENCODING_SOLVER
     loaded, name = open_model(say, model, device, threads)
     if guidance is not None and loaded.groups and not class_:
         say.warn(f"--guidance {guidance:g} guides towards a class, and no --class was named")
@@ -128,8 +130,7 @@ def interpolate(
             f"{len(class_)} classes, but the interpolation has {count} row{'s' if count > 1 else ''}",
             hint="a row has one class; --rows R makes more of them",
         )
-    settings: dict[str, Any] = {"guidance": guidance, "batch_size": batch_size, "method": chosen.method}
-    settings |= {"nfe": chosen.nfe} if chosen.nfe else {"rtol": chosen.rtol, "atol": chosen.atol}
+    settings: dict[str, Any] = {"guidance": guidance, "batch_size": batch_size} | chosen.wishes
     images, error = _interpolated(say, loaded, from_, to, count, n, seed, class_, settings)
     if kind == "gif":
         content = pictures.gif(torch.stack([pictures.tile(frame) for frame in images.transpose(0, 1)]))

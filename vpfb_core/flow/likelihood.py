@@ -15,8 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vpfb_core.flow.sampling import Solver, arc_grid
-from vpfb_core.flow.solvers import RightHandSide, Solution, solve, steps_for
+from vpfb_core.flow.sampling import Solver
+from vpfb_core.flow.solvers import RightHandSide, Solution, solve
 from vpfb_core.potential import Potential
 
 EXACT_TRACE_DIMENSION = 16  # up to here the trace costs less than the probes that would replace it
@@ -123,9 +123,8 @@ def _solve(
     slope: RightHandSide, state: Tensor, args: tuple[Tensor, ...], start: float, end: float, solver: Solver
 ) -> Solution:
     with torch.no_grad():
-        if solver.nfe is not None:
-            grid = arc_grid(start, end, steps_for(solver.method, solver.nfe))
-            return solve(slope, state, method=solver.method, args=args, grid=grid).require_success()
+        if (layout := solver.layout(start, end)) is not None:
+            return solve(slope, state, method=layout.method, args=args, grid=layout.grid).require_success()
         return solve(
             slope, state, start, end, solver.method, args=args, rtol=solver.rtol, atol=solver.atol
         ).require_success()

@@ -22,6 +22,7 @@ from vpfb_core.errors import ConfigError, SolverError
 from vpfb_core.flow.tableaux import (
     METHODS,
     Method,
+    Slope,
     Tableau,
     check_interval,
     combine,
@@ -111,13 +112,13 @@ def solve(
 ) -> Solution:
     """Solve dx/dt = f(x, t, *args) from t0 to t1, forwards or backwards.
 
-    Methods of fixed step (euler, midpoint, heun, rk4, ab2, ab3) take `steps` or `grid`; bosh3 and dopri5 choose a step
-    for each sample and take `rtol`, `atol`, `max_steps` and `first_step`. For the trajectory of the latter, solve piece
-    by piece between the times that are wanted.
+    Methods of fixed step (euler, midpoint, heun, rk4, ab2, ab3, arc3) take `steps` or `grid`; bosh3 and dopri5 choose a
+    step for each sample and take `rtol`, `atol`, `max_steps` and `first_step`. For the trajectory of the latter, solve
+    piece by piece between the times that are wanted.
 
     Args:
         f: x (n, ...), t (n,) in the dtype of x, and the rows of `args` of the same samples → (n, ...). n falls as
-            samples finish. It is never called beyond t1, and by euler, midpoint, ab2 and ab3 not at t1 either.
+            samples finish. It is never called beyond t1, and by euler, midpoint, ab2, ab3 and arc3 not at t1 either.
         x0: float32 or float64, (N, ...); N may be 0.
         args: tensors with N rows, such as conditions.
         steps: number of equal steps from t0 to t1.
@@ -181,7 +182,7 @@ def _solve_on_grid(
     t = x.new_full((len(x),), grid[0])
     nfe, accepted, rejected = (torch.zeros_like(alive, dtype=torch.int64) for _ in range(3))
     path = [x.detach().cpu()] if keep_path else []
-    slopes: list[Tensor] = []
+    slopes: list[Slope] = []
     for i in range(len(grid) - 1):
         x_new, slopes = method.grid_step(lambda x, t: _call(f, x, t, args), x, grid, i, slopes)
         taken = alive & _finite(x_new)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +19,13 @@ from torch import Tensor
 from vpfb_core.errors import ConfigError
 
 VectorField = Callable[[Tensor, Tensor], Tensor]  # x (N, ...), t (N,) → (N, ...)
+
+
+class Slope(NamedTuple):
+    """f at one time of the grid or between its points: what a later step may still want to know."""
+
+    t: float
+    value: Tensor  # (N, ...)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Tableau:
         Args:
             h: length of the step, a number or broadcastable against x.
             time: cᵢ → t + cᵢ h, (N,).
-            first: k₁ = f(x, t), which every caller has already.
+            first: k₁ = f(x, t + c₁ h), which every caller has already.
         """
         k = [first]
         for c, row in zip(self.c[1:], self.a[1:], strict=True):
@@ -60,8 +67,8 @@ class Tableau:
         return k
 
     def grid_step(
-        self, f: VectorField, x: Tensor, grid: Sequence[float], i: int, history: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+        self, f: VectorField, x: Tensor, grid: Sequence[float], i: int, history: list[Slope]
+    ) -> tuple[Tensor, list[Slope]]:
         """The state at grid[i + 1] from x at grid[i], and the slopes that the next step may want, newest first."""
         del history
         now, after = grid[i], grid[i + 1]
@@ -70,8 +77,8 @@ class Tableau:
         def time(c: float) -> Tensor:
             return x.new_full((len(x),), after if c == 1 else now + c * h)
 
-        k = self.slopes(f, x, h, time, first=f(x, time(0.0)))
-        return x + h * combine(self.b, k), k[:1]
+        k = self.slopes(f, x, h, time, first=f(x, time(self.c[0])))
+        return x + h * combine(self.b, k), [Slope(now + self.c[0] * h, k[0])]
 
     @property
     def costs(self) -> tuple[int, int]:
@@ -103,14 +110,14 @@ class AdamsBashforth:
         return self.start.costs[0], 1
 
     def grid_step(
-        self, f: VectorField, x: Tensor, grid: Sequence[float], i: int, history: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+        self, f: VectorField, x: Tensor, grid: Sequence[float], i: int, history: list[Slope]
+    ) -> tuple[Tensor, list[Slope]]:
         """The state at grid[i + 1] from x at grid[i], and the slopes up to grid[i], newest first."""
         if i == 0:
             return self.start.grid_step(f, x, grid, i, history)
-        slopes = [f(x, x.new_full((len(x),), grid[i])), *history][: self.order]
-        weights = self.weights(grid[i + 1 - len(slopes) : i + 1][::-1], grid[i + 1])
-        return x + (grid[i + 1] - grid[i]) * combine(weights, slopes), slopes
+        slopes = [Slope(grid[i], f(x, x.new_full((len(x),), grid[i]))), *history][: self.order]
+        weights = self.weights([slope.t for slope in slopes], grid[i + 1])
+        return x + (grid[i + 1] - grid[i]) * combine(weights, [slope.value for slope in slopes]), slopes
 
     def weights(self, times: Sequence[float], t_next: float) -> list[float]:
         """wⱼ = (1/h) ∫ Lⱼ dt over [times[0], t_next], Lⱼ the Lagrange polynomials through `times`, newest first.
@@ -145,8 +152,13 @@ RK4 = Tableau(
     ((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
     (1 / 6, 1 / 3, 1 / 3, 1 / 6),
 )
+# Midpoint without its first stage: of second order, for the price of Euler, where f(x, t₀) is the same for every x, for
+# there the way to the middle of the step changes f by O(h²). Elsewhere it is of first order.
+HALFWAY = Tableau("halfway", 1, (1 / 2,), ((),), (1.0,))
 AB2 = AdamsBashforth("ab2", 2, start=EULER)
 AB3 = AdamsBashforth("ab3", 3, start=MIDPOINT)
+# The arc begins so: of pure noise the velocity knows nothing, ∇N(u, 0) = E[z] whatever u.
+ARC3 = AdamsBashforth("arc3", 3, start=HALFWAY)
 BOSH3 = Tableau(
     "bosh3",
     3,
@@ -173,7 +185,7 @@ DOPRI5 = Tableau(
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType(
-    {method.name: method for method in (EULER, MIDPOINT, HEUN, RK4, AB2, AB3, BOSH3, DOPRI5)}
+    {method.name: method for method in (ARC3, EULER, MIDPOINT, HEUN, RK4, AB2, AB3, BOSH3, DOPRI5)}
 )
 
 

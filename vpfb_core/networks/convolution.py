@@ -49,14 +49,16 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
         features, weight, _, ctx.stride, ctx.padding = inputs
-        ctx.save_for_backward(features, weight)
+        ctx.shape = features.shape
+        # Only the weight's gradient wants the features, and a model that is used has none.
+        ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         features, weight = ctx.saved_tensors
         to_features = to_weight = to_bias = None
         if ctx.needs_input_grad[0]:
-            to_features = _Transposed.apply(gradient, weight, features.shape, ctx.stride, ctx.padding)
+            to_features = _Transposed.apply(gradient, weight, ctx.shape, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[1]:
             to_weight = _weight_gradient(features, gradient, weight, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[2]:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from vpfb_core.errors import ConfigError, SolverError
 from vpfb_core.flow import solvers
 from vpfb_core.flow.solvers import METHODS, Solution, Status, evaluations, solve, steps_for
-from vpfb_core.flow.tableaux import AB3, BOSH3, DOPRI5, Method, Tableau
+from vpfb_core.flow.tableaux import AB2, AB3, ARC3, BOSH3, DOPRI5, Method, Tableau
 
 ADAPTIVE = ["bosh3", "dopri5"]
 FIXED = [name for name in METHODS if name not in ADAPTIVE]
@@ -81,9 +81,12 @@ def walk(method: Method, problem: Problem, grid: Sequence[float]) -> Tensor:
     return x
 
 
-def slope_of_error(method: Method, problem: Problem, span: tuple[float, float], power: float = 1.0) -> float:
-    """The slope of log error against log step length, by halving the step."""
-    steps = np.array([15, 30, 60] if method.order >= 4 else [30, 60, 120])
+def slope_of_error(
+    method: Method, problem: Problem, span: tuple[float, float], power: float = 1.0, finest: int = 120
+) -> float:
+    """The slope of log error against log step length, by halving the step; twice as long for a method of order 4."""
+    steps = np.array([1 / 4, 1 / 2, 1]) * (finest // 2 if method.order >= 4 else finest)
+    steps = steps.astype(int)
     errors = []
     for n in steps:
         grid = (span[0] + (span[1] - span[0]) * np.linspace(0, 1, n + 1) ** power).tolist()
@@ -98,18 +101,57 @@ def slope_of_error(method: Method, problem: Problem, span: tuple[float, float], 
 each_order_problem = pytest.mark.parametrize("name", ["unsteady oscillator", "logistic"])
 
 
+each_general_method = pytest.mark.parametrize(
+    "method", [m for m in METHODS.values() if m is not ARC3], ids=lambda m: m.name
+)
+
+
 @each_order_problem
 @each_direction
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+@each_general_method
 def test_error_falls_with_the_order_of_the_method(method: Method, span: tuple[float, float], name: str) -> None:
     assert slope_of_error(method, PROBLEMS[name], span) == pytest.approx(method.order, abs=0.1)
 
 
 @each_order_problem
-@pytest.mark.parametrize("method", FIXED)
-def test_order_survives_a_grid_of_unequal_steps(method: str, name: str) -> None:
-    slope = slope_of_error(METHODS[method], PROBLEMS[name], (0.2, 1.7), power=1.3)
-    assert slope == pytest.approx(METHODS[method].order, abs=0.1)
+@each_general_method
+def test_order_survives_a_grid_of_unequal_steps(method: Method, name: str) -> None:
+    slope = slope_of_error(method, PROBLEMS[name], (0.2, 1.7), power=1.3)
+    assert slope == pytest.approx(method.order, abs=0.1)
+
+
+# A slope that at t = 0 is the same for every x, as in the flow of the arc, and later is not.
+DEPARTURES = {
+    "growing": Problem(
+        lambda x, t: 1 + t[:, None] * x,
+        lambda x, t0, t1: (x + math.sqrt(math.pi / 2) * math.erf(t1 / math.sqrt(2))) * math.exp(t1**2 / 2),
+        ((1.0,), (-0.5,)),
+    ),
+    "parting": Problem(  # logistic in t²/2: paths leave x = 0
+        lambda x, t: t[:, None] * x * (1 - x),
+        lambda x, t0, t1: x / (x + (1 - x) * math.exp(-(t1**2) / 2)),
+        ((0.1, 0.5), (0.9, -0.1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("power", [1.0, 1.3])
+@pytest.mark.parametrize("problem", DEPARTURES.values(), ids=DEPARTURES.keys())
+def test_arc3_is_of_third_order_from_where_the_slope_is_the_same_for_all(problem: Problem, power: float) -> None:
+    assert slope_of_error(ARC3, problem, (0.0, 1.2), power, finest=240) == pytest.approx(3, abs=0.1)
+
+
+@each_order_problem
+@each_direction
+def test_arc3_is_of_second_order_elsewhere(span: tuple[float, float], name: str) -> None:
+    assert slope_of_error(ARC3, PROBLEMS[name], span) == pytest.approx(2, abs=0.1)
+
+
+def test_slopes_off_the_grid_are_weighted_where_they_are() -> None:
+    # x' = c₀ + c₁ t: two slopes are enough from the second step on, and halfway is exact on the first.
+    line = Problem(lambda x, t: (2 - 3 * t)[:, None] + 0 * x, lambda x, t0, t1: x + 2 * t1 - 1.5 * t1**2, ((1.0,),))
+    for method in (ARC3, replace(AB2, start=ARC3.start)):
+        assert relative_error(walk(method, line, [0.0, 0.3, 0.4, 1.0]), line.exact(line.x0(), 0.0, 1.0)) < 1e-14
 
 
 @each_order_problem
@@ -151,7 +193,8 @@ def test_fixed_steps_reach_the_exact_solution(
     solution = solve(problem.f, problem.x0(dtype), *span, method, steps=40)
     exact = problem.exact(problem.x0(), *span)
     assert solution.x.dtype == solution.t.dtype == dtype
-    assert relative_error(solution.x, exact) < {1: 0.15, 2: 4e-3, 3: 4e-4, 4: 2e-6}[METHODS[method].order]
+    order = 2 if method == "arc3" else METHODS[method].order  # these problems do not begin as the arc does
+    assert relative_error(solution.x, exact) < {1: 0.15, 2: 4e-3, 3: 4e-4, 4: 2e-6}[order]
     assert (solution.t == torch.tensor(span[1], dtype=dtype)).all()
     assert (solution.status == Status.SUCCESS).all()
 
@@ -185,7 +228,8 @@ def test_there_and_back_returns_to_the_start(method: str) -> None:
     there = solve(problem.f, problem.x0(), 0.0, 1.0, method, **settings)
     back = solve(problem.f, there.x, 1.0, 0.0, method, **settings)
     assert (back.t == 0).all()
-    assert relative_error(back.x, problem.x0()) < {1: 2e-2, 2: 2e-4}.get(METHODS[method].order, 1e-6)
+    order = 2 if method == "arc3" else METHODS[method].order
+    assert relative_error(back.x, problem.x0()) < {1: 2e-2, 2: 2e-4}.get(order, 1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1, 8, 8)], ids=str)
@@ -282,6 +326,7 @@ NODES = {
     "rk4": [0.0, 0.125, 0.125, 0.25, 0.25, 0.375, 0.375, 0.5, 0.5, 0.75, 0.75, 1.0],
     "ab2": [0.0, 0.25, 0.5],
     "ab3": [0.0, 0.125, 0.25, 0.5],
+    "arc3": [0.125, 0.25, 0.5],
 }
 
 
@@ -295,7 +340,7 @@ def test_fixed_steps_call_f_at_these_nodes(method: str) -> None:
     assert solution.rejected.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("method", ["euler", "midpoint", "ab2", "ab3"])
+@pytest.mark.parametrize("method", ["euler", "midpoint", "ab2", "ab3", "arc3"])
 @pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0), (0.1, 0.7)])
 def test_the_singular_end_is_not_evaluated(method: str, span: tuple[float, float]) -> None:
     recorder = Recorder()
