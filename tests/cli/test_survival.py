@@ -29,7 +29,7 @@ TRAIN = [
     "--steps", "6", "--save-every", "2", "--sample-every", "3", "--set", "log_every=1", "--out", "run", "-q",
 ]  # fmt: skip
 RESUME = [*TRAIN, "--resume", "auto"]
-OPERATIONS = 120  # on files, in a run of these settings, at least
+OPERATIONS = 124  # on files, in a run of these settings
 
 Tensors = dict[str, torch.Tensor]
 
@@ -70,7 +70,7 @@ def killed(process: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A run that was killed after step 4, with its states of steps 4 and 2."""
     folder = tmp_path_factory.mktemp("killed") / "killed"
     folder.mkdir()
-    process.run(folder, *TRAIN, kill_at=OPERATIONS - 30)
+    process.run(folder, *TRAIN, kill_at=90)
     assert read_state(Run(folder / "run")).counters.step == 4
     return folder / "run"
 
