@@ -179,7 +179,10 @@ class Model:
         batch_size: int = DEFAULT_BATCH,
         **solver: Any,
     ) -> Tensor:
-        """Prior points (N, C, H, W) → images; arguments and returns as in `sample`, the solver `ENCODING_SOLVER` unless told otherwise."""
+        """Prior points (N, C, H, W) → images.
+
+        Arguments and returns as in `sample`, the solver `ENCODING_SOLVER` unless told otherwise.
+        """
         chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
         check_guidance(guidance, self.groups)
 

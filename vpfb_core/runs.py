@@ -33,6 +33,11 @@ class Run:
         return self.path / "model.safetensors"
 
     @property
+    def best(self) -> Path:
+        """The same of the step at which the held-out residual was least; not calibrated."""
+        return self.path / "best.safetensors"
+
+    @property
     def state(self) -> Path:
         """All that resuming needs."""
         return self.path / "state.safetensors"

@@ -1,12 +1,15 @@
-"""What a run's held-out residual is measured on."""
+"""What a run's held-out residual is measured on, and what its samples are compared with."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from vpfb_core.data import ImageSet
 from vpfb_core.evaluation.held_out import HeldOut
+from vpfb_core.evaluation.neighbours import FEWEST, compare
 from vpfb_core.model import Statistics
 from vpfb_core.training.plan import Plan
 from vpfb_core.training.trainer import Trainer
@@ -20,6 +23,17 @@ def held_out_of(plan: Plan, images: ImageSet, trainer: Trainer, statistics: Stat
     data = statistics.standardise(images.images[rows].to(plan.device)) * plan.config.data_std
     labels = None if images.labels is None else images.labels[rows].to(plan.device)
     return HeldOut.of(data, trainer.potential.angle_range, labels, angles=trainer.angles, seed=plan.config.seed)
+
+
+def sample_accuracy(samples: Tensor, real: Tensor) -> float:
+    """How well a 1-nearest-neighbour classifier tells samples from as many real images, by their pixels.
+
+    0.5 is perfect, 1 hopeless; of so few images as a grid's it is good to about 0.05. NaN if there are too few.
+    """
+    count = min(len(samples), len(real))
+    if count < FEWEST:
+        return math.nan
+    return compare(samples[:count].flatten(1), real[:count].flatten(1)).accuracy
 
 
 def spread(rows: Tensor, most: int) -> Tensor:

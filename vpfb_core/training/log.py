@@ -11,7 +11,8 @@ from pathlib import Path
 from vpfb_core.errors import DataError
 from vpfb_core.files import write_bytes
 
-COLUMNS = ("step", "seconds", "loss", "val_residual", "grad_norm", "lr", "images_per_second", "memory_bytes")
+COLUMNS = ("step", "seconds", "loss", "val_residual", "sample_accuracy", "grad_norm", "lr", "images_per_second",
+           "memory_bytes")  # fmt: skip
 
 
 def append(path: Path, figures: Mapping[str, float]) -> None:

@@ -19,7 +19,7 @@ from vpfb_core.runs import Run
 from vpfb_core.training import log, memory
 from vpfb_core.training.clock import Clock
 from vpfb_core.training.figures import Figures, NotFiniteError
-from vpfb_core.training.held_out import spread
+from vpfb_core.training.held_out import sample_accuracy, spread
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.plan import Plan
 from vpfb_core.training.record import Record
@@ -72,7 +72,7 @@ class Loop:
         self.figures = Figures(self.config.batch_size or 1, group)
         self.points = 2 * (self.config.micro_batch or 1)  # as many at once as a step takes: they fit into the memory
         self.counters = Counters()
-        self.val_residual = math.nan
+        self.val_residual = self.sample_accuracy = self.best_residual = math.nan
         self.next_check = 0.0
         self.just_begun = True  # no step has been taken since the last state was loaded
 
@@ -117,7 +117,8 @@ class Loop:
         if restored is None:
             return ()
         self._load(restored.state)
-        self.val_residual = restored.val_residual
+        self.val_residual, self.sample_accuracy = restored.val_residual, restored.sample_accuracy
+        self.best_residual = restored.best_residual
         self.clock.check_seconds, self.clock.finish_seconds = restored.check_seconds, restored.finish_seconds
         return tuple(path for path, _ in restored.state.damaged)
 
@@ -263,7 +264,10 @@ class Loop:
     # --- what is measured, told and written ---------------------------------------------------------------------------
 
     def _check(self) -> None:
-        """Measure the held-out residual and draw the grid of the run's fixed noise, both with the averaged weights."""
+        """Measure the held-out residual and draw the grid of the run's fixed noise, both with the averaged weights.
+
+        Where the residual was never less, the model is kept as the best.
+        """
         if not self.group.first:
             return
         began, model = time.monotonic(), self._model()
@@ -272,7 +276,12 @@ class Loop:
         images, _ = model.sample(
             GRID_IMAGES, self.config.seed, nfe=GRID_NFE, batch_size=min(GRID_IMAGES, self.points), return_info=True
         )
+        real = self.held_out.data[:GRID_IMAGES] / self.config.data_std
+        self.sample_accuracy = sample_accuracy(images, self.inputs.statistics.to_images(real).cpu())
         self.record.grid(self.counters.step, images)
+        if math.isnan(self.best_residual) or self.val_residual < self.best_residual:
+            self.best_residual = self.val_residual
+            self._model().save(self.folder.best)
         self.clock.check_seconds = time.monotonic() - began
         self.next_check = self.clock.fraction(self.counters.step) + 1 / CHECKS
 
@@ -292,7 +301,8 @@ class Loop:
             return
         self.record.save(
             status, self._counters(), self.trainer.tensors, model or self._model(),
-            val_residual=finite_or_none(self.val_residual),
+            val_residual=finite_or_none(self.val_residual), sample_accuracy=finite_or_none(self.sample_accuracy),
+            best_residual=finite_or_none(self.best_residual),
             check_seconds=self.clock.check_seconds, finish_seconds=self.clock.finish_seconds,
         )  # fmt: skip
 
@@ -310,6 +320,7 @@ class Loop:
             seconds=self.clock.seconds(),
             loss=self.figures.loss,
             val_residual=self.val_residual,
+            sample_accuracy=self.sample_accuracy,
             grad_norm=self.figures.grad_norm,
             lr=self.trainer.learning_rate(counters.step, fraction, counters.rollbacks),
             images_per_second=self.figures.images_per_second(counters.step),

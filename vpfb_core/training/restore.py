@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vpfb_core.errors import CheckpointError, ConfigError
@@ -20,6 +20,8 @@ class Restored:
 
     state: State
     val_residual: float
+    sample_accuracy: float
+    best_residual: float
     check_seconds: float
     finish_seconds: float
 
@@ -37,15 +39,17 @@ def restore(record: Record) -> Restored | None:
     kept = state.document
     try:
         _require_same(record, kept["data"], kept.get("config", {}))
-        residual = math.nan if kept["val_residual"] is None else float(kept["val_residual"])
-        restored = Restored(state, residual, float(kept["check_seconds"]), float(kept["finish_seconds"]))
+        figures = (kept.get(name) for name in ("val_residual", "sample_accuracy", "best_residual"))
+        residual, accuracy, best = (math.nan if figure is None else float(figure) for figure in figures)
+        seconds = float(kept["check_seconds"]), float(kept["finish_seconds"])
+        restored = Restored(state, residual, accuracy, best, *seconds)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{state.path} does not say what it is the state of") from error
     for _, damage in state.damaged:
         went_on = f"going on from step {state.counters.step}, the save before it"
         warnings.warn(f"{damage.message}; {went_on}", stacklevel=2)
     if state.path == record.folder.state:
-        record.saved = state.counters
+        record.saved = replace(state.counters)  # these count on
     return restored
 
 

@@ -81,6 +81,24 @@ def test_training_lowers_the_held_out_residual() -> None:
     assert residuals[-1] < 0.8 * residuals[0]
 
 
+def test_the_best_model_is_that_of_the_least_held_out_residual() -> None:
+    """A rate that is too high at the end makes the last model worse than one before it."""
+    result = train(steps=20, warmup=15, lr=0.3, decay=0, ema=0.01, sample_every=1, log_every=1)
+    residuals = [float(row["val_residual"]) for row in csv.DictReader(result.run.log.open())]
+    assert min(residuals) < residuals[-1]
+    best = vpfb.load(result.run.best)
+    assert best.about["step"] < result.step
+    assert best.about["figures"]["val_residual"] <= min(residuals) * (1 + 1e-6)
+
+
+def test_the_log_says_how_well_samples_are_told_from_real_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "GRID_IMAGES", 32)
+    result = train(steps=40, warmup=5, lr=3e-3, sample_every=40)
+    accuracies = [float(row["sample_accuracy"]) for row in csv.DictReader(result.run.log.open())]
+    assert accuracies[0] > 0.9, "an untrained model draws noise"
+    assert 0.3 < accuracies[-1] <= accuracies[0]
+
+
 @pytest.mark.parametrize("settings", [{}, {"dropout": 0.2, "conditional": True}, {"precision": "bf16"}])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(settings: dict[str, Any]) -> None:
     whole = train(out="whole", **settings)
