@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def train(stop_after: int | None = None, **settings: Any) -> Result:
     return vpfb.train(config(**settings), should_stop=should_stop)
 
 
-def gradients(objective: str) -> list[Tensor]:
+def gradients(objective: str, compiled: bool = False) -> list[Tensor]:
     """Of a batch of 7 images in float64, the share of each process differentiated in parts of 2."""
     group = distributed.group()
     network = networks.build({"name": "unet", "channels": 1, "size": 8, "widths": [8, 8], "classes": [3]})
@@ -54,6 +55,8 @@ def gradients(objective: str) -> list[Tensor]:
         torch.nn.init.normal_(parameter, std=0.1, generator=draws)
     data = torch.randn(7, 1, 8, 8, generator=draws, dtype=torch.float64)
     labels = torch.tensor([[0], [1], [2], [-1], [0], [1], [2]])
+    if compiled:
+        potential.compile(backend="eager", fullgraph=True)
     replica, share = group.replicated(potential), group.share(7)
     parts = [range(start, min(start + 2, share.stop)) for start in range(share.start, share.stop, 2)]
     for rows in parts:
@@ -70,6 +73,8 @@ def gradients(objective: str) -> list[Tensor]:
 def together(rank: int) -> dict[str, Any]:
     """Everything after which both processes are still there; what the first has seen."""
     seen: dict[str, Any] = {name: gradients(name) for name in ("stein", "ritz")}
+    with cut_into_small_buckets():
+        seen["compiled"] = gradients("stein", compiled=True)
     group = distributed.group()
     seen["shards"] = [group.sharded(5, list), group.sharded(1, list), group.sharded(0, list)]
     seen["one of them fails"] = words(lambda: group.together(lambda: [1, 2][rank + 1]))
@@ -100,6 +105,18 @@ def together(rank: int) -> dict[str, Any]:
     BatchesInMemory.__getitem__ = unreadable  # type: ignore[method-assign]
     seen["unreadable"] = words(lambda: train(out="unreadable"))
     return seen
+
+
+@contextlib.contextmanager
+def cut_into_small_buckets() -> Iterator[None]:
+    """Gradients are exchanged in many messages, as those of a large network are."""
+    replica: Any = distributed._Replica
+    honest = replica.__init__
+    replica.__init__ = functools.partialmethod(honest, bucket_cap_mb=0.001)
+    try:
+        yield
+    finally:
+        replica.__init__ = honest
 
 
 def words(work: Callable[[], object]) -> str:

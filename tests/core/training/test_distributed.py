@@ -87,11 +87,11 @@ def seen(folder: Path, rank: int = 0) -> dict[str, Any]:
     return torch.load(folder / f"seen-by-{rank}.pt")
 
 
-@pytest.mark.parametrize("objective", ["stein", "ritz"])
-def test_the_gradient_of_a_shared_batch_is_that_of_one_process(objective: str, folder: Path) -> None:
+@pytest.mark.parametrize(("how", "objective"), [("stein", "stein"), ("ritz", "ritz"), ("compiled", "stein")])
+def test_the_gradient_of_a_shared_batch_is_that_of_one_process(how: str, objective: str, folder: Path) -> None:
     expected = two_processes.gradients(objective)
     for rank in range(2):
-        for ours, theirs in zip(expected, seen(folder, rank)[objective], strict=True):
+        for ours, theirs in zip(expected, seen(folder, rank)[how], strict=True):
             torch.testing.assert_close(theirs, ours, rtol=1e-10, atol=1e-14)
 
 
