@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,15 @@ _BEGINNING = 9  # bytes: the length of the header and its first character
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds."""
+    """What a file holds.
+
+    Attributes:
+        digest: the SHA-256 of both, the same wherever and however often they are written.
+    """
 
     tensors: dict[str, Tensor]
     document: dict[str, Any]
+    digest: str = field(default="", compare=False)
 
 
 def write(path: Path, kind: str, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
@@ -63,16 +68,16 @@ def read(path: Path, kind: str) -> Checkpoint:
     from safetensors.torch import load
 
     content = _content(path)
-    document = _checked_document(content, path, kind)
+    document, digest = _checked_document(content, path, kind)
     try:
-        return Checkpoint(load(content), document)
+        return Checkpoint(load(content), document, digest)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}", hint=_RESTORE) from error
 
 
 def read_document(path: Path, kind: str) -> dict[str, Any]:
     """The JSON document alone, checked as by `read`, without torch."""
-    return _checked_document(_content(path), path, kind)
+    return _checked_document(_content(path), path, kind)[0]
 
 
 _RESTORE = "restore the file from where it came, or train again"
@@ -93,7 +98,8 @@ def _content(path: Path) -> bytes:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _checked_document(content: bytes, path: Path, kind: str) -> dict[str, Any]:
+def _checked_document(content: bytes, path: Path, kind: str) -> tuple[dict[str, Any], str]:
+    """The document, and the digest that was found right."""
     header, data = _split(content, path)
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("vpfb"), str):
@@ -109,11 +115,12 @@ def _checked_document(content: bytes, path: Path, kind: str) -> dict[str, Any]:
             f"{path} was written by a newer vpfb (format {version}; this one reads {FORMAT_VERSION})",
             hint="pip install --upgrade vpfb",
         )
-    if _digest(text, header, data) != metadata.get("sha256"):
+    digest = _digest(text, header, data)
+    if digest != metadata.get("sha256"):
         raise CheckpointError(f"{path} is damaged: its checksum does not match its content", hint=_RESTORE)
     if found_kind != kind:
         raise CheckpointError(f"{path} holds a {found_kind}, not a {kind}")
-    return document
+    return document, digest
 
 
 def _split(content: bytes, path: Path) -> tuple[dict[str, Any], memoryview]:

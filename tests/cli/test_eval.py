@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision.models import resnet18
 
 from vpfb_core.evaluation import classifier, features, weights
+from vpfb_core.flow.sampling import DEFAULT_METHOD
 
 CONDITIONS = {"value", "n", "split", "better", "seed", "resize", "extractor", "weights", "solver", "nfe"}
 FEW = ["-n", "12", "--nfe", "4"]
@@ -49,7 +50,7 @@ def test_the_document_states_the_conditions_of_every_figure(vpfb: Vpfb) -> None:
         assert set(figure) >= CONDITIONS
         assert (figure["n"], figure["seed"]) == (12, 3)
         if name in compared:
-            assert (figure["split"], figure["extractor"], figure["solver"]) == ("all", "pixels", "ab2")
+            assert (figure["split"], figure["extractor"], figure["solver"]) == ("all", "pixels", DEFAULT_METHOD)
     assert report["metrics"]["bpd"]["split"] == "held out"
     assert 9 < report["metrics"]["bpd"]["blur_grey_levels"] < 10
     assert "features: pixels" in ran.err
@@ -65,7 +66,7 @@ def test_people_get_a_table_with_the_conditions_beside_it(vpfb: Vpfb) -> None:
     assert lines[1][2:] == ["higher", "12", "all", "pixels"]
     assert lines[2][2:] == ["lower", "12", "held", "out", "–"]
     assert "blurred by 9.6 grey levels" in ran.err
-    assert "4 evaluations each by ab2" in ran.err
+    assert f"4 evaluations each by {DEFAULT_METHOD}" in ran.err
     quiet = vpfb(*argv, "-q")
     assert (quiet.out, quiet.err) == (ran.out, "")
 

@@ -61,7 +61,7 @@ class Fitted:
     Attributes:
         network: in evaluation mode.
         path: of its file.
-        weights: SHA-256 of the file.
+        weights: SHA-256 of what the file says and holds.
         accuracy: share of labels that it gets right on the images held out of its training.
         images, held_out: how many it was trained and tried on.
     """
@@ -127,7 +127,7 @@ def find(identity: str, shape: tuple[int, int, int]) -> Path | None:
 def load(path: Path, device: torch.device) -> Fitted:
     """A classifier from its file. Raises CheckpointError if it is damaged or foreign."""
     stored = checkpoint.read(path, KIND)
-    about, digest = stored.document, hashlib.sha256(path.read_bytes()).hexdigest()
+    about, digest = stored.document, stored.digest
     try:
         with torch.random.fork_rng(devices=[]):
             network = Classifier(about["shape"][0], about["shape"][1], about["classes"])

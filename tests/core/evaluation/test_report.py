@@ -16,6 +16,7 @@ from vpfb_core import evaluation, noise, objectives
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.evaluation import distances, features, neighbours, real
 from vpfb_core.evaluation.plan import FLOW_IMAGES
+from vpfb_core.flow.sampling import DEFAULT_METHOD
 from vpfb_core.model import Model, Statistics
 from vpfb_core.pictures import to_bytes
 
@@ -116,7 +117,7 @@ def test_conditions_stand_beside_every_figure(good: evaluation.Report) -> None:
         if name in ("residual", "bpd"):
             assert (document["split"], document["extractor"], document["solver"]) == ("held out", None, None)
         else:
-            conditions = (N, "all", "pixels", None, "ab2", 8)
+            conditions = (N, "all", "pixels", None, DEFAULT_METHOD, 8)
             keys = ("n", "split", "extractor", "weights", "solver", "nfe")
             assert tuple(document[key] for key in keys) == conditions
     assert good.nfe == 8
