@@ -34,8 +34,9 @@ from vpfb_core.flow.sampling import arc_grid
 from vpfb_core.flow.tableaux import is_adaptive
 from vpfb_core.potential import Potential
 
-NFES = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40)
-GRID_NFES = (6, 10, 16, 24)
+NFES = (4, 6, 8, 10, 12, 16, 20, 24, 40)
+GRID_NFES = {"midpoint": (10, 20), "ab2": (10, 20), "ab3": (10, 20), "arc3": (6, 10, 14, 20)}
+SHOWN_NFES = (6, 10, 20)
 TOLERANCES = (0.1, 0.03, 0.01, 0.003, 0.001)
 FIXED = [name for name, method in METHODS.items() if not is_adaptive(method)]
 ADAPTIVE = [name for name, method in METHODS.items() if is_adaptive(method)]
@@ -114,8 +115,9 @@ def main() -> None:
         return float((other.stepped("arc3", FITTING_NFE, grid) - truth).square().flatten(1).mean(1).sqrt().median())
 
     powers, layouts["fitted to the model"] = fitted(potential, distance)
-    for (name, grid), method, nfe in itertools.product(layouts.items(), ("midpoint", "ab2", "ab3", "arc3"), GRID_NFES):
-        note(method, name, nfe, flow.stepped(method, nfe, grid))
+    for (name, grid), (method, nfes) in itertools.product(layouts.items(), GRID_NFES.items()):
+        for nfe in nfes:
+            note(method, name, nfe, flow.stepped(method, nfe, grid))
 
     name = f"solvers-{arguments.data}"
     picture = folder(model.device) / f"{name}.png"
@@ -128,16 +130,19 @@ def main() -> None:
         "solves": rows,
     }
     record(name, figures, model.device)
-    show(
-        ["solver", "grid", "evaluations", "distance", "median", "Fréchet excess"],
-        [
-            [row["solver"], row["grid"], f"{row['nfe']:.0f}", f"{row['rms']:.4f}", f"{row['median']:.4f}",
-             f"{row['frechet_excess']:+.1%} ± {row['frechet_error']:.1%}"]
-            for row in rows
-        ],
-    )  # fmt: skip
-    best = min((row for row in rows if row["nfe"] == 10), key=lambda row: row["rms"])
-    print(f"nearest at 10 evaluations: {best['solver']}, {best['grid']}, {best['rms']:.4f}")
+    show(["solver", "grid", *(f"at {nfe}" for nfe in SHOWN_NFES)], compact(rows))
+
+
+def compact(rows: list[dict[str, Any]]) -> list[list[object]]:
+    """A line for each solver and grid: distances and Fréchet excesses by evaluations."""
+    lines: dict[tuple[str, str], dict[float, str]] = {}
+    for row in rows:
+        figures = f"{row['rms']:.3f} {row['frechet_excess']:+.1%}"
+        if row["solver"] in ADAPTIVE:
+            lines[row["solver"], row["grid"]] = {SHOWN_NFES[-1]: f"{figures} (at {row['nfe']:.0f})"}
+        else:
+            lines.setdefault((row["solver"], row["grid"]), {})[row["nfe"]] = figures
+    return [[*names, *(cells.get(nfe, "") for nfe in SHOWN_NFES)] for names, cells in lines.items()]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ DEFAULT_NFE = 16
 DEFAULT_TOLERANCE = 1e-4
 # Steps of the arc are laid out as φ = φ_max (1 − (1 − q^p)^p): finer where the flow leaves the noise and bends most,
 # and finer before the data, so that the last step, which nothing corrects, is short. Chosen by benchmarks/solvers.py.
-GRID_POWER = 1.3
+GRID_POWER = 1.25
 
 
 class Layout(NamedTuple):
