@@ -131,7 +131,7 @@ def test_the_sizes_of_the_presets_are_what_they_are_said_to_be() -> None:
 
 def test_fewer_images_at_a_time_are_taken_until_a_step_fits_and_the_batch_stays() -> None:
     images = image_set(16)
-    config = presets.resolve(vpfb.TrainConfig(data="x"), images, CPU)
+    config = presets.resolve(vpfb.TrainConfig(data="x", batch_size=64), images, CPU)
     assert config.micro_batch == config.batch_size, "all at once unless that is too much"
     network = vpfb.networks.build(presets.network_description(config, images))
     needed = memory.estimate_memory(network, config)
