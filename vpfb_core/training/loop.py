@@ -81,6 +81,7 @@ class Loop:
         damaged = self._restore()
         model = self._model()
         if self.group.from_first(lambda: self.folder.finished and take_over(self.record, model)):
+            self.clock.go_on(self.counters.seconds)
             return self._result("already finished", model)
         self._begin(damaged)
         while True:

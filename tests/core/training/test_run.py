@@ -251,10 +251,12 @@ def test_a_folder_that_holds_a_run_is_refused_and_kept() -> None:
 
 
 def test_a_finished_run_is_left_as_it_is() -> None:
-    run = train(out="run").run
+    first = train(out="run")
+    run = first.run
     before = run.state.read_bytes()
     result = train(out="run", resume="auto")
     assert (result.status, result.step) == ("already finished", 8)
+    assert result.seconds > 0.5 * first.seconds
     assert run.state.read_bytes() == before
 
 
