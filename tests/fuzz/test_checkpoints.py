@@ -97,7 +97,7 @@ def changed(document: dict[str, Any], place: tuple[Any, ...], value: Any) -> Any
     return document
 
 
-@budget(150, 20_000)
+@budget(150, 3_000)
 def test_damaged_files(examples: int, whole: Path, tmp_path: Path) -> None:
     path, content = tmp_path / "model.safetensors", whole.read_bytes()
     for found in damaged(content, examples, beginning=3000):
@@ -108,7 +108,7 @@ def test_damaged_files(examples: int, whole: Path, tmp_path: Path) -> None:
                     read(path)
 
 
-@budget(120, 20_000)
+@budget(120, 3_000)
 def test_descriptions_that_say_anything_under_a_right_checksum(examples: int, whole: Path, tmp_path: Path) -> None:
     stored = checkpoint.read(whole, "model")
     path = tmp_path / "model.safetensors"
@@ -128,7 +128,7 @@ def test_descriptions_that_say_anything_under_a_right_checksum(examples: int, wh
         explore(st.tuples(where, VALUES | st.just(...)), check, examples)
 
 
-@budget(60, 10_000)
+@budget(60, 2_000)
 def test_tensors_that_are_anything_under_a_right_checksum(examples: int, whole: Path, tmp_path: Path) -> None:
     stored = checkpoint.read(whole, "model")
     path, names = tmp_path / "model.safetensors", sorted(stored.tensors)
@@ -237,7 +237,7 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
 # --- what beside a model is in a run folder ---------------------------------------------------------------------------
 
 
-@budget(100, 10_000)
+@budget(100, 2_000)
 def test_states_that_say_anything(examples: int, tmp_path: Path) -> None:
     run = Run(tmp_path)
     save_state(run, {"network/x": torch.zeros(3)}, Counters(3, 1.0, 0), {"data": "f"}, keep=0)
