@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import distributed, networks, objectives
+from vpfb_core import distributed, evaluation, networks, objectives
 from vpfb_core.errors import DataError
 from vpfb_core.homotopy import OT
 from vpfb_core.objectives import Part
@@ -80,6 +81,8 @@ def together(rank: int) -> dict[str, Any]:
     seen["one of them fails"] = words(lambda: group.together(lambda: [1, 2][rank + 1]))
     seen["the first fails"] = words(lambda: group.from_first(lambda: [].pop()))
 
+    seen["evaluated"] = evaluated()
+
     seen["whole"] = train(out="two").status
     seen["stopped"] = train(out="stopped by the second", stop_after=3 if rank else None).step
     seen["resumed"] = train(out="begun by one", resume="auto").status
@@ -105,6 +108,17 @@ def together(rank: int) -> dict[str, Any]:
     BatchesInMemory.__getitem__ = unreadable  # type: ignore[method-assign]
     seen["unreadable"] = words(lambda: train(out="unreadable"))
     return seen
+
+
+def evaluated() -> list[dict[str, float]]:
+    """The figures of an evaluation that computes the features of the real images, and of one that finds them kept."""
+    model = vpfb.load("digits", device="cpu")
+    plan = evaluation.prepare(model, "digits", extractor="pixels", n=101)
+    assert plan.extractor is not None
+    plan = replace(plan, extractor=replace(plan.extractor, weights="abc"))  # or else they are not kept
+    reports = [evaluation.evaluate(model, plan, nfe=2, batch_size=20) for _ in range(2)]
+    assert [report.reused for report in reports] == [False, distributed.group().first]
+    return [{name: figure.value for name, figure in report.metrics.items()} for report in reports]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vpfb_core import checkpoint, description, homotopy, networks
 from vpfb_core.data.images import ConditionGroup
-from vpfb_core.devices import resolve_device
+from vpfb_core.devices import place_network, resolve_device
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.model import POTENTIALS, REFERENCE, Model, Statistics
 from vpfb_core.normaliser import Normaliser
@@ -51,7 +51,8 @@ def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", we
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} describes a model that this version cannot build: {error}") from error
     model.potential.network.load_state_dict(network)
-    model.potential.to(target).eval().requires_grad_(False)
+    place_network(model.potential, target)
+    model.potential.eval().requires_grad_(False)
     return model
 
 

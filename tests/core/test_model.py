@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import vpfb_core as vpfb
 from vpfb_core import checkpoint, networks
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.devices import place_network
 from vpfb_core.errors import CheckpointError, ConfigError, SolverError
 from vpfb_core.flow import Status
 from vpfb_core.homotopy import OT
@@ -29,6 +30,7 @@ def make(kind: type[Potential] = Potential, groups: tuple[ConditionGroup, ...] =
         torch.manual_seed(1)
         for parameter in built.parameters():
             parameter.data += noise * torch.randn_like(parameter)
+    place_network(built, torch.device("cpu"))
     potential = kind(built, OT(sigma_min=0.01), 0.5).eval().requires_grad_(False)
     return Model(potential, network, Statistics((0.3, 0.5, 0.6), 0.2), (3, 6, 6), groups, {"step": 3})
 

@@ -128,7 +128,7 @@ def eval_(
     say = output.start(json_mode=json, quiet=quiet)
     root = Path(data_root) if data_root else None
     with signals.importing():
-        from vpfb_core import evaluation
+        from vpfb_core import distributed, evaluation
         from vpfb_core.evaluation.features import check_name
         from vpfb_core.evaluation.metrics import find
         from vpfb_core.flow import Solver
@@ -146,8 +146,11 @@ def eval_(
         check_name(features)
     chosen = Solver.choose(solver, nfe, rtol, atol)
     loaded, name = open_model(say, model, device, threads)
-    plan = evaluation.prepare(
-        loaded, source, wanted, n=n, extractor=features, weights_path=weights_path, root=root, download=download
+    group = distributed.group()
+    plan = group.leaders_first(
+        lambda: evaluation.prepare(
+            loaded, source, wanted, n=n, extractor=features, weights_path=weights_path, root=root, download=download
+        )
     )
     for note in plan.notes:
         say.note(note)
@@ -157,6 +160,8 @@ def eval_(
         report = evaluation.evaluate(
             loaded, plan, seed=seed, batch_size=batch_size, on_progress=bar.update, **chosen.wishes
         )
+    if not group.first:
+        return
     if report.reused:
         say.note("the features of the real images were kept from an earlier call")
     document = {
@@ -185,7 +190,7 @@ def _fit(
     with signals.importing():
         import torch
 
-        from vpfb_core import data
+        from vpfb_core import data, distributed
         from vpfb_core.data.catalogue import split_off
         from vpfb_core.devices import resolve_device
         from vpfb_core.evaluation import classifier
@@ -194,15 +199,19 @@ def _fit(
     if threads is not None:
         torch.set_num_threads(threads)
     name = split_off(source)[0]
-    images = data.load(
-        name, size=size, channels=channels, conditional=True, split="train", root=root, download=download
-    )
-    for note in images.notes:
-        say.note(note)
-    with progress(say, "fitting features") as bar:
-        fitted = classifier.fit(
-            images, choice.identity(name), resolve_device(device), seed=seed, on_progress=bar.update
+    chosen = resolve_device(device)
+
+    def fit() -> tuple[classifier.Fitted, tuple[int, int, int]]:
+        images = data.load(
+            name, size=size, channels=channels, conditional=True, split="train", root=root, download=download
         )
+        for note in images.notes:
+            say.note(note)
+        with progress(say, "fitting features") as bar:
+            fitted = classifier.fit(images, choice.identity(name), chosen, seed=seed, on_progress=bar.update)
+        return fitted, images.shape
+
+    fitted, shape = distributed.group().from_first(fit)
     document: dict[str, Any] = {
         "data": name,
         "features": "classifier",
@@ -211,7 +220,7 @@ def _fit(
         "accuracy": fitted.accuracy,
         "n": fitted.images,
         "held_out": fitted.held_out,
-        "shape": images.shape,
+        "shape": shape,
         "seconds": time.monotonic() - began,
         "seed": seed,
     }

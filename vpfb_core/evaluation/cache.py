@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -23,19 +22,25 @@ KIND = "features"
 KEPT = 20  # files; 10,000 images of Inception's take 80 MB
 
 
-def cached(extractor: Extractor, images: Tensor, compute: Callable[[], Tensor]) -> tuple[Tensor, bool]:
-    """The features of images uint8 (N, C, H, W), and whether they were found; else what `compute` returns is kept.
+def find(extractor: Extractor, images: Tensor) -> Tensor | None:
+    """The features of images uint8 (N, C, H, W), float32 (N, F), where they were kept."""
+    if extractor.weights is None:
+        return None
+    with contextlib.suppress(CheckpointError, KeyError):
+        kept = checkpoint.read(_path(extractor, images), KIND).tensors["features"]
+        if kept.ndim == 2 and len(kept) == len(images):
+            return kept
+    return None
 
-    Extractors without weights are not worth a file.
+
+def keep(extractor: Extractor, images: Tensor, features: Tensor) -> None:
+    """Keep the features of images for `find`, unless the extractor has no weights: then they are not worth a file.
+
+    Where they cannot be written, a warning says so.
     """
     if extractor.weights is None:
-        return compute(), False
+        return
     path = _path(extractor, images)
-    with contextlib.suppress(CheckpointError, KeyError):
-        kept = checkpoint.read(path, KIND).tensors["features"]
-        if kept.ndim == 2 and len(kept) == len(images):
-            return kept, True
-    features = compute()
     about = {"extractor": extractor.name, "weights": extractor.weights, "resize": extractor.resize}
     try:
         checkpoint.write(path, KIND, {"features": features}, about)
@@ -43,7 +48,6 @@ def cached(extractor: Extractor, images: Tensor, compute: Callable[[], Tensor]) 
         warnings.warn(f"the features of the real images are not kept: {error}", stacklevel=2)
     else:
         _forget_the_oldest(path.parent)
-    return features, False
 
 
 def _path(extractor: Extractor, images: Tensor) -> Path:

@@ -48,16 +48,17 @@ class HeldOut:
         epsilon = noise.normal(data.shape[1:], seed, range(len(data)), "held-out").to(data.device)
         return cls(data, labels, angles.quantile(quantiles, angle_range), epsilon)
 
-    def residuals(self, potential: Potential, batch_size: int = LARGEST_BATCH) -> Tensor:
-        """`objectives.residual` of each image, (N,)."""
-        rows = torch.arange(len(self.data)).split(min(batch_size, LARGEST_BATCH))
+    def residuals(self, potential: Potential, batch_size: int = LARGEST_BATCH, *, rows: range | None = None) -> Tensor:
+        """`objectives.residual` of each image, or of those in `rows`, (N,)."""
+        wanted = torch.arange(len(self.data)) if rows is None else torch.arange(rows.start, rows.stop)
+        parts = wanted.split(min(batch_size, LARGEST_BATCH))
         with torch.no_grad():
-            parts = [
+            values = [
                 residual(potential, self.data[part], self.angle[part], self.noise[part],
                          None if self.labels is None else self.labels[part])
-                for part in rows
+                for part in parts
             ]  # fmt: skip
-        return torch.cat(parts)
+        return torch.cat(values)
 
     def residual(self, potential: Potential, batch_size: int = LARGEST_BATCH) -> float:
         """Mean of `residuals`."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vpfb_core.evaluation import distances, features, neighbours
-from vpfb_core.evaluation.cache import cached
+from vpfb_core import distributed
+from vpfb_core.evaluation import cache, distances, features, neighbours
 from vpfb_core.evaluation.held_out import HeldOut
 from vpfb_core.evaluation.metrics import METRICS
 from vpfb_core.evaluation.plan import Plan
@@ -88,7 +88,8 @@ def evaluate(
 ) -> Report:
     """Measure what the plan says.
 
-    Samples are drawn without a class, and rounded to the grey levels that they would be saved with.
+    Samples are drawn without a class, and rounded to the grey levels that they would be saved with. Several processes
+    of a job share the images; the first gets the figures, the others a report without any.
 
     Args:
         seed: of samples and of every other random number.
@@ -102,14 +103,34 @@ def evaluate(
     began = time.monotonic()
     work = _Evaluation(model, plan, Solver.choose(**solver), seed, batch_size, on_progress)
     figures: dict[str, Figure] = {}
-    nfe, reused = None, False
+    drawn = None
     if plan.extractor is not None:
-        samples, nfe = work.draw()
-        figures, reused = work.compare(samples, nfe, plan.extractor)
+        drawn = work.draw(plan.extractor)
+        if drawn is not None:
+            figures |= work.compare(drawn, plan.extractor)
     for name, measure in (("residual", work.residual), ("bpd", work.bits), ("bpd_flow", work.bits_by_flow)):
-        if name in plan.metrics:
-            figures[name] = measure()
+        if name in plan.metrics and (figure := measure()) is not None:
+            figures[name] = figure
+    nfe, reused = (drawn.nfe, drawn.reused) if drawn is not None else (None, False)
     return Report(figures, nfe, time.monotonic() - began, reused)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Samples beside real images.
+
+    Attributes:
+        samples: uint8 (N, C, H, W).
+        features, real: of the samples and of the real images, (N, F), on the model's device.
+        nfe: mean evaluations of the gradient a sample.
+        reused: whether the features of the real images were at hand.
+    """
+
+    samples: Tensor
+    features: Tensor
+    real: Tensor
+    nfe: float
+    reused: bool
 
 
 class _Evaluation:
@@ -126,97 +147,126 @@ class _Evaluation:
     ) -> None:
         self.model, self.plan, self.solver, self.seed, self.batch_size = model, plan, solver, seed, batch_size
         self.real, self.unseen = plan.real.images, plan.real.unseen
+        self.group = distributed.group()
         self.on_progress, self.done = on_progress, 0.0
         self.draw_cost = solver.nfe or _ADAPTIVE
         self.total = float(plan.extractor is not None) * len(self.real) * (self.draw_cost + 2 * _FEATURES)
         self.total += len(self.unseen) * _READ * sum(name in plan.metrics for name in ("residual", "bpd"))
         self.total += len(self.unseen[: plan.flow_images]) * _FLOW * ("bpd_flow" in plan.metrics)
 
-    def draw(self) -> tuple[Tensor, float]:
-        """As many samples as there are real images, uint8 (N, C, H, W), and the mean evaluations of the gradient."""
-        n, parts, evaluations = len(self.real), [], 0
-        for first in range(0, n, self.batch_size):
-            count = min(self.batch_size, n - first)
-            images, info = self.model.sample(
-                count, self.seed, first=first, batch_size=count, return_info=True, **self.solver.wishes
-            )
-            evaluations += int(info.require_success().nfe.sum())
-            parts.append(to_bytes(images))
-            self._hear(count * self.draw_cost)
-        return torch.cat(parts), evaluations / n
-
-    def compare(self, samples: Tensor, nfe: float, extractor: features.Extractor) -> tuple[dict[str, Figure], bool]:
-        """The figures that compare samples with real images, and whether the latter's features were at hand."""
-        wanted, device = self.plan.metrics, self.model.device
+    def draw(self, extractor: features.Extractor) -> _Drawn | None:
+        """As many samples as there are real images, and the features of both; None on all processes but the first."""
+        n, device = len(self.real), self.model.device
 
         def extract(images: Tensor) -> Tensor:
             return extractor.features(
-                images, device, batch_size=self.batch_size, on_batch=lambda n: self._hear(n * _FEATURES)
-            )
+                images, device, batch_size=self.batch_size, on_batch=lambda count: self._hear(count * _FEATURES)
+            ).cpu()
 
-        real, reused = cached(extractor, self.real, lambda: extract(self.real))
+        def draw(rows: range) -> tuple[Tensor, Tensor, int]:
+            parts, evaluations = [], 0
+            for first in rows[:: self.batch_size]:
+                count = min(self.batch_size, rows.stop - first)
+                images, info = self.model.sample(
+                    count, self.seed, first=first, batch_size=count, return_info=True, **self.solver.wishes
+                )
+                evaluations += int(info.require_success().nfe.sum())
+                parts.append(to_bytes(images))
+                self._hear(count * self.draw_cost)
+            samples = torch.cat(parts)
+            return samples, extract(samples), evaluations
+
+        drawn = self.group.sharded(n, draw)
+        real = cache.find(extractor, self.real) if self.group.first else None
+        reused = self.group.from_first(lambda: real is not None)
         if reused:
-            self._hear(len(self.real) * _FEATURES)
-        real, drawn = real.to(device), extract(samples)
-        common: dict[str, Any] = {"solver": _in_words(self.solver), "nfe": nfe}
+            self._hear(n * _FEATURES / self.group.count)
+        else:
+            real = self._each(n, lambda rows: extract(self.real[rows.start : rows.stop]))
+        if drawn is None or real is None:
+            return None
+        if not reused:
+            cache.keep(extractor, self.real, real)
+        samples, of_samples, evaluations = zip(*drawn, strict=True)
+        return _Drawn(
+            torch.cat(samples), torch.cat(of_samples).to(device), real.to(device), sum(evaluations) / n, reused
+        )
+
+    def compare(self, found: _Drawn, extractor: features.Extractor) -> dict[str, Figure]:
+        """The figures that compare samples with real images."""
+        wanted, device = self.plan.metrics, self.model.device
+        samples, drawn, real = found.samples, found.features, found.real
+        common: dict[str, Any] = {"solver": _in_words(self.solver), "nfe": found.nfe}
         conditions = common | {"extractor": extractor.name, "weights": extractor.weights}
         if extractor.resize != "none":
             conditions["resize"] = f"{self.plan.real.resize}; for the features {extractor.resize}"
-        found: dict[str, Figure] = {}
+        figures: dict[str, Figure] = {}
         if extractor.name == features.INCEPTION:
             from vpfb_core.evaluation import inception
 
             standard = {"standard_weights": is_standard(extractor.weights)}
             if "fid" in wanted:
-                found["fid"] = self._figure("fid", inception.fid(drawn, real), **conditions, details=standard)
+                figures["fid"] = self._figure("fid", inception.fid(drawn, real), **conditions, details=standard)
             if "kid" in wanted:
                 value, spread = inception.kid(drawn, real, self.seed)
                 details = standard | {"deviation_of_subsets": spread, "subsets": inception.KID_SUBSETS}
-                found["kid"] = self._figure("kid", value, **conditions, details=details)
+                figures["kid"] = self._figure("kid", value, **conditions, details=details)
         for name, distance in (("frechet", distances.frechet), ("kernel", distances.kernel)):
             if name in wanted:
-                found[name] = self._figure(name, distance(drawn, real), **conditions)
+                figures[name] = self._figure(name, distance(drawn, real), **conditions)
         if {"precision", "recall", "density", "coverage", "1nn"} & set(wanted):
             near = neighbours.compare(drawn, real)
             for name in ("precision", "recall", "density", "coverage"):
                 if name in wanted:
-                    found[name] = self._figure(name, getattr(near, name), **conditions)
+                    figures[name] = self._figure(name, getattr(near, name), **conditions)
             if "1nn" in wanted:
-                found["1nn"] = self._nearest(near, **conditions)
+                figures["1nn"] = self._nearest(near, **conditions)
                 if extractor.name != features.PIXELS:
                     in_pixels = neighbours.compare(*(features.pixels(each).to(device) for each in (samples, self.real)))
-                    found["1nn_pixels"] = self._nearest(in_pixels, **common, extractor=features.PIXELS)
-        return found, reused
+                    figures["1nn_pixels"] = self._nearest(in_pixels, **common, extractor=features.PIXELS)
+        return figures
 
-    def residual(self) -> Figure:
+    def residual(self) -> Figure | None:
         """The held-out residual, over angles from where training draws them by default."""
         data = self.model.standardise(self.unseen)
         held_out = HeldOut.of(data, self.model.potential.angle_range, seed=self.seed)
-        values = held_out.residuals(self.model.potential, self.batch_size)
-        self._hear(len(data) * _READ)
-        return self._mean("residual", values)
 
-    def bits(self) -> Figure:
+        def measure(rows: range) -> Tensor:
+            values = held_out.residuals(self.model.potential, self.batch_size, rows=rows)
+            self._hear(len(rows) * _READ)
+            return values.cpu()
+
+        return self._mean("residual", self._each(len(data), measure))
+
+    def bits(self) -> Figure | None:
         """Bits per dimension of noised images by the explicit density: one pass at the least level quoted."""
         assert self.model.normaliser is not None
         level = self.model.normaliser.least_noise
         values = self._bits_of(self.unseen, _READ, level=level)
         return self._mean("bpd", values, level=level, blur_grey_levels=self.model.blur(level))
 
-    def bits_by_flow(self) -> Figure:
+    def bits_by_flow(self) -> Figure | None:
         """Bits per dimension of the images as they are, by the likelihood of the flow at its default tolerance."""
         values = self._bits_of(self.unseen[: self.plan.flow_images], _FLOW, method="ode")
         return self._mean("bpd_flow", values, blur_grey_levels=0.0)
 
-    def _bits_of(self, images: Tensor, cost: float, **settings: Any) -> Tensor:
-        parts = []
-        for first in range(0, len(images), self.batch_size):
-            batch = images[first : first + self.batch_size]
-            parts.append(
-                self.model.bits_per_dim(batch, seed=self.seed, first=first, batch_size=self.batch_size, **settings)
-            )
-            self._hear(len(batch) * cost)
-        return torch.cat(parts)
+    def _bits_of(self, images: Tensor, cost: float, **settings: Any) -> Tensor | None:
+        def measure(rows: range) -> Tensor:
+            parts = []
+            for first in rows[:: self.batch_size]:
+                batch = images[first : min(first + self.batch_size, rows.stop)]
+                parts.append(
+                    self.model.bits_per_dim(batch, seed=self.seed, first=first, batch_size=self.batch_size, **settings)
+                )
+                self._hear(len(batch) * cost)
+            return torch.cat(parts).cpu()
+
+        return self._each(len(images), measure)
+
+    def _each(self, n: int, measure: Callable[[range], Tensor]) -> Tensor | None:
+        """What is measured of each of n images by all processes, in order; None on all but the first."""
+        parts = self.group.sharded(n, measure)
+        return None if parts is None else torch.cat(parts)
 
     def _figure(self, name: str, value: float, **conditions: Any) -> Figure:
         """Of samples against real images."""
@@ -227,9 +277,11 @@ class _Evaluation:
         sides = {"of_real": found.accuracy_real, "of_samples": found.accuracy_samples}
         return self._figure("1nn", found.accuracy, **conditions, details=sides)
 
-    def _mean(self, name: str, values: Tensor, **details: float) -> Figure:
-        """The mean over real images, with its standard error."""
-        values = values.cpu().double()
+    def _mean(self, name: str, values: Tensor | None, **details: float) -> Figure | None:
+        """The mean over real images, with its standard error; None where there are no values."""
+        if values is None:
+            return None
+        values = values.double()
         error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
         return self._figure(
             name,
@@ -240,7 +292,8 @@ class _Evaluation:
         )
 
     def _hear(self, work: float) -> None:
-        self.done += work
+        """This process has done so much; the others are as fast."""
+        self.done += work * self.group.count
         if self.on_progress is not None:
             self.on_progress(min(self.done / self.total, 1.0))
 

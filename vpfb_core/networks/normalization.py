@@ -61,9 +61,10 @@ class _NormSiLU(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         n, channels, positions = x.shape
-        normal, m, r = torch.native_group_norm(x.contiguous(), None, None, n, channels, positions, groups, eps)
+        maps = x[:, :, None] if x.device.type == "cpu" else x.contiguous()  # of four dimensions it takes either layout
+        normal, m, r = torch.native_group_norm(maps, None, None, n, channels, positions, groups, eps)
         m, r = (value.repeat_interleave(channels // groups, 1)[..., None] for value in (m, r))
-        return F.silu(normal.mul_(w).add_(b), inplace=True), m, r
+        return F.silu(normal.view_as(x).mul_(w).add_(b), inplace=True), m, r
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

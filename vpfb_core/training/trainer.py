@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vpfb_core import homotopy, networks, noise
 from vpfb_core.config import TrainConfig
+from vpfb_core.devices import place_network
 from vpfb_core.distributed import Group
 from vpfb_core.model import Statistics
 from vpfb_core.networks.checkpointing import checkpoint_activations
@@ -43,8 +44,8 @@ class Trainer:
         group: Group,
     ) -> None:
         self.config, self.statistics, self.device, self.group = config, statistics, device, group
-        self.potential = self._potential(network).to(device)
-        self.average = self._potential(network).to(device).eval().requires_grad_(False)
+        self.potential, self.average = self._potential(network), self._potential(network)
+        self.average.eval().requires_grad_(False)
         self.average.autocast_dtype = None  # it is measured as it will be used: in float32
         self.optimizer = torch.optim.Adam(self.potential.parameters(), betas=(0.9, 0.99), fused=True)
         self.objective = OBJECTIVES[config.objective]
@@ -147,9 +148,11 @@ class Trainer:
         self.optimizer.state.clear()
         if step:
             for name, parameter in self.potential.network.named_parameters():
-                moments = {moment: tensors[f"adam/{moment}/{name}"].to(self.device) for moment in _MOMENTS}
-                if any(moment.shape != parameter.shape for moment in moments.values()):
+                kept = {moment: tensors[f"adam/{moment}/{name}"] for moment in _MOMENTS}
+                if any(tensor.shape != parameter.shape for tensor in kept.values()):
                     raise RuntimeError(f"the moments of {name} do not have its shape")
+                # In the parameter's layout: the fused optimiser walks through both as they lie in memory.
+                moments = {moment: torch.empty_like(parameter).copy_(tensor) for moment, tensor in kept.items()}
                 count = torch.tensor(float(step), device=self.device)
                 self.optimizer.state[parameter] = {"step": count, **moments}
 
@@ -163,6 +166,7 @@ class Trainer:
         potential = kind(networks.build(network, config.seed), schedule, config.data_std)
         if config.precision == "bf16":
             potential.autocast_dtype = torch.bfloat16
+        place_network(potential, self.device)
         return potential
 
     def _weights(self, potential: Potential) -> list[Tensor]:

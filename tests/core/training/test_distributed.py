@@ -39,7 +39,8 @@ def start(folder: Path, what: str) -> list[subprocess.Popen[str]]:
     return [
         subprocess.Popen(
             [sys.executable, two_processes.__file__, what], cwd=folder, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=os.environ | launched(rank, port=port),
+            stderr=subprocess.PIPE,
+            env=os.environ | launched(rank, port=port) | {"XDG_CACHE_HOME": str(folder / "cache")},
         )
         for rank in range(2)
     ]  # fmt: skip
@@ -128,6 +129,16 @@ def test_images_that_one_process_cannot_read_stop_both_and_the_run_is_saved(fold
     assert [seen(folder, rank)["unreadable"] for rank in range(2)] == ["DataError: the disk is gone"] * 2
     run = Run(folder / "unreadable")
     assert (run.status()["status"], read_state(run).counters.step) == ("interrupted", 2)
+
+
+def test_two_processes_evaluate_to_the_figures_of_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ours = two_processes.evaluated()
+    assert seen(folder, 1)["evaluated"] == [{}, {}], "the first process has the figures"
+    for computed, expected in zip(seen(folder)["evaluated"], ours, strict=True):
+        assert computed == pytest.approx(expected, rel=1e-4)
 
 
 def test_shares_come_back_in_order_and_failures_are_everybodys(folder: Path) -> None:
