@@ -1,10 +1,13 @@
 """Which settings learn most in a given time? Held-out residual after so many seconds of training, a line a trial.
 
     python benchmarks/tuning.py --data mnist --seconds 150 "batch_size=16" "batch_size=32 lr=8e-3" "widths=[32,64,64]"
+    vpfb eval --fit-features --data mnist && python benchmarks/tuning.py --data mnist --samples 400 "angle_mean=0.5"
 
 Every trial starts from the preset, with the settings in its words changed. It runs on one thread and its clock is the
 CPU time of that thread, evaluation left out, so that trials may run beside each other and other work. The lines are
-added to those in the file of results, where the same trial takes the place of an earlier one.
+added to those in the file of results, where the same trial takes the place of an earlier one. With --samples the
+Fréchet distance of so many samples to real images stands beside the residual, over the features of a fitted
+classifier.
 """
 
 from __future__ import annotations
@@ -12,12 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 
 import torch
 from record import folder, record, show
 
 import vpfb_core as vpfb
+from vpfb_core import evaluation
 from vpfb_core.config import parse_setting
+from vpfb_core.devices import keeping_freed_memory
 from vpfb_core.objectives import AngleDistribution
 from vpfb_core.training import prepare
 from vpfb_core.training.inputs import Inputs
@@ -25,10 +31,11 @@ from vpfb_core.training.inputs import Inputs
 CHECKS = 4
 
 
-def trial(data: str, data_root: str | None, words: str, seconds: float) -> dict[str, object]:
+def trial(data: str, data_root: Path | None, words: str, seconds: float, samples: int = 0) -> dict[str, object]:
     """Train from scratch; the figures of its line."""
     settings = dict(map(parse_setting, words.split()))
-    base = {"data": data, "data_root": data_root, "device": "cpu", "threads": 1, "time_budget": seconds}
+    root = data_root and str(data_root)
+    base = {"data": data, "data_root": root, "device": "cpu", "threads": 1, "time_budget": seconds}
     plan = prepare(vpfb.TrainConfig(**(base | settings)))
     config, inputs = plan.config, Inputs.of(plan)
     trainer = inputs.trainer()
@@ -37,39 +44,49 @@ def trial(data: str, data_root: str | None, words: str, seconds: float) -> dict[
     assert measured.angles == AngleDistribution()
     held_out = inputs.held_out(measured)
     used, step, path = 0.0, 0, []
-    while len(path) < CHECKS:
-        began = time.process_time()
-        trainer.step(inputs.batches[step], step, min(1.0, used / seconds))
-        used, step = used + time.process_time() - began, step + 1
-        if used >= (len(path) + 1) * seconds / CHECKS:
-            path.append((used, step, held_out.residual(trainer.average)))
+    with keeping_freed_memory(plan.device):
+        while len(path) < CHECKS:
+            began = time.process_time()
+            trainer.step(inputs.batches[step], step, min(1.0, used / seconds))
+            used, step = used + time.process_time() - began, step + 1
+            if used >= (len(path) + 1) * seconds / CHECKS:
+                path.append((used, step, held_out.residual(trainer.average)))
+    distance = None
+    if samples:
+        about = {"data": {"name": plan.images.name}}
+        model = vpfb.Model(trainer.average, plan.network, inputs.statistics, plan.images.shape, about=about)
+        asked = evaluation.prepare(model, data, ("frechet",), n=samples, extractor="classifier", root=data_root)
+        distance = evaluation.evaluate(model, asked).metrics["frechet"].value
     return {
         "trial": words, "seconds": seconds, "parameters": plan.parameters, "batch_size": config.batch_size,
         "lr": config.lr, "steps": step, "residual": path[-1][2], "path": path,
+        "frechet": distance, "samples": samples,
     }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--data-root")
+    parser.add_argument("--data-root", type=Path)
     parser.add_argument("--seconds", type=float, default=150.0)
+    parser.add_argument("--samples", type=int, default=0)
     parser.add_argument("trials", nargs="*", default=[""])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     name = f"tuning-{arguments.data}"
     for words in arguments.trials:
-        line = trial(arguments.data, arguments.data_root, words, arguments.seconds)
+        line = trial(arguments.data, arguments.data_root, words, arguments.seconds, arguments.samples)
         path = folder() / f"{name}.json"
         lines = json.loads(path.read_text())["figures"] if path.exists() else []
         same = {"trial": words, "seconds": arguments.seconds}
         lines = [known for known in lines if {key: known[key] for key in same} != same]
         record(name, sorted([*lines, line], key=lambda one: (one["seconds"], one["residual"])))
     show(
-        ["CPU seconds", "trial", "parameters", "batch", "rate", "steps", "residual"],
+        ["CPU seconds", "trial", "parameters", "batch", "rate", "steps", "residual", "Fréchet"],
         [
             [f"{one['seconds']:.0f}", one["trial"] or "(preset)", f"{one['parameters']:,}", one["batch_size"],
-             f"{one['lr']:g}", one["steps"], f"{one['residual']:.4f}"]
+             f"{one['lr']:g}", one["steps"], f"{one['residual']:.4f}",
+             f"{one['frechet']:.2f}" if one.get("frechet") else "–"]
             for one in json.loads((folder() / f"{name}.json").read_text())["figures"]
         ],
     )  # fmt: skip

@@ -1,4 +1,9 @@
-"""Estimate the normaliser of a potential from data: forward passes and gradients only (see `vpfb_core.normaliser`)."""
+"""Estimate the normaliser of a potential from data: forward passes and gradients only (see `vpfb_core.normaliser`).
+
+A class's constant is that without condition plus their difference, and the difference is Bennett's acceptance ratio
+(1976) between the two densities: what either adds up over an image is common to both and drops out, so that with as
+many points it is ten times as exact as the constant itself. "or" lives on these differences.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,7 @@ FEWEST_POINTS = 16  # where the data are fewer, they take turns, each time with 
 BATCH = 256
 # Of −(d/2) log 2π and the like: more digits would only fill the file.
 _DIGITS = 7
+_NOT_FINITE = "the normaliser is not finite, because the model's potential is not"
 
 
 def calibrate(
@@ -35,11 +41,13 @@ def calibrate(
     class_points: int = CLASS_POINTS,
     anchor_points: int = ANCHOR_POINTS,
     batch_size: int = BATCH,
+    unconditional: bool = True,
 ) -> Normaliser:
     """C(φ) without condition and for each class, and the anchor beside it.
 
     A point of the data takes a gradient of N at two points of the arc (ε and −ε) at each of some forty levels; a point
-    of the anchor takes some hundred evaluations of ∇N and its divergence.
+    of a class takes eight values of N there; a point of the anchor takes some hundred evaluations of ∇N and its
+    divergence.
 
     Args:
         z: data in units of its standard deviation, dequantised, in random order, (n, …), on the potential's device.
@@ -50,14 +58,26 @@ def calibrate(
         class_points: how many of each class. A class without data is left out.
         batch_size: points of the arc at once.
         anchor_points: how many for the anchor; 0 leaves it out, and so does a flow that does not reach the prior.
+        unconditional: whether the potential has learned to do without a condition. If not, the classes have no measure
+            in common, and each is estimated by itself.
     Raises:
         DivergedError: the potential is not finite.
     """
-    noises = levels(potential)
-    constants = {}
-    for condition, rows in _conditions(z, labels, classes, points, class_points):
-        estimates = _constants(potential, z[rows], _repeated(condition, len(rows), z), noises, seed, batch_size)
-        constants[condition] = _summary(estimates)
+    noises, null = levels(potential), (-1,) * len(classes)
+
+    def alone(condition: tuple[int, ...], rows: Tensor) -> Constants:
+        given = _repeated(condition, len(rows), z)
+        return _summary(_constants(potential, z[rows], given, noises, seed, batch_size))
+
+    constants = {null: alone(null, _at_least_a_few(torch.arange(len(z)))[:points])}
+    for condition, rows in _of_classes(labels, classes):
+        if not unconditional:
+            constants[condition] = alone(condition, _at_least_a_few(rows)[:class_points])
+            continue
+        others = _at_least_a_few(torch.arange(len(z)))[:class_points]
+        own = _at_least_a_few(rows.flip(0))[:class_points]  # from the other end, so that few images are in both
+        ratios = _log_ratios(potential, z[torch.cat([others, own])], condition, noises, seed, batch_size)
+        constants[condition] = _relative(constants[null], *_bennett(ratios, len(others)), len(own))
     normaliser = Normaliser(z[0].numel(), noises, constants, seed=seed)
     if not anchor_points:
         return normaliser
@@ -65,18 +85,14 @@ def calibrate(
     return replace(normaliser, anchor=_anchor(potential, z[rows], len(classes), normaliser, seed, batch_size))
 
 
-def _conditions(
-    z: Tensor, labels: Tensor | None, classes: Sequence[int], points: int, class_points: int
-) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Every condition to calibrate, and the rows of the data that belong to it."""
-    yield (-1,) * len(classes), _at_least_a_few(torch.arange(len(z)))[:points]
+def _of_classes(labels: Tensor | None, classes: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Every class as a condition, and the rows of the data that belong to it; not those that have none."""
     for group, count in enumerate(classes if labels is not None else ()):
         assert labels is not None
         for index in range(count):
             rows = (labels[:, group].cpu() == index).nonzero()[:, 0]
             if len(rows):
-                condition = (-1,) * group + (index,) + (-1,) * (len(classes) - group - 1)
-                yield condition, _at_least_a_few(rows)[:class_points]
+                yield (-1,) * group + (index,) + (-1,) * (len(classes) - group - 1), rows
 
 
 def _at_least_a_few(rows: Tensor) -> Tensor:
@@ -128,6 +144,56 @@ def _pair(
     return gain, tilt
 
 
+def _log_ratios(
+    potential: Potential, z: Tensor, condition: tuple[int, ...], noises: Sequence[float], seed: int, batch_size: int
+) -> Tensor:
+    """tan φ (N(u, φ | condition) − N(u, φ)) at points u of the arc, float64 (levels, 2, n): of ε and of −ε."""
+    ratios = torch.empty(len(noises), 2, len(z), dtype=torch.float64)
+    given, none = _repeated(condition, len(z), z), _repeated((-1,) * len(condition), len(z), z)
+    assert given is not None and none is not None
+    for level, cotangent in enumerate(noises):
+        angle = math.atan(1 / cotangent)
+        epsilon = noise.normal(z.shape[1:], seed, range(len(z)), f"calibration {condition} {level}").to(z)
+        for i, sign in enumerate((1, -1)):
+            for rows in torch.arange(len(z), device=z.device).split(batch_size):
+                u = math.sin(angle) * z[rows] + sign * math.cos(angle) * epsilon[rows]
+                angles = z.new_full((len(rows),), angle)
+                with torch.no_grad():
+                    of_class, of_all = (potential.potential(u, angles, known[rows]) for known in (given, none))
+                ratios[level, i, rows.cpu()] = math.tan(angle) * (of_class - of_all).cpu().double()
+    return ratios
+
+
+def _bennett(ratios: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The shift c that makes exp(ratio + c) the ratio of two normalised densities, and its standard error; (levels,).
+
+    It is where as many points are taken for the class's as there are (Bennett 1976; Shirts et al. 2003, eq. 8): the
+    intercept of a logistic regression. The error counts ε and −ε as one point.
+
+    Args:
+        ratios: log-ratios, class over all, (levels, 2, n + m), of n points of all data and then m of the class.
+    """
+    if not ratios.isfinite().all():
+        raise DivergedError(_NOT_FINITE, hint="train it again")
+    m = ratios.shape[2] - n
+    low, high = -ratios.amax((1, 2)) - 50, -ratios.amin((1, 2)) + 50
+    shift, taken = low, ratios
+    for _ in range(80):
+        shift = 0.5 * (low + high)
+        taken = torch.sigmoid(ratios + shift[:, None, None] + math.log(m / n))
+        too_many = taken.mean(1).sum(1) > m
+        low, high = torch.where(too_many, low, shift), torch.where(too_many, shift, high)
+    information = (taken * (1 - taken)).mean(1).sum(1).clamp(min=1e-12)
+    return shift, (1 / information - 1 / n - 1 / m).clamp(min=0).sqrt()
+
+
+def _relative(base: Constants, differences: Tensor, errors: Tensor, points: int) -> Constants:
+    """Constants from others and the differences to them, at every level."""
+    values = torch.tensor(base.value, dtype=torch.float64) + differences
+    spread = torch.tensor(base.error, dtype=torch.float64).hypot(errors)
+    return Constants(_rounded(values), _rounded(spread), points)
+
+
 def _without(values: Tensor, excess: Tensor) -> Tensor:
     """Values less what they owe to a quantity of mean zero, by the slope of the regression; (n,)."""
     slope = (values - values.mean()) @ excess / (excess - excess.mean()).square().sum().clamp(min=1e-12)
@@ -157,7 +223,7 @@ def _integrate(gains: Tensor, noises: Sequence[float], start: float) -> Tensor:
 
 def _summary(estimates: Tensor) -> Constants:
     if not estimates.isfinite().all():
-        raise DivergedError("the normaliser is not finite, because the model's potential is not", hint="train it again")
+        raise DivergedError(_NOT_FINITE, hint="train it again")
     n = estimates.shape[1]
     return Constants(_rounded(estimates.mean(1)), _rounded(estimates.std(1) / math.sqrt(n)), n)
 

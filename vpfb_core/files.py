@@ -35,6 +35,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         temporary = None
+        _keep_name(path.parent)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -66,6 +67,16 @@ def _require_replaceable(path: Path) -> None:
         raise DataError(f"cannot write {path}: it is a folder")
     if (path.exists() and not path.is_file()) or path.parent.resolve() == Path("/dev"):
         raise DataError(f"cannot write {path}: it is not a file", hint="name a file; standard output is -")
+
+
+def _keep_name(folder: Path) -> None:
+    """Bring a folder's names to disk, so that a power cut does not undo a rename; where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

@@ -21,6 +21,7 @@ VALUES = 2**27  # in all of them, at most
 BATCH = 64
 SHARE = 0.1  # of the work of a training run that finishing it takes, at most
 STEP_COST = 7  # gradients of N that a training step is worth, an image: two points, each differentiated twice
+CLASS_COST = 1.5  # of a point of a class, in points without one: eight values of N for two gradients
 ANCHOR_COST = 300  # gradients of N that a point of the anchor takes: a hundred evaluations, each with the divergence
 READING_COST = len(LEVELS) + 1  # gradients of N that an image of the reference takes
 _LEAST_EFFORT, _LEAST_IMAGES = 0.03, 50  # with less, the figures would be worthless
@@ -83,5 +84,5 @@ def _shuffled(images: ImageSource, seed: int) -> ImageSet:
 
 def _calibration_cost(model: Model) -> int:
     classes = sum(len(group.classes) for group in model.groups)
-    points = calibration.POINTS + classes * calibration.CLASS_POINTS
+    points = calibration.POINTS + round(CLASS_COST * classes * calibration.CLASS_POINTS)
     return 2 * len(normaliser.levels(model.potential)) * points + ANCHOR_COST * calibration.ANCHOR_POINTS

@@ -375,7 +375,10 @@ class Model:
         """
         z = self.arc_data(density.dequantised(images, seed))
         classes = [len(group.classes) for group in self.groups]
-        self.normaliser = calibrate(self.potential, z, labels, classes, seed=seed, **counts)
+        unconditional = self.about.get("config", {}).get("condition_dropout") != 0
+        self.normaliser = calibrate(
+            self.potential, z, labels, classes, seed=seed, unconditional=unconditional, **counts
+        )
         return self.normaliser
 
     def _in_batches(

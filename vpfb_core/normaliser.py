@@ -162,13 +162,15 @@ class Normaliser:
     def from_dict(cls, document: Mapping[str, Any]) -> Normaliser:
         """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError where the document is not one."""
         constants = {
-            tuple(entry["condition"]): Constants(tuple(entry["value"]), tuple(entry["error"]), entry["points"])
+            tuple(entry["condition"]): Constants(
+                tuple(map(_number, entry["value"])), tuple(map(_number, entry["error"])), entry["points"]
+            )
             for entry in document["constants"]
         }
-        noise = tuple(document["noise"])
-        anchor = tuple(Anchor(**entry) for entry in document["anchor"])
-        _require_numbers(noise, *(row for entry in constants.values() for row in (entry.value, entry.error)))
-        _require_numbers(*((entry.noise, entry.difference, entry.error) for entry in anchor))
+        noise = tuple(map(_number, document["noise"]))
+        anchor = tuple(
+            Anchor(**{name: _number(value) for name, value in entry.items()}) for entry in document["anchor"]
+        )
         if any(not len(entry.value) == len(entry.error) == len(noise) for entry in constants.values()):
             raise ValueError("a normaliser needs one constant a level")
         if not noise or min(*noise, *(entry.noise for entry in anchor), 1) <= 0:
@@ -183,9 +185,11 @@ class Normaliser:
 _LOG_2PI = math.log(2 * math.pi)
 
 
-def _require_numbers(*rows: Sequence[float]) -> None:
-    if not all(type(value) in (int, float) and abs(value) < LARGEST for row in rows for value in row):
+def _number(value: object) -> float:
+    """As a float; a whole number of JSON may be larger than any."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < LARGEST:
         raise ValueError("the figures of a normaliser are finite numbers")
+    return float(value)
 
 
 def levels(potential: Potential) -> tuple[float, ...]:

@@ -130,15 +130,17 @@ def left_and_right() -> tuple[list[Mixture], Mixture]:
     return one, Mixture(torch.tensor([0.5, 0.5]).double(), means.double(), axes, variances, 0.5)
 
 
-def test_every_class_has_its_own_normaliser_and_pairs_of_classes_have_none() -> None:
+@pytest.mark.parametrize("unconditional", [True, False])
+def test_every_class_has_its_own_normaliser_and_pairs_of_classes_have_none(unconditional: bool) -> None:
     mixtures, both = left_and_right()
     potential = Potential(OfClass(mixtures, both), OT(sigma_min=0.05), 0.5)
     z = torch.cat([data(mixture, 256, i) for i, mixture in enumerate(mixtures)])
     labels = torch.arange(2).repeat_interleave(256)[:, None]
     shuffled = torch.randperm(512, generator=torch.Generator().manual_seed(0))
     normaliser = calibrate(
-        potential, z[shuffled], labels[shuffled], [2], points=512, class_points=256, anchor_points=16
-    )
+        potential, z[shuffled], labels[shuffled], [2], points=512, class_points=256, anchor_points=16,
+        unconditional=unconditional,
+    )  # fmt: skip
     assert set(normaliser.constants) == {(-1,), (0,), (1,)}
     angle = torch.full((3,), math.atan(1 / 0.2), dtype=torch.float64)
     found = normaliser.constant(angle, torch.tensor([[0], [-1], [1]]))
@@ -146,6 +148,29 @@ def test_every_class_has_its_own_normaliser_and_pairs_of_classes_have_none() -> 
     torch.testing.assert_close(found, exact, rtol=0, atol=0.15)
     with pytest.raises(ConfigError, match=r"\[2\]"):
         normaliser.constant(angle, torch.tensor([[2]] * 3))
+
+
+def test_classes_differ_from_all_by_what_they_should_within_an_error_that_is_stated() -> None:
+    mixtures, both = left_and_right()
+    potential = Potential(OfClass(mixtures, both), OT(sigma_min=0.05), 0.5)
+    differences, stated = [], []
+    for seed in range(16):
+        z = torch.cat([data(mixture, 64, 2 * seed + i) for i, mixture in enumerate(mixtures)])
+        shuffled = torch.randperm(128, generator=torch.Generator().manual_seed(seed))
+        labels = torch.arange(2).repeat_interleave(64)[shuffled, None]
+        found = calibrate(potential, z[shuffled], labels, [2], seed=seed, points=16, class_points=48, anchor_points=0)
+        of_all, of_class = found.constants[-1,], found.constants[1,]
+        at = torch.tensor(found.reported)
+        differences.append(torch.tensor(of_class.value)[at] - torch.tensor(of_all.value)[at])
+        squares = torch.tensor(of_class.error)[at] ** 2 - torch.tensor(of_all.error)[at] ** 2
+        stated.append(squares.clamp(min=0).sqrt())
+    angle = torch.tensor([math.atan(1 / found.noise[i]) for i in found.reported])
+    found_differences, error = torch.stack(differences), torch.stack(stated).mean(0)
+    exact = -torch.tan(angle) * 4 * angle  # tan φ times what `OfClass` adds to the class, less what it adds to all
+    scatter = found_differences.std(0)
+    assert bool((scatter < 0.4).all()), "that of the constants themselves is as large as the dimension"
+    assert bool(((found_differences.mean(0) - exact).abs() < 4 * scatter / 4 + 1e-3).all())
+    assert bool(((error > 0.5 * scatter) & (error < 3 * scatter)).all()), (error, scatter)
 
 
 def test_a_class_without_data_is_left_out() -> None:
