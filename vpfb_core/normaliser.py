@@ -19,6 +19,8 @@ exact velocity. In the plane, by quadrature, that was about −0.02, −0.09 and
 by waves of height 0.2, 0.5 and 1. The anchor is an independent estimate of C_p: the mean over data of log p_flow less
 the unnormalised log-density, by the flow's own likelihood. It differs from C_p by KL(ρ_φ ‖ p) − KL(ρ_φ ‖ p_flow), which
 was up to six times as much there, so an anchor that agrees says that the potential is consistent with its own flow.
+
+The constant of a class is that without condition plus their difference, which is known far better (`calibration`).
 """
 
 from __future__ import annotations

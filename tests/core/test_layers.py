@@ -45,9 +45,13 @@ def test_derivatives_of_a_convolution_match_differences(
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
 @pytest.mark.parametrize("modulated", [True, False])
-def test_derivatives_of_a_norm_with_silu_match_differences(groups: int, modulated: bool) -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_derivatives_of_a_norm_with_silu_match_differences(
+    groups: int, modulated: bool, layout: torch.memory_format
+) -> None:
     layer = NormSiLU(groups, 6)
-    features, weight, bias = drawn(2, 6, 3, 2), drawn(6, seed=1), drawn(6, seed=2)
+    features = drawn(2, 6, 3, 2).detach().to(memory_format=layout).requires_grad_()
+    weight, bias = drawn(6, seed=1), drawn(6, seed=2)
     scale, shift = drawn(2, 6, seed=3), drawn(2, 6, seed=4)
 
     def function(features: Tensor, weight: Tensor, bias: Tensor, *modulation: Tensor) -> Tensor:
@@ -58,6 +62,7 @@ def test_derivatives_of_a_norm_with_silu_match_differences(groups: int, modulate
     normal = F.group_norm(features, groups, weight, bias)
     expected = F.silu((1 + scale[..., None, None]) * normal + shift[..., None, None] if modulated else normal)
     torch.testing.assert_close(function(*inputs), expected)
+    assert function(*inputs).is_contiguous(memory_format=layout), "or the next convolution would copy it"
 
 
 def test_a_third_derivative_of_the_norm_is_an_error_not_a_wrong_number() -> None:

@@ -113,6 +113,8 @@ def test_a_saved_model_loads_as_it_was(
     assert (loaded.about, loaded.potential.homotopy) == ({"step": 3}, OT(sigma_min=0.01))
     assert torch.equal(loaded.sample(2), model.sample(2))
     assert not any(parameter.requires_grad for parameter in loaded.potential.parameters())
+    weights = [parameter for parameter in loaded.potential.parameters() if parameter.ndim == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
 def rewrite(path: Path, change: Any) -> None:
