@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.flow import Solver, decode
-from vpfb_core.flow.sampling import GRID_POWER
+from vpfb_core.flow.sampling import arc_grid
 from vpfb_core.homotopy import OT
 from vpfb_core.potential import Potential
 
@@ -39,7 +39,8 @@ def grids(potential: Potential) -> dict[str, Steps]:
 
     named = {f"φ_max q^{power:g}": both_ends(last, power, 1.0) for power in (0.8, 1.0, 1.3, 1.6)}
     named["φ_max (1 − (1 − q)^1.3)"] = both_ends(last, 1.0, 1.3)
-    named["both ends (default)"] = both_ends(last, GRID_POWER, GRID_POWER)
+    named["φ_max (1 − (1 − q^1.25)^1.25)"] = both_ends(last, 1.25, 1.25)
+    named["default grid"] = lambda steps: arc_grid(0.0, last, steps)
     return named | {"uniform in t of ot": in_time, "uniform in log tan φ": in_log_tangent}
 
 
@@ -47,7 +48,7 @@ def measured(potential: Potential, noise: Tensor) -> dict[str, Steps]:
     """Equal parts of the length of the paths from some noise, and of the square root of their curvature."""
     solution = decode(potential, noise, solver=Solver.choose("arc3", nfe=PATH_STEPS), keep_path=True)
     assert solution.path is not None
-    angles = np.asarray(both_ends(potential.angle_range[1], GRID_POWER, GRID_POWER)(PATH_STEPS))
+    angles = np.asarray(arc_grid(*potential.angle_range, PATH_STEPS))
     speeds = solution.path.diff(dim=0).double().flatten(1) / torch.from_numpy(np.diff(angles))[:, None]
     middles = (angles[1:] + angles[:-1]) / 2
     bends = (speeds.diff(dim=0) / torch.from_numpy(np.diff(middles))[:, None]).square().mean(1).sqrt()

@@ -43,7 +43,7 @@ def plot(rows: Sequence[Row]) -> bytes:
 def _panel(axes: Axes, lines: dict[str, list[Row]], title: str) -> None:
     for (colour, marker), (name, rows) in zip(STYLES, lines.items(), strict=False):
         rows = sorted(rows, key=lambda row: row["nfe"])
-        width = 2.2 if name in ("arc3", "both ends (default)") else 1.1
+        width = 2.2 if name in ("arc3", "default grid") else 1.1
         axes.plot(
             [row["nfe"] for row in rows], [row["rms"] for row in rows],
             color=colour, marker=marker, markersize=4.5, linewidth=width, label=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,9 +18,10 @@ from vpfb_core.potential import Potential
 DEFAULT_METHOD = ARC3.name
 DEFAULT_NFE = 16
 DEFAULT_TOLERANCE = 1e-4
-# Steps of the arc are laid out as φ = φ_max (1 − (1 − q^p)^p): finer where the flow leaves the noise and bends most,
-# and finer before the data, so that the last step, which nothing corrects, is short. Chosen by benchmarks/solvers.py.
-GRID_POWER = 1.25
+# Steps of the arc are laid out by a time τ with tan φ = r τ / (1 − τ), that of straight paths to data of deviation r,
+# as τ = τ_max (1 − (1 − q)^p): finest where the flow leaves the noise and bends most, and finer again before the data,
+# so that the last step, which nothing corrects, is short. Chosen by benchmarks/solvers.py.
+GRID_RATIO, GRID_POWER = 0.5, 1.3
 
 
 class Layout(NamedTuple):
@@ -151,8 +153,10 @@ def encode(
 
 def arc_grid(start: float, end: float, steps: int) -> list[float]:
     """The `steps` + 1 angles from `start` to `end`, finer towards noise and data, in either direction."""
-    low, high, p = min(start, end), max(start, end), GRID_POWER
-    rising = [low + (high - low) * (1 - (1 - (i / steps) ** p) ** p) for i in range(steps + 1)]
+    low, high = min(start, end), max(start, end)
+    first, last = (math.sin(angle) / (GRID_RATIO * math.cos(angle) + math.sin(angle)) for angle in (low, high))
+    times = [last - (last - first) * (1 - i / steps) ** GRID_POWER for i in range(1, steps)]
+    rising = [low, *(math.atan2(GRID_RATIO * time, 1 - time) for time in times), high]
     return rising if start < end else rising[::-1]
 
 
