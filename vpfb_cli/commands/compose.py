@@ -93,7 +93,7 @@ def compose(
     Names with odd characters go in single quotes: 'my runs/a':red.
 
     Example:
-      vpfb compose "circle & red & ~large" -n 16 -o out.png
+      vpfb compose "circle & red & ~large" -m shapes -n 16 -o out.png
       vpfb compose "runs/001-shapes:red | runs/002-shapes:blue" --seed 7
     """
     say = output.start(json_mode=json, quiet=quiet)

@@ -12,7 +12,7 @@ from vpfb_core import data, description
 from vpfb_core.data.catalogue import SETS, has_splits, split_off
 from vpfb_core.data.images import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
-from vpfb_core.runs import DEFAULT_BUILTIN, builtin_models, list_runs
+from vpfb_core.runs import builtin_models, list_runs
 
 if TYPE_CHECKING:
     from vpfb_core.model import Model
@@ -39,9 +39,8 @@ def choose_model(source: str) -> Choice:
         if same_set(trained_on, source):
             return Choice(run.model, None)
         newest = newest or Choice(run.model, trained_on)
-    builtin = builtin_models()
-    if same_set(DEFAULT_BUILTIN, source) and DEFAULT_BUILTIN in builtin:
-        return Choice(builtin[DEFAULT_BUILTIN], None)
+    if (builtin := builtin_models().get(identity(source))) is not None:  # they are named after what they learned
+        return Choice(builtin, None)
     if newest is None:
         raise CheckpointError(
             f"no model has been trained on {source!r}, nor on anything else under ./runs",

@@ -10,7 +10,9 @@ import torch
 from composed_models import exact_model, gaussian, moments, product
 from torch import Tensor
 
+import vpfb_core as vpfb
 from vpfb_core.composition import Composition, Drawn, level_angles, sample
+from vpfb_core.data import shapes_reader
 from vpfb_core.errors import ConfigError
 from vpfb_core.model import Model
 
@@ -189,3 +191,11 @@ def test_levels_are_uniform_in_log_tan_phi_and_end_at_the_floor() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         sample(Composition("red", MANY), **{"n": 1, **settings})  # type: ignore[arg-type]
+
+
+def test_the_model_in_the_package_draws_what_is_asked_for() -> None:
+    """As a reader of pixels sees it; by chance one picture in sixteen would be right, and by one class one in four."""
+    model = vpfb.load("shapes", device="cpu")
+    drawn = sample(Composition("circle & red", model), 16, seed=0, mcmc="none", levels=16)
+    labels = shapes_reader.read(drawn.images).labels
+    assert int((labels[:, :2] == 0).all(1).sum()) >= 12

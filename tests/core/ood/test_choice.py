@@ -47,9 +47,11 @@ def test_the_newest_run_trained_on_the_set_is_taken() -> None:
     assert choice.choose_model("svhn") == choice.Choice(newest, "./imgs")
 
 
-def test_the_built_in_model_counts_for_its_own_set_only() -> None:
+def test_a_built_in_model_counts_for_its_own_set_only() -> None:
+    for name, file in vpfb.runs.builtin_models().items():
+        assert choice.choose_model(name) == choice.Choice(file, None)
+        assert vpfb.load(name, device="cpu").about["data"]["name"] == name
     builtin = vpfb.runs.builtin_models()["digits"]
-    assert choice.choose_model("digits") == choice.Choice(builtin, None)
     with pytest.raises(CheckpointError, match="mnist") as caught:
         choice.choose_model("mnist:test")
     assert caught.value.hint == "vpfb train --data mnist"
