@@ -239,3 +239,15 @@ def test_a_normaliser_survives_json() -> None:
     broken["noise"].pop()
     with pytest.raises(ValueError, match="level"):
         Normaliser.from_dict(broken)
+
+
+def test_whole_numbers_of_json_become_floats_or_an_error() -> None:
+    document = Normaliser(2, (1.0, 0.5), {(): Constants((-1.0, -2.0), (0.1, 0.1), 9)}).to_dict()
+    document["noise"] = [2**64, 1]
+    found = Normaliser.from_dict(document)
+    assert found.noise == (2.0**64, 1.0)
+    assert found.constant(torch.tensor([0.5])).isfinite().all()
+    for value in (10**400, True, "1", None, math.inf):
+        document["noise"] = [value, 1]
+        with pytest.raises(ValueError, match="finite numbers"):
+            Normaliser.from_dict(document)
