@@ -29,7 +29,7 @@ TRAIN = [
     "--steps", "6", "--save-every", "2", "--sample-every", "3", "--set", "log_every=1", "--out", "run", "-q",
 ]  # fmt: skip
 RESUME = [*TRAIN, "--resume", "auto"]
-OPERATIONS = 124  # on files, in a run of these settings
+OPERATIONS = 166  # on files, in a run of these settings
 
 Tensors = dict[str, torch.Tensor]
 
@@ -70,7 +70,7 @@ def killed(process: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A run that was killed after step 4, with its states of steps 4 and 2."""
     folder = tmp_path_factory.mktemp("killed") / "killed"
     folder.mkdir()
-    process.run(folder, *TRAIN, kill_at=90)
+    process.run(folder, *TRAIN, kill_at=120)
     assert read_state(Run(folder / "run")).counters.step == 4
     return folder / "run"
 
@@ -239,7 +239,7 @@ def test_data_that_vanished_or_changed_is_refused_and_the_states_are_kept(proces
     data = folder / "images.npy"
     np.save(data, images)
     of_data = [data.name if word == "digits" else word for word in RESUME]
-    assert process.run(folder, *of_data, kill_at=100).code == -signal.SIGKILL
+    assert process.run(folder, *of_data, kill_at=133).code == -signal.SIGKILL
     before = contents(folder)
     assert before
 
