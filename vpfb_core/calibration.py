@@ -69,20 +69,21 @@ def calibrate(
         given = _repeated(condition, len(rows), z)
         return _summary(_constants(potential, z[rows], given, noises, seed, batch_size))
 
-    constants = {null: alone(null, _at_least_a_few(torch.arange(len(z)))[:points])}
+    everything = _at_least_a_few(torch.arange(len(z)))
+    constants, others = {null: alone(null, everything[:points])}, everything[:class_points]
     for condition, rows in _of_classes(labels, classes):
         if not unconditional:
             constants[condition] = alone(condition, _at_least_a_few(rows)[:class_points])
             continue
-        others = _at_least_a_few(torch.arange(len(z)))[:class_points]
         own = _at_least_a_few(rows.flip(0))[:class_points]  # from the other end, so that few images are in both
         ratios = _log_ratios(potential, z[torch.cat([others, own])], condition, noises, seed, batch_size)
         constants[condition] = _relative(constants[null], *_bennett(ratios, len(others)), len(own))
     normaliser = Normaliser(z[0].numel(), noises, constants, seed=seed)
     if not anchor_points:
         return normaliser
-    rows = _at_least_a_few(torch.arange(len(z)))[:anchor_points]
-    return replace(normaliser, anchor=_anchor(potential, z[rows], len(classes), normaliser, seed, batch_size))
+    return replace(
+        normaliser, anchor=_anchor(potential, z[everything[:anchor_points]], len(classes), normaliser, seed, batch_size)
+    )
 
 
 def _of_classes(labels: Tensor | None, classes: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Tensor]]:

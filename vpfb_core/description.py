@@ -11,7 +11,7 @@ from typing import Any
 
 from vpfb_core import checkpoint
 from vpfb_core.errors import CheckpointError
-from vpfb_core.normaliser import LARGEST, Normaliser
+from vpfb_core.normaliser import Normaliser, is_number
 
 LARGEST_SIDE = 2**16  # pixels
 
@@ -41,10 +41,6 @@ def require(document: dict[str, Any], path: Path) -> None:
     for name, fits in _ABOUT.items():  # of a model made by hand, little may be known
         if name in document["about"] and not fits(document["about"][name]):
             raise CheckpointError(f"{path} is not to be understood: what it says of its {name}")
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < LARGEST
 
 
 def _is_count(value: Any) -> bool:
@@ -81,7 +77,7 @@ def _is_shape(value: Any) -> bool:
 
 
 def _is_scale(value: Any) -> bool:
-    return _is_number(value) and value > 0
+    return is_number(value) and value > 0
 
 
 def _is_normaliser(value: Any) -> bool:
@@ -97,7 +93,7 @@ _DOCUMENT: dict[str, Rule] = {
     "homotopy": _having(name=_is_text),
     "data_std": _is_scale,
     "network": _having(name=_is_text),
-    "statistics": _having(mean=_list_of(_is_number), std=_is_scale),
+    "statistics": _having(mean=_list_of(is_number), std=_is_scale),
     "shape": _is_shape,
     "groups": _list_of(_having(name=_is_text, classes=_list_of(_is_text))),
     "parameters": _is_count,
@@ -107,10 +103,10 @@ _DOCUMENT: dict[str, Rule] = {
 _ABOUT: dict[str, Rule] = {
     "data": _having(name=_is_text, images=_none_or(_is_count), fingerprint=_none_or(_is_text)),
     "step": _is_count,
-    "seconds": _is_number,
+    "seconds": is_number,
     "device": _is_text,
     "seed": _is_count,
-    "figures": _values(_none_or(_is_number)),
-    "config": _having(val_fraction=_is_number),
+    "figures": _values(_none_or(is_number)),
+    "config": _having(val_fraction=is_number),
     "versions": _values(_is_text),
 }

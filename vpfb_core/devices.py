@@ -56,8 +56,8 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 def place_network(network: nn.Module, device: torch.device) -> None:
     """Move a network, in place; on the CPU the weights of its convolutions lie channels last, and maps follow them.
 
-    There that takes a few hundredths off a training step and a tenth off a gradient; what is computed is the same but
-    for rounding. On other devices the layout stays as it is.
+    There that takes a tenth off a training step and off a gradient; what is computed is the same but for rounding. On
+    other devices the layout stays as it is.
     """
     network.to(device)
     if device.type == "cpu":

@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from vpfb_core.errors import ConfigError
 
@@ -187,9 +187,13 @@ class Normaliser:
 _LOG_2PI = math.log(2 * math.pi)
 
 
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value of JSON is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) < LARGEST  # type: ignore[arg-type]
+
+
 def _number(value: object) -> float:
-    """As a float; a whole number of JSON may be larger than any."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < LARGEST:
+    if not is_number(value):
         raise ValueError("the figures of a normaliser are finite numbers")
     return float(value)
 
