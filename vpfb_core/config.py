@@ -41,7 +41,7 @@ class TrainConfig:
 
     Data: data (name, folder or file), size, channels, conditional, augment, val_fraction, data_root (where sets known
     by name lie), download (whether one that is absent may be).
-    Network: preset, network, widths, blocks, attention, dropout.
+    Network: preset, network, widths, blocks, attention, dropout, position_embedding.
     Method: objective, schedule, floor (σ_min, or ν of the log-homotopy), data_std, angle_mean and angle_std (where φ is
     drawn), condition_dropout.
     Optimiser: steps and time_budget (seconds; whichever ends first), batch_size (images; each is drawn with ε and −ε),
@@ -67,13 +67,14 @@ class TrainConfig:
     blocks: int | None = None
     attention: tuple[int, ...] | None = None
     dropout: float | None = None
+    position_embedding: bool | None = None
 
     objective: str = "stein"
     schedule: str = "ot"
     floor: float | None = None
     data_std: float = 0.5
-    angle_mean: float = 1.0
-    angle_std: float = 1.2
+    angle_mean: float | None = None
+    angle_std: float | None = None
     condition_dropout: float | None = None
 
     steps: int | None = None

@@ -41,11 +41,23 @@ class Part(NamedTuple):
 class AngleDistribution:
     """Where training draws: ℓ = log tan φ (the log signal-to-noise ratio) from a normal, cut to the schedule's range.
 
-    The defaults put the draws where the potential is hard to learn. A weight in the loss instead does worse.
+    The defaults put the draws where the potential of 64 dimensions, or of fewer, is hard to learn. A weight in the loss
+    instead does worse.
     """
 
     mean: float = 1.0
     std: float = 1.2
+
+    @classmethod
+    def for_dimensions(cls, d: int) -> AngleDistribution:
+        """Where to draw for images of d numbers: more widely the larger they are.
+
+        A principal component that holds a given share of the variance stands out of the noise from tan²φ ~ 1/d on. So
+        the lower end of the draws (mean − 1.8 std) follows −½ log d, from what is best at d = 64; the upper end
+        stays. Without it nothing is learned of where things lie in the picture, and under which condition.
+        """
+        more = math.log(max(d, 64) / 64)
+        return cls(1.0 - more / 4, 1.2 + more / 7.2)
 
     def quantile(self, q: Tensor, angle_range: tuple[float, float]) -> Tensor:
         """φ at the quantiles q ∈ (0, 1), shaped like q.

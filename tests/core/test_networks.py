@@ -15,7 +15,10 @@ from vpfb_core.networks.unet import Attention, Block
 
 DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "dim": 3, "width": 16, "classes": [3, 2]},
-    "unet": {"name": "unet", "channels": 2, "size": 8, "widths": [8, 16], "attention": [4], "classes": [3, 2]},
+    "unet": {
+        "name": "unet", "channels": 2, "size": 8, "widths": [8, 16], "attention": [4], "classes": [3, 2],
+        "position_embedding": True,
+    },
     "paper-unet": {
         "name": "paper-unet", "channels": 2, "size": 8, "widths": [8, 16], "blocks": 2, "attention": [4],
         "classes": [3, 2], "stem": 8,
@@ -138,6 +141,25 @@ def test_features_of_the_angle_are_bounded_and_tell_angles_apart_near_the_data()
     assert features.shape == (4, 64)
     assert (features.abs() <= 1).all()
     assert (features[1] - features[2]).norm() > 0.5
+
+
+def test_with_a_position_embedding_a_network_knows_where_in_the_picture_it_is() -> None:
+    """Deep inside a picture of one colour every place is like the next, but for the embedding."""
+    networks = {embedded: UNet(1, 32, widths=(8, 8), position_embedding=embedded) for embedded in (False, True)}
+    for network in networks.values():
+        shuffle_weights(network, 0.1)
+    u, angle = torch.zeros(1, 1, 32, 32), torch.ones(1)
+    inside = {embedded: network(u, angle)[0, 0, 14:18, 14:18] for embedded, network in networks.items()}
+    assert inside[False].std() < 1e-3 * inside[True].std()
+
+
+def test_a_position_embedding_keeps_the_precision_of_the_features() -> None:
+    seen: list[torch.dtype] = []
+    network = UNet(1, 8, widths=(8,), position_embedding=True)
+    network.down[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        network(torch.zeros(1, 1, 8, 8), torch.ones(1))
+    assert seen == [torch.bfloat16]
 
 
 def test_attention_mixes_positions_and_starts_as_the_identity() -> None:

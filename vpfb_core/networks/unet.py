@@ -33,6 +33,8 @@ class UNet(nn.Module):
         attention: sizes (H of a feature map) at which self-attention is added.
         dropout: probability, inside the residual blocks.
         classes: number of classes in each condition group.
+        position_embedding: add a learned map, the same for every image, to the first features: what a mean image needs,
+            which is all that the potential knows of noise. Convolutions know of places only by the border.
     """
 
     def __init__(
@@ -44,11 +46,14 @@ class UNet(nn.Module):
         attention: Sequence[int] = (),
         dropout: float = 0.0,
         classes: Sequence[int] = (),
+        position_embedding: bool = False,
     ) -> None:
         super().__init__()
         embedding = 4 * widths[0]
         self.embedding = ConditionEmbedding(embedding, classes)
         self.first = Conv2d(channels, widths[0], 3, padding=1)
+        place = nn.Parameter(torch.zeros(1, widths[0], size, size)) if position_embedding else None
+        self.register_parameter("place", place)
 
         def stage(inputs: int, outputs: int, level_size: int) -> Stage:
             widths_in = [inputs] + [outputs] * (blocks - 1)
@@ -67,7 +72,10 @@ class UNet(nn.Module):
 
     def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
         embedding = F.silu(self.embedding(angle, condition))
-        features = self.down[0](self.first(u), embedding)
+        features = self.first(u)
+        if self.place is not None:
+            features = features + self.place.to(features.dtype)
+        features = self.down[0](features, embedding)
         skips = []
         for stage in self.down[1:]:
             skips.append(features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from vpfb_core.data import ImageSource
 from vpfb_core.errors import ConfigError
 from vpfb_core.launch import place
 from vpfb_core.networks.unet import level_sizes
+from vpfb_core.objectives import AngleDistribution
 
 # batch_size counts images; each is drawn with ε and with −ε, so a step evaluates twice as many points. `attention` is
 # the largest feature map that gets it: 16 is the level of 16×16 pixels in a picture of 32, of 14×14 in one of 28.
@@ -53,6 +55,9 @@ def resolve(config: TrainConfig, images: ImageSource, device: torch.device) -> T
     preset = COMMON | PRESETS[name]
     widths = config.widths or preset["widths"]
     preset["attention"] = _attended(size, len(widths), preset["attention"])
+    preset["position_embedding"] = (config.network or preset["network"]) == "unet"
+    angles = AngleDistribution.for_dimensions(math.prod(images.shape))
+    preset |= {"angle_mean": angles.mean, "angle_std": angles.std}
     if config.steps is not None or config.time_budget is not None:
         preset.pop("steps")
     elif device.type == "cpu":
@@ -101,7 +106,7 @@ def _attended(size: int, levels: int, largest: int) -> tuple[int, ...]:
 
 def network_description(config: TrainConfig, images: ImageSource) -> dict[str, Any]:
     """The network of a resolved configuration, as `networks.build` reads it."""
-    return {
+    description: dict[str, Any] = {
         "name": config.network,
         "channels": config.channels,
         "size": config.size,
@@ -111,6 +116,7 @@ def network_description(config: TrainConfig, images: ImageSource) -> dict[str, A
         "dropout": config.dropout,
         "classes": [len(group.classes) for group in images.groups],
     }
+    return description | ({"position_embedding": True} if config.position_embedding else {})
 
 
 def _check(config: TrainConfig, images: ImageSource, share: int) -> None:
@@ -124,6 +130,8 @@ def _check(config: TrainConfig, images: ImageSource, share: int) -> None:
             f"attention at {sorted(unused)}, but the levels have {level_sizes(size, levels)} pixels",
             hint="name sizes of levels: --set attention=[8]",
         )
+    if config.position_embedding and config.network != "unet":
+        raise ConfigError(f"the network {config.network} has no position embedding", hint="--set network=unet")
     if config.objective == "official" and config.schedule != "ot":
         raise ConfigError("the official objective is defined for the schedule ot only")
     if config.objective == "official" and (place().count > 1 or (config.micro_batch or 1) < share):

@@ -49,6 +49,7 @@ class Trainer:
         self.average.autocast_dtype = None  # it is measured as it will be used: in float32
         self.optimizer = torch.optim.Adam(self.potential.parameters(), betas=(0.9, 0.99), fused=True)
         self.objective = OBJECTIVES[config.objective]
+        assert config.angle_mean is not None and config.angle_std is not None  # resolved
         self.angles = AngleDistribution(config.angle_mean, config.angle_std)
         self._ema_exponent = ema.power_exponent(config.ema)
         if config.checkpoint_activations:

@@ -117,6 +117,16 @@ def test_attention_is_at_the_largest_map_of_at_most_16_pixels(size: int, attende
     assert presets.resolve(vpfb.TrainConfig(data="x", preset="base"), image_set(size), CPU).attention == attended
 
 
+def test_the_unet_knows_places_and_the_angles_follow_the_size() -> None:
+    few, many = (presets.resolve(vpfb.TrainConfig(data="x"), image_set(size), CPU) for size in (8, 28))
+    assert few.position_embedding and many.position_embedding
+    assert (few.angle_mean, few.angle_std) == (1.0, 1.2)
+    assert many.angle_mean is not None and many.angle_mean < 0.5
+    other = presets.resolve(vpfb.TrainConfig(data="x", network="paper-unet", angle_mean=0.7), image_set(28), CPU)
+    assert other.position_embedding is False
+    assert other.angle_mean == 0.7
+
+
 def test_the_sizes_of_the_presets_are_what_they_are_said_to_be() -> None:
     def millions(name: str, size: int, channels: int) -> float:
         images = image_set(size, channels)
@@ -204,6 +214,7 @@ def test_what_was_asked_for_stands_above_the_preset() -> None:
     [
         ({"objective": "official", "schedule": "vp"}, 8, "ot only"),
         ({"widths": [8, 8, 8, 8]}, 4, "halved 3 times"),
+        ({"network": "paper-unet", "position_embedding": True}, 28, "paper-unet has no position embedding"),
         ({"attention": [16]}, 28, r"attention at \[16\], but the levels have \[28, 14, 7\]"),
         ({"augment": "flip"}, 8, "not themselves when flipped"),
     ],
