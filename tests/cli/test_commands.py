@@ -21,6 +21,7 @@ QUICK = ["--set", "widths=[8, 8]", "--batch-size", "8", "--steps", "3", "--threa
 def vpfb(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
     """Runs a command line in an empty folder; grids are small."""
     monkeypatch.setattr(loop, "GRID_IMAGES", 4)
+    monkeypatch.setattr(loop, "CHECKS", 2)
     return vpfb
 
 

@@ -21,7 +21,9 @@ STEPS = 120
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finish") / "run"
-    config = vpfb.TrainConfig(data="digits", widths=(8,), steps=STEPS, batch_size=64, threads=1, out=str(out))
+    config = vpfb.TrainConfig(
+        data="digits", widths=(8,), steps=STEPS, sample_every=STEPS, batch_size=64, threads=1, out=str(out)
+    )
     vpfb.train(config)
     return out
 
@@ -99,8 +101,9 @@ def test_the_reference_of_a_run_is_of_images_that_it_was_trained_on(
         finishing.reference, "fit_reference", lambda _model, images, **_options: seen.append(images)
     )  # fmt: skip
     config = vpfb.TrainConfig(
-        data="digits", widths=(8,), steps=STEPS, batch_size=64, threads=1, val_fraction=0.5, out=str(tmp_path / "run")
-    )
+        data="digits", widths=(8,), steps=STEPS, sample_every=STEPS, batch_size=64, threads=1, val_fraction=0.5,
+        out=str(tmp_path / "run"),
+    )  # fmt: skip
     model = vpfb.train(config).model
     images = vpfb.data.load("digits")
     parts = model.split_of(images)

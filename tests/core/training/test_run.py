@@ -26,6 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Small grids, and no run of ours in the tree."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "GRID_IMAGES", 4)
+    monkeypatch.setattr(loop, "CHECKS", 2)
 
 
 def config(**settings: Any) -> vpfb.TrainConfig:

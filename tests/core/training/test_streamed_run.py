@@ -37,6 +37,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(streaming, "SAMPLE", 20)
     monkeypatch.setattr(streaming, "MOST_HELD_OUT", 8)
     monkeypatch.setattr(loop, "GRID_IMAGES", 4)
+    monkeypatch.setattr(loop, "CHECKS", 2)
     monkeypatch.chdir(tmp_path)
 
 
