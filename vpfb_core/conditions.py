@@ -43,9 +43,10 @@ def condition_tensor(
 
 
 def parse_condition(text: str, groups: Sequence[ConditionGroup]) -> list[int]:
-    """ "circle,red" → the class index in each group, −1 where nothing was said."""
+    """ "circle,red" → the class index in each group, −1 where nothing was said. A class's name may have a comma."""
     indices = [-1] * len(groups)
-    for name in (part.strip() for part in text.split(",")):
+    whole = any(text.removeprefix(f"{group.name}=") in group.classes for group in groups)
+    for name in [text] if whole else [part.strip() for part in text.split(",")]:
         group, index = find_class(name, groups)
         if indices[group] not in (-1, index):
             taken = groups[group].classes[indices[group]]

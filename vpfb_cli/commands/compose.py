@@ -34,7 +34,11 @@ CHAINS = "Markov chains"
 
 def compose(
     expression: Annotated[
-        str, typer.Argument(metavar="EXPRESSION", help="What to draw, in quotes: classes joined by & | ~ and weights.")
+        str,
+        typer.Argument(
+            metavar="EXPRESSION",
+            help="What to draw, in quotes: classes joined by & | ~ and weights; circle,red asks for both at once.",
+        ),
     ],
     n: Annotated[
         int,

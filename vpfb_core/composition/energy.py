@@ -258,6 +258,11 @@ def _require_calibrated(models: Mapping[ModelName, Model], terms: tuple[Term, ..
             if term.model == name and term.condition not in model.normaliser.constants:
                 known = zip(model.groups, term.condition, strict=True)
                 classes = [group.classes[index] for group, index in known if index >= 0]
+                if len(classes) > 1:
+                    raise ConfigError(
+                        f"{called} is calibrated for one class at a time, not for {','.join(classes)}: | needs that",
+                        hint=f"{' & '.join(classes)} can be a side of |",
+                    )
                 raise CheckpointError(
                     f"{called} is not calibrated for {', '.join(classes) or 'no class'}: none was in its data",
                     hint="leave it out of what is joined by |, or train on data that has it",

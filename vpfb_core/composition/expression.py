@@ -2,6 +2,8 @@
 
     circle & red & ~large        and, not
     (circle | square) & 2*red    or; a weight, an exponent of a density, or its share of an |
+    4*circle,red                 one class of each of several groups, asked for together: what a model knows of both at
+                                 once, where & multiplies what it knows of each; with a weight, this is guidance
     runs/001-faces:smiling       a class of a model; 'path with spaces':smiling
     runs/002-cats:               all that a model draws
 
@@ -65,7 +67,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Name:
-    """A class, or group=class.
+    """A class, or group=class, or several of different groups with commas between them.
 
     Attributes:
         name: "" for all that the model draws.
@@ -151,7 +153,7 @@ def parts_of(expression: Expression) -> tuple[Expression, ...]:
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
-_WORD = re.compile(r"[^\s&|~*():',]+")
+_WORD = re.compile(r"[^\s&|~*():',]+(,[^\s&|~*():',]+)*")
 _TOKEN = re.compile(rf"(?P<sign>[&|~*():])|(?P<quoted>'(?:[^']|'')*')|(?P<word>{_WORD.pattern})")
 _NUMBER = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vpfb_core.composition.expression import And, Expression, Name, Not, Or, Weighted, names_of
-from vpfb_core.conditions import find_class
+from vpfb_core.conditions import parse_condition
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,29 +62,27 @@ def _without_complements(expression: Expression, models: Mapping[ModelName, Mode
 
 def _other_class(name: Name, groups: Sequence[ConditionGroup]) -> Name | None:
     """The other class of a group of two; None in a larger group."""
-    if not name.name:
+    asked = [(group, index) for group, index in zip(groups, _condition(name, groups), strict=True) if index >= 0]
+    if len(asked) != 1 or len(asked[0][0].classes) != 2:
         return None
-    position, index = _find(name, groups)
-    group = groups[position]
-    return replace(name, name=f"{group.name}={group.classes[1 - index]}") if len(group.classes) == 2 else None
+    group, index = asked[0]
+    return replace(name, name=f"{group.name}={group.classes[1 - index]}")
 
 
 def _term(name: Name, models: Mapping[ModelName, Model]) -> Term:
-    groups = models[name.model].groups
-    condition = [-1] * len(groups)
-    if name.name:
-        position, index = _find(name, groups)
-        condition[position] = index
-    return Term(name.model, tuple(condition))
+    return Term(name.model, tuple(_condition(name, models[name.model].groups)))
 
 
-def _find(name: Name, groups: Sequence[ConditionGroup]) -> tuple[int, int]:
+def _condition(name: Name, groups: Sequence[ConditionGroup]) -> list[int]:
+    """Class index in each group, −1 for none."""
+    if not name.name:
+        return [-1] * len(groups)
     if not groups:
         whole = "" if name.model is None else f"; {Name('', name.model)} is all that it draws"
         raise name.place.error(
             f"no class {name.name!r}: the model is unconditional", f"train one with vpfb train --conditional{whole}"
         )
     try:
-        return find_class(name.name, groups)
+        return parse_condition(name.name, groups)
     except ConfigError as error:
         raise name.place.error(error.message, error.hint) from error

@@ -13,6 +13,8 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from vpfb_core.composition import Composition
+from vpfb_core.data.images import ConditionGroup
+from vpfb_core.errors import ConfigError
 
 FREE = gaussian([0.1, -0.2], [[1.2, 0.3], [0.3, 0.9]])
 RED = gaussian([0.8, -0.2], [[0.4, 0.1], [0.1, 0.3]])
@@ -61,6 +63,23 @@ def test_and_not_and_weights_are_products_of_powers_at_every_level(angle: float)
         "~~red": red,
     }.items():
         assert_equal_up_to_a_constant(composed_density(text, u, angle), exact)
+
+
+@pytest.mark.parametrize("angle", ANGLES)
+def test_classes_that_are_asked_for_together_are_the_density_of_both_and_a_weight_is_guidance(angle: float) -> None:
+    u, groups = points(), (COLOURS[0], ConditionGroup("size", ("small", "large")))
+    both = exact_model({(-1, -1): FREE, (0, -1): GREEN, (-1, 1): BLUE, (0, 1): RED}, groups)
+    free, joint = (exact_density(part, u, angle) for part in (FREE, RED))
+    assert_equal_up_to_a_constant(composed_density("red,large", u, angle, both), joint)
+    assert_equal_up_to_a_constant(composed_density("4*red,large", u, angle, both), free + 4 * (joint - free))
+
+
+def test_classes_together_are_no_side_of_a_mixture_unless_calibrated() -> None:
+    groups = (COLOURS[0], ConditionGroup("size", ("small", "large")))
+    model = exact_model({(-1, -1): FREE, (0, -1): GREEN, (-1, 1): BLUE}, groups)
+    with pytest.raises(ConfigError, match="one class at a time, not for red,large") as raised:
+        Composition("red,large | large", model)
+    assert raised.value.hint == "red & large can be a side of |"
 
 
 @pytest.mark.parametrize("angle", ANGLES)

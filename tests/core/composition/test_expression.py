@@ -47,6 +47,7 @@ a, b, c = Name("a"), Name("b"), Name("c")
         ("runs/001-faces:smiling", Name("smiling", "runs/001-faces")),
         ("'my runs/a, b':'Ankle boot'", Name("Ankle boot", "my runs/a, b")),
         ("runs/a: & ~runs/b:", And((Name("", "runs/a"), Not(Name("", "runs/b"))))),
+        ("4*circle,red & size=large", And((Weighted(4.0, Name("circle,red")), Name("size=large")))),
         ("rouge & ½größe", And((Name("rouge"), Name("½größe")))),
     ],
 )
@@ -67,6 +68,8 @@ def test_an_expression_is_this_tree_and_reads_back_as_it(text: str, tree: Expres
         ("a)", 1, "')'"),
         ("a & 'b c", 4, "quote"),
         ("a, b", 1, "','"),
+        ("a,", 1, "','"),
+        ("1,5*a", 0, "'1,5' is not a weight"),
         ("x*a", 0, "'x' is not a weight"),
         ("-1*a", 0, "'-1' is not a weight"),
         ("a & 0*b", 4, "out of range"),

@@ -38,6 +38,19 @@ def test_a_name_is_a_class_of_its_group() -> None:
     assert condition("'~Smiling'") == (-1, 0, -1, -1)
 
 
+def test_names_with_commas_between_are_asked_for_together() -> None:
+    assert condition("square,blue") == (1, -1, -1, 1)
+    assert condition("colour=red,Smiling,circle") == (0, 1, -1, 0)
+    expression, _ = resolve(parse("~Smiling,blue"), {None: make()})
+    assert expression == Not(Name("Smiling,blue")), "not the other class of each"
+
+
+def test_a_comma_may_be_part_of_a_class() -> None:
+    model = make((ConditionGroup("scene", ("sea, sand", "wood")), GROUPS[0]))
+    _, terms = resolve(parse("'sea, sand' & 'scene=sea, sand' & wood,circle"), {None: model})
+    assert [term.condition for term in terms.values()] == [(0, -1), (0, -1), (1, 0)]
+
+
 def test_not_in_a_group_of_two_is_the_other_class() -> None:
     assert condition("~Smiling") == (-1, 0, -1, -1)
     assert condition("~'~Smiling'") == (-1, 1, -1, -1)
@@ -69,6 +82,8 @@ def test_a_class_of_another_model_is_its_term_and_so_is_all_that_it_draws() -> N
         ("circle & red", 9, ["in several groups", "size=red, colour=red"]),
         ("circle | x:dog", 11, ["unconditional", "x: is all that it draws"]),
         ("~dog", 1, ["unknown class 'dog'"]),
+        ("blob & circle,dog", 7, ["unknown class 'dog'"]),
+        ("circle,square", 0, ["exclude each other"]),
     ],
 )
 def test_a_name_that_does_not_exist_is_pointed_at(text: str, position: int, words: list[str]) -> None:
