@@ -87,15 +87,15 @@ class Loop:
         while True:
             now = self._agree(should_stop)
             try:
+                if now.log and now.fraction < 1:  # the last line is written at the end
+                    self.figures.read(self.counters.step)
+                    self._log()
                 if now.stop:
                     self._save("interrupted")
                     return self._result("interrupted", self._model())
                 if now.fraction >= 1:
                     self.figures.read(self.counters.step)
                     break
-                if now.log:
-                    self.figures.read(self.counters.step)
-                    self._log()
                 if now.check:
                     self._check()
                 if now.save:
