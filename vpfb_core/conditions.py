@@ -45,8 +45,7 @@ def condition_tensor(
 def parse_condition(text: str, groups: Sequence[ConditionGroup]) -> list[int]:
     """ "circle,red" → the class index in each group, −1 where nothing was said. A class's name may have a comma."""
     indices = [-1] * len(groups)
-    whole = any(text.removeprefix(f"{group.name}=") in group.classes for group in groups)
-    for name in [text] if whole else [part.strip() for part in text.split(",")]:
+    for name in [text] if _places(text, groups) else [part.strip() for part in text.split(",")]:
         group, index = find_class(name, groups)
         if indices[group] not in (-1, index):
             taken = groups[group].classes[indices[group]]
@@ -57,12 +56,7 @@ def parse_condition(text: str, groups: Sequence[ConditionGroup]) -> list[int]:
 
 def find_class(name: str, groups: Sequence[ConditionGroup]) -> tuple[int, int]:
     """(group, class index) of a class name, or of group=class."""
-    named_group, _, plain = name.rpartition("=")
-    found = [
-        (position, group.classes.index(plain))
-        for position, group in enumerate(groups)
-        if plain in group.classes and named_group in ("", group.name)
-    ]
+    found, plain = _places(name, groups), name.rpartition("=")[2]
     if len(found) == 1:
         return found[0]
     if found:
@@ -72,3 +66,13 @@ def find_class(name: str, groups: Sequence[ConditionGroup]) -> tuple[int, int]:
     near = difflib.get_close_matches(plain, known, 1)
     meant = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigError(f"unknown class {name!r}", hint=f"{meant}classes: {', '.join(known)}")
+
+
+def _places(name: str, groups: Sequence[ConditionGroup]) -> list[tuple[int, int]]:
+    """(group, class index) of every class that a name, or group=class, can mean."""
+    named_group, _, plain = name.rpartition("=")
+    return [
+        (position, group.classes.index(plain))
+        for position, group in enumerate(groups)
+        if plain in group.classes and named_group in ("", group.name)
+    ]
