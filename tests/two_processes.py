@@ -25,7 +25,7 @@ from vpfb_core.training import Result, loop
 from vpfb_core.training.batches import BatchesInMemory
 from vpfb_core.training.trainer import Trainer
 
-STEPS, BATCH = 6, 9  # which two processes cannot share equally
+STEPS, BATCH = 6, 7  # which two processes cannot share equally
 
 
 def config(**settings: Any) -> vpfb.TrainConfig:

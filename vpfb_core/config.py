@@ -41,9 +41,10 @@ class TrainConfig:
 
     Data: data (name, folder or file), size, channels, conditional, augment, val_fraction, data_root (where sets known
     by name lie), download (whether one that is absent may be).
-    Network: preset, network, widths, blocks, attention, dropout, position_embedding.
+    Network: preset, network, widths, blocks, attention, dropout, position_embedding, patch.
     Method: objective, schedule, floor (σ_min, or ν of the log-homotopy), data_std, angle_mean and angle_std (where φ is
-    drawn), condition_dropout.
+    drawn), condition_dropout, contrast (weight of that objective in the end; it
+    sets in with the decay).
     Optimiser: steps and time_budget (seconds; whichever ends first), batch_size (images; each is drawn with ε and −ε),
     lr, warmup (steps), decay (share of the run over which the rate falls to 0), clip (gradient norm), ema (width of the
     average, relative to the length of the run).
@@ -68,6 +69,7 @@ class TrainConfig:
     attention: tuple[int, ...] | None = None
     dropout: float | None = None
     position_embedding: bool | None = None
+    patch: int | None = None
 
     objective: str = "stein"
     schedule: str = "ot"
@@ -76,6 +78,7 @@ class TrainConfig:
     angle_mean: float | None = None
     angle_std: float | None = None
     condition_dropout: float | None = None
+    contrast: float | None = None
 
     steps: int | None = None
     time_budget: float | None = None
@@ -125,10 +128,10 @@ OPERATIONAL = frozenset(
 _TYPES = typing.get_type_hints(TrainConfig)
 _LIMITS: dict[str, tuple[float, float]] = {
     "size": (4, 1024), "channels": (1, 3), "val_fraction": (0, 0.9), "blocks": (1, 16), "dropout": (0, 0.9),
-    "floor": (1e-6, 0.5), "data_std": (1e-3, 1e3), "angle_mean": (-10, 10), "angle_std": (1e-3, 10),
-    "condition_dropout": (0, 1), "steps": (1, 1e12), "time_budget": (1, 1e9), "batch_size": (1, 1e6),
-    "micro_batch": (1, 1e6), "lr": (1e-12, 10), "warmup": (0, 1e9), "decay": (0, 1), "clip": (1e-9, 1e9),
-    "ema": (1e-3, 0.25), "threads": (1, 4096), "workers": (0, 4096),
+    "patch": (1, 16), "floor": (1e-6, 0.5), "data_std": (1e-3, 1e3), "angle_mean": (-10, 10), "angle_std": (1e-3, 10),
+    "condition_dropout": (0, 1), "contrast": (0, 100), "steps": (1, 1e12), "time_budget": (1, 1e9),
+    "batch_size": (1, 1e6), "micro_batch": (1, 1e6), "lr": (1e-12, 10), "warmup": (0, 1e9), "decay": (0, 1),
+    "clip": (1e-9, 1e9), "ema": (1e-3, 0.25), "threads": (1, 4096), "workers": (0, 4096),
     "seed": (0, 2**63 - 1), "log_every": (1, 1e9), "save_every": (1, 1e9), "sample_every": (1, 1e9), "keep": (0, 1000),
 }  # fmt: skip
 

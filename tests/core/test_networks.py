@@ -11,7 +11,7 @@ from torch import nn
 from vpfb_core.errors import ConfigError
 from vpfb_core.networks import MLP, PaperUNet, UNet, build
 from vpfb_core.networks.embedding import AngleFeatures, ConditionEmbedding
-from vpfb_core.networks.unet import Attention, Block
+from vpfb_core.networks.unet import Attention, Block, from_patches, to_patches
 
 DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "dim": 3, "width": 16, "classes": [3, 2]},
@@ -19,12 +19,13 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
         "name": "unet", "channels": 2, "size": 8, "widths": [8, 16], "attention": [4], "classes": [3, 2],
         "position_embedding": True,
     },
+    "patched unet": {"name": "unet", "channels": 2, "size": 9, "widths": [8, 16], "classes": [3, 2], "patch": 2},
     "paper-unet": {
         "name": "paper-unet", "channels": 2, "size": 8, "widths": [8, 16], "blocks": 2, "attention": [4],
         "classes": [3, 2], "stem": 8,
     },
 }  # fmt: skip
-SHAPES = {"mlp": (3,), "unet": (2, 8, 8), "paper-unet": (2, 8, 8)}
+SHAPES = {"mlp": (3,), "unet": (2, 8, 8), "patched unet": (2, 9, 9), "paper-unet": (2, 8, 8)}
 
 every_network = pytest.mark.parametrize("name", DESCRIPTIONS)
 
@@ -50,6 +51,16 @@ def test_unet_answers_in_the_shape_of_images_of_any_size(size: int, blocks: int)
     output = network(u, torch.tensor([0.1, 1.5]))
     assert output.shape == u.shape
     assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [7, 8, 9])
+def test_patches_hold_every_pixel_once_and_come_back(size: int) -> None:
+    images = torch.arange(2.0 * 3 * size**2).reshape(2, 3, size, size) + 1
+    patches = to_patches(images, 2)
+    assert patches.shape == (2, 12, (size + 1) // 2, (size + 1) // 2)
+    assert torch.equal(patches[0, :4, 0, 0], images[0, 0, :2, :2].flatten())
+    assert torch.equal(patches[patches > 0].sort().values, images.flatten())
+    assert torch.equal(from_patches(patches, 2, images), images)
 
 
 @pytest.mark.parametrize("widths", [(8,), (24, 40), (8, 12, 20, 36)])
@@ -210,6 +221,7 @@ def test_second_derivatives_of_the_network_agree_with_finite_differences(name: s
     small = {
         "mlp": MLP(dim=2, width=4),
         "unet": UNet(1, 2, widths=(2, 2), attention=(2,)),
+        "patched unet": UNet(1, 2, widths=(2,), patch=2),
         "paper-unet": PaperUNet(1, 2, widths=(2, 2), blocks=1, attention=(2,), stem=2),
     }[name]
     network = shuffle_weights(small).double()
@@ -261,6 +273,8 @@ def test_build_does_not_change_the_description(name: str) -> None:
         {"name": "unet", "channels": 1, "size": 8, "widths": "wide"},
         {"name": "unet", "channels": 1, "size": 8, "dropout": 2.0},
         {"name": "unet", "channels": 1, "size": 8, "classes": [-3]},
+        {"name": "unet", "channels": 1, "size": 8, "patch": 0},
+        {"name": "unet", "channels": 1, "size": 8, "patch": 1.5},
     ],
     ids=str,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,7 +14,17 @@ from torch import Tensor, nn
 
 from vpfb_core.errors import ConfigError
 from vpfb_core.homotopy import OT, VP, expand_to
-from vpfb_core.objectives import OBJECTIVES, AngleDistribution, Objective, official, residual, ritz, stein
+from vpfb_core.objectives import (
+    OBJECTIVES,
+    AngleDistribution,
+    Objective,
+    Part,
+    contrast,
+    official,
+    residual,
+    ritz,
+    stein,
+)
 from vpfb_core.potential import Potential, UnpreconditionedPotential
 
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
@@ -369,7 +380,7 @@ def test_draws_for_larger_images_lie_nearer_to_noise() -> None:
     assert AngleDistribution.for_dimensions(2) == AngleDistribution.for_dimensions(64) == AngleDistribution()
     few, many = (AngleDistribution.for_dimensions(d) for d in (784, 4 * 784))
     # A component of the same share of the variance is as large as the noise at half the tan φ.
-    assert 0.5 * math.log(2) < few.mean - many.mean < math.log(2)
+    assert few.mean - many.mean == pytest.approx(math.log(2))
     assert few.std == many.std
 
 
@@ -386,3 +397,104 @@ def test_angles_are_the_generators_and_no_others() -> None:
     )
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+
+
+# --- the contrast of conditions ---------------------------------------------------------------------------------------
+
+
+class Classes(nn.Module):
+    """N of two Gaussian classes on the line, their means `apart` from 0 on either side, and of both without a class.
+
+    Exact for gain 1 and offset 0: then −½u² + tan φ N is log ρ(u, φ | class) up to a function of φ.
+    """
+
+    spread = 0.25  # variance of a class, in units of that of both
+
+    def __init__(self, gain: float = 1.0, offset: float = 0.0) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain, dtype=torch.float64))
+        self.offset = nn.Parameter(torch.tensor(offset, dtype=torch.float64))
+        self.apart = math.sqrt(1 - self.spread)
+
+    def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
+        x, sine, cosine = u[:, 0], torch.sin(angle), torch.cos(angle)
+        deviation = torch.sqrt(self.spread * sine**2 + cosine**2)
+        logs = torch.stack([self._log(x, sign * self.apart * sine, deviation) for sign in (-1, 1)])
+        both = torch.logsumexp(logs, 0)
+        of_class = logs.gather(0, condition[:, 0].clamp(min=0)[None])[0]
+        log_density = torch.where(condition[:, 0] < 0, both, of_class)
+        return (0.5 * x**2 + self.gain * log_density + self.offset * condition[:, 0] * torch.sin(angle)) / torch.tan(
+            angle
+        )
+
+    def _log(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        return torch.distributions.Normal(mean, deviation).log_prob(x)
+
+
+def two_classes(n: int) -> tuple[Tensor, Tensor]:
+    """Data of `Classes`, one after the other at random, with the class of each."""
+    draws = generator(5)
+    condition = torch.randint(2, (n, 1), generator=draws)
+    z = (2 * condition - 1) * math.sqrt(1 - Classes.spread)
+    return STD * (z + math.sqrt(Classes.spread) * torch.randn(n, 1, generator=draws, dtype=torch.float64)), condition
+
+
+def contrasted(network: Classes, n: int = 400_000) -> Tensor:
+    data, condition = two_classes(n)
+    angles = AngleDistribution(-0.3, 1.0)
+    return contrast(Potential(network, OT(), STD), data, condition, generator=generator(1), angles=angles)
+
+
+def test_contrast_is_least_at_the_exact_energies() -> None:
+    exact = Classes()
+    (slope,) = torch.autograd.grad(contrasted(exact), exact.gain)
+    elsewhere = [Classes(gain=gain) for gain in (0.7, 1.4)]
+    slopes = [torch.autograd.grad(contrasted(network), network.gain)[0] for network in elsewhere]
+    assert slopes[0] < -0.01
+    assert slopes[1] > 0.01
+    assert abs(slope) < 0.1 * min(map(abs, slopes)), "0 but for the error of 100,000 pairs"
+
+
+def test_contrast_is_the_cross_entropy_of_the_classes_by_bayes() -> None:
+    """At one angle the expected loss is an integral over two points, taken by quadrature."""
+    angle = 0.6
+    network, potential_angles = Classes(), AngleDistribution(math.log(math.tan(angle)), 1e-3)
+    data, condition = two_classes(400_000)
+    found = contrast(Potential(network, OT(), STD), data, condition, generator=generator(1), angles=potential_angles)
+
+    grid = torch.linspace(-6, 6, 601, dtype=torch.float64)
+    step = float(grid[1] - grid[0])
+    deviation = math.sqrt(Classes.spread * math.sin(angle) ** 2 + math.cos(angle) ** 2)
+    ones = [stats.norm(sign * network.apart * math.sin(angle), deviation).pdf(grid) for sign in (-1, 1)]
+    density = {-1: torch.from_numpy(ones[0] + ones[1]) / 2, 0: torch.from_numpy(ones[0]), 1: torch.from_numpy(ones[1])}
+
+    def entropy(c: int, other: int) -> float:
+        right, wrong = torch.outer(density[c], density[other]), torch.outer(density[other], density[c])
+        return float((right * torch.log((right + wrong) / right)).sum()) * step**2
+
+    expected = sum(entropy(c, other) for c in (0, 1) for other in (0, 1, -1, -1)) / 8
+    assert float(found) == pytest.approx(expected, rel=0.01)
+
+
+def test_contrast_does_not_see_what_depends_on_the_class_and_the_angle_alone() -> None:
+    assert float(contrasted(Classes(offset=3.0), 1000)) == pytest.approx(float(contrasted(Classes(), 1000)), rel=1e-9)
+
+
+@pytest.mark.parametrize("cuts", [[0, 2, 4, 11], [0, 3, 8, 11], [0, 4, 10, 11]])
+def test_contrast_of_parts_adds_up_to_the_batch(cuts: list[int]) -> None:
+    data, condition = two_classes(11)
+    potential = Potential(Classes(), OT(), STD)
+    whole = contrast(potential, data, condition, generator=generator(1))
+    parts = [
+        contrast(potential, data[i:j], condition[i:j], generator=generator(1), part=Part(i, 11)) * (j - i) / 11
+        for i, j in pairwise(cuts)
+    ]
+    assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-12)
+
+
+def test_contrast_leaves_out_a_pair_that_is_cut_and_is_0_without_one() -> None:
+    data, condition = two_classes(8)
+    potential = Potential(Classes(), OT(), STD)
+    assert contrast(potential, data[1:4], condition[1:4], generator=generator(1), part=Part(1, 8)) == 0
+    assert contrast(potential, data[:1], condition[:1], generator=generator(1)) == 0
+    assert contrast(potential, data, None, generator=generator(1)) == 0

@@ -35,6 +35,9 @@ class UNet(nn.Module):
         classes: number of classes in each condition group.
         position_embedding: add a learned map, the same for every image, to the first features: what a mean image needs,
             which is all that the potential knows of noise. Convolutions know of places only by the border.
+        patch: the network sees `patch` × `patch` pixels as one with that many times the channels, and answers so: the
+            first level, which costs as much as any other and knows least, is left out. A size that is no multiple of
+            it is filled up with zeros.
     """
 
     def __init__(
@@ -47,8 +50,13 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         classes: Sequence[int] = (),
         position_embedding: bool = False,
+        patch: int = 1,
     ) -> None:
         super().__init__()
+        if patch < 1:
+            raise ValueError(f"patches of {patch} pixels")
+        self.patch = patch
+        size, channels = -(-size // patch), channels * patch**2
         embedding = 4 * widths[0]
         self.embedding = ConditionEmbedding(embedding, classes)
         self.first = Conv2d(channels, widths[0], 3, padding=1)
@@ -72,7 +80,7 @@ class UNet(nn.Module):
 
     def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
         embedding = F.silu(self.embedding(angle, condition))
-        features = self.first(u)
+        features = self.first(to_patches(u, self.patch))
         if self.place is not None:
             features = features + self.place.to(features.dtype)
         features = self.down[0](features, embedding)
@@ -84,7 +92,7 @@ class UNet(nn.Module):
         for narrow, stage in zip(self.narrow, self.up, strict=True):
             skip = skips.pop()
             features = stage(enlarge(narrow(features), skip) + skip, embedding)
-        return self.last(self.last_norm(features))
+        return from_patches(self.last(self.last_norm(features)), self.patch, u)
 
 
 class Stage(nn.ModuleList):
@@ -143,6 +151,22 @@ def level_sizes(size: int, levels: int) -> list[int]:
     for _ in range(levels - 1):
         sizes.append((sizes[-1] + 1) // 2)
     return sizes
+
+
+def to_patches(images: Tensor, patch: int) -> Tensor:
+    """(N, C, H, W) → (N, C·patch², ⌈H/patch⌉, ⌈W/patch⌉), a patch of pixels as one."""
+    if patch == 1:
+        return images
+    height, width = images.shape[-2:]
+    return F.pixel_unshuffle(F.pad(images, (0, -width % patch, 0, -height % patch)), patch)
+
+
+def from_patches(patches: Tensor, patch: int, like: Tensor) -> Tensor:
+    """Undo `to_patches`: back to the size of `like`."""
+    if patch == 1:
+        return patches
+    height, width = like.shape[-2:]
+    return F.pixel_shuffle(patches, patch)[..., :height, :width]
 
 
 def enlarge(features: Tensor, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from vpfb_core.objectives import AngleDistribution
 # the largest feature map that gets it: 16 is the level of 16×16 pixels in a picture of 32, of 14×14 in one of 28.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"widths": (32, 64), "batch_size": 32, "lr": 5e-3, "steps": 5_000},
-    "small": {"widths": (32, 64, 128), "batch_size": 32, "lr": 5e-3, "steps": 20_000},
+    "small": {"widths": (48, 96, 128), "patch": 2, "batch_size": 32, "lr": 5e-3, "steps": 20_000},
     "base": {"widths": (128, 192, 256), "blocks": 2, "attention": 16, "batch_size": 128, "lr": 5e-4, "steps": 200_000},
     "paper": {
         "network": "paper-unet", "widths": (256, 256, 256), "blocks": 4, "attention": 16, "dropout": 0.1,
@@ -32,11 +32,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 64, "lr": 2e-4, "warmup": 5_000, "steps": 400_000,
     },
 }  # fmt: skip
-COMMON: dict[str, Any] = {"network": "unet", "blocks": 1, "attention": 0, "dropout": 0.0, "warmup": 100}
+COMMON: dict[str, Any] = {
+    "network": "unet", "patch": 1, "blocks": 1, "attention": 0, "dropout": 0.0, "warmup": 100,
+}  # fmt: skip
 CPU_TIME_BUDGET = 15 * 60.0
 # Of one group, and of each of several: there `compose` asks for one class with nothing of the other groups, and with a
 # half every set of groups is as likely as any other.
 CONDITION_DROPOUT = (0.1, 0.5)
+CONTRAST = 0.02  # a nat of it weighs, in the end, as much as 2 % of the variance of the velocity
 # Largest side that is chosen for a folder of large pictures.
 MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}
 # `--compile auto`: where there are so many steps, or seconds, that the minutes of compiling come back.
@@ -53,9 +56,11 @@ def resolve(config: TrainConfig, images: ImageSource, device: torch.device) -> T
     name = config.preset or choose_preset(size, device)
     chosen: dict[str, Any] = {"preset": name, "size": size, "channels": images.shape[0]}
     preset = COMMON | PRESETS[name]
-    widths = config.widths or preset["widths"]
-    preset["attention"] = _attended(size, len(widths), preset["attention"])
-    preset["position_embedding"] = (config.network or preset["network"]) == "unet"
+    is_unet = (config.network or preset["network"]) == "unet"
+    preset["position_embedding"] = is_unet
+    preset["patch"] = preset["patch"] if is_unet else 1
+    widths, patch = config.widths or preset["widths"], config.patch or preset["patch"]
+    preset["attention"] = _attended(-(-size // patch), len(widths), preset["attention"])
     angles = AngleDistribution.for_dimensions(math.prod(images.shape))
     preset |= {"angle_mean": angles.mean, "angle_std": angles.std}
     if config.steps is not None or config.time_budget is not None:
@@ -69,6 +74,8 @@ def resolve(config: TrainConfig, images: ImageSource, device: torch.device) -> T
         chosen["precision"] = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if config.condition_dropout is None:
         chosen["condition_dropout"] = CONDITION_DROPOUT[len(images.groups) > 1]
+    if config.contrast is None:
+        chosen["contrast"] = CONTRAST if images.groups and config.objective != "official" else 0.0
     if config.threads is None:
         chosen["threads"] = torch.get_num_threads()
     if config.workers is None:
@@ -116,14 +123,21 @@ def network_description(config: TrainConfig, images: ImageSource) -> dict[str, A
         "dropout": config.dropout,
         "classes": [len(group.classes) for group in images.groups],
     }
-    return description | ({"position_embedding": True} if config.position_embedding else {})
+    if config.position_embedding:
+        description["position_embedding"] = True
+    if config.patch and config.patch > 1:
+        description["patch"] = config.patch
+    return description
 
 
 def _check(config: TrainConfig, images: ImageSource, share: int) -> None:
-    size, levels = config.size or 0, len(config.widths or ())
+    patch = config.patch or 1
+    size, levels = -(-(config.size or 0) // patch), len(config.widths or ())  # of the first level
     if size < 2 ** (levels - 1):
+        patches = "pixels" if patch == 1 else f"patches of {patch}×{patch} pixels"
         raise ConfigError(
-            f"images of {size}×{size} pixels cannot be halved {levels - 1} times", hint="use fewer levels: --set widths"
+            f"images of {size}×{size} {patches} cannot be halved {levels - 1} times",
+            hint="use fewer levels: --set widths",
         )
     if unused := set(config.attention or ()) - set(level_sizes(size, levels)):
         raise ConfigError(
@@ -132,6 +146,8 @@ def _check(config: TrainConfig, images: ImageSource, share: int) -> None:
         )
     if config.position_embedding and config.network != "unet":
         raise ConfigError(f"the network {config.network} has no position embedding", hint="--set network=unet")
+    if patch > 1 and config.network != "unet":
+        raise ConfigError(f"the network {config.network} takes no patches", hint="--set network=unet")
     if config.objective == "official" and config.schedule != "ot":
         raise ConfigError("the official objective is defined for the schedule ot only")
     if config.objective == "official" and (place().count > 1 or (config.micro_batch or 1) < share):

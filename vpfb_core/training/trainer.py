@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from vpfb_core.devices import place_network
 from vpfb_core.distributed import Group
 from vpfb_core.model import Statistics
 from vpfb_core.networks.checkpointing import checkpoint_activations
-from vpfb_core.objectives import OBJECTIVES, AngleDistribution, Part
+from vpfb_core.objectives import OBJECTIVES, PAIR_EVERY, AngleDistribution, Objective, Part, contrast
 from vpfb_core.potential import Potential, UnpreconditionedPotential
 from vpfb_core.training import ema
 from vpfb_core.training.batches import Batch
@@ -67,7 +68,7 @@ class Trainer:
             (loss, gradient norm before clipping), both (), on the device. Nothing is synchronised. The loss is that of
             the share, scaled so that its mean over the processes is that of the batch.
         """
-        loss = self._differentiate(batch, step, rollbacks)
+        loss = self._differentiate(batch, step, fraction, rollbacks)
         norm = torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step, fraction, rollbacks)
@@ -75,7 +76,7 @@ class Trainer:
         ema.update(self._weights(self.average), self._weights(self.potential), step + 1, self._ema_exponent)
         return loss, norm
 
-    def _differentiate(self, batch: Batch, step: int, rollbacks: int) -> Tensor:
+    def _differentiate(self, batch: Batch, step: int, fraction: float, rollbacks: int) -> Tensor:
         """Leave in the parameters the gradient of the mean loss of the whole batch; return the loss as `step` does.
 
         Everything is drawn for the whole batch, by (seed, step): how it is shared, and how many images are
@@ -91,19 +92,31 @@ class Trainer:
             labels = labels.masked_fill(dropped, -1)
         self.potential.train()
         self.optimizer.zero_grad()
-        parts = _evenly(len(images), config.micro_batch or len(images))
+        at_once = config.micro_batch or len(images)
         loss = torch.zeros((), device=self.device)
-        for rows in parts:
+
+        def differentiate(objective: Objective, potential: Any, stream: str, rows: slice, weight: float) -> None:
             data = self.statistics.standardise(images[rows]) * config.data_std
-            weight = self.group.count * len(data) / total
-            with self._dropout_stream(step, rollbacks, first + rows.start), self._exchange(last=rows is parts[-1]):
-                mean = self.objective(
-                    self._replica, data, None if labels is None else labels[rows],
-                    generator=self._draws("step", step, rollbacks), angles=self.angles,
+            condition = None if labels is None else labels[rows]
+            with self._dropout_stream(step, rollbacks, first + rows.start):
+                mean = objective(
+                    potential, data, condition, generator=self._draws(stream, step, rollbacks), angles=self.angles,
                     part=Part(first + rows.start, total),
                 )  # fmt: skip
-                (weight * mean).backward()
-            loss += weight * mean.detach()
+                scaled = weight * self.group.count * len(data) / total * mean
+                if scaled.requires_grad:  # else no pair was at hand
+                    scaled.backward()
+            loss.add_(scaled.detach())
+
+        contrast_weight = self.contrast_weight(fraction)
+        if contrast_weight and labels is not None:
+            for rows in _without_cutting_pairs(first, len(images), at_once):
+                with self._exchange(last=False):
+                    differentiate(contrast, self.potential, "contrast", rows, contrast_weight)
+        parts = _evenly(len(images), at_once)
+        for rows in parts:
+            with self._exchange(last=rows is parts[-1]):
+                differentiate(self.objective, self._replica, "step", rows, 1.0)
         return loss
 
     def _draws(self, stream: str, step: int, rollbacks: int) -> torch.Generator:
@@ -122,10 +135,17 @@ class Trainer:
         Halved at every roll-back.
         """
         warm = min(1.0, (step + 1) / ((self.config.warmup or 0) + 1))
-        decay = self.config.decay
-        late = (fraction - (1 - decay)) / decay if decay > 0 else 0.0
-        cool = 0.5 * (1 + math.cos(math.pi * min(max(late, 0.0), 1.0)))
+        cool = 0.5 * (1 + math.cos(math.pi * self._decayed(fraction)))
         return (self.config.lr or 0.0) * warm * cool * 0.5**rollbacks
+
+    def contrast_weight(self, fraction: float) -> float:
+        """Of the contrast of conditions: up from 0 while the rate falls. Earlier it slows down learning to draw."""
+        return (self.config.contrast or 0.0) * self._decayed(fraction)
+
+    def _decayed(self, fraction: float) -> float:
+        """How much of the part of the run in which the rate falls is over, in [0, 1]."""
+        decay = self.config.decay
+        return min(max((fraction - (1 - decay)) / decay, 0.0), 1.0) if decay else 0.0
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -189,6 +209,14 @@ def _evenly(count: int, largest: int) -> list[slice]:
     """So many rows in parts of at most `largest`, as equal as can be: a compiled step knows one size, or two."""
     parts = -(-count // largest)
     return [slice(part * count // parts, (part + 1) * count // parts) for part in range(parts)]
+
+
+def _without_cutting_pairs(first: int, count: int, at_once: int) -> list[slice]:
+    """The rows from `first` on in parts of about `at_once`, cut where no pair of `contrast` is, from 0."""
+    stride = PAIR_EVERY * max(1, at_once // PAIR_EVERY)
+    start = first - first % stride
+    edges = [0, *range(start + stride - first, count, stride), count]
+    return [slice(*edge) for edge in pairwise(edges)]
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ def test_two_processes_train_the_model_that_one_trains(folder: Path) -> None:
     for figure in ("step", "loss", "grad_norm", "lr", "val_residual"):
         ours, theirs = ([float(row[figure] or 0) for row in each] for each in rows)
         assert ours == pytest.approx(theirs, rel=1e-4), "figures are those of the whole batch"
-    assert read_file(Run(folder / "two").config)["micro_batch"] == 5, "the larger of the shares of 9 images"
+    assert read_file(Run(folder / "two").config)["micro_batch"] == 4, "the larger of the shares of 7 images"
 
 
 def test_a_run_goes_on_with_another_number_of_processes(folder: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch: py
 
     for name, value in launched(0, count=16).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="batch of 9 images cannot be shared by 16 processes"):
+    with pytest.raises(ConfigError, match="batch of 7 images cannot be shared by 16 processes"):
         presets.resolve(two_processes.config(), load("digits", conditional=True), torch.device("cpu"))
 
 

@@ -127,6 +127,30 @@ def test_the_unet_knows_places_and_the_angles_follow_the_size() -> None:
     assert other.angle_mean == 0.7
 
 
+def test_the_small_preset_sees_patches_and_attention_follows_them() -> None:
+    whole, patched = (
+        presets.resolve(vpfb.TrainConfig(data="x", preset=name, patch=patch), image_set(28), CPU)
+        for name, patch in (("base", None), ("base", 2))
+    )
+    assert (whole.patch, whole.attention) == (1, (14,))
+    assert (patched.patch, patched.attention) == (2, (14,))
+    assert presets.resolve(vpfb.TrainConfig(data="x"), image_set(28), CPU).patch == 2
+    paper = vpfb.TrainConfig(data="x", preset="small", network="paper-unet")
+    assert presets.resolve(paper, image_set(28), CPU).patch == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "weight"),
+    [({}, presets.CONTRAST), ({"contrast": 0.5}, 0.5), ({"objective": "official"}, 0.0)],
+)
+def test_conditions_are_contrasted_but_for_the_authors_loss(settings: dict[str, Any], weight: float) -> None:
+    images = dataclasses.replace(
+        image_set(8), labels=torch.zeros(4, 1, dtype=torch.int64), groups=(ConditionGroup("class", ("a", "b")),)
+    )
+    assert presets.resolve(vpfb.TrainConfig(data="x", **settings), images, CPU).contrast == weight
+    assert presets.resolve(vpfb.TrainConfig(data="x"), image_set(8), CPU).contrast == 0
+
+
 def test_the_sizes_of_the_presets_are_what_they_are_said_to_be() -> None:
     def millions(name: str, size: int, channels: int) -> float:
         images = image_set(size, channels)
@@ -215,7 +239,9 @@ def test_what_was_asked_for_stands_above_the_preset() -> None:
         ({"objective": "official", "schedule": "vp"}, 8, "ot only"),
         ({"widths": [8, 8, 8, 8]}, 4, "halved 3 times"),
         ({"network": "paper-unet", "position_embedding": True}, 28, "paper-unet has no position embedding"),
-        ({"attention": [16]}, 28, r"attention at \[16\], but the levels have \[28, 14, 7\]"),
+        ({"network": "paper-unet", "patch": 2}, 28, "paper-unet takes no patches"),
+        ({"widths": (8, 8, 8), "patch": 4}, 12, "3×3 patches of 4×4 pixels cannot be halved 2 times"),
+        ({"attention": [16]}, 28, r"attention at \[16\], but the levels have \[14, 7, 4\]"),
         ({"augment": "flip"}, 8, "not themselves when flipped"),
     ],
 )

@@ -189,6 +189,15 @@ def test_a_batch_in_parts_trains_the_same_model(settings: dict[str, Any]) -> Non
     assert parts.val_residual == pytest.approx(whole.val_residual, rel=1e-4)
 
 
+def test_the_contrast_of_conditions_sets_in_as_the_rate_falls() -> None:
+    """Two runs, one with far more of it, agree up to the middle, and not after it."""
+    settings = {"conditional": True, "warmup": 0, "save_every": 5, "keep": 3}
+    runs = [train(out=f"run {weight}", contrast=weight, **settings).run for weight in (0.0, 50.0)]
+    halfway = [train(stop_after=5, out=f"half {weight}", contrast=weight, **settings).run for weight in (0.0, 50.0)]
+    assert_equal_bit_for_bit(*map(tensors, halfway))
+    assert not torch.equal(*(tensors(run)["network/first.weight"] for run in runs))
+
+
 def test_activations_computed_anew_train_the_same_model() -> None:
     ours, theirs = train(out="anew", checkpoint_activations=True, lr=1e-3), train(out="kept", lr=1e-3)
     assert ours.val_residual == pytest.approx(theirs.val_residual, rel=1e-5)
