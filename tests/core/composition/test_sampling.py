@@ -194,8 +194,11 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], wo
 
 
 def test_the_model_in_the_package_draws_what_is_asked_for() -> None:
-    """As a reader of pixels sees it; by chance one picture in sixteen would be right, and by one class one in four."""
+    """As a reader of pixels sees it; by chance one picture in sixteen would be right, and by one class one in four.
+
+    By MALA, as `vpfb compose` does.
+    """
     model = vpfb.load("shapes", device="cpu")
-    drawn = sample(Composition("circle & red", model), 16, seed=0, mcmc="none", levels=16)
+    drawn = sample(Composition("circle & red", model), 16, seed=0, levels=16)
     labels = shapes_reader.read(drawn.images).labels
     assert int((labels[:, :2] == 0).all(1).sum()) >= 12
