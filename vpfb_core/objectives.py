@@ -251,11 +251,11 @@ def contrast(
     part = part or Part(0, len(data))
     total = (part.total + PAIR_EVERY - 2) // PAIR_EVERY  # pairs in the whole batch
     pairs = slice(-(-part.first // PAIR_EVERY), (part.first + len(data) + PAIR_EVERY - 2) // PAIR_EVERY)
-    angle = angles.sample(max(total, 1), potential.angle_range, like=data, generator=generator)[pairs]
-    noise = torch.randn((2, total, *data.shape[1:]), generator=generator, dtype=data.dtype, device=data.device)
-    without = (torch.rand(total, generator=generator, device=data.device) < 0.5)[pairs, None]
     if condition is None or pairs.start >= pairs.stop:
         return data.new_zeros(())
+    angle = angles.sample(total, potential.angle_range, like=data, generator=generator)[pairs]
+    noise = torch.randn((2, total, *data.shape[1:]), generator=generator, dtype=data.dtype, device=data.device)
+    without = (torch.rand(total, generator=generator, device=data.device) < 0.5)[pairs, None]
 
     rows = PAIR_EVERY * torch.arange(pairs.start, pairs.stop, device=data.device) - part.first
     both, angle = torch.cat([rows, rows + 1]), angle.repeat(2)

@@ -56,11 +56,11 @@ class UNet(nn.Module):
         if patch < 1:
             raise ValueError(f"patches of {patch} pixels")
         self.patch = patch
-        size, channels = -(-size // patch), channels * patch**2
+        sizes, channels = level_sizes(size, len(widths), patch), channels * patch**2
         embedding = 4 * widths[0]
         self.embedding = ConditionEmbedding(embedding, classes)
         self.first = Conv2d(channels, widths[0], 3, padding=1)
-        place = nn.Parameter(torch.zeros(1, widths[0], size, size)) if position_embedding else None
+        place = nn.Parameter(torch.zeros(1, widths[0], sizes[0], sizes[0])) if position_embedding else None
         self.register_parameter("place", place)
 
         def stage(inputs: int, outputs: int, level_size: int) -> Stage:
@@ -68,7 +68,6 @@ class UNet(nn.Module):
             attend = level_size in attention
             return Stage(Block(width, outputs, embedding, dropout, attend) for width in widths_in)
 
-        sizes = level_sizes(size, len(widths))
         self.down = nn.ModuleList(map(stage, [widths[0], *widths[:-1]], widths, sizes))
         self.middle = Block(widths[-1], widths[-1], embedding, dropout, attend=sizes[-1] in attention)
         rising = list(reversed(widths))
@@ -145,9 +144,9 @@ class Attention(nn.Module):
         return features + self.out(mixed)
 
 
-def level_sizes(size: int, levels: int) -> list[int]:
-    """H of the feature maps of each level, halved upwards."""
-    sizes = [size]
+def level_sizes(size: int, levels: int, patch: int = 1) -> list[int]:
+    """H of the feature maps of each level, halved upwards; of the first, in patches."""
+    sizes = [-(-size // patch)]
     for _ in range(levels - 1):
         sizes.append((sizes[-1] + 1) // 2)
     return sizes

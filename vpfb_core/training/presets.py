@@ -60,7 +60,7 @@ def resolve(config: TrainConfig, images: ImageSource, device: torch.device) -> T
     preset["position_embedding"] = is_unet
     preset["patch"] = preset["patch"] if is_unet else 1
     widths, patch = config.widths or preset["widths"], config.patch or preset["patch"]
-    preset["attention"] = _attended(-(-size // patch), len(widths), preset["attention"])
+    preset["attention"] = _attended(level_sizes(size, len(widths), patch), preset["attention"])
     angles = AngleDistribution.for_dimensions(math.prod(images.shape))
     preset |= {"angle_mean": angles.mean, "angle_std": angles.std}
     if config.steps is not None or config.time_budget is not None:
@@ -106,9 +106,9 @@ def pays_to_compile(config: TrainConfig, device: torch.device) -> bool:
     return device.type == "cuda" and long and possible and tools
 
 
-def _attended(size: int, levels: int, largest: int) -> tuple[int, ...]:
-    """The size of the first level of at most `largest` pixels a side; () for 0."""
-    return next(((level,) for level in level_sizes(size, levels) if level <= largest), ())
+def _attended(sizes: list[int], largest: int) -> tuple[int, ...]:
+    """The first of the levels' sizes that is at most `largest`; () for 0."""
+    return next(((size,) for size in sizes if size <= largest), ())
 
 
 def network_description(config: TrainConfig, images: ImageSource) -> dict[str, Any]:
@@ -131,17 +131,17 @@ def network_description(config: TrainConfig, images: ImageSource) -> dict[str, A
 
 
 def _check(config: TrainConfig, images: ImageSource, share: int) -> None:
-    patch = config.patch or 1
-    size, levels = -(-(config.size or 0) // patch), len(config.widths or ())  # of the first level
-    if size < 2 ** (levels - 1):
+    patch, levels = config.patch or 1, len(config.widths or ())
+    sizes = level_sizes(config.size or 0, levels, patch)
+    if sizes[0] < 2 ** (levels - 1):
         patches = "pixels" if patch == 1 else f"patches of {patch}×{patch} pixels"
         raise ConfigError(
-            f"images of {size}×{size} {patches} cannot be halved {levels - 1} times",
+            f"images of {sizes[0]}×{sizes[0]} {patches} cannot be halved {levels - 1} times",
             hint="use fewer levels: --set widths",
         )
-    if unused := set(config.attention or ()) - set(level_sizes(size, levels)):
+    if unused := set(config.attention or ()) - set(sizes):
         raise ConfigError(
-            f"attention at {sorted(unused)}, but the levels have {level_sizes(size, levels)} pixels",
+            f"attention at {sorted(unused)}, but the levels have {sizes} pixels",
             hint="name sizes of levels: --set attention=[8]",
         )
     if config.position_embedding and config.network != "unet":
