@@ -75,12 +75,11 @@ class Potential(nn.Module):
         Arguments as in `potential`.
         """
         if torch.is_grad_enabled():
-            # torch.func.grad, unlike autograd.grad, is something that torch.compile can see through.
-            def total(u: Tensor) -> tuple[Tensor, Tensor]:
-                value = self.potential(u, angle, condition)
-                return value.sum(), value
-
-            gradient, value = torch.func.grad(total, has_aux=True)(u)
+            if torch.compiler.is_compiling():
+                return self._traced_arc(u, angle, condition)
+            u = u if u.requires_grad else u.detach().requires_grad_()
+            value = self.potential(u, angle, condition)
+            (gradient,) = torch.autograd.grad(value.sum(), u, create_graph=True)
             return ArcField(value, gradient)
         # Copies, because tensors made under torch.inference_mode cannot be differentiated.
         with torch.inference_mode(False), torch.enable_grad():
@@ -90,6 +89,16 @@ class Potential(nn.Module):
         return ArcField(value.detach(), gradient)
 
     forward = arc  # a wrapper such as DistributedDataParallel sees the gradient, not only the value
+
+    def _traced_arc(self, u: Tensor, angle: Tensor, condition: Tensor | None) -> ArcField:
+        """`arc` by torch.func.grad, which torch.compile can see through; its bookkeeping would slow down eager mode."""
+
+        def total(u: Tensor) -> tuple[Tensor, Tensor]:
+            value = self.potential(u, angle, condition)
+            return value.sum(), value
+
+        gradient, value = torch.func.grad(total, has_aux=True)(u)
+        return ArcField(value, gradient)
 
     def compile(self, *args: Any, **settings: Any) -> None:
         """Compile `forward` in place for training; arguments as of `torch.compile`."""

@@ -57,11 +57,11 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         features, weight = ctx.saved_tensors
         to_features = to_weight = to_bias = None
-        if ctx.needs_input_grad[0]:
+        if leads_to(ctx, 0):
             to_features = _Transposed.apply(gradient, weight, ctx.shape, ctx.stride, ctx.padding)
-        if ctx.needs_input_grad[1]:
+        if leads_to(ctx, 1):
             to_weight = _weight_gradient(features, gradient, weight, ctx.stride, ctx.padding)
-        if ctx.needs_input_grad[2]:
+        if leads_to(ctx, 2):
             to_bias = gradient.sum((0, 2, 3))
         return to_features, to_weight, to_bias, None, None
 
@@ -86,11 +86,25 @@ class _Transposed(torch.autograd.Function):
     def backward(ctx: Any, features: Tensor) -> tuple[Tensor | None, ...]:
         gradient, weight = ctx.saved_tensors
         to_gradient = to_weight = None
-        if ctx.needs_input_grad[0]:
+        if leads_to(ctx, 0):
             to_gradient = _Convolution.apply(features, weight, None, ctx.stride, ctx.padding)
-        if ctx.needs_input_grad[1]:
+        if leads_to(ctx, 1):
             to_weight = _weight_gradient(features, gradient, weight, ctx.stride, ctx.padding)
         return to_gradient, to_weight, None, None, None
+
+
+def leads_to(ctx: Any, index: int) -> bool:
+    """Whether the backward pass at hand wants the gradient of this input; what is no tensor comes after all that are.
+
+    `needs_input_grad` says whether some pass could: of the weight too while only the image's gradient is asked for.
+    """
+    if not ctx.needs_input_grad[index]:
+        return False
+    try:
+        wanted: bool = torch._C._will_engine_execute_node(ctx.next_functions[index][0])
+    except RuntimeError:  # it does not answer for a leaf that autograd.grad was asked for
+        return True
+    return wanted
 
 
 def _weight_gradient(features: Tensor, gradient: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
