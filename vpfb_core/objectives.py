@@ -242,6 +242,9 @@ def contrast(
     energy open that it has at those of another, far from them; the quotients of `composition`, and every Metropolis
     test between them, stand on it. In half of the pairs c' is no condition at all.
 
+    Of several condition groups a pair is asked about one, drawn at random, and the others are none: otherwise the one
+    that is seen at a glance, such as the colour, answers for all, and the rest is not learned.
+
     Args:
         condition: class indices, int64 (N, G), −1 for none; otherwise arguments as in `stein`.
     Returns:
@@ -256,11 +259,14 @@ def contrast(
     angle = angles.sample(total, potential.angle_range, like=data, generator=generator)[pairs]
     noise = torch.randn((2, total, *data.shape[1:]), generator=generator, dtype=data.dtype, device=data.device)
     without = (torch.rand(total, generator=generator, device=data.device) < 0.5)[pairs, None]
+    order = torch.rand((total, condition.shape[1]), generator=generator, device=data.device)
 
     rows = PAIR_EVERY * torch.arange(pairs.start, pairs.stop, device=data.device) - part.first
     both, angle = torch.cat([rows, rows + 1]), angle.repeat(2)
     u, _ = arc_point(data[both] / potential.data_std, angle, noise[:, pairs].flatten(0, 1))
-    ours, theirs = condition[rows], condition[rows + 1].masked_fill(without, -1)
+    ours, theirs = condition[rows], condition[rows + 1]
+    others = _all_but_one((ours >= 0) & (theirs >= 0), order[pairs])
+    ours, theirs = ours.masked_fill(others, -1), theirs.masked_fill(others | without, -1)
     conditions = torch.cat([ours, theirs, theirs, ours])
     value = torch.tan(angle).repeat(2) * potential.potential(
         u.repeat(2, *[1] * (u.ndim - 1)), angle.repeat(2), conditions
@@ -269,6 +275,12 @@ def contrast(
     one, other = (right - wrong).chunk(2)
     weight = torch.tan(angle[: len(one)]).clamp(min=1).reciprocal()
     return (weight * F.softplus(-one - other)).sum() * (part.total / (len(data) * total))
+
+
+def _all_but_one(known: Tensor, order: Tensor) -> Tensor:
+    """All groups but the known one that comes last in the order; both (pairs, G)."""
+    groups = torch.arange(known.shape[1], device=known.device)
+    return groups != order.masked_fill(~known, -1).argmax(1, keepdim=True)
 
 
 OBJECTIVES: dict[str, Objective] = {"stein": stein, "ritz": ritz, "official": official}

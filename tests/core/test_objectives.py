@@ -498,3 +498,26 @@ def test_contrast_leaves_out_a_pair_that_is_cut_and_is_0_without_one() -> None:
     assert contrast(potential, data[1:4], condition[1:4], generator=generator(1), part=Part(1, 8)) == 0
     assert contrast(potential, data[:1], condition[:1], generator=generator(1)) == 0
     assert contrast(potential, data, None, generator=generator(1)) == 0
+
+
+def test_contrast_asks_about_one_group_at_a_time_and_about_each_as_often() -> None:
+    """A colour that gives itself away would else be all that is learned: the conditions that the network is asked."""
+    asked = []
+
+    class Listening(torch.nn.Module):
+        def forward(self, u: Tensor, angle: Tensor, condition: Tensor) -> Tensor:  # noqa: ARG002
+            asked.append(condition)
+            return 0 * u[:, 0]
+
+    n = 4 * 3000
+    condition = torch.randint(3, (n, 3), generator=generator(2))
+    condition[::4, 2] = -1  # the first of a pair has no third class: only the others can be asked about
+    contrast(Potential(Listening(), OT(), STD), torch.randn(n, 2), condition, generator=generator(1))
+    ours, theirs = asked[0].chunk(4)[:2]
+    known = asked[0] >= 0
+    assert known.sum(1).max() == 1
+    assert (ours >= 0).sum(1).eq(1).all()
+    for right, rows in ((ours, condition[::4]), (theirs, condition[1::4])):
+        assert torch.equal(right[right >= 0], rows[right >= 0])
+    assert (ours >= 0).double().mean(0) == pytest.approx(torch.tensor([0.5, 0.5, 0.0]), abs=0.03)
+    assert float((theirs >= 0).any(1).double().mean()) == pytest.approx(0.5, abs=0.03)
