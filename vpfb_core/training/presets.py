@@ -75,7 +75,8 @@ def resolve(config: TrainConfig, images: ImageSource, device: torch.device) -> T
     if config.condition_dropout is None:
         chosen["condition_dropout"] = CONDITION_DROPOUT[len(images.groups) > 1]
     if config.contrast is None:
-        chosen["contrast"] = CONTRAST if images.groups and config.objective != "official" else 0.0
+        wanted = images.groups and config.decay and config.objective != "official"
+        chosen["contrast"] = CONTRAST if wanted else 0.0
     if config.threads is None:
         chosen["threads"] = torch.get_num_threads()
     if config.workers is None:
@@ -159,6 +160,12 @@ def _check(config: TrainConfig, images: ImageSource, share: int) -> None:
         raise ConfigError(
             f"a batch of {config.batch_size} images cannot be shared by {place().count} processes",
             hint="--batch-size is that of all processes together",
+        )
+    if config.contrast and not images.groups:
+        raise ConfigError("contrast is of classes, and this run has none", hint="use --conditional")
+    if config.contrast and not config.decay:
+        raise ConfigError(
+            "contrast sets in while the rate falls, which it does not with decay=0", hint="--set contrast=0"
         )
     if config.compile == "on" and config.checkpoint_activations:
         raise ConfigError(

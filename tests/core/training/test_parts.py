@@ -139,16 +139,26 @@ def test_the_small_preset_sees_patches_and_attention_follows_them() -> None:
     assert presets.resolve(paper, image_set(28), CPU).patch == 1
 
 
+def with_classes() -> ImageSet:
+    groups = (ConditionGroup("class", ("a", "b")),)
+    return dataclasses.replace(image_set(8), labels=torch.zeros(4, 1, dtype=torch.int64), groups=groups)
+
+
 @pytest.mark.parametrize(
     ("settings", "weight"),
     [({}, presets.CONTRAST), ({"contrast": 0.5}, 0.5), ({"objective": "official"}, 0.0)],
 )
 def test_conditions_are_contrasted_but_for_the_authors_loss(settings: dict[str, Any], weight: float) -> None:
-    images = dataclasses.replace(
-        image_set(8), labels=torch.zeros(4, 1, dtype=torch.int64), groups=(ConditionGroup("class", ("a", "b")),)
-    )
-    assert presets.resolve(vpfb.TrainConfig(data="x", **settings), images, CPU).contrast == weight
+    assert presets.resolve(vpfb.TrainConfig(data="x", **settings), with_classes(), CPU).contrast == weight
     assert presets.resolve(vpfb.TrainConfig(data="x"), image_set(8), CPU).contrast == 0
+
+
+@pytest.mark.parametrize(("groups", "settings"), [(False, {}), (True, {"decay": 0.0})])
+def test_a_contrast_that_would_never_set_in_is_an_error(groups: bool, settings: dict[str, Any]) -> None:
+    images = with_classes() if groups else image_set(8)
+    assert presets.resolve(vpfb.TrainConfig(data="x", **settings), images, CPU).contrast == 0
+    with pytest.raises(ConfigError, match="contrast"):
+        presets.resolve(vpfb.TrainConfig(data="x", contrast=0.1, **settings), images, CPU)
 
 
 def test_the_sizes_of_the_presets_are_what_they_are_said_to_be() -> None:
