@@ -477,7 +477,7 @@ def test_contrast_is_the_cross_entropy_of_the_classes_by_bayes() -> None:
 
 
 def test_contrast_does_not_see_what_depends_on_the_class_and_the_angle_alone() -> None:
-    assert float(contrasted(Classes(offset=3.0), 1000)) == pytest.approx(float(contrasted(Classes(), 1000)), rel=1e-9)
+    assert contrasted(Classes(offset=3.0), 1000).item() == pytest.approx(contrasted(Classes(), 1000).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("cuts", [[0, 2, 4, 11], [0, 3, 8, 11], [0, 4, 10, 11]])
