@@ -17,7 +17,7 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import vpfb_core as vpfb
 from vpfb_core import pictures
 from vpfb_core.composition import And, Composition, Expression, Name, Not, Or, Weighted, names_of, parse, sample
 from vpfb_core.conditions import parse_condition
-from vpfb_core.data import shapes, shapes_reader
+from vpfb_core.data import ConditionGroup, shapes, shapes_reader
 from vpfb_core.model import Model
 from vpfb_core.training import prepare, run
 
@@ -46,45 +46,50 @@ LEFT_OUT = (
 )  # fmt: skip
 WITHOUT = (("circle", "red"),)
 
+Groups = Sequence[ConditionGroup]
+
 GUIDANCE = 4.0
 WAYS = ("flow", "mala", "direct", "guided")
 SHOWN = 8  # of each expression in the picture
 
 
-def holds(expression: Expression, labels: Tensor) -> Tensor:
-    """Whether labels (N, 4) satisfy an expression, bool (N,); −1 is no class, and has nothing that it is not either."""
+def holds(expression: Expression, labels: Tensor, groups: Groups = shapes.GROUPS) -> Tensor:
+    """Whether labels (N, G) satisfy an expression, bool (N,); −1 is no class, and has nothing that it is not either."""
     match expression:
         case Name():
-            condition = torch.tensor(parse_condition(expression.name, shapes.GROUPS))
+            condition = torch.tensor(parse_condition(expression.name, groups))
             return ((labels == condition) | (condition < 0)).all(1)
         case And(parts):
-            return torch.stack([holds(part, labels) for part in parts]).all(0)
+            return torch.stack([holds(part, labels, groups) for part in parts]).all(0)
         case Or(parts):
-            return torch.stack([holds(part, labels) for part in parts]).any(0)
+            return torch.stack([holds(part, labels, groups) for part in parts]).any(0)
         case Not(part):
-            return ~holds(part, labels) & (labels >= 0).all(1)
+            return ~holds(part, labels, groups) & (labels >= 0).all(1)
         case Weighted(_, part):
-            return holds(part, labels)
+            return holds(part, labels, groups)
 
 
-def ways(expression: Expression) -> list[str]:
+def ways(expression: Expression, groups: Groups = shapes.GROUPS) -> list[str]:
     """The combinations of classes, of the groups that it names, that satisfy an expression: "circle,red"."""
-    asked = torch.tensor([parse_condition(name.name, shapes.GROUPS) for name in names_of(expression)])
+    asked = torch.tensor([parse_condition(name.name, groups) for name in names_of(expression)])
     named = torch.nonzero((asked >= 0).any(0))[:, 0].tolist()
-    choices = [range(len(shapes.GROUPS[group].classes)) for group in named]
-    rows = torch.zeros(math.prod(map(len, choices)), len(shapes.GROUPS), dtype=torch.int64)
+    choices = [range(len(groups[group].classes)) for group in named]
+    rows = torch.zeros(math.prod(map(len, choices)), len(groups), dtype=torch.int64)
     rows[:, named] = torch.tensor(list(itertools.product(*choices)))
     return [
-        ",".join(shapes.GROUPS[group].classes[row[group]] for group in named)
-        for row in rows[holds(expression, rows)].tolist()
+        ",".join(groups[group].classes[row[group]] for group in named)
+        for row in rows[holds(expression, rows, groups)].tolist()
     ]
 
 
-def judged(expression: Expression, images: Tensor) -> dict[str, int | None]:
-    """How many of n pictures satisfy an expression, and of these how many its first side, where it is an |."""
-    labels = shapes_reader.read(images).labels
-    first = int(holds(expression.parts[0], labels).sum()) if isinstance(expression, Or) else None
-    return {"satisfied": int(holds(expression, labels).sum()), "n": len(images), "first": first}
+def judged(expression: Expression, labels: Tensor, groups: Groups = shapes.GROUPS) -> dict[str, int | None]:
+    """How many of n pictures satisfy an expression, and of these how many its first side, where it is an |.
+
+    Args:
+        labels: int64 (n, G), of the pictures.
+    """
+    first = int(holds(expression.parts[0], labels, groups).sum()) if isinstance(expression, Or) else None
+    return {"satisfied": int(holds(expression, labels, groups).sum()), "n": len(labels), "first": first}
 
 
 def shown(figures: dict[str, Any]) -> str:
@@ -108,8 +113,10 @@ def trained(name: str, without: Sequence[Sequence[str]], arguments: argparse.Nam
     return vpfb.load(path, device=arguments.device)
 
 
-def evaluate(model: Model, text: str, arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The figures of one expression, and the pictures, by how they were drawn."""
+def evaluate(
+    model: Model, text: str, read: Callable[[Tensor], Tensor], arguments: argparse.Namespace
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The figures of one expression, and the pictures, by how they were drawn; `read` sees the labels of pictures."""
     expression, n, seed = parse(text), arguments.n, arguments.seed
     composed = Composition(expression, model)
     drawn: dict[str, Tensor] = {}
@@ -121,9 +128,10 @@ def evaluate(model: Model, text: str, arguments: argparse.Namespace) -> tuple[di
         figures[way] = {"seconds": time.perf_counter() - began, "nfe": found.nfe, "acceptance": found.acceptance}
     for way, guidance in (("direct", None), ("guided", GUIDANCE)):
         drawn[way] = model.sample(
-            n, seed, condition=ways(expression), guidance=guidance, batch_size=arguments.batch_size
+            n, seed, condition=ways(expression, model.groups), guidance=guidance, batch_size=arguments.batch_size
         )
-    return {way: figures.get(way, {}) | judged(expression, images) for way, images in drawn.items()}, drawn
+    judgements = {way: judged(expression, read(images), model.groups) for way, images in drawn.items()}
+    return {way: figures.get(way, {}) | judgement for way, judgement in judgements.items()}, drawn
 
 
 def main() -> None:
@@ -153,7 +161,7 @@ def main() -> None:
     asked = [("all", text) for text in SEEN] + [("no red circles", text) for text in LEFT_OUT]
     results, rows, grids = [], [], []
     for name, text in asked:
-        figures, drawn = evaluate(models[name], text, arguments)
+        figures, drawn = evaluate(models[name], text, lambda images: shapes_reader.read(images).labels, arguments)
         results.append({"data": name, "expression": text, **figures})
         rows.append([name, text, *(shown(figures[way]) for way in WAYS)])
         grids.append(drawn["mala"][:SHOWN])

@@ -20,8 +20,8 @@ from vpfb_core.runs import Run
 
 KEPT = (
     "data", "preset", "size", "channels", "batch_size", "lr", "widths", "blocks", "attention",
-    "position_embedding", "patch", "contrast", "angle_mean", "angle_std", "precision", "device", "threads", "steps",
-    "time_budget", "seed",
+    "position_embedding", "patch", "prototypes", "contrast", "angle_mean", "angle_std", "precision", "device",
+    "threads", "steps", "time_budget", "seed",
 )  # fmt: skip
 
 

@@ -41,7 +41,8 @@ class TrainConfig:
 
     Data: data (name, folder or file), size, channels, conditional, augment, val_fraction, data_root (where sets known
     by name lie), download (whether one that is absent may be).
-    Network: preset, network, widths, blocks, attention, dropout, position_embedding, patch.
+    Network: preset, network, widths, blocks, attention, dropout, position_embedding, patch,
+    prototypes (an image of its own for each class).
     Method: objective, schedule, floor (σ_min, or ν of the log-homotopy), data_std, angle_mean and angle_std (where φ is
     drawn), condition_dropout, contrast (weight of that objective in the end; it
     sets in with the decay).
@@ -70,6 +71,7 @@ class TrainConfig:
     dropout: float | None = None
     position_embedding: bool | None = None
     patch: int | None = None
+    prototypes: bool | None = None
 
     objective: str = "stein"
     schedule: str = "ot"

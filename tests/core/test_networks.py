@@ -11,7 +11,7 @@ from torch import nn
 from vpfb_core.errors import ConfigError
 from vpfb_core.networks import MLP, PaperUNet, UNet, build
 from vpfb_core.networks.embedding import AngleFeatures, ConditionEmbedding
-from vpfb_core.networks.unet import Attention, Block, from_patches, to_patches
+from vpfb_core.networks.unet import Attention, Block, Prototypes, from_patches, to_patches
 
 DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "dim": 3, "width": 16, "classes": [3, 2]},
@@ -20,12 +20,21 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
         "position_embedding": True,
     },
     "patched unet": {"name": "unet", "channels": 2, "size": 9, "widths": [8, 16], "classes": [3, 2], "patch": 2},
+    "unet with prototypes": {
+        "name": "unet", "channels": 2, "size": 9, "widths": [8, 16], "classes": [3, 2], "patch": 2, "prototypes": True,
+    },
     "paper-unet": {
         "name": "paper-unet", "channels": 2, "size": 8, "widths": [8, 16], "blocks": 2, "attention": [4],
         "classes": [3, 2], "stem": 8,
     },
 }  # fmt: skip
-SHAPES = {"mlp": (3,), "unet": (2, 8, 8), "patched unet": (2, 9, 9), "paper-unet": (2, 8, 8)}
+SHAPES = {
+    "mlp": (3,),
+    "unet": (2, 8, 8),
+    "patched unet": (2, 9, 9),
+    "unet with prototypes": (2, 9, 9),
+    "paper-unet": (2, 8, 8),
+}
 
 every_network = pytest.mark.parametrize("name", DESCRIPTIONS)
 
@@ -164,12 +173,47 @@ def test_with_a_position_embedding_a_network_knows_where_in_the_picture_it_is() 
     assert inside[False].std() < 1e-3 * inside[True].std()
 
 
-def test_a_position_embedding_keeps_the_precision_of_the_features() -> None:
+def test_prototypes_of_classes_add_up_and_no_class_has_none() -> None:
+    prototypes = Prototypes((3, 2), (2, 4, 4), 8, embedding=5)
+    embedding = torch.randn(1, 5, generator=generator())
+    assert not prototypes(torch.tensor([[2, 1]]), embedding).any(), "learned from zero"
+    prototypes.images[0].weight.data[2].normal_(generator=generator(1))
+    prototypes.images[1].weight.data[1].normal_(generator=generator(2))
+    both, first, second, none = (
+        prototypes(torch.tensor([rows]), embedding) for rows in ((2, 1), (2, -1), (-1, 1), (-1, -1))
+    )
+    assert first.any()
+    assert second.any()
+    assert torch.allclose(both, first + second, atol=1e-6)
+    assert not none.any()
+
+
+def test_with_prototypes_a_network_draws_the_mean_image_of_a_class_from_nothing() -> None:
+    """Two classes, a vertical and a horizontal bar: in noise nothing else tells where they lie."""
+    means = torch.zeros(2, 1, 16, 16)
+    means[0, ..., 6:9], means[1, :, 6:9] = 1.0, 1.0
+    nothing, condition = (torch.zeros(2, 1, 16, 16), torch.zeros(2)), torch.tensor([[0], [1]])
+    left = {}
+    for own in (False, True):
+        torch.manual_seed(0)
+        network = UNet(1, 16, widths=(8,), classes=(2,), prototypes=own)
+        optimizer = torch.optim.Adam(network.parameters(), 5e-3)
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss = ((network(*nothing, condition) - means) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+        left[own] = loss.item()
+    assert left[True] < 0.2 * left[False], left
+
+
+@pytest.mark.parametrize("own", [{"position_embedding": True}, {"prototypes": True, "classes": (2,)}])
+def test_what_a_network_knows_of_places_keeps_the_precision_of_the_features(own: dict[str, Any]) -> None:
     seen: list[torch.dtype] = []
-    network = UNet(1, 8, widths=(8,), position_embedding=True)
+    network = UNet(1, 8, widths=(8,), **own)
     network.down[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        network(torch.zeros(1, 1, 8, 8), torch.ones(1))
+        network(torch.zeros(1, 1, 8, 8), torch.ones(1), torch.tensor([[1]]))
     assert seen == [torch.bfloat16]
 
 
@@ -222,13 +266,15 @@ def test_second_derivatives_of_the_network_agree_with_finite_differences(name: s
         "mlp": MLP(dim=2, width=4),
         "unet": UNet(1, 2, widths=(2, 2), attention=(2,)),
         "patched unet": UNet(1, 2, widths=(2,), patch=2),
+        "unet with prototypes": UNet(1, 2, widths=(2,), classes=(2,), prototypes=True),
         "paper-unet": PaperUNet(1, 2, widths=(2, 2), blocks=1, attention=(2,), stem=2),
     }[name]
     network = shuffle_weights(small).double()
     shape = (2, 2) if name == "mlp" else (1, 1, 2, 2)
     u = torch.randn(shape, generator=generator(), dtype=torch.float64, requires_grad=True)
     angle = torch.full((shape[0],), 0.8, dtype=torch.float64)
-    assert torch.autograd.gradgradcheck(lambda u: network(u, angle), (u,))
+    condition = torch.zeros(shape[0], 1, dtype=torch.int64) if name == "unet with prototypes" else None
+    assert torch.autograd.gradgradcheck(lambda u: network(u, angle, condition), (u,))
 
 
 def test_dropout_acts_in_training_only() -> None:

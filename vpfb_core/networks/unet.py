@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -38,6 +39,8 @@ class UNet(nn.Module):
         patch: the network sees `patch` × `patch` pixels as one with that many times the channels, and answers so: the
             first level, which costs as much as any other and knows least, is left out. A size that is no multiple of
             it is filled up with zeros.
+        prototypes: learn an image for each class, which the network sees beside u: of noise the potential knows nothing
+            but the mean image of what was asked for, and a scale and a shift for each channel learn that slowly.
     """
 
     def __init__(
@@ -51,10 +54,13 @@ class UNet(nn.Module):
         classes: Sequence[int] = (),
         position_embedding: bool = False,
         patch: int = 1,
+        prototypes: bool = False,
     ) -> None:
         super().__init__()
         if patch < 1:
             raise ValueError(f"patches of {patch} pixels")
+        if prototypes and not classes:
+            raise ValueError("prototypes are of classes, and there are none")
         self.patch = patch
         sizes, channels = level_sizes(size, len(widths), patch), channels * patch**2
         embedding = 4 * widths[0]
@@ -62,6 +68,8 @@ class UNet(nn.Module):
         self.first = Conv2d(channels, widths[0], 3, padding=1)
         place = nn.Parameter(torch.zeros(1, widths[0], sizes[0], sizes[0])) if position_embedding else None
         self.register_parameter("place", place)
+        image = (channels, sizes[0], sizes[0])
+        self.prototypes = Prototypes(classes, image, widths[0], embedding) if prototypes else None
 
         def stage(inputs: int, outputs: int, level_size: int) -> Stage:
             widths_in = [inputs] + [outputs] * (blocks - 1)
@@ -82,6 +90,8 @@ class UNet(nn.Module):
         features = self.first(to_patches(u, self.patch))
         if self.place is not None:
             features = features + self.place.to(features.dtype)
+        if self.prototypes is not None and condition is not None:
+            features = features + self.prototypes(condition, embedding)
         features = self.down[0](features, embedding)
         skips = []
         for stage in self.down[1:]:
@@ -92,6 +102,37 @@ class UNet(nn.Module):
             skip = skips.pop()
             features = stage(enlarge(narrow(features), skip) + skip, embedding)
         return from_patches(self.last(self.last_norm(features)), self.patch, u)
+
+
+class Prototypes(nn.Module):
+    """condition (N, G), embedding (N, E) → features (N, width, H, W) of an image for each class, learned from zero.
+
+    The images of a condition's classes are added; the class "none" (−1) has none. The embedding opens and closes what
+    is seen of them, channel by channel: near the data, which shows its class itself, they would be in the way.
+
+    Args:
+        classes: number of classes in each condition group.
+        shape: (C, H, W) of the images.
+        width: channels of the features.
+        embedding: E.
+    """
+
+    def __init__(self, classes: Sequence[int], shape: tuple[int, int, int], width: int, embedding: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.images = nn.ModuleList(nn.Embedding(count, math.prod(shape)) for count in classes)
+        self.view = Conv2d(shape[0], width, 3, padding=1, bias=False)
+        self.gate = nn.Linear(embedding, width)
+        for parameter in (*self.images.parameters(), *self.gate.parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, condition: Tensor, embedding: Tensor) -> Tensor:
+        images = [
+            (column >= 0)[:, None] * table(column.clamp(min=0))
+            for table, column in zip(self.images, condition.unbind(1), strict=True)
+        ]
+        features: Tensor = self.view(torch.stack(images).sum(0).reshape(-1, *self.shape))
+        return features * (1 + self.gate(embedding))[:, :, None, None]
 
 
 class Stage(nn.ModuleList):

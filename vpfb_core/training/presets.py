@@ -58,6 +58,7 @@ def resolve(config: TrainConfig, images: ImageSource, device: torch.device) -> T
     preset = COMMON | PRESETS[name]
     is_unet = (config.network or preset["network"]) == "unet"
     preset["position_embedding"] = is_unet
+    preset["prototypes"] = is_unet and bool(images.groups)
     preset["patch"] = preset["patch"] if is_unet else 1
     widths, patch = config.widths or preset["widths"], config.patch or preset["patch"]
     preset["attention"] = _attended(level_sizes(size, len(widths), patch), preset["attention"])
@@ -128,6 +129,8 @@ def network_description(config: TrainConfig, images: ImageSource) -> dict[str, A
         description["position_embedding"] = True
     if config.patch and config.patch > 1:
         description["patch"] = config.patch
+    if config.prototypes:
+        description["prototypes"] = True
     return description
 
 
@@ -147,6 +150,10 @@ def _check(config: TrainConfig, images: ImageSource, share: int) -> None:
         )
     if config.position_embedding and config.network != "unet":
         raise ConfigError(f"the network {config.network} has no position embedding", hint="--set network=unet")
+    if config.prototypes and config.network != "unet":
+        raise ConfigError(f"the network {config.network} has no prototypes", hint="--set network=unet")
+    if config.prototypes and not images.groups:
+        raise ConfigError("prototypes are of classes, and this run has none", hint="use --conditional")
     if patch > 1 and config.network != "unet":
         raise ConfigError(f"the network {config.network} takes no patches", hint="--set network=unet")
     if config.objective == "official" and config.schedule != "ot":

@@ -250,6 +250,8 @@ def test_what_was_asked_for_stands_above_the_preset() -> None:
         ({"widths": [8, 8, 8, 8]}, 4, "halved 3 times"),
         ({"network": "paper-unet", "position_embedding": True}, 28, "paper-unet has no position embedding"),
         ({"network": "paper-unet", "patch": 2}, 28, "paper-unet takes no patches"),
+        ({"network": "paper-unet", "prototypes": True}, 28, "paper-unet has no prototypes"),
+        ({"prototypes": True}, 28, "prototypes are of classes, and this run has none"),
         ({"widths": (8, 8, 8), "patch": 4}, 12, "3×3 patches of 4×4 pixels cannot be halved 2 times"),
         ({"attention": [16]}, 28, r"attention at \[16\], but the levels have \[14, 7, 4\]"),
         ({"augment": "flip"}, 8, "not themselves when flipped"),

@@ -178,7 +178,7 @@ def test_every_objective_and_schedule_trains_samples_and_loads(objective: str, s
 
 @pytest.mark.parametrize("settings", [{}, {"objective": "ritz", "conditional": True}])
 def test_a_batch_in_parts_trains_the_same_model(settings: dict[str, Any]) -> None:
-    settings |= {"warmup": 0, "log_every": 100}
+    settings |= {"warmup": 0, "log_every": 100, "steps": 3}  # Adam magnifies rounding from step to step
     whole, parts = train(out="whole", **settings), train(out="parts", micro_batch=3, **settings)
     untrained = train(out="untrained", **settings | {"lr": 1e-12, "steps": 1})
     for name, one in tensors(whole.run).items():
