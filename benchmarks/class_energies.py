@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("-m", "--model", action="append", required=True, help="trained on shapes with --conditional")
     parser.add_argument("-n", type=int, default=512, help="pictures, an even number")
     parser.add_argument("--seed", type=int, default=99)
+    parser.add_argument("--name", default="class-energies", help="of the file of results")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     figures: list[dict[str, Any]] = []
@@ -81,7 +82,7 @@ def main() -> None:
                 for level, row in levels.items()
             ],
         )
-    record("class-energies", figures, model.device)
+    record(arguments.name, figures, model.device)
 
 
 if __name__ == "__main__":
