@@ -21,8 +21,13 @@ from vpfb_core.objectives import AngleDistribution
 # the largest feature map that gets it: 16 is the level of 16×16 pixels in a picture of 32, of 14×14 in one of 28.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"widths": (32, 64), "batch_size": 32, "lr": 5e-3, "steps": 5_000},
-    "small": {"widths": (48, 96, 128), "patch": 2, "batch_size": 32, "lr": 5e-3, "steps": 20_000},
-    "base": {"widths": (128, 192, 256), "blocks": 2, "attention": 16, "batch_size": 128, "lr": 5e-4, "steps": 200_000},
+    "small": {
+        "widths": (48, 96, 128), "patch": 2, "prototypes": True, "batch_size": 32, "lr": 5e-3, "steps": 20_000,
+    },
+    "base": {
+        "widths": (128, 192, 256), "blocks": 2, "attention": 16, "prototypes": True,
+        "batch_size": 128, "lr": 5e-4, "steps": 200_000,
+    },
     "paper": {
         "network": "paper-unet", "widths": (256, 256, 256), "blocks": 4, "attention": 16, "dropout": 0.1,
         "batch_size": 64, "lr": 2e-4, "warmup": 5_000, "steps": 400_000,
@@ -33,7 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 COMMON: dict[str, Any] = {
-    "network": "unet", "patch": 1, "blocks": 1, "attention": 0, "dropout": 0.0, "warmup": 100,
+    "network": "unet", "patch": 1, "blocks": 1, "attention": 0, "dropout": 0.0, "prototypes": False, "warmup": 100,
 }  # fmt: skip
 CPU_TIME_BUDGET = 15 * 60.0
 # Of one group, and of each of several: there `compose` asks for one class with nothing of the other groups, and with a
@@ -58,7 +63,7 @@ def resolve(config: TrainConfig, images: ImageSource, device: torch.device) -> T
     preset = COMMON | PRESETS[name]
     is_unet = (config.network or preset["network"]) == "unet"
     preset["position_embedding"] = is_unet
-    preset["prototypes"] = is_unet and bool(images.groups)
+    preset["prototypes"] = preset["prototypes"] and is_unet and bool(images.groups)
     preset["patch"] = preset["patch"] if is_unet else 1
     widths, patch = config.widths or preset["widths"], config.patch or preset["patch"]
     preset["attention"] = _attended(level_sizes(size, len(widths), patch), preset["attention"])
