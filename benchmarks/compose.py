@@ -106,7 +106,7 @@ def trained(name: str, without: Sequence[Sequence[str]], arguments: argparse.Nam
         settings = {"steps": arguments.steps} if arguments.steps else {"time_budget": arguments.time_budget}
         config = vpfb.TrainConfig(
             data="shapes", size=16, channels=3, conditional=True, device=arguments.device, threads=arguments.threads,
-            out=str(path), **settings,
+            prototypes=arguments.prototypes, out=str(path), **settings,
         )  # fmt: skip
         plan = prepare(config)
         run(replace(plan, images=shapes.draw(len(plan.images), 16, without=without)))
@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prototypes", action="store_true", default=None, help="train with an image for each class")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     with tempfile.TemporaryDirectory() as scratch:
