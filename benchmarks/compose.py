@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import folder, record, show
+from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -46,14 +46,12 @@ LEFT_OUT = (
 )  # fmt: skip
 WITHOUT = (("circle", "red"),)
 
-Groups = Sequence[ConditionGroup]
-
 GUIDANCE = 4.0
 WAYS = ("flow", "mala", "direct", "guided")
 SHOWN = 8  # of each expression in the picture
 
 
-def holds(expression: Expression, labels: Tensor, groups: Groups = shapes.GROUPS) -> Tensor:
+def holds(expression: Expression, labels: Tensor, groups: Sequence[ConditionGroup]) -> Tensor:
     """Whether labels (N, G) satisfy an expression, bool (N,); −1 is no class, and has nothing that it is not either."""
     match expression:
         case Name():
@@ -69,7 +67,7 @@ def holds(expression: Expression, labels: Tensor, groups: Groups = shapes.GROUPS
             return holds(part, labels, groups)
 
 
-def ways(expression: Expression, groups: Groups = shapes.GROUPS) -> list[str]:
+def ways(expression: Expression, groups: Sequence[ConditionGroup]) -> list[str]:
     """The combinations of classes, of the groups that it names, that satisfy an expression: "circle,red"."""
     asked = torch.tensor([parse_condition(name.name, groups) for name in names_of(expression)])
     named = torch.nonzero((asked >= 0).any(0))[:, 0].tolist()
@@ -82,7 +80,7 @@ def ways(expression: Expression, groups: Groups = shapes.GROUPS) -> list[str]:
     ]
 
 
-def judged(expression: Expression, labels: Tensor, groups: Groups = shapes.GROUPS) -> dict[str, int | None]:
+def judged(expression: Expression, labels: Tensor, groups: Sequence[ConditionGroup]) -> dict[str, int | None]:
     """How many of n pictures satisfy an expression, and of these how many its first side, where it is an |.
 
     Args:
@@ -143,12 +141,10 @@ def main() -> None:
     parser.add_argument("--left-out-model", help="trained without red circles")
     parser.add_argument("--runs", type=Path, help="where the models are kept")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="compose", help="of the files of results")
     parser.add_argument("--prototypes", action="store_true", default=None, help="train with an image for each class")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    arguments = parsed(parser)
     with tempfile.TemporaryDirectory() as scratch:
         runs = arguments.runs or Path(scratch)
         models = {
@@ -171,12 +167,10 @@ def main() -> None:
     read = float((shapes_reader.read(real.images).labels == real.labels).all(1).double().mean())
     print(f"the reader reads {read:.1%} of {arguments.n} real pictures right")
     device = models["all"].device
-    label = "compose-shapes.png"
+    label = f"{arguments.name}-shapes.png"
     (folder(device) / label).write_bytes(pictures.png(pictures.tile(torch.cat(grids), columns=min(SHOWN, arguments.n))))
-    about = {
-        name: {key: model.about.get(key) for key in ("step", "seconds", "figures")} for name, model in models.items()
-    }
-    record("compose", {"results": results, "reader": read, "models": about}, device)
+    about = {name: training(model) for name, model in models.items()}
+    record(arguments.name, {"results": results, "reader": read, "models": about}, device)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import argparse
 
 import torch
 from compose import GUIDANCE, SHOWN, WAYS, evaluate, holds, judged, shown
-from record import folder, record, show
+from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -34,11 +34,8 @@ def main() -> None:
     parser.add_argument("--name", help="of the files of results; the data's")
     parser.add_argument("-n", type=int, default=64, help="pictures of each expression")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)
     channels, size, _ = model.shape
     images = vpfb.data.load(
@@ -61,10 +58,11 @@ def main() -> None:
     assert real.labels is not None
     results, rows, grids = [], [], []
     for text in arguments.expressions:
+        expression = parse(text)
         figures, drawn = evaluate(model, text, read, arguments)
-        members = real.images[holds(parse(text), real.labels, model.groups)]
-        figures["real"] = judged(parse(text), read(members.float() / 255), model.groups)
-        figures["anything"] = judged(parse(text), anything, model.groups)
+        members = real.images[holds(expression, real.labels, model.groups)]
+        figures["real"] = judged(expression, read(members.float() / 255), model.groups)
+        figures["anything"] = judged(expression, anything, model.groups)
         results.append({"expression": text, **figures})
         rows.append([text, *(shown(figures[way]) for way in ("real", "anything", *WAYS))])
         grids += [drawn["mala"][:SHOWN], drawn["guided"][:SHOWN]]
@@ -74,8 +72,7 @@ def main() -> None:
     name = f"compose-{arguments.name or images.name.rsplit('/', 1)[-1]}"
     grid = pictures.tile(torch.cat(grids), columns=min(SHOWN, arguments.n))
     (folder(model.device) / f"{name}.png").write_bytes(pictures.png(grid))
-    about = {key: model.about.get(key) for key in ("step", "seconds", "figures")}
-    record(name, {"results": results, "classifier": judge.accuracy, "model": about}, model.device)
+    record(name, {"results": results, "classifier": judge.accuracy, "model": training(model)}, model.device)
 
 
 if __name__ == "__main__":

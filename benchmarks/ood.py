@@ -14,7 +14,7 @@ import argparse
 import time
 
 import torch
-from record import record, show
+from record import parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -68,11 +68,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--slow-limit", type=int, default=32)
     parser.add_argument("--scores", nargs="+", default=list(SCORES), choices=list(SCORES))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--name", help="of the file of results")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    arguments = parsed(parser)
     model = vpfb.load(arguments.model or choice.choose_model(arguments.members).path, device=arguments.device)
     members = choice.load_members(model, arguments.members, arguments.limit).images
     strangers = {
@@ -96,7 +93,7 @@ def main() -> None:
     )
     figures = {
         "in": arguments.members,
-        "model": {key: model.about.get(key) for key in ("data", "step", "seconds", "figures")},
+        "model": {"data": model.about.get("data")} | training(model),
         "detections": detections,
         "images_per_second": speeds,
         "times_the_likelihood": {name: speed / slowest for name, speed in speeds.items()} if slowest else None,

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from record import record, show
+from record import parsed, record, show
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -77,11 +77,8 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--data-root")
     parser.add_argument("--seconds", type=float, default=240.0, help="of steps, for each of them")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the run")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    arguments = parsed(parser)
     settings = dict(parse_setting(text) for text in arguments.set)
     plan = prepare(
         vpfb.TrainConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -14,8 +15,18 @@ import torch
 from rich.console import Console
 
 from vpfb_cli.output import jsonable, table
+from vpfb_core import Model
 
 RESULTS = Path(os.environ.get("VPFB_RESULTS") or Path(__file__).parent / "results")
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments, with --device and --threads among them; so many threads are set, if any."""
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    return arguments
 
 
 def folder(device: torch.device | str = "cpu") -> Path:
@@ -39,6 +50,11 @@ def record(name: str, figures: Any, device: torch.device | str = "cpu") -> None:
     path = folder(device) / f"{name}.json"
     path.write_text(json.dumps(jsonable(document), indent=1) + "\n")
     print(f"written: {path}", file=sys.stderr)
+
+
+def training(model: Model) -> dict[str, Any]:
+    """How long a model was trained, and to what."""
+    return {key: model.about.get(key) for key in ("step", "seconds", "figures")}
 
 
 def show(columns: list[str], rows: list[list[object]]) -> None:

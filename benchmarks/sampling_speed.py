@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torchdiffeq
-from record import record, show
+from record import parsed, record, show
 from scipy.integrate import solve_ivp
 from solvers import TRUTH
 from torch import Tensor
@@ -95,10 +95,7 @@ def main() -> None:
     parser.add_argument("-m", "--model", default="digits")
     parser.add_argument("-n", type=int, default=64, help="images, one batch")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)
     codes = noise.normal(model.shape, 0, range(arguments.n)).to(model.device)
     truth = decode(model.potential, codes, solver=TRUTH).require_success().x

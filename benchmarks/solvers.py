@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from fidelity import Fidelity
-from record import folder, record, show
+from record import folder, parsed, record, show
 from solver_grids import fitted, grids, measured
 from solver_plot import plot
 from torch import Tensor
@@ -87,10 +87,7 @@ def main() -> None:
     parser.add_argument("-m", "--model", default="digits")
     parser.add_argument("--data", default="digits", help="the real images of the Fréchet distance")
     parser.add_argument("-n", type=int, default=128, help="samples")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)
     potential = model.potential
     flow, other = Flow.of(model, 0, arguments.n), Flow.of(model, arguments.n, FITTING_SAMPLES)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from digits import nearest_neighbour_accuracy
-from record import folder, record, show
+from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -77,11 +77,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("-n", type=int, default=128, help="samples that walk")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)
     data = vpfb.data.load(arguments.data, split="test", root=arguments.data_root, conditional=True)
     images = data.images.float() / 255
@@ -103,7 +100,7 @@ def main() -> None:
         ["", "figure", "value"],
         [[part, key, str(value)] for part, found in figures.items() for key, value in found.items()],
     )
-    figures["model"] = {key: model.about.get(key) for key in ("step", "seconds", "figures")}
+    figures["model"] = training(model)
     record(f"steering-{arguments.data}", figures, model.device)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 from race import VelocityNetwork
-from record import record, show
+from record import parsed, record, show
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -83,10 +83,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    arguments = parsed(parser)
     device = resolve_device(arguments.device)
     shape = (arguments.channels, arguments.size, arguments.size)
     images = ImageSet("random", torch.zeros(1, *shape, dtype=torch.uint8))
