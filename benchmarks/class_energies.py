@@ -22,8 +22,8 @@ from record import record, show
 from torch.nn.functional import softplus
 
 import vpfb_core as vpfb
-from vpfb_core import noise
 from vpfb_core.data import shapes
+from vpfb_core.machine import noise
 from vpfb_core.model import Model
 from vpfb_core.objectives import arc_point
 

@@ -18,8 +18,8 @@ from record import parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import noise
 from vpfb_core.data.catalogue import canonical
+from vpfb_core.machine import noise
 from vpfb_core.model import Model
 from vpfb_core.ood import SCORES, choice, compare, score
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from vpfb_core import checkpoint
 from vpfb_core.errors import CheckpointError
+from vpfb_core.machine import container as checkpoint
 from vpfb_core.runs import Run
 from vpfb_core.training.state import read_state
 

@@ -32,11 +32,12 @@ from race import FlowMatching
 from record import record, show
 
 import vpfb_core as vpfb
-from vpfb_core import distributed, networks
+from vpfb_core import networks
 from vpfb_core.data import ImageSet
-from vpfb_core.devices import keeping_freed_memory, resolve_device
-from vpfb_core.distributed import Group
-from vpfb_core.launch import Place
+from vpfb_core.machine import distributed
+from vpfb_core.machine.devices import keeping_freed_memory, resolve_device
+from vpfb_core.machine.distributed import Group
+from vpfb_core.machine.launch import Place
 from vpfb_core.training import Plan, memory, presets
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer

@@ -21,7 +21,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import homotopy, networks, objectives
 from vpfb_core.data import ImageSet
-from vpfb_core.devices import keeping_freed_memory, resolve_device
+from vpfb_core.machine.devices import keeping_freed_memory, resolve_device
 from vpfb_core.potential import Potential, UnpreconditionedPotential
 from vpfb_core.training import presets
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import distributed, evaluation, networks, objectives
+from vpfb_core import evaluation, networks, objectives
 from vpfb_core.errors import DataError
 from vpfb_core.homotopy import OT
+from vpfb_core.machine import distributed
 from vpfb_core.objectives import Part
 from vpfb_core.potential import Potential
 from vpfb_core.training import Result, loop

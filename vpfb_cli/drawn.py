@@ -18,7 +18,7 @@ def write_images(kind: str, out: str, images: Tensor, to_stdout: Callable[[bytes
         to_stdout: writes a PNG there, where that was asked for.
     """
     from vpfb_core import pictures
-    from vpfb_core.files import write_bytes
+    from vpfb_core.machine.files import write_bytes
 
     if kind == "folder":
         pictures.write_folder(Path(out), images)

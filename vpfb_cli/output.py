@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpfb_cli import streams
 from vpfb_core.errors import ConfigError, DataError, VPFBError, is_out_of_memory
-from vpfb_core.launch import place
+from vpfb_core.machine.launch import place
 
 if TYPE_CHECKING:
     import typer
@@ -98,7 +98,7 @@ class Output:
         return failure.exit_code
 
     def _speaks_of(self, error: BaseException) -> bool:
-        """Whether this process says what went wrong: one of them does (see `vpfb_core.distributed`).
+        """Whether this process says what went wrong: one of them does (see `vpfb_core.machine.distributed`).
 
         What went wrong before they met went wrong on all; a bug is told by whoever meets it.
         """

@@ -16,8 +16,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = {"checkpoint", "composition", "config", "data", "errors", "evaluation", "flow", "homotopy", "model",
-            "networks", "noise", "objectives", "ood", "potential", "runs", "training"}  # fmt: skip
+_MODULES = {"composition", "config", "data", "errors", "evaluation", "flow", "homotopy", "model",
+            "networks", "objectives", "ood", "potential", "runs", "training"}  # fmt: skip
 _NAMES = {
     "Model": "model",
     "load": "loading",

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vpfb_core import checkpoint
 from vpfb_core.errors import CheckpointError
+from vpfb_core.machine import container as checkpoint
 from vpfb_core.normaliser import Normaliser, is_number
 
 LARGEST_SIDE = 2**16  # pixels

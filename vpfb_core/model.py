@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpfb_core import chains, checkpoint, density, noise
+from vpfb_core import chains, density
 from vpfb_core.calibration import calibrate
 from vpfb_core.chains import Chains
 from vpfb_core.conditions import condition_tensor
@@ -26,6 +26,8 @@ from vpfb_core.flow import Solution, Solver, decode, encode, slerp
 from vpfb_core.flow.guidance import check_guidance
 from vpfb_core.flow.long_runs import LEVEL
 from vpfb_core.flow.sampling import ENCODING_SOLVER
+from vpfb_core.machine import container as checkpoint
+from vpfb_core.machine import noise
 from vpfb_core.normaliser import Normaliser
 from vpfb_core.potential import Potential, UnpreconditionedPotential
 from vpfb_core.reference import Reference

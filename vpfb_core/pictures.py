@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.files import write_bytes
+from vpfb_core.machine.files import write_bytes
 
 # Small images are enlarged by a whole factor to about this many pixels a side, so that a grid can be looked at.
 TILE = 64

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vpfb_core import noise
 from vpfb_core.errors import CheckpointError, DataError
+from vpfb_core.machine import noise
 from vpfb_core.readings import Readings, levels_of, read, read_all, scalar_level
 
 if TYPE_CHECKING:

@@ -54,7 +54,7 @@ def test_a_picture_on_stdout_is_a_png_and_a_closed_pipe_is_no_error(tmp_path: Pa
 def test_a_signal_saves_the_run_and_it_goes_on_to_what_it_would_have_been(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    from vpfb_core import checkpoint
+    from vpfb_core.machine import container as checkpoint
 
     child = start(tmp_path, *TRAIN, "--steps", "100000")
     wait_for(lambda: steps_logged(tmp_path) >= 10, child)

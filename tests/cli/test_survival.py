@@ -19,8 +19,8 @@ import pytest
 import torch
 from warm_process import Ended, WarmProcess, warm_process
 
-from vpfb_core import checkpoint
 from vpfb_core.errors import CheckpointError
+from vpfb_core.machine import container as checkpoint
 from vpfb_core.runs import Run
 from vpfb_core.training.state import locked, read_state
 

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from vpfb_core import checkpoint
 from vpfb_core.errors import CheckpointError, DataError
+from vpfb_core.machine import container as checkpoint
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool,

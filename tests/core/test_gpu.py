@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import checkpoint, networks
+from vpfb_core import networks
+from vpfb_core.machine import container as checkpoint
 from vpfb_core.training import prepare
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vpfb_core as vpfb
-from vpfb_core import checkpoint, networks
+from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
-from vpfb_core.devices import place_network
 from vpfb_core.errors import CheckpointError, ConfigError, SolverError
 from vpfb_core.flow import Status
 from vpfb_core.homotopy import OT
+from vpfb_core.machine import container as checkpoint
+from vpfb_core.machine.devices import place_network
 from vpfb_core.model import Model, Statistics
 from vpfb_core.potential import Potential, UnpreconditionedPotential
 

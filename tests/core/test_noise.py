@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vpfb_core import noise
+from vpfb_core.machine import noise
 
 
 def test_noise_of_a_sample_is_the_same_bits_in_every_batch() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 import vpfb_core as vpfb
 from vpfb_core import pictures
 from vpfb_core.errors import CheckpointError, ConfigError, DataError
-from vpfb_core.files import write_bytes
+from vpfb_core.machine.files import write_bytes
 from vpfb_core.runs import find_model, list_runs, new_run
 
 

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 import vpfb_core as vpfb
 from vpfb_cli.__main__ import run as run_command
 from vpfb_cli.app import build
-from vpfb_core import checkpoint, description, networks
+from vpfb_core import description, networks
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import CheckpointError, SolverError
 from vpfb_core.evaluation import weights
 from vpfb_core.homotopy import OT
+from vpfb_core.machine import container as checkpoint
 from vpfb_core.model import Model, Statistics
 from vpfb_core.normaliser import Anchor, Constants, Normaliser
 from vpfb_core.potential import Potential

@@ -18,7 +18,7 @@ from torchvision.datasets.utils import extract_archive
 from vpfb_core.data import LoadOptions, load
 from vpfb_core.data.download import Files, located
 from vpfb_core.errors import ConfigError, DataError
-from vpfb_core.files import clear_leftovers, write_bytes
+from vpfb_core.machine.files import clear_leftovers, write_bytes
 from vpfb_core.runs import list_runs, new_run
 
 

@@ -128,10 +128,11 @@ def eval_(
     say = output.start(json_mode=json, quiet=quiet)
     root = Path(data_root) if data_root else None
     with signals.importing():
-        from vpfb_core import distributed, evaluation
+        from vpfb_core import evaluation
         from vpfb_core.evaluation.features import check_name
         from vpfb_core.evaluation.metrics import find
         from vpfb_core.flow import Solver
+        from vpfb_core.machine import distributed
     if fit_features:
         named: dict[str, object] = {
             "--metrics": metrics, "-n": n, "--features": features, "--weights-path": weights_path,
@@ -190,10 +191,11 @@ def _fit(
     with signals.importing():
         import torch
 
-        from vpfb_core import data, distributed
+        from vpfb_core import data
         from vpfb_core.data.catalogue import split_off
-        from vpfb_core.devices import resolve_device
         from vpfb_core.evaluation import classifier
+        from vpfb_core.machine import distributed
+        from vpfb_core.machine.devices import resolve_device
         from vpfb_core.ood import choice
     channels, size = open_model(say, model, device, threads)[0].shape[:2] if model else (None, None)
     if threads is not None:

@@ -113,9 +113,9 @@ def interpolate(
         import torch
 
         from vpfb_core import pictures
-        from vpfb_core.files import write_bytes
         from vpfb_core.flow import Solver
         from vpfb_core.flow.sampling import ENCODING_SOLVER
+        from vpfb_core.machine.files import write_bytes
     kind = pictures.output_format(out)
     _check_wishes(n, out, kind, rows, from_, to)
     wished = any(wish is not None for wish in (solver, nfe, rtol, atol))
@@ -169,9 +169,9 @@ def _interpolated(
     """The images (rows, frames, C, H, W), and the reconstruction error where the ends are pictures."""
     import torch
 
-    from vpfb_core import noise
     from vpfb_core.data.single import read_image
     from vpfb_core.flow.interpolation import rms_distance
+    from vpfb_core.machine import noise
 
     ends: Tensor | None = None
     if from_ is not None and to is not None:

@@ -99,7 +99,7 @@ def ood(
     """
     say = output.start(json_mode=json, quiet=quiet)
     with signals.importing():
-        from vpfb_core import distributed
+        from vpfb_core.machine import distributed
         from vpfb_core.ood import choice, report
         from vpfb_core.ood.scores import ALL, find_scores, is_ready, require_ready
     names = find_scores(score or [])
@@ -164,7 +164,7 @@ def _summaries(names: list[str]) -> dict[str, str]:
 
 def _write(folder: Path, members: str, sets: Sets, scores: Scores, rows: list[Row], document: dict[str, Any]) -> None:
     from vpfb_core import plots
-    from vpfb_core.files import write_bytes
+    from vpfb_core.machine.files import write_bytes
     from vpfb_core.ood import report
 
     write_bytes(folder / "scores.csv", report.scores_table(sets, scores))

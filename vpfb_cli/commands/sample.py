@@ -126,8 +126,9 @@ def sample(
     say = output.start(json_mode=json, quiet=quiet)
     to_stdout = say.binary_stdout("-o -") if out == "-" else None
     with signals.importing():
-        from vpfb_core import distributed, pictures
+        from vpfb_core import pictures
         from vpfb_core.flow import Solver
+        from vpfb_core.machine import distributed
     kind = pictures.output_format(out)
     _check_wishes(kind, langevin, known, mask, [solver, nfe, rtol, atol])
     chosen = Solver.choose(solver, nfe, rtol, atol)
@@ -208,7 +209,7 @@ def _drawn(loaded: Model, n: int, seed: int, settings: dict[str, Any]) -> Iterat
 
     The first process gets them all, in order, and the others nothing.
     """
-    from vpfb_core import distributed
+    from vpfb_core.machine import distributed
 
     group = distributed.group()
 
@@ -251,7 +252,7 @@ def _write(kind: str, out: str, images: list[Tensor], paths: list[Tensor], to_st
     import torch
 
     from vpfb_core import pictures
-    from vpfb_core.files import write_bytes
+    from vpfb_core.machine.files import write_bytes
 
     if kind == "gif":
         frames = torch.stack([pictures.tile(step) for step in torch.cat(paths, dim=1)])

@@ -84,7 +84,7 @@ def score(
         raise ConfigError(f"cannot write '{montage}': the montage is a .png file")
     with signals.importing():
         from vpfb_core import data, pictures
-        from vpfb_core.files import write_bytes
+        from vpfb_core.machine.files import write_bytes
         from vpfb_core.ood import report
         from vpfb_core.ood.scores import find_score, require_ready
     find_score(name)

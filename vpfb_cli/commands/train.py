@@ -26,7 +26,7 @@ from vpfb_cli.options import (
 from vpfb_cli.progress import progress
 from vpfb_core.config import CHOICES, TrainConfig, merge_levels, parse_setting, read_file
 from vpfb_core.errors import ConfigError
-from vpfb_core.launch import place
+from vpfb_core.machine.launch import place
 
 if TYPE_CHECKING:
     from vpfb_core.training import Plan, Progress, Result

@@ -14,7 +14,7 @@ from torch import Tensor
 from vpfb_core.data.images import ImageSet, LoadOptions
 from vpfb_core.data.streaming import ImageSource
 from vpfb_core.errors import DataError
-from vpfb_core.noise import generator
+from vpfb_core.machine.noise import generator
 
 COUNT = 1_000
 _SEED, _SIZE, _CHANNELS = 0, 32, 3

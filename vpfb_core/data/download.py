@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vpfb_core.data.images import LoadOptions
 from vpfb_core.errors import DataError
-from vpfb_core.files import cache_folder
+from vpfb_core.machine.files import cache_folder
 
 TIMEOUT = 30.0  # seconds that a server may be silent
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.noise import generator
+from vpfb_core.machine.noise import generator
 
 MAX_SIZE = 1024
 SPLITS = ("train", "test")

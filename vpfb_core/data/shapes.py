@@ -22,7 +22,7 @@ from vpfb_core.data.framing import MAX_BYTES
 from vpfb_core.data.images import ConditionGroup, ImageSet, LoadOptions
 from vpfb_core.data.stacking import stack_array
 from vpfb_core.errors import ConfigError, DataError
-from vpfb_core.noise import generator
+from vpfb_core.machine.noise import generator
 
 COUNT = 10_000
 SIZE = 16

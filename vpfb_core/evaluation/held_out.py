@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vpfb_core import noise
+from vpfb_core.machine import noise
 from vpfb_core.objectives import DEFAULT_ANGLES, AngleDistribution, residual
 from vpfb_core.potential import Potential
 

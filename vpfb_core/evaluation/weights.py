@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vpfb_core.data.download import TIMEOUT
 from vpfb_core.errors import CheckpointError, MissingError, VPFBError
-from vpfb_core.files import replacing
+from vpfb_core.machine.files import replacing
 
 # The weights that FID is defined with, converted from TensorFlow: what their SHA-256 begins with, the names that
 # libraries keep them under (pytorch-fid's, torch-fidelity's), and where torch-fidelity has them from.

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vpfb_core import noise
 from vpfb_core.errors import ConfigError, SolverError
 from vpfb_core.homotopy import expand_to
+from vpfb_core.machine import noise
 
 # (u (N, …), φ (N,)) → (log-density up to a constant (N,), its gradient in u, shaped like u)
 Target = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

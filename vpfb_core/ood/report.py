@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vpfb_core import distributed
 from vpfb_core.data.images import ImageSet
 from vpfb_core.errors import DataError
+from vpfb_core.machine import distributed
 from vpfb_core.ood.metrics import Detection, compare
 from vpfb_core.ood.scores import DEFAULT_BATCH, score
 

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vpfb_core import noise
-from vpfb_core.devices import moved
+from vpfb_core.machine import noise
+from vpfb_core.machine.devices import moved
 
 Batch = tuple[Tensor, Tensor | None]  # images, uint8 (B, C, H, W), and labels, int64 (B, G)
 

@@ -8,7 +8,7 @@ import time
 import torch
 from torch import Tensor
 
-from vpfb_core.distributed import Group
+from vpfb_core.machine.distributed import Group
 
 
 class NotFiniteError(Exception):

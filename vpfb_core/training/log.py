@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vpfb_core.errors import DataError
-from vpfb_core.files import write_bytes
+from vpfb_core.machine.files import write_bytes
 
 COLUMNS = ("step", "seconds", "loss", "val_residual", "sample_accuracy", "grad_norm", "lr", "images_per_second",
            "memory_bytes")  # fmt: skip

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vpfb_core.checkpoint import finite_or_none
 from vpfb_core.data.unreadable import counted
-from vpfb_core.devices import memory_in_use
-from vpfb_core.distributed import Group
 from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError, is_out_of_memory
 from vpfb_core.finish import IMAGES, affordable, finish, full_cost
+from vpfb_core.machine.container import finite_or_none
+from vpfb_core.machine.devices import memory_in_use
+from vpfb_core.machine.distributed import Group
 from vpfb_core.model import Model
 from vpfb_core.runs import Run
 from vpfb_core.training import log, memory

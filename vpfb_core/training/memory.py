@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from vpfb_core import networks
 from vpfb_core.config import TrainConfig
-from vpfb_core.devices import memory_of
 from vpfb_core.errors import StepTooLargeError
+from vpfb_core.machine.devices import memory_of
 from vpfb_core.networks.checkpointing import Checkpointed
 from vpfb_core.networks.unet import Attention
 from vpfb_core.runs import Run

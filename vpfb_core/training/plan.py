@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from vpfb_core import data, distributed, networks
+from vpfb_core import data, networks
 from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, read_file
 from vpfb_core.data import ImageSet, ImageSource, LoadOptions
-from vpfb_core.devices import memory_of, resolve_device
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine import distributed
+from vpfb_core.machine.devices import memory_of, resolve_device
 from vpfb_core.runs import RUNS, Run, list_runs
 from vpfb_core.training import memory, presets
 

@@ -13,7 +13,7 @@ import torch
 from vpfb_core.config import TrainConfig
 from vpfb_core.data import ImageSource
 from vpfb_core.errors import ConfigError
-from vpfb_core.launch import place
+from vpfb_core.machine.launch import place
 from vpfb_core.networks.unet import level_sizes
 from vpfb_core.objectives import AngleDistribution
 

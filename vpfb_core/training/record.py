@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 import vpfb_core
-from vpfb_core.checkpoint import finite_or_none
 from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, to_toml
 from vpfb_core.data.unreadable import table
 from vpfb_core.errors import DataError
-from vpfb_core.files import clear_leftovers, write_bytes
+from vpfb_core.machine.container import finite_or_none
+from vpfb_core.machine.files import clear_leftovers, write_bytes
 from vpfb_core.model import Model
 from vpfb_core.pictures import png, tile
 from vpfb_core.potential import Potential

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-from vpfb_core import checkpoint
 from vpfb_core.errors import CheckpointError, ConfigError, DataError
-from vpfb_core.files import write_bytes
+from vpfb_core.machine import container as checkpoint
+from vpfb_core.machine.files import write_bytes
 from vpfb_core.runs import Run
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from vpfb_core.data import ImageSet
 from vpfb_core.data.stacking import thread_count
 from vpfb_core.data.streaming import StreamedSet
-from vpfb_core.devices import moved
 from vpfb_core.errors import DataError
+from vpfb_core.machine.devices import moved
 from vpfb_core.training.batches import Batches, BatchesInMemory, Epoch, Order, mirror
 from vpfb_core.training.plan import Plan
 

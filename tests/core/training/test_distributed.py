@@ -16,11 +16,11 @@ import torch
 import two_processes
 from torch import Tensor
 
-from vpfb_core import checkpoint
 from vpfb_core.config import read_file
-from vpfb_core.devices import resolve_device
 from vpfb_core.errors import ConfigError
-from vpfb_core.launch import Place, place
+from vpfb_core.machine import container as checkpoint
+from vpfb_core.machine.devices import resolve_device
+from vpfb_core.machine.launch import Place, place
 from vpfb_core.runs import Run
 from vpfb_core.training import Result, loop, prepare
 from vpfb_core.training.state import read_state
@@ -175,7 +175,7 @@ def test_a_process_that_is_killed_ends_the_other(tmp_path: Path) -> None:
 
 
 def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vpfb_core import devices
+    from vpfb_core.machine import devices
 
     monkeypatch.setattr(devices, "available_devices", lambda: ["cuda:0", "cuda:1", "cpu"])
     assert str(resolve_device("cuda:1")) == "cuda:1"

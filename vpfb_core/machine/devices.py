@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.launch import place
+from vpfb_core.machine.launch import place
 
 
 def available_devices() -> list[str]:

@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vpfb_core.errors import LostProcessError, VPFBError
-from vpfb_core.launch import Place, place
+from vpfb_core.machine.launch import Place, place
 
 T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)

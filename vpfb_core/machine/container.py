@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpfb_core.errors import CheckpointError
-from vpfb_core.files import write_bytes
+from vpfb_core.machine.files import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
