@@ -25,9 +25,9 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import data
 from vpfb_core.calibration import calibrate, unnormalised
-from vpfb_core.flow import Solver
-from vpfb_core.flow.likelihood import log_likelihood
 from vpfb_core.homotopy import OT
+from vpfb_core.methods.likelihood import log_likelihood
+from vpfb_core.methods.transport import Solver
 from vpfb_core.normaliser import Normaliser
 from vpfb_core.potential import Potential
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpfb_core.flow import Solver, decode
-from vpfb_core.flow.sampling import arc_grid
 from vpfb_core.homotopy import OT
+from vpfb_core.methods.transport import Solver, arc_grid, decode
 from vpfb_core.potential import Potential
 
 Steps = Callable[[int], Sequence[float]]  # number of steps → their angles

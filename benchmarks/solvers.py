@@ -28,10 +28,10 @@ from solver_plot import plot
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core.flow import METHODS, Solver, decode, solve, steps_for
-from vpfb_core.flow.sampling import arc_grid
-from vpfb_core.flow.tableaux import is_adaptive
+from vpfb_core.dynamics.solvers import METHODS, solve, steps_for
+from vpfb_core.dynamics.tableaux import is_adaptive
 from vpfb_core.machine import noise
+from vpfb_core.methods.transport import Solver, arc_grid, decode
 from vpfb_core.potential import Potential
 
 NFES = (4, 6, 8, 10, 12, 16, 20, 24, 40)

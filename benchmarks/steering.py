@@ -21,7 +21,7 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core import pictures
-from vpfb_core.flow.interpolation import rms_distance
+from vpfb_core.dynamics.slerp import rms_distance
 from vpfb_core.model import Model
 
 FRAMES = 10

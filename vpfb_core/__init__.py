@@ -16,7 +16,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = {"composition", "config", "data", "errors", "evaluation", "flow", "homotopy", "model",
+_MODULES = {"composition", "config", "data", "errors", "evaluation", "homotopy", "model",
             "networks", "objectives", "ood", "potential", "runs", "training"}  # fmt: skip
 _NAMES = {
     "Model": "model",

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import DivergedError, SolverError
-from vpfb_core.flow.likelihood import EXACT_TRACE_DIMENSION, Likelihood, log_likelihood
-from vpfb_core.flow.sampling import Solver
 from vpfb_core.machine import noise
+from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, Likelihood, log_likelihood
+from vpfb_core.methods.transport import Solver
 from vpfb_core.normaliser import LEVELS_A_DECADE, Anchor, Constants, Normaliser, levels
 from vpfb_core.potential import Potential
 

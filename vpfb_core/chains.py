@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vpfb_core import flow
+from vpfb_core import dynamics as flow
 from vpfb_core.conditions import condition_tensor
+from vpfb_core.dynamics.slerp import rms_distance
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow import Solver
-from vpfb_core.flow.guidance import check_guidance
-from vpfb_core.flow.inpainting import LEVELS
-from vpfb_core.flow.interpolation import rms_distance
+from vpfb_core.methods.guidance import check_guidance
+from vpfb_core.methods.transport import Solver
+from vpfb_core.uses.inpainting import LEVELS
 
 if TYPE_CHECKING:
     from vpfb_core.model import Model

@@ -21,16 +21,17 @@ from vpfb_core.chains import Chains
 from vpfb_core.conditions import condition_tensor
 from vpfb_core.data import ImageSource, split
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.dynamics.slerp import slerp
+from vpfb_core.dynamics.solvers import Solution
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow import Solution, Solver, decode, encode, slerp
-from vpfb_core.flow.guidance import check_guidance
-from vpfb_core.flow.long_runs import LEVEL
-from vpfb_core.flow.sampling import ENCODING_SOLVER
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine import noise
+from vpfb_core.methods.guidance import check_guidance
+from vpfb_core.methods.transport import ENCODING_SOLVER, Solver, decode, encode
 from vpfb_core.normaliser import Normaliser
 from vpfb_core.potential import Potential, UnpreconditionedPotential
 from vpfb_core.reference import Reference
+from vpfb_core.uses.long_runs import LEVEL
 
 DEFAULT_BATCH = 256  # samples solved at once unless told otherwise
 

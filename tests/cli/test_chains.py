@@ -12,8 +12,8 @@ from PIL import Image
 
 from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
-from vpfb_core.flow.sampling import DEFAULT_NFE
 from vpfb_core.homotopy import OT
+from vpfb_core.methods.transport import DEFAULT_NFE
 from vpfb_core.model import Model, Statistics
 from vpfb_core.potential import Potential
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.models import resnet18
 
 from vpfb_core.evaluation import classifier, features, weights
-from vpfb_core.flow.sampling import DEFAULT_METHOD
+from vpfb_core.methods.transport import DEFAULT_METHOD
 
 CONDITIONS = {"value", "n", "split", "better", "seed", "resize", "extractor", "weights", "solver", "nfe"}
 FEW = ["-n", "12", "--nfe", "4"]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import vpfb_core as vpfb
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.dynamics.slerp import rms_distance
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow.interpolation import rms_distance
 from vpfb_core.homotopy import OT
 from vpfb_core.model import Model, Statistics
 from vpfb_core.potential import Potential

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.dynamics.solvers import Status
 from vpfb_core.errors import CheckpointError, ConfigError, SolverError
-from vpfb_core.flow import Status
 from vpfb_core.homotopy import OT
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine.devices import place_network

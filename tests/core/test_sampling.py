@@ -11,11 +11,12 @@ import torch
 from problems import MIXTURES, SCHEDULES, STD, ExactNetwork, anisotropic, correlated_gaussian, isotropic_gaussian
 from torch import Tensor, nn
 
+from vpfb_core.dynamics.solvers import evaluations
+from vpfb_core.dynamics.tableaux import METHODS
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow import Solver, decode, encode, evaluations, log_likelihood
-from vpfb_core.flow.sampling import DEFAULT_NFE, DEFAULT_SOLVER, DEFAULT_TOLERANCE, arc_grid
-from vpfb_core.flow.tableaux import METHODS
 from vpfb_core.homotopy import OT, VP, Homotopy
+from vpfb_core.methods.likelihood import log_likelihood
+from vpfb_core.methods.transport import DEFAULT_NFE, DEFAULT_SOLVER, DEFAULT_TOLERANCE, Solver, arc_grid, decode, encode
 from vpfb_core.potential import Potential
 
 ADAPTIVE = ["bosh3", "dopri5"]

@@ -131,8 +131,8 @@ def eval_(
         from vpfb_core import evaluation
         from vpfb_core.evaluation.features import check_name
         from vpfb_core.evaluation.metrics import find
-        from vpfb_core.flow import Solver
         from vpfb_core.machine import distributed
+        from vpfb_core.methods.transport import Solver
     if fit_features:
         named: dict[str, object] = {
             "--metrics": metrics, "-n": n, "--features": features, "--weights-path": weights_path,

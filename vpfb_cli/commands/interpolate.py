@@ -113,9 +113,8 @@ def interpolate(
         import torch
 
         from vpfb_core import pictures
-        from vpfb_core.flow import Solver
-        from vpfb_core.flow.sampling import ENCODING_SOLVER
         from vpfb_core.machine.files import write_bytes
+        from vpfb_core.methods.transport import ENCODING_SOLVER, Solver
     kind = pictures.output_format(out)
     _check_wishes(n, out, kind, rows, from_, to)
     wished = any(wish is not None for wish in (solver, nfe, rtol, atol))
@@ -170,7 +169,7 @@ def _interpolated(
     import torch
 
     from vpfb_core.data.single import read_image
-    from vpfb_core.flow.interpolation import rms_distance
+    from vpfb_core.dynamics.slerp import rms_distance
     from vpfb_core.machine import noise
 
     ends: Tensor | None = None

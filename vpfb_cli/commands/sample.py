@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vpfb_core.chains import Chains
-    from vpfb_core.flow import Solution
+    from vpfb_core.dynamics.solvers import Solution
     from vpfb_core.model import Model
 
 PANEL_CHAINS = "Langevin chains"
@@ -127,8 +127,8 @@ def sample(
     to_stdout = say.binary_stdout("-o -") if out == "-" else None
     with signals.importing():
         from vpfb_core import pictures
-        from vpfb_core.flow import Solver
         from vpfb_core.machine import distributed
+        from vpfb_core.methods.transport import Solver
     kind = pictures.output_format(out)
     _check_wishes(kind, langevin, known, mask, [solver, nfe, rtol, atol])
     chosen = Solver.choose(solver, nfe, rtol, atol)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from vpfb_core.composition.energy import Composition
+from vpfb_core.dynamics.langevin import langevin
+from vpfb_core.dynamics.solvers import solve
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow.langevin import langevin
-from vpfb_core.flow.solvers import solve
 from vpfb_core.machine import noise
 
 METHODS = ("none", "ula", "mala")

@@ -16,8 +16,8 @@ from vpfb_core.evaluation.held_out import HeldOut
 from vpfb_core.evaluation.metrics import METRICS
 from vpfb_core.evaluation.plan import Plan
 from vpfb_core.evaluation.weights import is_standard
-from vpfb_core.flow import Solver
 from vpfb_core.machine import distributed
+from vpfb_core.methods.transport import Solver
 from vpfb_core.pictures import to_bytes
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from vpfb_core.dynamics.solvers import solve
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.flow.sampling import arc_grid
-from vpfb_core.flow.solvers import solve
+from vpfb_core.methods.transport import arc_grid
 from vpfb_core.readings import SCALAR_LEVEL, read, read_all, scalar_level
 from vpfb_core.reference import Reference
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vpfb_core.dynamics.langevin import langevin
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow import Solver, decode, encode
-from vpfb_core.flow.guidance import arc_density, check_guidance, guided_arc
-from vpfb_core.flow.langevin import langevin
 from vpfb_core.homotopy import OT
+from vpfb_core.methods.guidance import arc_density, check_guidance, guided_arc
+from vpfb_core.methods.transport import Solver, decode, encode
 from vpfb_core.potential import Potential
 
 PRECISE = Solver.choose("dopri5", rtol=1e-9, atol=1e-9)

@@ -11,10 +11,9 @@ from problems import STD, ExactNetwork, Mixture, correlated_gaussian, scattered
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow import inpaint
-from vpfb_core.flow.inpainting import annealing
 from vpfb_core.homotopy import OT
 from vpfb_core.potential import Potential
+from vpfb_core.uses.inpainting import annealing, inpaint
 
 
 def potential_of(mixture: Mixture) -> Potential:

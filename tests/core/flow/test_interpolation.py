@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.slerp import rms_distance, slerp
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow import slerp
-from vpfb_core.flow.interpolation import rms_distance
 
 
 def normal(n: int, *shape: int, seed: int = 0) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from problems import MIXTURES, STD, ExactNetwork, Mixture, anisotropic, correlated_gaussian
 from torch import Tensor
 
+from vpfb_core.dynamics.langevin import SCALES, Target, langevin
 from vpfb_core.errors import ConfigError, SolverError
-from vpfb_core.flow.guidance import arc_density
-from vpfb_core.flow.langevin import SCALES, Target, langevin
 from vpfb_core.homotopy import OT
+from vpfb_core.methods.guidance import arc_density
 from vpfb_core.potential import Potential
 
 N = 1200

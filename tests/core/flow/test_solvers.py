@@ -14,10 +14,10 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from vpfb_core.dynamics import solvers
+from vpfb_core.dynamics.solvers import METHODS, Solution, Status, evaluations, solve, steps_for
+from vpfb_core.dynamics.tableaux import AB2, AB3, ARC3, BOSH3, DOPRI5, Method, Tableau
 from vpfb_core.errors import ConfigError, SolverError
-from vpfb_core.flow import solvers
-from vpfb_core.flow.solvers import METHODS, Solution, Status, evaluations, solve, steps_for
-from vpfb_core.flow.tableaux import AB2, AB3, ARC3, BOSH3, DOPRI5, Method, Tableau
 
 ADAPTIVE = ["bosh3", "dopri5"]
 FIXED = [name for name in METHODS if name not in ADAPTIVE]

@@ -14,8 +14,8 @@ from torch import Tensor
 from vpfb_core import ood
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.flow.sampling import arc_grid
 from vpfb_core.homotopy import OT
+from vpfb_core.methods.transport import arc_grid
 from vpfb_core.model import Model
 from vpfb_core.ood.scores import PATH_STEPS, find_scores
 from vpfb_core.potential import Potential

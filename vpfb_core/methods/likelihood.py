@@ -15,8 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vpfb_core.flow.sampling import Solver
-from vpfb_core.flow.solvers import RightHandSide, Solution, solve
+from vpfb_core.dynamics.solvers import RightHandSide, Solution, solve
+from vpfb_core.methods.transport import Solver
 from vpfb_core.potential import Potential
 
 EXACT_TRACE_DIMENSION = 16  # up to here the trace costs less than the probes that would replace it

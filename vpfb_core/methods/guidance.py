@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.langevin import Target
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow.langevin import Target
 from vpfb_core.homotopy import expand_to
 from vpfb_core.potential import ArcField, Potential
 

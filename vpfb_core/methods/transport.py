@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.solvers import Solution, solve, steps_for
+from vpfb_core.dynamics.tableaux import AB3, ARC3, find_method, is_adaptive
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow.guidance import arc_velocity
-from vpfb_core.flow.solvers import Solution, solve, steps_for
-from vpfb_core.flow.tableaux import AB3, ARC3, find_method, is_adaptive
+from vpfb_core.methods.guidance import arc_velocity
 from vpfb_core.potential import Potential
 
 DEFAULT_METHOD = ARC3.name

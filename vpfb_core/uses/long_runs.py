@@ -14,11 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.langevin import Walk, langevin
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow.guidance import arc_density
-from vpfb_core.flow.langevin import Walk, langevin
-from vpfb_core.flow.sampling import DEFAULT_SOLVER, Solver, decode
 from vpfb_core.machine import noise
+from vpfb_core.methods.guidance import arc_density
+from vpfb_core.methods.transport import DEFAULT_SOLVER, Solver, decode
 from vpfb_core.potential import Potential
 
 # cot φ of the chains: a tenth of the data's deviation, the least noise at which energies are reliable.

@@ -18,8 +18,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from vpfb_core.errors import ConfigError, SolverError
-from vpfb_core.flow.tableaux import (
+from vpfb_core.dynamics.tableaux import (
     METHODS,
     Method,
     Slope,
@@ -32,6 +31,7 @@ from vpfb_core.flow.tableaux import (
     steps_for,
     time_grid,
 )
+from vpfb_core.errors import ConfigError, SolverError
 from vpfb_core.homotopy import expand_to
 
 __all__ = ["METHODS", "Solution", "Status", "evaluations", "solve", "steps_for"]

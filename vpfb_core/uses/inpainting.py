@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.langevin import langevin
+from vpfb_core.dynamics.solvers import solve
 from vpfb_core.errors import ConfigError
-from vpfb_core.flow.guidance import arc_density, arc_velocity
-from vpfb_core.flow.langevin import langevin
-from vpfb_core.flow.solvers import solve
 from vpfb_core.machine import noise
+from vpfb_core.methods.guidance import arc_density, arc_velocity
 from vpfb_core.potential import Potential
 
 LEVELS = 50

@@ -1,0 +1,1 @@
+"""Solvers of ODEs and Markov chains; nothing here knows a training method."""
