@@ -24,8 +24,8 @@ from torch.nn.functional import softplus
 import vpfb_core as vpfb
 from vpfb_core.data import shapes
 from vpfb_core.machine import noise
+from vpfb_core.methods.vpfb.objectives import arc_point
 from vpfb_core.model import Model
-from vpfb_core.objectives import arc_point
 
 LEVELS = (-1.5, -0.5, 0.5, 1.5, 2.5)  # ℓ = log tan φ
 BATCH = 256

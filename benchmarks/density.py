@@ -24,12 +24,12 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core import data
-from vpfb_core.calibration import calibrate, unnormalised
-from vpfb_core.homotopy import OT
 from vpfb_core.methods.likelihood import log_likelihood
 from vpfb_core.methods.transport import Solver
-from vpfb_core.normaliser import Normaliser
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.calibration import calibrate, unnormalised
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.normaliser import Normaliser
+from vpfb_core.methods.vpfb.potential import Potential
 
 LEVELS = (2.0, 1.0, 0.5, 0.2, 0.1)
 PRECISE = Solver.choose("dopri5", rtol=1e-5)

@@ -25,9 +25,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 from problems import Mixture, draw, ring  # noqa: E402
 
 from vpfb_core import networks  # noqa: E402
-from vpfb_core.homotopy import OT, Homotopy  # noqa: E402
-from vpfb_core.objectives import DEFAULT_ANGLES, AngleDistribution, stein  # noqa: E402
-from vpfb_core.potential import Potential  # noqa: E402
+from vpfb_core.methods.vpfb.homotopy import OT, Homotopy  # noqa: E402
+from vpfb_core.methods.vpfb.objectives import DEFAULT_ANGLES, AngleDistribution, stein  # noqa: E402
+from vpfb_core.methods.vpfb.potential import Potential  # noqa: E402
 from vpfb_core.training import ema  # noqa: E402
 
 TIMES = (0.3, 0.5, 0.7, 0.9, 0.95)

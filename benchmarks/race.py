@@ -21,7 +21,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.config import parse_setting
-from vpfb_core.potential import ArcField, Potential
+from vpfb_core.methods.vpfb.potential import ArcField, Potential
 from vpfb_core.training import prepare
 from vpfb_core.training.batches import Batches
 from vpfb_core.training.inputs import Inputs

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpfb_core.homotopy import OT
 from vpfb_core.methods.transport import Solver, arc_grid, decode
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.potential import Potential
 
 Steps = Callable[[int], Sequence[float]]  # number of steps → their angles
 PATH_STEPS = 64

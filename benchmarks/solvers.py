@@ -32,7 +32,7 @@ from vpfb_core.dynamics.solvers import METHODS, solve, steps_for
 from vpfb_core.dynamics.tableaux import is_adaptive
 from vpfb_core.machine import noise
 from vpfb_core.methods.transport import Solver, arc_grid, decode
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.potential import Potential
 
 NFES = (4, 6, 8, 10, 12, 16, 20, 24, 40)
 GRID_NFES = {"midpoint": (10, 20), "ab2": (10, 20), "ab3": (10, 20), "arc3": (6, 10, 14, 20)}

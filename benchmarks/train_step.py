@@ -19,10 +19,11 @@ from record import parsed, record, show
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import homotopy, networks, objectives
+from vpfb_core import networks
 from vpfb_core.data import ImageSet
 from vpfb_core.machine.devices import keeping_freed_memory, resolve_device
-from vpfb_core.potential import Potential, UnpreconditionedPotential
+from vpfb_core.methods.vpfb import homotopy, objectives
+from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.training import presets
 
 KINDS = {"stein": Potential, "official": UnpreconditionedPotential, "flow matching": VelocityNetwork}

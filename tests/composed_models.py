@@ -10,10 +10,10 @@ from problems import STD, ExactNetwork, Mixture
 from torch import Tensor, nn
 
 from vpfb_core.data.images import ConditionGroup
-from vpfb_core.homotopy import OT
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
+from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import Model, Statistics
-from vpfb_core.normaliser import Constants, Normaliser, levels
-from vpfb_core.potential import Potential
 
 COLOURS = (ConditionGroup("colour", ("red", "green", "blue")),)
 SCHEDULE = OT(sigma_min=0.01)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.homotopy import OT
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import Model, Statistics
-from vpfb_core.potential import Potential
 
 SHAPE = (1, 2, 2)
 

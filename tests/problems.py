@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.homotopy import OT, VP, Homotopy, LogHomotopy, Time, as_time
+from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy, LogHomotopy, Time, as_time
 
 STD = 0.5  # a: the standard deviation of the problems' data per dimension, unless said otherwise
 

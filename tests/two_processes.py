@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import evaluation, networks, objectives
+from vpfb_core import evaluation, networks
 from vpfb_core.errors import DataError
-from vpfb_core.homotopy import OT
 from vpfb_core.machine import distributed
-from vpfb_core.objectives import Part
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb import objectives
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.objectives import Part
+from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.training import Result, loop
 from vpfb_core.training.batches import BatchesInMemory
 from vpfb_core.training.trainer import Trainer

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vpfb_core import dynamics as flow
 from vpfb_core.conditions import condition_tensor
 from vpfb_core.dynamics.slerp import rms_distance
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.guidance import check_guidance
 from vpfb_core.methods.transport import Solver
+from vpfb_core.uses import inpainting, long_runs
 from vpfb_core.uses.inpainting import LEVELS
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def long_run(
     parts, ends, nfe = [], [], []
     for rows in _batches(len(z), batch_size):
         done, share = rows.start / len(z), len(z[rows]) / len(z)
-        part = flow.long_run(
+        part = long_runs.long_run(
             model.potential, z[rows], _on_device(conditions, rows, model), guidance, steps=steps, seed=seed,
             first=first + rows.start, level=level, solver=chosen, on_step=_fraction(on_progress, done, share, steps),
         )  # fmt: skip
@@ -130,7 +130,7 @@ def inpaint(
     nfe = 0
     for rows in _batches(n, batch_size):
         count = min(rows.stop, n) - rows.start
-        part = flow.inpaint(
+        part = inpainting.inpaint(
             model.potential, z.expand(count, *model.shape), known, _on_device(conditions, rows, model), guidance,
             seed=seed, first=first + rows.start, levels=levels,
             on_level=_fraction(on_progress, rows.start / n, count / n, levels),

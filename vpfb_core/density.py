@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vpfb_core.calibration import unnormalised
 from vpfb_core.conditions import condition_tensor
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, log_likelihood
 from vpfb_core.methods.transport import Solver
+from vpfb_core.methods.vpfb.calibration import unnormalised
 
 if TYPE_CHECKING:
     from vpfb_core.model import Model

@@ -11,7 +11,7 @@ from typing import Any
 
 from vpfb_core.errors import CheckpointError
 from vpfb_core.machine import container as checkpoint
-from vpfb_core.normaliser import Normaliser, is_number
+from vpfb_core.methods.vpfb.normaliser import Normaliser, is_number
 
 LARGEST_SIDE = 2**16  # pixels
 

@@ -10,10 +10,11 @@ import math
 
 import torch
 
-from vpfb_core import calibration, normaliser, reference
+from vpfb_core import reference
 from vpfb_core.data import ImageSet, ImageSource
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
+from vpfb_core.methods.vpfb import calibration, normaliser
 from vpfb_core.model import Model
 from vpfb_core.readings import LEVELS
 

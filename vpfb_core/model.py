@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from vpfb_core import chains, density
-from vpfb_core.calibration import calibrate
 from vpfb_core.chains import Chains
 from vpfb_core.conditions import condition_tensor
 from vpfb_core.data import ImageSource, split
@@ -28,8 +27,9 @@ from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine import noise
 from vpfb_core.methods.guidance import check_guidance
 from vpfb_core.methods.transport import ENCODING_SOLVER, Solver, decode, encode
-from vpfb_core.normaliser import Normaliser
-from vpfb_core.potential import Potential, UnpreconditionedPotential
+from vpfb_core.methods.vpfb.calibration import calibrate
+from vpfb_core.methods.vpfb.normaliser import Normaliser
+from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.reference import Reference
 from vpfb_core.uses.long_runs import LEVEL
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.potential import Potential
 
 # Noise-to-signal ratios cot φ, geometric: from where only the coarse shape is left down to the finest detail.
 LEVELS = tuple(3.0 * (0.05 / 3.0) ** (i / 9) for i in range(10))

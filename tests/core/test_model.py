@@ -14,11 +14,11 @@ from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.dynamics.solvers import Status
 from vpfb_core.errors import CheckpointError, ConfigError, SolverError
-from vpfb_core.homotopy import OT
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine.devices import place_network
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.model import Model, Statistics
-from vpfb_core.potential import Potential, UnpreconditionedPotential
 
 GROUPS = (ConditionGroup("shape", ("circle", "square")), ConditionGroup("large", ("~large", "large")))
 

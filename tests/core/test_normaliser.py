@@ -10,11 +10,11 @@ import torch
 from problems import MIXTURES, ExactNetwork, Mixture, anisotropic, ring
 from torch import Tensor, nn
 
-from vpfb_core.calibration import calibrate, unnormalised
 from vpfb_core.errors import ConfigError, DivergedError
-from vpfb_core.homotopy import OT, LogHomotopy
-from vpfb_core.normaliser import Constants, Normaliser, levels
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.calibration import calibrate, unnormalised
+from vpfb_core.methods.vpfb.homotopy import OT, LogHomotopy
+from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
+from vpfb_core.methods.vpfb.potential import Potential
 
 
 class Wrong(nn.Module):

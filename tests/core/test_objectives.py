@@ -13,8 +13,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.homotopy import OT, VP, expand_to
-from vpfb_core.objectives import (
+from vpfb_core.methods.vpfb.homotopy import OT, VP, expand_to
+from vpfb_core.methods.vpfb.objectives import (
     OBJECTIVES,
     AngleDistribution,
     Objective,
@@ -25,7 +25,7 @@ from vpfb_core.objectives import (
     ritz,
     stein,
 )
-from vpfb_core.potential import Potential, UnpreconditionedPotential
+from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 

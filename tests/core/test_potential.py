@@ -9,9 +9,9 @@ import torch
 from problems import MIXTURES, SCHEDULES, STD, ExactNetwork, Mixture, anisotropic, correlated_gaussian, draw, scattered
 from torch import Tensor, nn
 
-from vpfb_core.homotopy import OT, VP, Homotopy
+from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy
+from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.networks import MLP, UNet
-from vpfb_core.potential import Potential, UnpreconditionedPotential
 
 TIMES = (0.05, 0.3, 0.5, 0.7, 0.9)
 TIGHT = {"rtol": 1e-8, "atol": 1e-8}

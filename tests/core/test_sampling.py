@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from vpfb_core.dynamics.solvers import evaluations
 from vpfb_core.dynamics.tableaux import METHODS
 from vpfb_core.errors import ConfigError
-from vpfb_core.homotopy import OT, VP, Homotopy
 from vpfb_core.methods.likelihood import log_likelihood
 from vpfb_core.methods.transport import DEFAULT_NFE, DEFAULT_SOLVER, DEFAULT_TOLERANCE, Solver, arc_grid, decode, encode
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy
+from vpfb_core.methods.vpfb.potential import Potential
 
 ADAPTIVE = ["bosh3", "dopri5"]
 FIXED = [name for name in METHODS if name not in ADAPTIVE]

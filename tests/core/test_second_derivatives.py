@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vpfb_core import networks, objectives
-from vpfb_core.homotopy import OT
+from vpfb_core import networks
+from vpfb_core.methods.vpfb import objectives
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.networks import compiling, convolution
 from vpfb_core.networks.checkpointing import Checkpointed, checkpoint_activations
-from vpfb_core.potential import Potential
 
 UNET = {"name": "unet", "channels": 1, "size": 8, "widths": [8, 16], "attention": [4], "classes": [3]}
 PAPER = {"name": "paper-unet", "channels": 1, "size": 8, "widths": [8, 16], "blocks": 1, "attention": [4], "stem": 8}

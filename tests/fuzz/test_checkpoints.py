@@ -22,11 +22,11 @@ from vpfb_core import description, networks
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import CheckpointError, SolverError
 from vpfb_core.evaluation import weights
-from vpfb_core.homotopy import OT
 from vpfb_core.machine import container as checkpoint
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.normaliser import Anchor, Constants, Normaliser
+from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import Model, Statistics
-from vpfb_core.normaliser import Anchor, Constants, Normaliser
-from vpfb_core.potential import Potential
 from vpfb_core.reference import Neighbourhood, Reference
 from vpfb_core.runs import Run
 from vpfb_core.training.state import Counters, read_state, save_state

@@ -22,7 +22,7 @@ from vpfb_cli.options import (
 )
 from vpfb_core import description
 from vpfb_core.errors import ConfigError, VPFBError
-from vpfb_core.normaliser import Normaliser
+from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.runs import Run, builtin_models, find_model, list_runs
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError, SolverError
-from vpfb_core.homotopy import expand_to
 from vpfb_core.machine import noise
+from vpfb_core.methods.vpfb.homotopy import expand_to
 
 # (u (N, …), φ (N,)) → (log-density up to a constant (N,), its gradient in u, shaped like u)
 Target = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -32,7 +32,7 @@ from vpfb_core.dynamics.tableaux import (
     time_grid,
 )
 from vpfb_core.errors import ConfigError, SolverError
-from vpfb_core.homotopy import expand_to
+from vpfb_core.methods.vpfb.homotopy import expand_to
 
 __all__ = ["METHODS", "Solution", "Status", "evaluations", "solve", "steps_for"]
 

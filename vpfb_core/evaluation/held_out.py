@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from vpfb_core.machine import noise
-from vpfb_core.objectives import DEFAULT_ANGLES, AngleDistribution, residual
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.objectives import DEFAULT_ANGLES, AngleDistribution, residual
+from vpfb_core.methods.vpfb.potential import Potential
 
 LARGEST_BATCH = 128
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vpfb_core.dynamics.langevin import Target
 from vpfb_core.errors import ConfigError
-from vpfb_core.homotopy import expand_to
-from vpfb_core.potential import ArcField, Potential
+from vpfb_core.methods.vpfb.homotopy import expand_to
+from vpfb_core.methods.vpfb.potential import ArcField, Potential
 
 
 def guided_arc(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vpfb_core.dynamics.solvers import RightHandSide, Solution, solve
 from vpfb_core.methods.transport import Solver
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.potential import Potential
 
 EXACT_TRACE_DIMENSION = 16  # up to here the trace costs less than the probes that would replace it
 

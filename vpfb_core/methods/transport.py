@@ -13,7 +13,7 @@ from vpfb_core.dynamics.solvers import Solution, solve, steps_for
 from vpfb_core.dynamics.tableaux import AB3, ARC3, find_method, is_adaptive
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.guidance import arc_velocity
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.potential import Potential
 
 DEFAULT_METHOD = ARC3.name
 DEFAULT_NFE = 16

@@ -14,8 +14,8 @@ from vpfb_core.config import TrainConfig
 from vpfb_core.data import ImageSource
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
+from vpfb_core.methods.vpfb.objectives import AngleDistribution
 from vpfb_core.networks.unet import level_sizes
-from vpfb_core.objectives import AngleDistribution
 
 # batch_size counts images; each is drawn with ε and with −ε, so a step evaluates twice as many points. `attention` is
 # the largest feature map that gets it: 16 is the level of 16×16 pixels in a picture of 32, of 14×14 in one of 28.

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpfb_core import homotopy, networks
+from vpfb_core import networks
 from vpfb_core.config import TrainConfig
 from vpfb_core.machine import noise
 from vpfb_core.machine.devices import place_network
 from vpfb_core.machine.distributed import Group
+from vpfb_core.methods.vpfb import homotopy
+from vpfb_core.methods.vpfb.objectives import OBJECTIVES, PAIR_EVERY, AngleDistribution, Objective, Part, contrast
+from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.model import Statistics
 from vpfb_core.networks.checkpointing import checkpoint_activations
-from vpfb_core.objectives import OBJECTIVES, PAIR_EVERY, AngleDistribution, Objective, Part, contrast
-from vpfb_core.potential import Potential, UnpreconditionedPotential
 from vpfb_core.training import ema
 from vpfb_core.training.batches import Batch
 

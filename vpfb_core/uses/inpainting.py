@@ -19,7 +19,7 @@ from vpfb_core.dynamics.solvers import solve
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.guidance import arc_density, arc_velocity
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.potential import Potential
 
 LEVELS = 50
 STEPS = 20  # of MALA at a level

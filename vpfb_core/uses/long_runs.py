@@ -19,7 +19,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.guidance import arc_density
 from vpfb_core.methods.transport import DEFAULT_SOLVER, Solver, decode
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.potential import Potential
 
 # cot φ of the chains: a tenth of the data's deviation, the least noise at which energies are reliable.
 LEVEL = 0.1

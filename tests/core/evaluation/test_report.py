@@ -12,12 +12,13 @@ import torch
 from ood_models import model_of
 
 import vpfb_core as vpfb
-from vpfb_core import evaluation, objectives
+from vpfb_core import evaluation
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.evaluation import distances, features, neighbours, real
 from vpfb_core.evaluation.plan import FLOW_IMAGES
 from vpfb_core.machine import noise
 from vpfb_core.methods.transport import DEFAULT_METHOD
+from vpfb_core.methods.vpfb import objectives
 from vpfb_core.model import Model, Statistics
 from vpfb_core.pictures import to_bytes
 

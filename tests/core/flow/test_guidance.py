@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.langevin import langevin
 from vpfb_core.errors import ConfigError
-from vpfb_core.homotopy import OT
 from vpfb_core.methods.guidance import arc_density, check_guidance, guided_arc
 from vpfb_core.methods.transport import Solver, decode, encode
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.potential import Potential
 
 PRECISE = Solver.choose("dopri5", rtol=1e-9, atol=1e-9)
 MEANS = torch.tensor([[0.0, 0.0], [1.0, -0.5], [-2.0, 0.3]], dtype=torch.float64)

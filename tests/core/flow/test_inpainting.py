@@ -11,8 +11,8 @@ from problems import STD, ExactNetwork, Mixture, correlated_gaussian, scattered
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.homotopy import OT
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses.inpainting import annealing, inpaint
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vpfb_core.dynamics.langevin import SCALES, Target, langevin
 from vpfb_core.errors import ConfigError, SolverError
-from vpfb_core.homotopy import OT
 from vpfb_core.methods.guidance import arc_density
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.potential import Potential
 
 N = 1200
 

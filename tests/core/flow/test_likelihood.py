@@ -10,11 +10,11 @@ from problems import MIXTURES, ExactNetwork, Mixture, anisotropic, correlated_ga
 from torch import Tensor, nn
 
 from vpfb_core.errors import SolverError
-from vpfb_core.homotopy import OT
 from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import log_likelihood, velocity_and_divergence
 from vpfb_core.methods.transport import Solver
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.potential import Potential
 
 PRECISE = Solver.choose("dopri5", rtol=1e-5)
 

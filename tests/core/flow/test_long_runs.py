@@ -10,9 +10,9 @@ from problems import MIXTURES, STD, ExactNetwork, Mixture, anisotropic, ring
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.homotopy import OT
 from vpfb_core.methods.transport import Solver
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses.long_runs import at_level, long_run
 
 N = 600

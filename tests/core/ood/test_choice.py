@@ -14,10 +14,10 @@ import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.data import ImageSet, split
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.homotopy import OT
+from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import Model, Statistics
 from vpfb_core.ood import choice
-from vpfb_core.potential import Potential
 
 
 def run_trained_on(data: str, path: Path, age: int = 0) -> Path:

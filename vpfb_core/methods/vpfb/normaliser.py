@@ -35,7 +35,7 @@ from vpfb_core.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vpfb_core.potential import Potential
+    from vpfb_core.methods.vpfb.potential import Potential
 
 LEVELS_A_DECADE = 10
 HIGHEST_NOISE = 10**1.5  # cot φ of the first level; below it next to nothing of the data is left

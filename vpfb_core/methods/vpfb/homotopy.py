@@ -5,7 +5,7 @@ The conditional homotopy is ρ(x | x̄, t) = N(x; μ(t) x̄, σ(t)² I), so x = 
 likelihood p = N(x̄; x, ν² I), hence 1/σ² = α/ω² + β/ν² and μ = β σ²/ν²).
 
 A schedule matters only at the edge: everything inside runs on the angle φ = atan2(μ a, σ), the arc of
-`vpfb_core.potential`.
+`vpfb_core.methods.vpfb.potential`.
 """
 
 from __future__ import annotations

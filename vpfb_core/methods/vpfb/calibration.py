@@ -1,4 +1,4 @@
-"""Estimate the normaliser of a potential from data: forward passes and gradients only (see `vpfb_core.normaliser`).
+"""Estimate the normaliser of a potential from data: forward passes and gradients only (see `vpfb_core.methods.vpfb.normaliser`).
 
 A class's constant is that without condition plus their difference, and the difference is Bennett's acceptance ratio
 (1976) between the two densities: what either adds up over an image is common to both and drops out, so that with as
@@ -18,8 +18,8 @@ from vpfb_core.errors import DivergedError, SolverError
 from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, Likelihood, log_likelihood
 from vpfb_core.methods.transport import Solver
-from vpfb_core.normaliser import LEVELS_A_DECADE, Anchor, Constants, Normaliser, levels
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.normaliser import LEVELS_A_DECADE, Anchor, Constants, Normaliser, levels
+from vpfb_core.methods.vpfb.potential import Potential
 
 POINTS, CLASS_POINTS, ANCHOR_POINTS = 256, 64, 64
 ANCHOR_TOLERANCE = 1e-3

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.homotopy import expand_to
-from vpfb_core.potential import Potential
+from vpfb_core.methods.vpfb.homotopy import expand_to
+from vpfb_core.methods.vpfb.potential import Potential
 
 # Of so many rows of a batch the first two are a pair of `contrast`: half of the images, a fifth of the cost of a step.
 PAIR_EVERY = 4
