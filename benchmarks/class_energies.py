@@ -25,7 +25,7 @@ import vpfb_core as vpfb
 from vpfb_core.data import shapes
 from vpfb_core.machine import noise
 from vpfb_core.methods.vpfb.objectives import arc_point
-from vpfb_core.model import Model
+from vpfb_core.model.trained import Model
 
 LEVELS = (-1.5, -0.5, 0.5, 1.5, 2.5)  # ℓ = log tan φ
 BATCH = 256

@@ -29,9 +29,9 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import pictures
 from vpfb_core.composition import And, Composition, Expression, Name, Not, Or, Weighted, names_of, parse, sample
-from vpfb_core.conditions import parse_condition
 from vpfb_core.data import ConditionGroup, shapes, shapes_reader
-from vpfb_core.model import Model
+from vpfb_core.model.conditions import parse_condition
+from vpfb_core.model.trained import Model
 from vpfb_core.training import prepare, run
 
 SEEN = (

@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model.trained import Model, Statistics
 
 COMPONENTS = 16
 BLOCKS = 16  # of the jackknife

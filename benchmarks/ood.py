@@ -20,7 +20,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core.data.catalogue import canonical
 from vpfb_core.machine import noise
-from vpfb_core.model import Model
+from vpfb_core.model.trained import Model
 from vpfb_core.ood import SCORES, choice, compare, score
 
 

@@ -16,7 +16,7 @@ from record import folder, record, show
 
 import vpfb_core as vpfb
 from vpfb_core import pictures
-from vpfb_core.runs import Run
+from vpfb_core.model.runs import Run
 
 KEPT = (
     "data", "preset", "size", "channels", "batch_size", "lr", "widths", "blocks", "attention",

@@ -14,7 +14,7 @@ import torch
 
 from vpfb_core.errors import CheckpointError
 from vpfb_core.machine import container as checkpoint
-from vpfb_core.runs import Run
+from vpfb_core.model.runs import Run
 from vpfb_core.training.state import read_state
 
 VPFB = [sys.executable, "-m", "vpfb_cli"]

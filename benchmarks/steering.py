@@ -22,7 +22,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import pictures
 from vpfb_core.dynamics.slerp import rms_distance
-from vpfb_core.model import Model
+from vpfb_core.model.trained import Model
 
 FRAMES = 10
 COMPLETIONS = 7  # of each picture, which stands before them

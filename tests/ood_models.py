@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model.trained import Model, Statistics
 
 SHAPE = (1, 2, 2)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vpfb_cli import signals
-from vpfb_core.runs import builtin_models, find_model
+from vpfb_core.model.runs import builtin_models, find_model
 
 if TYPE_CHECKING:
     from vpfb_cli.output import Output
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 
 def open_model(
@@ -24,7 +24,7 @@ def open_model(
     with signals.importing():
         import torch
 
-        from vpfb_core.loading import load
+        from vpfb_core.model.loading import load
     if threads is not None:
         torch.set_num_threads(threads)
     return load(path, device=device, weights=weights), name

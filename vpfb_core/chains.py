@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vpfb_core.conditions import condition_tensor
 from vpfb_core.dynamics.slerp import rms_distance
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.guidance import check_guidance
 from vpfb_core.methods.transport import Solver
+from vpfb_core.model.conditions import condition_tensor
 from vpfb_core.uses import inpainting, long_runs
 from vpfb_core.uses.inpainting import LEVELS
 
 if TYPE_CHECKING:
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 
 @dataclass(frozen=True)

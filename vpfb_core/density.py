@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vpfb_core.conditions import condition_tensor
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, log_likelihood
 from vpfb_core.methods.transport import Solver
 from vpfb_core.methods.vpfb.calibration import unnormalised
+from vpfb_core.model.conditions import condition_tensor
 
 if TYPE_CHECKING:
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 METHODS = ("explicit", "ode")
 GREY_LEVEL = 1 / 255

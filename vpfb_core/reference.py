@@ -21,7 +21,7 @@ from vpfb_core.readings import Readings, levels_of, read, read_all, scalar_level
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 IMAGES = 2_500  # training images that are read, unless told otherwise; 1,000 told fewer strangers from clothes
 AXES = 64  # principal directions kept, at most

@@ -15,7 +15,7 @@ from vpfb_core.data.images import ConditionGroup
 from vpfb_core.methods.transport import DEFAULT_NFE
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model.trained import Model, Statistics
 
 CLASSES = ("ring", "bar")
 SAMPLE = {"model", "output", "n", "nfe", "solver", "seconds", "seed"}

@@ -10,7 +10,7 @@ from cli_runner import Vpfb
 from PIL import Image
 
 from vpfb_core.methods.vpfb import objectives
-from vpfb_core.runs import Run
+from vpfb_core.model.runs import Run
 from vpfb_core.training import loop
 from vpfb_core.training.state import locked
 

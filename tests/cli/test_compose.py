@@ -15,7 +15,7 @@ from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model.trained import Model, Statistics
 
 GROUPS = (ConditionGroup("colour", ("red", "green", "light blue")), ConditionGroup("large", ("~large", "large")))
 QUICK = ["--levels", "4", "-n", "2"]

@@ -17,7 +17,7 @@ from vpfb_core import finish, networks
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model.trained import Model, Statistics
 
 TEN = (ConditionGroup("class", tuple("0123456789")),)
 ABOUT = {

@@ -21,7 +21,7 @@ from warm_process import Ended, WarmProcess, warm_process
 
 from vpfb_core.errors import CheckpointError
 from vpfb_core.machine import container as checkpoint
-from vpfb_core.runs import Run
+from vpfb_core.model.runs import Run
 from vpfb_core.training.state import locked, read_state
 
 TRAIN = [

@@ -7,7 +7,7 @@ import pytest
 import vpfb_core as vpfb
 from vpfb_core import ood
 from vpfb_core.data import ImageSet, split
-from vpfb_core.model import Model
+from vpfb_core.model.trained import Model
 
 
 @pytest.fixture(scope="session")

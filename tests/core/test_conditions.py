@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vpfb_core.conditions import condition_tensor
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import ConfigError
+from vpfb_core.model.conditions import condition_tensor
 
 GROUPS = (
     ConditionGroup("shape", ("circle", "square")),

@@ -16,7 +16,7 @@ from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model.trained import Model, Statistics
 
 STATISTICS = Statistics((0.4,), 0.2)
 DIGITS = ConditionGroup("class", ("0", "1"))

@@ -12,7 +12,7 @@ import vpfb_core as vpfb
 from vpfb_core import finish as finishing
 from vpfb_core.errors import DataError
 from vpfb_core.finish import affordable, finish
-from vpfb_core.model import Model
+from vpfb_core.model.trained import Model
 from vpfb_core.training import loop
 
 STEPS = 120

@@ -18,7 +18,7 @@ from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine.devices import place_network
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model.trained import Model, Statistics
 
 GROUPS = (ConditionGroup("shape", ("circle", "square")), ConditionGroup("large", ("~large", "large")))
 

@@ -18,7 +18,7 @@ from vpfb_core import ood
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container as checkpoint
-from vpfb_core.model import Model
+from vpfb_core.model.trained import Model
 from vpfb_core.readings import Readings
 from vpfb_core.reference import NEIGHBOURS, Neighbourhood, Reference, shrunk_covariance
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import vpfb_core as vpfb
 from vpfb_cli.__main__ import run as run_command
 from vpfb_cli.app import build
-from vpfb_core import description, networks
+from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import CheckpointError, SolverError
 from vpfb_core.evaluation import weights
@@ -26,9 +26,10 @@ from vpfb_core.machine import container as checkpoint
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Anchor, Constants, Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model import description
+from vpfb_core.model.runs import Run
+from vpfb_core.model.trained import Model, Statistics
 from vpfb_core.reference import Neighbourhood, Reference
-from vpfb_core.runs import Run
 from vpfb_core.training.state import Counters, read_state, save_state
 
 ABOUT = {

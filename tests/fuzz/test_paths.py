@@ -19,7 +19,7 @@ from vpfb_core.data import LoadOptions, load
 from vpfb_core.data.download import Files, located
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine.files import clear_leftovers, write_bytes
-from vpfb_core.runs import list_runs, new_run
+from vpfb_core.model.runs import list_runs, new_run
 
 
 def picture(path: Path, level: int = 0) -> None:

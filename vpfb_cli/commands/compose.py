@@ -27,7 +27,7 @@ from vpfb_core.errors import ConfigError
 if TYPE_CHECKING:
     from vpfb_cli.output import Output
     from vpfb_core.composition import Expression
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 CHAINS = "Markov chains"
 

@@ -20,10 +20,10 @@ from vpfb_cli.options import (
     SeedOption,
     ThreadsOption,
 )
-from vpfb_core import description
 from vpfb_core.errors import ConfigError, VPFBError
 from vpfb_core.methods.vpfb.normaliser import Normaliser
-from vpfb_core.runs import Run, builtin_models, find_model, list_runs
+from vpfb_core.model import description
+from vpfb_core.model.runs import Run, builtin_models, find_model, list_runs
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -35,7 +35,7 @@ from vpfb_core.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 PANEL_ENDS = "Ends"
 ROWS = 4

@@ -29,7 +29,7 @@ from vpfb_core.errors import DataError
 
 if TYPE_CHECKING:
     from vpfb_core.data.images import ImageSet
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
     from vpfb_core.ood.report import Row, Scores, Sets
 
 DEFAULT_LIMIT = 1_000

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from vpfb_core.chains import Chains
     from vpfb_core.dynamics.solvers import Solution
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 PANEL_CHAINS = "Langevin chains"
 

@@ -31,7 +31,7 @@ from vpfb_core.composition.expression import And, Expression, Name, Not, Or, Wei
 from vpfb_core.composition.terms import ModelName, Term, models_named, resolve
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.vpfb.homotopy import expand_to
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model.trained import Model, Statistics
 
 STATISTICS_TOLERANCE = 0.02  # of the standard deviation of the images
 

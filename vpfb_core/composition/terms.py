@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vpfb_core.composition.expression import And, Expression, Name, Not, Or, Weighted, names_of
-from vpfb_core.conditions import parse_condition
 from vpfb_core.errors import ConfigError
+from vpfb_core.model.conditions import parse_condition
 
 if TYPE_CHECKING:
     from vpfb_core.data.images import ConditionGroup
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 ModelName = str | None  # as an expression names it; None for the model that the expression is asked of
 

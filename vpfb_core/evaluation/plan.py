@@ -15,7 +15,7 @@ from vpfb_core.evaluation.real import Real
 from vpfb_core.ood import choice
 
 if TYPE_CHECKING:
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 FLOW_IMAGES = 64  # of the likelihood by the flow, which is slow, unless a number is asked for
 PUBLISHED_FID = 50_000  # samples that published FIDs take

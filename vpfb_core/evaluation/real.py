@@ -15,7 +15,7 @@ from vpfb_core.ood import choice
 
 if TYPE_CHECKING:
     from vpfb_core.data import ImageSource
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 ON_A_GPU = 10_000  # images compared, unless told otherwise
 ON_A_CPU = 1_000  # of up to 20×20 pixels, and fewer of larger ones: a minute or two on a laptop

@@ -21,7 +21,7 @@ from vpfb_core.methods.transport import Solver
 from vpfb_core.pictures import to_bytes
 
 if TYPE_CHECKING:
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 DEFAULT_BATCH = 256
 # What an image costs, in evaluations of the gradient, roughly: to tell which share of the work is done.

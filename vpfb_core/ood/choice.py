@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vpfb_core import data, description
+from vpfb_core import data
 from vpfb_core.data.catalogue import SETS, has_splits, split_off
 from vpfb_core.data.images import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
-from vpfb_core.runs import builtin_models, list_runs
+from vpfb_core.model import description
+from vpfb_core.model.runs import builtin_models, list_runs
 
 if TYPE_CHECKING:
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from vpfb_core.ood.metrics import Detection, compare
 from vpfb_core.ood.scores import DEFAULT_BATCH, score
 
 if TYPE_CHECKING:
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from vpfb_core.readings import SCALAR_LEVEL, read, read_all, scalar_level
 from vpfb_core.reference import Reference
 
 if TYPE_CHECKING:
-    from vpfb_core.model import Model
+    from vpfb_core.model.trained import Model
 
 DEFAULT_SCORE = "multiscale"
 ALL = "all"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vpfb_core.config import to_toml
-from vpfb_core.model import Model
+from vpfb_core.model.trained import Model
 
 
 def model_card(model: Model) -> str:

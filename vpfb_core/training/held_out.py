@@ -10,7 +10,7 @@ from torch import Tensor
 from vpfb_core.data import ImageSet
 from vpfb_core.evaluation.held_out import HeldOut
 from vpfb_core.evaluation.neighbours import FEWEST, compare
-from vpfb_core.model import Statistics
+from vpfb_core.model.trained import Statistics
 from vpfb_core.training.plan import Plan
 from vpfb_core.training.trainer import Trainer
 

@@ -14,8 +14,8 @@ from vpfb_core.finish import IMAGES, affordable, finish, full_cost
 from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.devices import memory_in_use
 from vpfb_core.machine.distributed import Group
-from vpfb_core.model import Model
-from vpfb_core.runs import Run
+from vpfb_core.model.runs import Run
+from vpfb_core.model.trained import Model
 from vpfb_core.training import log, memory
 from vpfb_core.training.clock import Clock
 from vpfb_core.training.figures import Figures, NotFiniteError

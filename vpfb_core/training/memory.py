@@ -11,9 +11,9 @@ from vpfb_core import networks
 from vpfb_core.config import TrainConfig
 from vpfb_core.errors import StepTooLargeError
 from vpfb_core.machine.devices import memory_of
+from vpfb_core.model.runs import Run
 from vpfb_core.networks.checkpointing import Checkpointed
 from vpfb_core.networks.unet import Attention
-from vpfb_core.runs import Run
 
 SHARE = 0.8  # of the memory, that a step may take by its estimate
 

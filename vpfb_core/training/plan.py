@@ -15,7 +15,7 @@ from vpfb_core.data import ImageSet, ImageSource, LoadOptions
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import memory_of, resolve_device
-from vpfb_core.runs import RUNS, Run, list_runs
+from vpfb_core.model.runs import RUNS, Run, list_runs
 from vpfb_core.training import memory, presets
 
 

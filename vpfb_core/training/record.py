@@ -19,9 +19,9 @@ from vpfb_core.errors import DataError
 from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.files import clear_leftovers, write_bytes
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model import Model
+from vpfb_core.model.runs import Run, new_run
+from vpfb_core.model.trained import Model
 from vpfb_core.pictures import png, tile
-from vpfb_core.runs import Run, new_run
 from vpfb_core.training import log
 from vpfb_core.training.card import model_card
 from vpfb_core.training.inputs import Inputs

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vpfb_core.model import Model
-from vpfb_core.runs import Run
+from vpfb_core.model.runs import Run
+from vpfb_core.model.trained import Model
 
 
 @dataclass(frozen=True)

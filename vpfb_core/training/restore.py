@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.loading import load
-from vpfb_core.model import Model
+from vpfb_core.model.loading import load
+from vpfb_core.model.trained import Model
 from vpfb_core.training.record import Record
 from vpfb_core.training.state import State, read_state
 

@@ -11,7 +11,7 @@ from vpfb_core.config import TrainConfig
 from vpfb_core.data.decoding import warnings_silenced
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import keeping_freed_memory
-from vpfb_core.runs import Run
+from vpfb_core.model.runs import Run
 from vpfb_core.training.loop import Loop
 from vpfb_core.training.plan import Plan, prepare
 from vpfb_core.training.record import new_folder

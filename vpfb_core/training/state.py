@@ -18,7 +18,7 @@ from torch import Tensor
 from vpfb_core.errors import CheckpointError, ConfigError, DataError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine.files import write_bytes
-from vpfb_core.runs import Run
+from vpfb_core.model.runs import Run
 
 
 @dataclass

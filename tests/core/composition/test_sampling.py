@@ -14,7 +14,7 @@ import vpfb_core as vpfb
 from vpfb_core.composition import Composition, Drawn, level_angles, sample
 from vpfb_core.data import shapes_reader
 from vpfb_core.errors import ConfigError
-from vpfb_core.model import Model
+from vpfb_core.model.trained import Model
 
 # Independent dimensions, so that every sample is many draws of the same three densities.
 D, N = 32, 100

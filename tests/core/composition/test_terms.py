@@ -10,7 +10,7 @@ from vpfb_core.composition.expression import And, ExpressionError, Name, Not
 from vpfb_core.composition.terms import Term, models_named, resolve
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model.trained import Model, Statistics
 
 GROUPS = (
     ConditionGroup("shape", ("circle", "square", "blob")),

@@ -14,7 +14,7 @@ import vpfb_core as vpfb
 from vpfb_core.data import split
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.evaluation import real
-from vpfb_core.model import Model
+from vpfb_core.model.trained import Model
 
 
 @pytest.fixture(scope="module")

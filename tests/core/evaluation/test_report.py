@@ -19,7 +19,7 @@ from vpfb_core.evaluation.plan import FLOW_IMAGES
 from vpfb_core.machine import noise
 from vpfb_core.methods.transport import DEFAULT_METHOD
 from vpfb_core.methods.vpfb import objectives
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model.trained import Model, Statistics
 from vpfb_core.pictures import to_bytes
 
 METRICS = ("frechet", "kernel", "precision", "recall", "density", "coverage", "1nn", "residual", "bpd")

@@ -16,7 +16,7 @@ from vpfb_core.data import ImageSet, split
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model import Model, Statistics
+from vpfb_core.model.trained import Model, Statistics
 from vpfb_core.ood import choice
 
 

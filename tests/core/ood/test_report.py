@@ -12,7 +12,7 @@ from ood_models import model_of
 
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import DataError
-from vpfb_core.model import Model
+from vpfb_core.model.trained import Model
 from vpfb_core.ood import report
 
 

@@ -17,7 +17,7 @@ from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.transport import arc_grid
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model import Model
+from vpfb_core.model.trained import Model
 from vpfb_core.ood.scores import PATH_STEPS, find_scores
 from vpfb_core.readings import LEVELS, SCALAR_LEVEL, levels_of, read, read_all, scalar_level
 

@@ -21,7 +21,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine.devices import resolve_device
 from vpfb_core.machine.launch import Place, place
-from vpfb_core.runs import Run
+from vpfb_core.model.runs import Run
 from vpfb_core.training import Result, loop, prepare
 from vpfb_core.training.state import read_state
 

@@ -15,7 +15,7 @@ import vpfb_core as vpfb
 from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError, StepTooLargeError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.methods.vpfb import objectives
-from vpfb_core.runs import Run
+from vpfb_core.model.runs import Run
 from vpfb_core.training import Progress, Result, loop, prepare
 from vpfb_core.training.state import locked, read_state
 

@@ -21,7 +21,7 @@ from vpfb_core import data
 from vpfb_core.data import LoadOptions, StreamedSet, reader, streaming
 from vpfb_core.errors import DataError
 from vpfb_core.machine import container as checkpoint
-from vpfb_core.runs import Run
+from vpfb_core.model.runs import Run
 from vpfb_core.training import Progress, Result, loop, streamed_batches
 from vpfb_core.training.batches import BatchesInMemory
 from vpfb_core.training.state import read_state

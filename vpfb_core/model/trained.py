@@ -17,7 +17,6 @@ from torch import Tensor
 
 from vpfb_core import chains, density
 from vpfb_core.chains import Chains
-from vpfb_core.conditions import condition_tensor
 from vpfb_core.data import ImageSource, split
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.dynamics.slerp import slerp
@@ -30,6 +29,7 @@ from vpfb_core.methods.transport import ENCODING_SOLVER, Solver, decode, encode
 from vpfb_core.methods.vpfb.calibration import calibrate
 from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
+from vpfb_core.model.conditions import condition_tensor
 from vpfb_core.reference import Reference
 from vpfb_core.uses.long_runs import LEVEL
 

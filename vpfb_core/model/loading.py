@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpfb_core import description, networks
+from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import container as checkpoint
@@ -17,9 +17,10 @@ from vpfb_core.machine.devices import place_network, resolve_device
 from vpfb_core.methods.vpfb import homotopy
 from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model import POTENTIALS, REFERENCE, Model, Statistics
+from vpfb_core.model import description
+from vpfb_core.model.runs import Run, find_model
+from vpfb_core.model.trained import POTENTIALS, REFERENCE, Model, Statistics
 from vpfb_core.reference import Reference
-from vpfb_core.runs import Run, find_model
 
 
 def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", weights: str = "ema") -> Model:
