@@ -22,17 +22,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import shapes_reader
 import torch
 from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import pictures
-from vpfb_core.composition import And, Composition, Expression, Name, Not, Or, Weighted, names_of, parse, sample
-from vpfb_core.data import ConditionGroup, shapes, shapes_reader
+from vpfb_core.data import ConditionGroup, shapes
 from vpfb_core.model.conditions import parse_condition
 from vpfb_core.model.trained import Model
 from vpfb_core.training import prepare, run
+from vpfb_core.uses import pictures
+from vpfb_core.uses.composition import And, Composition, Expression, Name, Not, Or, Weighted, names_of, parse, sample
 
 SEEN = (
     "circle & red", "square & blue", "cross & small", "triangle & left",

@@ -19,10 +19,10 @@ from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import pictures
-from vpfb_core.composition import parse
-from vpfb_core.evaluation import classifier
-from vpfb_core.ood.choice import identity
+from vpfb_core.uses import pictures
+from vpfb_core.uses.composition import parse
+from vpfb_core.uses.evaluation import classifier
+from vpfb_core.uses.ood.choice import identity
 
 
 def main() -> None:

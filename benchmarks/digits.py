@@ -17,8 +17,8 @@ from record import folder, record, show
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import pictures
-from vpfb_core.evaluation import neighbours
+from vpfb_core.uses import pictures
+from vpfb_core.uses.evaluation import neighbours
 
 
 def nearest_neighbour_accuracy(ours: Tensor, real: Tensor) -> float:

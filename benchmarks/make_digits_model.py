@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 import vpfb_core as vpfb
-from vpfb_core.finish import finish
 from vpfb_core.training import Progress
+from vpfb_core.uses.calibration import finish
 
 ASSET = Path(vpfb.__file__).parent / "assets" / "digits.safetensors"
 STEPS = 2000

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import vpfb_core as vpfb
-from vpfb_core.finish import finish
+from vpfb_core.uses.calibration import finish
 
 ASSET = Path(vpfb.__file__).parent / "assets" / "shapes.safetensors"
 

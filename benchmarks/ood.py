@@ -21,7 +21,7 @@ import vpfb_core as vpfb
 from vpfb_core.data.catalogue import canonical
 from vpfb_core.machine import noise
 from vpfb_core.model.trained import Model
-from vpfb_core.ood import SCORES, choice, compare, score
+from vpfb_core.uses.ood import SCORES, choice, compare, score
 
 
 def turned(images: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from pathlib import Path
 from record import folder, record, show
 
 import vpfb_core as vpfb
-from vpfb_core import pictures
 from vpfb_core.model.runs import Run
+from vpfb_core.uses import pictures
 
 KEPT = (
     "data", "preset", "size", "channels", "batch_size", "lr", "widths", "blocks", "attention",

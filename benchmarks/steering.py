@@ -20,9 +20,9 @@ from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import pictures
 from vpfb_core.dynamics.slerp import rms_distance
 from vpfb_core.model.trained import Model
+from vpfb_core.uses import pictures
 
 FRAMES = 10
 COMPLETIONS = 7  # of each picture, which stands before them

@@ -21,12 +21,12 @@ import torch
 from record import folder, record, show
 
 import vpfb_core as vpfb
-from vpfb_core import evaluation
 from vpfb_core.config import parse_setting
 from vpfb_core.machine.devices import keeping_freed_memory
 from vpfb_core.methods.vpfb.objectives import AngleDistribution
 from vpfb_core.training import prepare
 from vpfb_core.training.inputs import Inputs
+from vpfb_core.uses import evaluation
 
 CHECKS = 4
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import evaluation, networks
+from vpfb_core import networks
 from vpfb_core.errors import DataError
 from vpfb_core.machine import distributed
 from vpfb_core.methods.vpfb import objectives
@@ -26,6 +26,7 @@ from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.training import Result, loop
 from vpfb_core.training.batches import BatchesInMemory
 from vpfb_core.training.trainer import Trainer
+from vpfb_core.uses import evaluation
 
 STEPS, BATCH = 6, 7  # which two processes cannot share equally
 

@@ -84,7 +84,7 @@ def _serve() -> None:
     import torch
     import torch._dynamo  # of the optimiser: half of what else is imported later
 
-    import vpfb_core.ood  # noqa: F401
+    import vpfb_core.uses.ood  # noqa: F401
     from vpfb_core.training import loop
 
     torch.set_num_threads(1)

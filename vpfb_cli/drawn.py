@@ -17,8 +17,8 @@ def write_images(kind: str, out: str, images: Tensor, to_stdout: Callable[[bytes
         images: in [0, 1], (N, C, H, W).
         to_stdout: writes a PNG there, where that was asked for.
     """
-    from vpfb_core import pictures
     from vpfb_core.machine.files import write_bytes
+    from vpfb_core.uses import pictures
 
     if kind == "folder":
         pictures.write_folder(Path(out), images)

@@ -13,8 +13,8 @@ from cli_runner import Vpfb
 from PIL import Image
 
 import vpfb_core as vpfb_package
-from vpfb_core import ood
 from vpfb_core.data import ImageSet, split
+from vpfb_core.uses import ood
 
 COLUMNS = {"out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", "n_in", "n_out"}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import vpfb_core as vpfb
-from vpfb_core import ood
 from vpfb_core.data import ImageSet, split
 from vpfb_core.model.trained import Model
+from vpfb_core.uses import ood
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import vpfb_core as vpfb
-from vpfb_core import finish as finishing
 from vpfb_core.errors import DataError
-from vpfb_core.finish import affordable, finish
 from vpfb_core.model.trained import Model
 from vpfb_core.training import loop
+from vpfb_core.uses import calibration as finishing
+from vpfb_core.uses.calibration import affordable, finish
 
 STEPS = 120
 

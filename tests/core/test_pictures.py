@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import vpfb_core as vpfb
-from vpfb_core import pictures
 from vpfb_core.errors import CheckpointError, ConfigError, DataError
 from vpfb_core.machine.files import write_bytes
 from vpfb_core.model.runs import find_model, list_runs, new_run
+from vpfb_core.uses import pictures
 
 
 def test_a_grid_shows_every_image_in_reading_order_enlarged_by_a_whole_factor() -> None:

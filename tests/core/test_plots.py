@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vpfb_core import plots
+from vpfb_core.uses import plots
 
 
 def drawn(members: Tensor, strangers: Tensor) -> np.ndarray:

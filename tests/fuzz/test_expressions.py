@@ -8,10 +8,10 @@ import pytest
 from exploring import bounded, budget, explore
 from hypothesis import strategies as st
 
-from vpfb_core.composition.expression import LONGEST, ExpressionError, Name, names_of, parse
-from vpfb_core.composition.terms import resolve
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import ConfigError
+from vpfb_core.uses.composition.expression import LONGEST, ExpressionError, Name, names_of, parse
+from vpfb_core.uses.composition.terms import resolve
 
 _PIECES = st.sampled_from([*"&|~*():',", "red", "circle", "a:b", "model:", "1.5", "1e999", "0", "-2", "nan", "''", " "])
 TEXTS = (

@@ -26,8 +26,8 @@ from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from vpfb_cli.output import Output
-    from vpfb_core.composition import Expression
     from vpfb_core.model.trained import Model
+    from vpfb_core.uses.composition import Expression
 
 CHAINS = "Markov chains"
 
@@ -103,7 +103,7 @@ def compose(
     say = output.start(json_mode=json, quiet=quiet)
     to_stdout = say.binary_stdout("-o -") if out == "-" else None
     with signals.importing():
-        from vpfb_core import composition, pictures
+        from vpfb_core.uses import composition, pictures
     parsed = composition.parse(expression)
     kind = pictures.output_format(out)
     if kind == "gif":
@@ -136,7 +136,7 @@ def _open_models(
     say: Output, expression: Expression, model: str | None, device: str, threads: int | None
 ) -> tuple[dict[str | None, Model], str]:
     """The models that an expression needs, by the names it has for them, and the names to report them by."""
-    from vpfb_core.composition import models_named
+    from vpfb_core.uses.composition import models_named
 
     wanted = models_named(expression)
     if model is not None and None not in wanted:

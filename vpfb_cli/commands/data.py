@@ -147,9 +147,9 @@ def _write_grid(grid: Path, images: ImageSource, n: int) -> None:
     """The first n images of a fixed random order: many sets are sorted by class."""
     import torch
 
-    from vpfb_core import pictures
     from vpfb_core.machine import noise
     from vpfb_core.machine.files import write_bytes
+    from vpfb_core.uses import pictures
 
     order = torch.randperm(len(images), generator=noise.generator("grid", len(images)))
     shown = images.subset(order[:n]).images

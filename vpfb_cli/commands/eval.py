@@ -29,7 +29,7 @@ from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vpfb_core.evaluation import Report
+    from vpfb_core.uses.evaluation import Report
 
 PANEL_FEATURES = "Features"
 
@@ -128,11 +128,11 @@ def eval_(
     say = output.start(json_mode=json, quiet=quiet)
     root = Path(data_root) if data_root else None
     with signals.importing():
-        from vpfb_core import evaluation
-        from vpfb_core.evaluation.features import check_name
-        from vpfb_core.evaluation.metrics import find
         from vpfb_core.machine import distributed
         from vpfb_core.methods.transport import Solver
+        from vpfb_core.uses import evaluation
+        from vpfb_core.uses.evaluation.features import check_name
+        from vpfb_core.uses.evaluation.metrics import find
     if fit_features:
         named: dict[str, object] = {
             "--metrics": metrics, "-n": n, "--features": features, "--weights-path": weights_path,
@@ -193,10 +193,10 @@ def _fit(
 
         from vpfb_core import data
         from vpfb_core.data.catalogue import split_off
-        from vpfb_core.evaluation import classifier
         from vpfb_core.machine import distributed
         from vpfb_core.machine.devices import resolve_device
-        from vpfb_core.ood import choice
+        from vpfb_core.uses.evaluation import classifier
+        from vpfb_core.uses.ood import choice
     channels, size = open_model(say, model, device, threads)[0].shape[:2] if model else (None, None)
     if threads is not None:
         torch.set_num_threads(threads)

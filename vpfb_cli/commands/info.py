@@ -101,8 +101,8 @@ def _calibrate(
     with signals.importing():
         from vpfb_core import data
         from vpfb_core.data import LoadOptions
-        from vpfb_core.finish import IMAGES, finish
         from vpfb_core.training.state import locked
+        from vpfb_core.uses.calibration import IMAGES, finish
     channels, size, _ = loaded.shape
     source = source or _data_name(loaded.about)
     if source is None:

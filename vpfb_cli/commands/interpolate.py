@@ -112,9 +112,9 @@ def interpolate(
     with signals.importing():
         import torch
 
-        from vpfb_core import pictures
         from vpfb_core.machine.files import write_bytes
         from vpfb_core.methods.transport import ENCODING_SOLVER, Solver
+        from vpfb_core.uses import pictures
     kind = pictures.output_format(out)
     _check_wishes(n, out, kind, rows, from_, to)
     wished = any(wish is not None for wish in (solver, nfe, rtol, atol))

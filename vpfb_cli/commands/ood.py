@@ -30,7 +30,7 @@ from vpfb_core.errors import DataError
 if TYPE_CHECKING:
     from vpfb_core.data.images import ImageSet
     from vpfb_core.model.trained import Model
-    from vpfb_core.ood.report import Row, Scores, Sets
+    from vpfb_core.uses.ood.report import Row, Scores, Sets
 
 DEFAULT_LIMIT = 1_000
 
@@ -100,8 +100,8 @@ def ood(
     say = output.start(json_mode=json, quiet=quiet)
     with signals.importing():
         from vpfb_core.machine import distributed
-        from vpfb_core.ood import choice, report
-        from vpfb_core.ood.scores import ALL, find_scores, is_ready, require_ready
+        from vpfb_core.uses.ood import choice, report
+        from vpfb_core.uses.ood.scores import ALL, find_scores, is_ready, require_ready
     names = find_scores(score or [])
     if folder is not None and folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file, not a folder", hint="name a folder with -o")
@@ -142,7 +142,7 @@ def ood(
 
 def _open(say: output.Output, model: str | None, members: str, device: str, threads: int | None) -> tuple[Model, str]:
     """The model that is meant; a warning where it was trained on something else."""
-    from vpfb_core.ood import choice
+    from vpfb_core.uses.ood import choice
 
     if model is None:
         chosen = choice.choose_model(members)
@@ -157,15 +157,15 @@ def _open(say: output.Output, model: str | None, members: str, device: str, thre
 
 
 def _summaries(names: list[str]) -> dict[str, str]:
-    from vpfb_core.ood import SCORES
+    from vpfb_core.uses.ood import SCORES
 
     return {name: f"{SCORES[name].summary}; higher means more out-of-distribution" for name in names}
 
 
 def _write(folder: Path, members: str, sets: Sets, scores: Scores, rows: list[Row], document: dict[str, Any]) -> None:
-    from vpfb_core import plots
     from vpfb_core.machine.files import write_bytes
-    from vpfb_core.ood import report
+    from vpfb_core.uses import plots
+    from vpfb_core.uses.ood import report
 
     write_bytes(folder / "scores.csv", report.scores_table(sets, scores))
     text = json_format.dumps(output.jsonable(document), indent=1, allow_nan=False)

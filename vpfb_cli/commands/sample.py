@@ -39,9 +39,9 @@ from vpfb_core.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vpfb_core.chains import Chains
     from vpfb_core.dynamics.solvers import Solution
     from vpfb_core.model.trained import Model
+    from vpfb_core.uses.chains import Chains
 
 PANEL_CHAINS = "Langevin chains"
 
@@ -126,9 +126,9 @@ def sample(
     say = output.start(json_mode=json, quiet=quiet)
     to_stdout = say.binary_stdout("-o -") if out == "-" else None
     with signals.importing():
-        from vpfb_core import pictures
         from vpfb_core.machine import distributed
         from vpfb_core.methods.transport import Solver
+        from vpfb_core.uses import pictures
     kind = pictures.output_format(out)
     _check_wishes(kind, langevin, known, mask, [solver, nfe, rtol, atol])
     chosen = Solver.choose(solver, nfe, rtol, atol)
@@ -251,8 +251,8 @@ def _walk(say: Output, loaded: Model, images: list[Tensor], steps: int, seed: in
 def _write(kind: str, out: str, images: list[Tensor], paths: list[Tensor], to_stdout: Any) -> None:
     import torch
 
-    from vpfb_core import pictures
     from vpfb_core.machine.files import write_bytes
+    from vpfb_core.uses import pictures
 
     if kind == "gif":
         frames = torch.stack([pictures.tile(step) for step in torch.cat(paths, dim=1)])

@@ -83,10 +83,11 @@ def score(
     if montage is not None and montage.suffix.lower() != ".png":
         raise ConfigError(f"cannot write '{montage}': the montage is a .png file")
     with signals.importing():
-        from vpfb_core import data, pictures
+        from vpfb_core import data
         from vpfb_core.machine.files import write_bytes
-        from vpfb_core.ood import report
-        from vpfb_core.ood.scores import find_score, require_ready
+        from vpfb_core.uses import pictures
+        from vpfb_core.uses.ood import report
+        from vpfb_core.uses.ood.scores import find_score, require_ready
     find_score(name)
     loaded, model_name = open_model(say, model, device, threads)
     require_ready(loaded, name)

@@ -20,7 +20,7 @@ from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import description
 from vpfb_core.model.runs import Run, find_model
 from vpfb_core.model.trained import POTENTIALS, REFERENCE, Model, Statistics
-from vpfb_core.reference import Reference
+from vpfb_core.uses.ood.reference import Reference
 
 
 def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", weights: str = "ema") -> Model:

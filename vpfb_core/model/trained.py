@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpfb_core import chains, density
-from vpfb_core.chains import Chains
 from vpfb_core.data import ImageSource, split
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.dynamics.slerp import slerp
@@ -30,8 +28,10 @@ from vpfb_core.methods.vpfb.calibration import calibrate
 from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.model.conditions import condition_tensor
-from vpfb_core.reference import Reference
+from vpfb_core.uses import chains, density
+from vpfb_core.uses.chains import Chains
 from vpfb_core.uses.long_runs import LEVEL
+from vpfb_core.uses.ood.reference import Reference
 
 DEFAULT_BATCH = 256  # samples solved at once unless told otherwise
 

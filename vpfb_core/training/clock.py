@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from vpfb_core.config import TrainConfig
-from vpfb_core.finish import SHARE
+from vpfb_core.uses.calibration import SHARE
 
 
 class Clock:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from vpfb_core.data import ImageSet
-from vpfb_core.evaluation.held_out import HeldOut
-from vpfb_core.evaluation.neighbours import FEWEST, compare
 from vpfb_core.model.trained import Statistics
 from vpfb_core.training.plan import Plan
 from vpfb_core.training.trainer import Trainer
+from vpfb_core.uses.evaluation.held_out import HeldOut
+from vpfb_core.uses.evaluation.neighbours import FEWEST, compare
 
 HELD_OUT_IMAGES = 512  # of the held-out images, those that are measured
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from vpfb_core.data import ImageSet
 from vpfb_core.data.split import split
-from vpfb_core.evaluation.held_out import HeldOut
 from vpfb_core.machine import distributed
 from vpfb_core.model.trained import Statistics
 from vpfb_core.training.batches import Batches
@@ -17,6 +16,7 @@ from vpfb_core.training.held_out import HELD_OUT_IMAGES, held_out_of, spread
 from vpfb_core.training.plan import Plan
 from vpfb_core.training.streamed_batches import training_batches
 from vpfb_core.training.trainer import Trainer
+from vpfb_core.uses.evaluation.held_out import HeldOut
 
 
 @dataclass(frozen=True)

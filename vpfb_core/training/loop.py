@@ -10,7 +10,6 @@ from pathlib import Path
 
 from vpfb_core.data.unreadable import counted
 from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError, is_out_of_memory
-from vpfb_core.finish import IMAGES, affordable, finish, full_cost
 from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.devices import memory_in_use
 from vpfb_core.machine.distributed import Group
@@ -26,6 +25,7 @@ from vpfb_core.training.record import Record
 from vpfb_core.training.report import Progress, Result
 from vpfb_core.training.restore import restore, take_over
 from vpfb_core.training.state import Counters, State, read_state
+from vpfb_core.uses.calibration import IMAGES, affordable, finish, full_cost
 
 GRID_IMAGES = 64
 GRID_NFE = 12

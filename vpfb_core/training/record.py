@@ -21,12 +21,12 @@ from vpfb_core.machine.files import clear_leftovers, write_bytes
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.runs import Run, new_run
 from vpfb_core.model.trained import Model
-from vpfb_core.pictures import png, tile
 from vpfb_core.training import log
 from vpfb_core.training.card import model_card
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.report import Progress
 from vpfb_core.training.state import Counters, save_state, set_aside, write_status
+from vpfb_core.uses.pictures import png, tile
 
 
 def new_folder(config: TrainConfig) -> Run:

@@ -12,9 +12,9 @@ from problems import Mixture
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
-from vpfb_core.composition import Composition
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import ConfigError
+from vpfb_core.uses.composition import Composition
 
 FREE = gaussian([0.1, -0.2], [[1.2, 0.3], [0.3, 0.9]])
 RED = gaussian([0.8, -0.2], [[0.4, 0.1], [0.1, 0.3]])

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpfb_core.composition.expression import (
+from vpfb_core.errors import ConfigError
+from vpfb_core.uses.composition.expression import (
     DEEPEST,
     LONGEST,
     And,
@@ -19,7 +20,6 @@ from vpfb_core.composition.expression import (
     names_of,
     parse,
 )
-from vpfb_core.errors import ConfigError
 
 a, b, c = Name("a"), Name("b"), Name("c")
 

@@ -6,15 +6,15 @@ import math
 from itertools import pairwise
 
 import pytest
+import shapes_reader
 import torch
 from composed_models import exact_model, gaussian, moments, product
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core.composition import Composition, Drawn, level_angles, sample
-from vpfb_core.data import shapes_reader
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.trained import Model
+from vpfb_core.uses.composition import Composition, Drawn, level_angles, sample
 
 # Independent dimensions, so that every sample is many draws of the same three densities.
 D, N = 32, 100

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from composed_models import exact_model, gaussian
 
-from vpfb_core.composition import Composition, parse
-from vpfb_core.composition.expression import And, ExpressionError, Name, Not
-from vpfb_core.composition.terms import Term, models_named, resolve
 from vpfb_core.data.images import ConditionGroup
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.model.trained import Model, Statistics
+from vpfb_core.uses.composition import Composition, parse
+from vpfb_core.uses.composition.expression import And, ExpressionError, Name, Not
+from vpfb_core.uses.composition.terms import Term, models_named, resolve
 
 GROUPS = (
     ConditionGroup("shape", ("circle", "square", "blob")),

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 from scipy import stats
+from shapes_reader import read
 from torch import Tensor
 
 from vpfb_core import data
 from vpfb_core.data import shapes
-from vpfb_core.data.shapes_reader import read
 from vpfb_core.errors import ConfigError, DataError
 
 

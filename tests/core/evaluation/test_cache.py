@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vpfb_core.evaluation import cache as kept
-from vpfb_core.evaluation.features import Extractor
+from vpfb_core.uses.evaluation import cache as kept
+from vpfb_core.uses.evaluation.features import Extractor
 
 EXTRACTOR = Extractor("torchvision:resnet18", "abc", "to 224", lambda images: images.flatten(1).float())
 IMAGES = torch.arange(5 * 4, dtype=torch.uint8).view(5, 1, 2, 2)

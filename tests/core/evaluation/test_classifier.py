@@ -12,7 +12,7 @@ import torch
 import vpfb_core as vpfb
 from vpfb_core.data import ConditionGroup, ImageSet
 from vpfb_core.errors import CheckpointError, DataError, MissingError
-from vpfb_core.evaluation import classifier, features
+from vpfb_core.uses.evaluation import classifier, features
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-from vpfb_core.evaluation import distances
-from vpfb_core.evaluation.distances import frechet, kernel
+from vpfb_core.uses.evaluation import distances
+from vpfb_core.uses.evaluation.distances import frechet, kernel
 
 
 def normal(n: int, dimension: int, seed: int = 0) -> Tensor:

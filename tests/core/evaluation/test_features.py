@@ -11,7 +11,7 @@ from torchvision.models import resnet18
 from torchvision.transforms.v2 import functional as transforms
 
 from vpfb_core.errors import CheckpointError, ConfigError, MissingError
-from vpfb_core.evaluation import features, weights
+from vpfb_core.uses.evaluation import features, weights
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from torch_fidelity import KEY_METRIC_KID_MEAN, FeatureExtractorInceptionV3, calculate_metrics
 
 from vpfb_core.errors import CheckpointError, ConfigError, MissingError
-from vpfb_core.evaluation import distances, features, inception, weights
+from vpfb_core.uses.evaluation import distances, features, inception, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not the file that FID is defined with")
 SHAPE = (3, 9, 9)

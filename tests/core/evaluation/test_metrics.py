@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.evaluation import metrics
+from vpfb_core.uses.evaluation import metrics
 
 
 def test_names_come_with_commas_and_once_each() -> None:

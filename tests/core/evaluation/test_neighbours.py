@@ -11,8 +11,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from vpfb_core.evaluation import neighbours
-from vpfb_core.evaluation.neighbours import compare
+from vpfb_core.uses.evaluation import neighbours
+from vpfb_core.uses.evaluation.neighbours import compare
 
 
 def normal(n: int, dimension: int, seed: int = 0) -> Tensor:

@@ -13,8 +13,8 @@ from ood_models import model_of
 import vpfb_core as vpfb
 from vpfb_core.data import split
 from vpfb_core.errors import ConfigError, DataError
-from vpfb_core.evaluation import real
 from vpfb_core.model.trained import Model
+from vpfb_core.uses.evaluation import real
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,15 @@ import torch
 from ood_models import model_of
 
 import vpfb_core as vpfb
-from vpfb_core import evaluation
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.evaluation import distances, features, neighbours, real
-from vpfb_core.evaluation.plan import FLOW_IMAGES
 from vpfb_core.machine import noise
 from vpfb_core.methods.transport import DEFAULT_METHOD
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.model.trained import Model, Statistics
-from vpfb_core.pictures import to_bytes
+from vpfb_core.uses import evaluation
+from vpfb_core.uses.evaluation import distances, features, neighbours, real
+from vpfb_core.uses.evaluation.plan import FLOW_IMAGES
+from vpfb_core.uses.pictures import to_bytes
 
 METRICS = ("frechet", "kernel", "precision", "recall", "density", "coverage", "1nn", "residual", "bpd")
 N = 100

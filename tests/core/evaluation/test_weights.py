@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vpfb_core.errors import CheckpointError, MissingError
-from vpfb_core.evaluation import weights
+from vpfb_core.uses.evaluation import weights
 
 
 def network(width: int = 3) -> nn.Module:

@@ -17,7 +17,7 @@ from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.trained import Model, Statistics
-from vpfb_core.ood import choice
+from vpfb_core.uses.ood import choice
 
 
 def run_trained_on(data: str, path: Path, age: int = 0) -> Path:

@@ -10,7 +10,7 @@ from sklearn import metrics as sklearn
 from torch import Tensor
 
 from vpfb_core.errors import DataError
-from vpfb_core.ood.metrics import auroc, auroc_interval, average_precision, compare, fpr_at_tpr
+from vpfb_core.uses.ood.metrics import auroc, auroc_interval, average_precision, compare, fpr_at_tpr
 
 
 def draw(seed: int, n_in: int, n_out: int, shift: float, ties: bool) -> tuple[Tensor, Tensor]:

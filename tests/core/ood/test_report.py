@@ -13,7 +13,7 @@ from ood_models import model_of
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import DataError
 from vpfb_core.model.trained import Model
-from vpfb_core.ood import report
+from vpfb_core.uses.ood import report
 
 
 def read(content: bytes) -> list[list[str]]:

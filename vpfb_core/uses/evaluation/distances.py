@@ -1,6 +1,6 @@
 """How far two sets of features lie apart: the distance of their Gaussians, and a kernel's discrepancy of all moments.
 
-Over the features of the FID Inception network these are FID and KID (`vpfb_core.evaluation.inception`, by
+Over the features of the FID Inception network these are FID and KID (`vpfb_core.uses.evaluation.inception`, by
 torch-fidelity); over any other features they go by their own names. Features are (N, F), in double precision within.
 """
 

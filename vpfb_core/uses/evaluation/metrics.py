@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.evaluation import neighbours
-from vpfb_core.evaluation.features import INCEPTION
+from vpfb_core.uses.evaluation import neighbours
+from vpfb_core.uses.evaluation.features import INCEPTION
 
 LOWER, HIGHER, HALF = "lower", "higher", "0.5"
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import noise
-from vpfb_core.readings import Readings, levels_of, read, read_all, scalar_level
+from vpfb_core.uses.ood.readings import Readings, levels_of, read, read_all, scalar_level
 
 if TYPE_CHECKING:
     from collections.abc import Callable

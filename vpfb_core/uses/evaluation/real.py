@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vpfb_core import data
 from vpfb_core.errors import ConfigError, DataError
-from vpfb_core.ood import choice
+from vpfb_core.uses.ood import choice
 
 if TYPE_CHECKING:
     from vpfb_core.data import ImageSource

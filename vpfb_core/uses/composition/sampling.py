@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vpfb_core.composition.energy import Composition
 from vpfb_core.dynamics.langevin import langevin
 from vpfb_core.dynamics.solvers import solve
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
+from vpfb_core.uses.composition.energy import Composition
 
 METHODS = ("none", "ula", "mala")
 STEPS = 4

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vpfb_core.evaluation.distances import ROWS, exact
+from vpfb_core.uses.evaluation.distances import ROWS, exact
 
 BALL = 3  # of precision and recall, as in their paper
 COUNTING_BALL = 5  # of density and coverage, as in theirs

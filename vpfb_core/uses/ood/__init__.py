@@ -1,7 +1,7 @@
 """Out of distribution: scores of images, and how well they tell strangers from members."""
 
-from vpfb_core.ood.metrics import Detection, compare
-from vpfb_core.ood.scores import DEFAULT_SCORE, SCORES, Score, score
-from vpfb_core.reference import Reference, fit_reference
+from vpfb_core.uses.ood.metrics import Detection, compare
+from vpfb_core.uses.ood.reference import Reference, fit_reference
+from vpfb_core.uses.ood.scores import DEFAULT_SCORE, SCORES, Score, score
 
 __all__ = ["DEFAULT_SCORE", "SCORES", "Detection", "Reference", "Score", "compare", "fit_reference", "score"]

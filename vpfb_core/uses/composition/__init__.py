@@ -5,8 +5,8 @@ drawn = composition.sample(composition.Composition(expression, model), 16, seed=
 drawn.images
 """
 
-from vpfb_core.composition.energy import ComposedField, Composition
-from vpfb_core.composition.expression import (
+from vpfb_core.uses.composition.energy import ComposedField, Composition
+from vpfb_core.uses.composition.expression import (
     And,
     Expression,
     ExpressionError,
@@ -17,8 +17,8 @@ from vpfb_core.composition.expression import (
     names_of,
     parse,
 )
-from vpfb_core.composition.sampling import Drawn, level_angles, sample
-from vpfb_core.composition.terms import models_named
+from vpfb_core.uses.composition.sampling import Drawn, level_angles, sample
+from vpfb_core.uses.composition.terms import models_named
 
 __all__ = [
     "And",

@@ -15,8 +15,8 @@ from torch import Tensor
 from vpfb_core.data.images import ImageSet
 from vpfb_core.errors import DataError
 from vpfb_core.machine import distributed
-from vpfb_core.ood.metrics import Detection, compare
-from vpfb_core.ood.scores import DEFAULT_BATCH, score
+from vpfb_core.uses.ood.metrics import Detection, compare
+from vpfb_core.uses.ood.scores import DEFAULT_BATCH, score
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import Model

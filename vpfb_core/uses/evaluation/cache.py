@@ -14,9 +14,9 @@ from pathlib import Path
 from torch import Tensor
 
 from vpfb_core.errors import CheckpointError, DataError
-from vpfb_core.evaluation.features import Extractor
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine.files import cache_folder
+from vpfb_core.uses.evaluation.features import Extractor
 
 KIND = "features"
 KEPT = 20  # files; 10,000 images of Inception's take 80 MB

@@ -23,8 +23,8 @@ from torch_fidelity import feature_extractor_inceptionv3 as layers
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from vpfb_core.evaluation import weights
 from vpfb_core.machine import noise
+from vpfb_core.uses.evaluation import weights
 
 NAME = "inception-v3-weights-only"  # as torch-fidelity knows it: calculate_metrics(feature_extractor=NAME, …)
 LAYER = "2048"  # the pooled features that FID and KID are defined on

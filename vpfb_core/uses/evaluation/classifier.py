@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from vpfb_core.data import ImageSet, split
 from vpfb_core.errors import CheckpointError, DataError
-from vpfb_core.evaluation.weights import Weights
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine import noise
 from vpfb_core.machine.files import cache_folder
+from vpfb_core.uses.evaluation.weights import Weights
 
 KIND = "classifier"
 FEATURES = 128

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vpfb_core.composition.expression import And, Expression, Name, Not, Or, Weighted, names_of
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import parse_condition
+from vpfb_core.uses.composition.expression import And, Expression, Name, Not, Or, Weighted, names_of
 
 if TYPE_CHECKING:
     from vpfb_core.data.images import ConditionGroup

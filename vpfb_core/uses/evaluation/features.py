@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.errors import CheckpointError, ConfigError, MissingError
-from vpfb_core.evaluation import classifier, weights
+from vpfb_core.uses.evaluation import classifier, weights
 
 INCEPTION, PIXELS, CLASSIFIER, TORCHVISION = "inception", "pixels", "classifier", "torchvision:"
 NAMES = (PIXELS, CLASSIFIER, f"{TORCHVISION}ARCH", INCEPTION)
@@ -152,7 +152,7 @@ def _inception(path: Path | None, device: torch.device, download: bool) -> Extra
         raise MissingError("FID, KID and Inception's features need torch-fidelity", hint='pip install "vpfb[fid]"')
     from torch_fidelity.utils import create_feature_extractor
 
-    from vpfb_core.evaluation import inception
+    from vpfb_core.uses.evaluation import inception
 
     path = weights.find_inception(path, download=download)
     with torch.random.fork_rng(devices=[]):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vpfb_core import density
 from vpfb_core.errors import ConfigError
-from vpfb_core.evaluation import features, metrics, real
-from vpfb_core.evaluation.features import Extractor
-from vpfb_core.evaluation.metrics import METRICS
-from vpfb_core.evaluation.real import Real
-from vpfb_core.ood import choice
+from vpfb_core.uses import density
+from vpfb_core.uses.evaluation import features, metrics, real
+from vpfb_core.uses.evaluation.features import Extractor
+from vpfb_core.uses.evaluation.metrics import METRICS
+from vpfb_core.uses.evaluation.real import Real
+from vpfb_core.uses.ood import choice
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import Model

@@ -10,13 +10,13 @@ import math
 
 import torch
 
-from vpfb_core import reference
 from vpfb_core.data import ImageSet, ImageSource
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
 from vpfb_core.methods.vpfb import calibration, normaliser
 from vpfb_core.model.trained import Model
-from vpfb_core.readings import LEVELS
+from vpfb_core.uses.ood import reference
+from vpfb_core.uses.ood.readings import LEVELS
 
 IMAGES = 4096  # of the data that are looked at, at most: enough for some of each class
 VALUES = 2**27  # in all of them, at most

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vpfb_core.evaluation import cache, distances, features, neighbours
-from vpfb_core.evaluation.held_out import HeldOut
-from vpfb_core.evaluation.metrics import METRICS
-from vpfb_core.evaluation.plan import Plan
-from vpfb_core.evaluation.weights import is_standard
 from vpfb_core.machine import distributed
 from vpfb_core.methods.transport import Solver
-from vpfb_core.pictures import to_bytes
+from vpfb_core.uses.evaluation import cache, distances, features, neighbours
+from vpfb_core.uses.evaluation.held_out import HeldOut
+from vpfb_core.uses.evaluation.metrics import METRICS
+from vpfb_core.uses.evaluation.plan import Plan
+from vpfb_core.uses.evaluation.weights import is_standard
+from vpfb_core.uses.pictures import to_bytes
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import Model
@@ -202,7 +202,7 @@ class _Evaluation:
             conditions["resize"] = f"{self.plan.real.resize}; for the features {extractor.resize}"
         figures: dict[str, Figure] = {}
         if extractor.name == features.INCEPTION:
-            from vpfb_core.evaluation import inception
+            from vpfb_core.uses.evaluation import inception
 
             standard = {"standard_weights": is_standard(extractor.weights)}
             if "fid" in wanted:

@@ -18,8 +18,8 @@ from torch.nn.functional import cosine_similarity
 from vpfb_core.dynamics.solvers import solve
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.transport import arc_grid
-from vpfb_core.readings import SCALAR_LEVEL, read, read_all, scalar_level
-from vpfb_core.reference import Reference
+from vpfb_core.uses.ood.readings import SCALAR_LEVEL, read, read_all, scalar_level
+from vpfb_core.uses.ood.reference import Reference
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import Model
