@@ -33,7 +33,7 @@ fi
 
 [ "$DEVICE" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 python -c "import sys, torch; print('torch', torch.__version__, 'python', sys.version.split()[0])"
-part "tests on $DEVICE" 150 python -m pytest -q -p no:cacheprovider tests/core/test_gpu.py
+part "tests on $DEVICE" 150 python -m pytest -q -p no:cacheprovider tests/core/machine/test_gpu.py
 part "training run" 150 python -m vpfb_cli train "${run[@]}" --device "$DEVICE" --out "$work/run"
 part "samples" 60 python -m vpfb_cli sample -m "$work/run" -n "$n" --device "$DEVICE" -o "$work/grid.png"
 part "its report" 60 python benchmarks/report_run.py "$work/run" --name gpu-short --device "$DEVICE"

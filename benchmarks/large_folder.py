@@ -22,6 +22,7 @@ from PIL import Image
 from record import record, show
 
 import vpfb_core as vpfb
+from vpfb_core import training
 
 DRAWN = 1_000  # pictures; what is written is one of them and noise
 
@@ -47,16 +48,16 @@ def train(folder: str, out: str, steps: int, threads: int) -> dict[str, float]:
     """The figures of one run."""
     figures, began = {"peak_mib_before": peak_mib()}, time.monotonic()
 
-    def on_step(progress: vpfb.training.Progress) -> None:
+    def on_step(progress: training.Progress) -> None:
         if progress.step == 1:
             figures.update(seconds_to_first_step=time.monotonic() - began, peak_mib_first_step=peak_mib())
 
     config = vpfb.TrainConfig(
         data=folder, conditional=True, preset="tiny", device="cpu", steps=steps, threads=threads, out=out
     )
-    plan = vpfb.training.prepare(config)
+    plan = training.prepare(config)
     figures["seconds_to_plan"] = time.monotonic() - began
-    vpfb.training.run(plan, on_step=on_step)
+    training.run(plan, on_step=on_step)
     return figures | {"seconds": time.monotonic() - began, "peak_mib": peak_mib()}
 
 

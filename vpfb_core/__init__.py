@@ -16,12 +16,17 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = {"composition", "config", "data", "errors", "evaluation", "homotopy", "model",
-            "networks", "objectives", "ood", "potential", "runs", "training"}  # fmt: skip
+_MODULES = {
+    "data": "data",
+    "errors": "errors",
+    "homotopy": "methods.vpfb.homotopy",
+    "networks": "networks",
+    "objectives": "methods.vpfb.objectives",
+}
 _NAMES = {
-    "Model": "model",
-    "load": "loading",
-    "Potential": "potential",
+    "Model": "model.trained",
+    "load": "model.loading",
+    "Potential": "methods.vpfb.potential",
     "TrainConfig": "config",
     "train": "training",
 }
@@ -31,7 +36,7 @@ __all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     if name in _NAMES:
         return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Estimate the normaliser of a potential from data: forward passes and gradients only (see `vpfb_core.methods.vpfb.normaliser`).
+"""Estimate the normaliser of a potential from data: forward passes and gradients only (see `normaliser.py`).
 
 A class's constant is that without condition plus their difference, and the difference is Bennett's acceptance ratio
 (1976) between the two densities: what either adds up over an image is common to both and drops out, so that with as

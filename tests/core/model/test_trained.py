@@ -18,6 +18,7 @@ from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine.devices import place_network
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
+from vpfb_core.model import runs
 from vpfb_core.model.trained import Model, Statistics
 
 GROUPS = (ConditionGroup("shape", ("circle", "square")), ConditionGroup("large", ("~large", "large")))
@@ -161,7 +162,7 @@ def test_the_built_in_model_knows_ten_digits_and_fits_the_package() -> None:
     model = vpfb.load("digits")
     assert model.groups[0].classes == tuple("0123456789")
     assert model.shape == (1, 8, 8)
-    assert vpfb.runs.find_model("digits").stat().st_size <= 3 * 2**20
+    assert runs.find_model("digits").stat().st_size <= 3 * 2**20
 
 
 def test_built_in_digits_are_what_a_classifier_of_real_digits_takes_them_for() -> None:

@@ -16,6 +16,7 @@ from vpfb_core.data import ImageSet, split
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.model import runs
 from vpfb_core.model.trained import Model, Statistics
 from vpfb_core.uses.ood import choice
 
@@ -48,10 +49,10 @@ def test_the_newest_run_trained_on_the_set_is_taken() -> None:
 
 
 def test_a_built_in_model_counts_for_its_own_set_only() -> None:
-    for name, file in vpfb.runs.builtin_models().items():
+    for name, file in runs.builtin_models().items():
         assert choice.choose_model(name) == choice.Choice(file, None)
         assert vpfb.load(name, device="cpu").about["data"]["name"] == name
-    builtin = vpfb.runs.builtin_models()["digits"]
+    builtin = runs.builtin_models()["digits"]
     with pytest.raises(CheckpointError, match="mnist") as caught:
         choice.choose_model("mnist:test")
     assert caught.value.hint == "vpfb train --data mnist"

@@ -22,7 +22,7 @@ MIXTURE = ring(std=1.0)
 @pytest.fixture(scope="module")
 def mixture2d() -> ModuleType:
     """benchmarks/mixture2d.py, whose training is the one measured there."""
-    path = Path(__file__).parents[2] / "benchmarks" / "mixture2d.py"
+    path = Path(__file__).parents[4] / "benchmarks" / "mixture2d.py"
     spec = importlib.util.spec_from_file_location("mixture2d", path)
     assert spec is not None
     assert spec.loader is not None

@@ -21,6 +21,7 @@ from vpfb_core.machine import container as checkpoint
 from vpfb_core.training import prepare
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer
+from vpfb_core.uses import ood
 
 DEVICE = os.environ.get("VPFB_TEST_DEVICE", "cuda")
 IS_CUDA = DEVICE.startswith("cuda")
@@ -134,7 +135,7 @@ def test_scores_and_densities_are_those_of_the_cpu() -> None:
     images = vpfb.data.load("digits").images[:8]
     models = [vpfb.load("digits", device=device) for device in (DEVICE, "cpu")]
     for name in ("multiscale", "energy", "gradient"):
-        ours, theirs = (vpfb.ood.score(model, images, name) for model in models)
+        ours, theirs = (ood.score(model, images, name) for model in models)
         torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0.05)
     ours, theirs = (model.log_density(images) for model in models)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=0.1)
