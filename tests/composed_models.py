@@ -10,10 +10,11 @@ from problems import STD, ExactNetwork, Mixture
 from torch import Tensor, nn
 
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model, Statistics
+from vpfb_core.model.trained import Model
 
 COLOURS = (ConditionGroup("colour", ("red", "green", "blue")),)
 SCHEDULE = OT(sigma_min=0.01)

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model, Statistics
+from vpfb_core.model.trained import Model
 
 SHAPE = (1, 2, 2)
 

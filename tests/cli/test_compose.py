@@ -13,9 +13,10 @@ from PIL import Image
 
 from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model, Statistics
+from vpfb_core.model.trained import Model
 
 GROUPS = (ConditionGroup("colour", ("red", "green", "light blue")), ConditionGroup("large", ("~large", "large")))
 QUICK = ["--levels", "4", "-n", "2"]

@@ -15,9 +15,10 @@ from vpfb_cli.__main__ import run
 from vpfb_cli.app import build
 from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model, Statistics
+from vpfb_core.model.trained import Model
 from vpfb_core.uses import calibration as finish
 
 TEN = (ConditionGroup("class", tuple("0123456789")),)

@@ -20,6 +20,7 @@ from vpfb_cli.__main__ import run as run_command
 from vpfb_cli.app import build
 from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, SolverError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.methods.vpfb.homotopy import OT
@@ -27,7 +28,7 @@ from vpfb_core.methods.vpfb.normaliser import Anchor, Constants, Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import description
 from vpfb_core.model.runs import Run
-from vpfb_core.model.trained import Model, Statistics
+from vpfb_core.model.trained import Model
 from vpfb_core.training.state import Counters, read_state, save_state
 from vpfb_core.uses.evaluation import weights
 from vpfb_core.uses.ood.reference import Neighbourhood, Reference

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine.devices import place_network, resolve_device
@@ -19,7 +20,7 @@ from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import description
 from vpfb_core.model.runs import Run, find_model
-from vpfb_core.model.trained import POTENTIALS, REFERENCE, Model, Statistics
+from vpfb_core.model.trained import POTENTIALS, REFERENCE, Model
 from vpfb_core.uses.ood.reference import Reference
 
 

@@ -1,11 +1,7 @@
-"""A model: a potential with the statistics of its data and the names of its conditions.
-
-Here, and nowhere else, images in [0, 1] become standardised tensors and come back.
-"""
+"""A model: a potential with the statistics of its data and the names of its conditions."""
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +13,7 @@ from torch import Tensor
 
 from vpfb_core.data import ImageSource, split
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.slerp import slerp
 from vpfb_core.dynamics.solvers import Solution
 from vpfb_core.errors import ConfigError
@@ -38,42 +35,6 @@ DEFAULT_BATCH = 256  # samples solved at once unless told otherwise
 REFERENCE = "reference/"  # what the names of its tensors begin with in a file
 
 POTENTIALS: dict[str, type[Potential]] = {"arc": Potential, "unpreconditioned": UnpreconditionedPotential}
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean of each channel and one standard deviation of the training images, in units of [0, 1]."""
-
-    mean: tuple[float, ...]
-    std: float
-
-    @classmethod
-    def of(cls, images: Tensor) -> Statistics:
-        """From uint8 images (N, C, H, W). Pictures without contrast are given the deviation of one grey level."""
-        parts = images.split(1024)
-        mean = sum(part.sum((0, 2, 3), dtype=torch.float64) for part in parts) / images[:, 0].numel()
-        assert isinstance(mean, Tensor)
-        squares = sum(float((part.double() - mean[:, None, None]).square().sum()) for part in parts)
-        std = max((squares / images.numel()) ** 0.5, 1.0)
-        return cls(tuple((mean / 255).tolist()), std / 255)
-
-    def standardise(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8 or float in [0, 1] → z, mean 0 and standard deviation 1, float32."""
-        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        return (images - self._mean(images)) / self.std
-
-    def to_images(self, z: Tensor) -> Tensor:
-        """z (…, C, H, W) → images, float32 in [0, 1]."""
-        return (z * self.std + self._mean(z)).clamp(0, 1)
-
-    def _mean(self, like: Tensor) -> Tensor:
-        return _as_tensor(self.mean, like.device)[:, None, None]
-
-
-@functools.cache  # a copy to the device at every step would wait for it
-def _as_tensor(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 @dataclass

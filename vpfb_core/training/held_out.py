@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.data import ImageSet
-from vpfb_core.model.trained import Statistics
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.training.plan import Plan
 from vpfb_core.training.trainer import Trainer
 from vpfb_core.uses.evaluation.held_out import HeldOut

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vpfb_core.data import ImageSet
 from vpfb_core.data.split import split
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.machine import distributed
-from vpfb_core.model.trained import Statistics
 from vpfb_core.training.batches import Batches
 from vpfb_core.training.held_out import HELD_OUT_IMAGES, held_out_of, spread
 from vpfb_core.training.plan import Plan

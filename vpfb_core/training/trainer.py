@@ -13,13 +13,13 @@ from torch import Tensor
 
 from vpfb_core import networks
 from vpfb_core.config import TrainConfig
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.machine import noise
 from vpfb_core.machine.devices import place_network
 from vpfb_core.machine.distributed import Group
 from vpfb_core.methods.vpfb import homotopy
 from vpfb_core.methods.vpfb.objectives import OBJECTIVES, PAIR_EVERY, AngleDistribution, Objective, Part, contrast
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
-from vpfb_core.model.trained import Statistics
 from vpfb_core.networks.checkpointing import checkpoint_activations
 from vpfb_core.training import ema
 from vpfb_core.training.batches import Batch

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.solvers import Status
 from vpfb_core.errors import CheckpointError, ConfigError, SolverError
 from vpfb_core.machine import container as checkpoint
@@ -19,7 +20,7 @@ from vpfb_core.machine.devices import place_network
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.model import runs
-from vpfb_core.model.trained import Model, Statistics
+from vpfb_core.model.trained import Model
 
 GROUPS = (ConditionGroup("shape", ("circle", "square")), ConditionGroup("large", ("~large", "large")))
 
@@ -35,27 +36,6 @@ def make(kind: type[Potential] = Potential, groups: tuple[ConditionGroup, ...] =
     place_network(built, torch.device("cpu"))
     potential = kind(built, OT(sigma_min=0.01), 0.5).eval().requires_grad_(False)
     return Model(potential, network, Statistics((0.3, 0.5, 0.6), 0.2), (3, 6, 6), groups, {"step": 3})
-
-
-def test_statistics_are_those_of_the_pixels() -> None:
-    images = torch.randint(0, 256, (2500, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    images[:, 1] //= 2
-    statistics = Statistics.of(images)
-    exact = images.double() / 255
-    mean = exact.mean((0, 2, 3))
-    assert statistics.mean == pytest.approx(mean.tolist())
-    assert statistics.std == pytest.approx(float((exact - mean[:, None, None]).square().mean().sqrt()))
-    z = statistics.standardise(images)
-    assert z.mean((0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=1e-5)
-    assert float(z.square().mean()) == pytest.approx(1, abs=1e-5)
-    assert torch.allclose(statistics.to_images(z), images / 255, atol=1e-6)
-
-
-def test_pictures_without_contrast_have_finite_statistics() -> None:
-    images = torch.full((3, 1, 4, 4), 77, dtype=torch.uint8)
-    statistics = Statistics.of(images)
-    assert statistics.std == pytest.approx(1 / 255)
-    assert torch.equal(statistics.standardise(images), torch.zeros(3, 1, 4, 4))
 
 
 def test_samples_are_images_that_depend_on_seed_and_index_alone() -> None:

@@ -27,9 +27,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.vpfb.homotopy import expand_to
-from vpfb_core.model.trained import Model, Statistics
+from vpfb_core.model.trained import Model
 from vpfb_core.uses.composition.expression import And, Expression, Name, Not, Or, Weighted, parse, parts_of
 from vpfb_core.uses.composition.terms import ModelName, Term, models_named, resolve
 

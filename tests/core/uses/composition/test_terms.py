@@ -6,8 +6,9 @@ import pytest
 from composed_models import exact_model, gaussian
 
 from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.model.trained import Model, Statistics
+from vpfb_core.model.trained import Model
 from vpfb_core.uses.composition import Composition, parse
 from vpfb_core.uses.composition.expression import And, ExpressionError, Name, Not
 from vpfb_core.uses.composition.terms import Term, models_named, resolve
