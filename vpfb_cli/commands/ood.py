@@ -52,7 +52,7 @@ def ood(
             "--score",
             metavar="NAME",
             show_default="multiscale",
-            help="multiscale, energy, gradient, typicality, path, curvature, density, likelihood (slow); "
+            help="multiscale, energy, gradient, typicality, density, likelihood (slow); "
             "all: all but the slow one. Repeatable.",
             rich_help_panel="Scores",
         ),

@@ -53,7 +53,7 @@ def score(
         typer.Option(
             "--score",
             metavar="NAME",
-            help="multiscale, energy, gradient, typicality, path, curvature, density or likelihood.",
+            help="multiscale, energy, gradient, typicality, density or likelihood.",
         ),
     ] = "multiscale",
     model: ModelOption = None,

@@ -13,11 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
-from vpfb_core.dynamics.solvers import solve
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.methods.transport import arc_grid
 from vpfb_core.uses.ood.readings import SCALAR_LEVEL, read, read_all, scalar_level
 from vpfb_core.uses.ood.reference import Reference
 
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 DEFAULT_SCORE = "multiscale"
 ALL = "all"
 DEFAULT_BATCH = 64
-PATH_STEPS = 8  # of two evaluations of ∇N, for `path` and `curvature`
 
 
 @dataclass(frozen=True)
@@ -166,36 +162,12 @@ def _typicality(batch: Batch) -> Tensor:
     return (_energy(batch) - batch.reference.typical_energy).abs()
 
 
-def _path(batch: Batch) -> Tensor:
-    return _encoding_steps(batch).norm(dim=2).sum(0)
-
-
-def _curvature(batch: Batch) -> Tensor:
-    steps = _encoding_steps(batch)
-    return cosine_similarity(steps[1:], steps[:-1], dim=2).clamp(-1, 1).acos().sum(0)
-
-
 def _density(batch: Batch) -> Tensor:
     return -batch.model.log_density(batch.images, seed=batch.seed, first=batch.first)
 
 
 def _likelihood(batch: Batch) -> Tensor:
     return -batch.model.log_density(batch.images, method="ode", seed=batch.seed, first=batch.first)
-
-
-def _encoding_steps(batch: Batch) -> Tensor:
-    """The steps of the encoding from data to noise, (PATH_STEPS, N, d): midpoint, from the floor to the prior."""
-    potential = batch.model.potential
-
-    def velocity(u: Tensor, angle: Tensor) -> Tensor:
-        return potential.arc(u, angle).gradient
-
-    start, end = potential.angle_range
-    with torch.no_grad():
-        grid = arc_grid(end, start, PATH_STEPS)
-        path = solve(velocity, batch.z, method="midpoint", grid=grid, keep_path=True).require_success().path
-    assert path is not None
-    return path.flatten(2).diff(dim=0)
 
 
 SCORES: dict[str, Score] = {
@@ -205,8 +177,6 @@ SCORES: dict[str, Score] = {
     "energy": Score(f"energy −log ρ at cot φ = {SCALAR_LEVEL:.2f}, up to a constant", _energy),
     "gradient": Score(f"norm of the score ∇ log ρ at cot φ = {SCALAR_LEVEL:.2f}", _gradient),
     "typicality": Score("distance of the energy from that of a typical training image", _typicality, "reference"),
-    "path": Score("length of the encoding", _path),
-    "curvature": Score("angle through which the encoding turns", _curvature),
     "density": Score("−log density of the slightly blurred image, nats", _density, "normaliser"),
     "likelihood": Score("−log likelihood by the flow, nats", _likelihood, costly=True),
 }

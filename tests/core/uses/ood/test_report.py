@@ -58,11 +58,11 @@ def test_the_table_has_a_row_an_image_and_a_column_a_score() -> None:
     array = ImageSet("x.npz", torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     sets = {("in", "in"): folder_of("a.png"), ("x.npz", "out"): array}
     scores = {
-        ("in", "in"): {"energy": torch.tensor([1.5]), "path": torch.tensor([2.0])},
-        ("x.npz", "out"): {"energy": torch.tensor([math.inf, -3.25]), "path": torch.tensor([0.0, 1.0])},
+        ("in", "in"): {"energy": torch.tensor([1.5]), "gradient": torch.tensor([2.0])},
+        ("x.npz", "out"): {"energy": torch.tensor([math.inf, -3.25]), "gradient": torch.tensor([0.0, 1.0])},
     }
     assert read(report.scores_table(sets, scores)) == [
-        ["set", "role", "image", "energy", "path"],
+        ["set", "role", "image", "energy", "gradient"],
         ["in", "in", "a.png", "1.5", "2"],
         ["x.npz", "out", "x.npz#0", "inf", "0"],
         ["x.npz", "out", "x.npz#1", "-3.25", "1"],
@@ -71,13 +71,13 @@ def test_the_table_has_a_row_an_image_and_a_column_a_score() -> None:
 
 def test_every_pair_and_score_is_compared_with_the_members() -> None:
     scores = {
-        ("a", "in"): {"energy": torch.tensor([0.0, 1.0]), "path": torch.tensor([0.0, 1.0])},
-        ("b", "out"): {"energy": torch.tensor([2.0]), "path": torch.tensor([-1.0])},
-        ("c", "out"): {"energy": torch.tensor([0.5]), "path": torch.tensor([2.0])},
+        ("a", "in"): {"energy": torch.tensor([0.0, 1.0]), "gradient": torch.tensor([0.0, 1.0])},
+        ("b", "out"): {"energy": torch.tensor([2.0]), "gradient": torch.tensor([-1.0])},
+        ("c", "out"): {"energy": torch.tensor([0.5]), "gradient": torch.tensor([2.0])},
     }
     rows = report.compare_all(scores)
     assert [(row.out, row.score, row.detection.auroc) for row in rows] == [
-        ("b", "energy", 1.0), ("b", "path", 0.0), ("c", "energy", 0.5), ("c", "path", 1.0),
+        ("b", "energy", 1.0), ("b", "gradient", 0.0), ("c", "energy", 0.5), ("c", "gradient", 1.0),
     ]  # fmt: skip
     assert set(rows[0].document()) == {
         "out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", "n_in", "n_out",

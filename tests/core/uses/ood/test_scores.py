@@ -7,19 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from ood_models import SHAPE, gaussian, images_of, model_of, turning, unit
+from ood_models import SHAPE, images_of, model_of, turning, unit
 from problems import STD, ExactNetwork, anisotropic
 from torch import Tensor
 
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.methods.transport import arc_grid
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.trained import Model
 from vpfb_core.uses import ood
 from vpfb_core.uses.ood.readings import LEVELS, SCALAR_LEVEL, levels_of, read, read_all, scalar_level
-from vpfb_core.uses.ood.scores import PATH_STEPS, find_scores
+from vpfb_core.uses.ood.scores import find_scores
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -39,19 +38,6 @@ def test_energy_and_gradient_of_gaussian_data_are_those_of_a_gaussian() -> None:
     length = ((images - 0.5) / 0.25).flatten(1).norm(dim=1) * unit(SCALAR_LEVEL)
     assert torch.allclose(ood.score(model, images, "energy"), length.square() / 2, rtol=1e-5)
     assert torch.allclose(ood.score(model, images, "gradient"), length, rtol=1e-5)
-
-
-def test_path_and_curvature_are_length_and_turning_of_the_encoding() -> None:
-    """A velocity of length 1 that turns with φ: as long as the arc, and turned by what lies between the first and the
-    last midpoint."""
-    model, images = model_of(turning), images_of(3)
-    start, end = model.potential.angle_range
-    grid = arc_grid(start, end, PATH_STEPS)
-    turned = (grid[-1] + grid[-2] - grid[0] - grid[1]) / 2
-    assert torch.allclose(ood.score(model, images, "path"), torch.full((3,), end - start), rtol=1e-4)
-    assert torch.allclose(ood.score(model, images, "curvature"), torch.full((3,), turned), rtol=1e-3)
-    still = ood.score(model_of(gaussian), images, "path")
-    assert torch.allclose(still, torch.zeros(3), atol=1e-6)
 
 
 def test_typicality_is_two_sided() -> None:
@@ -95,7 +81,7 @@ def test_multiscale_notices_what_an_energy_cannot(digits: tuple[Model, ImageSet]
 def test_a_score_does_not_depend_on_the_batch(digits: tuple[Model, ImageSet]) -> None:
     model, held_out = digits
     heard: list[int] = []
-    for name in ("multiscale", "energy", "curvature"):
+    for name in ("multiscale", "energy", "gradient"):
         whole = ood.score(model, held_out.images[:10], name)
         parts = ood.score(model, held_out.images[:10], name, batch_size=4, on_batch=heard.append)
         assert torch.allclose(whole, parts, rtol=1e-3, atol=1e-3), name
@@ -148,7 +134,7 @@ def test_no_images_have_no_scores() -> None:
 def test_the_scores_are_finite_for_flat_and_extreme_images(digits: tuple[Model, ImageSet]) -> None:
     model, _ = digits
     images: Tensor = torch.stack([torch.full((1, 8, 8), value, dtype=torch.uint8) for value in (0, 128, 255)])
-    for name in ("multiscale", "energy", "gradient", "path", "curvature"):
+    for name in ("multiscale", "energy", "gradient", "typicality"):
         assert ood.score(model, images, name).isfinite().all(), name
 
 
