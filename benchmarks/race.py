@@ -21,9 +21,9 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.config import parse_setting
+from vpfb_core.data.batches import Batches
 from vpfb_core.methods.vpfb.potential import ArcField, Potential
 from vpfb_core.training import prepare
-from vpfb_core.training.batches import Batches
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer
 

@@ -9,7 +9,7 @@ import torch
 from problems import STD, ExactNetwork, Mixture
 from torch import Tensor, nn
 
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels

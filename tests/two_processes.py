@@ -17,6 +17,7 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core import networks
+from vpfb_core.data.batches import BatchesInMemory
 from vpfb_core.errors import DataError
 from vpfb_core.machine import distributed
 from vpfb_core.methods.vpfb import objectives
@@ -24,7 +25,6 @@ from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.objectives import Part
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.training import Result, loop
-from vpfb_core.training.batches import BatchesInMemory
 from vpfb_core.training.trainer import Trainer
 from vpfb_core.uses import evaluation
 

@@ -11,7 +11,7 @@ from cli_runner import Vpfb
 from PIL import Image
 
 from vpfb_core import networks
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.transport import DEFAULT_NFE
 from vpfb_core.methods.vpfb.homotopy import OT

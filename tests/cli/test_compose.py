@@ -12,7 +12,7 @@ from cli_runner import Vpfb
 from PIL import Image
 
 from vpfb_core import networks
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential

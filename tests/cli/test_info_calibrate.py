@@ -14,7 +14,7 @@ import vpfb_core as vpfb
 from vpfb_cli.__main__ import run
 from vpfb_cli.app import build
 from vpfb_core import networks
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential

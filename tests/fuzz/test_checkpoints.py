@@ -19,7 +19,7 @@ import vpfb_core as vpfb
 from vpfb_cli.__main__ import run as run_command
 from vpfb_cli.app import build
 from vpfb_core import networks
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, SolverError
 from vpfb_core.machine import container as checkpoint

@@ -8,7 +8,7 @@ import pytest
 from exploring import bounded, budget, explore
 from hypothesis import strategies as st
 
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
 from vpfb_core.uses.composition.expression import LONGEST, ExpressionError, Name, names_of, parse
 from vpfb_core.uses.composition.terms import resolve

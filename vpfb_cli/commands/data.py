@@ -20,7 +20,7 @@ from vpfb_cli.options import (
 from vpfb_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from vpfb_core.data import ImageSource, LoadOptions
+    from vpfb_core.data import LoadOptions, Source
 
 
 def data(
@@ -127,7 +127,7 @@ def _show(say: output.Output, name: str, options: LoadOptions, grid: Path | None
     say.result(document, output.table(["", ""], rows) if grid is None else str(grid))
 
 
-def _with_classes(name: str, options: LoadOptions) -> ImageSource:
+def _with_classes(name: str, options: LoadOptions) -> Source:
     """The set with its classes or attributes, if it has any."""
     from dataclasses import replace
 
@@ -143,7 +143,7 @@ def _with_classes(name: str, options: LoadOptions) -> ImageSource:
         return replace(images, notes=(*images.notes, f"no classes: {error.message}"))
 
 
-def _write_grid(grid: Path, images: ImageSource, n: int) -> None:
+def _write_grid(grid: Path, images: Source, n: int) -> None:
     """The first n images of a fixed random order: many sets are sorted by class."""
     import torch
 
@@ -167,7 +167,7 @@ def _entry(name: str, available: bool, path: Path | None, images: Any, shape: An
     }  # fmt: skip
 
 
-def _times(shape: tuple[int, int, int] | None) -> str:
+def _times(shape: tuple[int, ...] | None) -> str:
     return "any" if shape is None else "×".join(map(str, shape))
 
 

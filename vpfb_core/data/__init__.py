@@ -6,16 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from vpfb_core.data.catalogue import SETS, canonical, resolve, split_off
-from vpfb_core.data.images import ConditionGroup, ImageSet, LoadOptions
-from vpfb_core.data.split import split
-from vpfb_core.data.streaming import ImageSource, StreamedSet
+from vpfb_core.data.images import ImageSet
+from vpfb_core.data.load_options import LoadOptions
+from vpfb_core.data.source import ConditionGroup, Source
+from vpfb_core.data.splits import split
+from vpfb_core.data.streaming import StreamedSet
 
 __all__ = [
     "SETS",
     "ConditionGroup",
     "ImageSet",
-    "ImageSource",
     "LoadOptions",
+    "Source",
     "StreamedSet",
     "canonical",
     "find",
@@ -62,7 +64,7 @@ def load(
     ).in_memory()
 
 
-def find(source: str, options: LoadOptions) -> ImageSource:
+def find(source: str, options: LoadOptions) -> Source:
     """Pictures as `load` gives them; with `options.stream`, those of a very large folder stay on disk (`StreamedSet`).
 
     Raises:

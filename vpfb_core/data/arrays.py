@@ -16,8 +16,10 @@ import numpy as np
 import torch
 
 from vpfb_core.data.framing import MAX_BYTES, choose_size
-from vpfb_core.data.images import ConditionGroup, ImageSet, LoadOptions
+from vpfb_core.data.images import ImageSet
 from vpfb_core.data.labelling import listed
+from vpfb_core.data.load_options import LoadOptions
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.stacking import stack_array
 from vpfb_core.errors import DataError
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from vpfb_core.data.arrays import load_arrays
-from vpfb_core.data.images import ImageSet, LoadOptions
+from vpfb_core.data.images import ImageSet
+from vpfb_core.data.load_options import LoadOptions
 
 DIGITS = Path(__file__).parent.parent / "assets" / "digits_images.npz"
 

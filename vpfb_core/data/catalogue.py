@@ -15,13 +15,13 @@ from pathlib import Path
 
 from vpfb_core.data import arrays, builtin, controls, decoding, folder, shapes, torchvision_sets
 from vpfb_core.data.download import Files
-from vpfb_core.data.images import SPLITS, LoadOptions
 from vpfb_core.data.labelling import TABLE
-from vpfb_core.data.split import split as split_by_pixels
-from vpfb_core.data.streaming import ImageSource
+from vpfb_core.data.load_options import SPLITS, LoadOptions
+from vpfb_core.data.source import Source
+from vpfb_core.data.splits import split as split_by_pixels
 from vpfb_core.errors import DataError
 
-Loader = Callable[[LoadOptions], ImageSource]
+Loader = Callable[[LoadOptions], Source]
 
 SHUFFLED = "shuffled:"
 TEST_FRACTION, _TEST_SEED = 0.2, 0  # of the sets that come without a split
@@ -42,7 +42,7 @@ class Entry:
     """
 
     summary: str
-    load: Callable[[LoadOptions], ImageSource]
+    load: Callable[[LoadOptions], Source]
     images: int | None = None
     shape: tuple[int, int, int] | None = None
     classes: tuple[str, ...] | None = None
@@ -113,7 +113,7 @@ def is_path(source: str) -> bool:
     return source in (".", "..", "~") or "/" in source or os.sep in source
 
 
-def _load_known(name: str, split: str | None, options: LoadOptions) -> ImageSource:
+def _load_known(name: str, split: str | None, options: LoadOptions) -> Source:
     entry = SETS[name]
     if options.split == "all":
         options = replace(options, split=None)
@@ -128,7 +128,7 @@ def _load_known(name: str, split: str | None, options: LoadOptions) -> ImageSour
     return images
 
 
-def _fixed_part(entry: Entry, split: str, options: LoadOptions) -> ImageSource:
+def _fixed_part(entry: Entry, split: str, options: LoadOptions) -> Source:
     """The fifth, or the rest, of a set without a split: chosen at its own size, so the same pictures at any."""
     train, test = split_by_pixels(entry.load(LoadOptions()), TEST_FRACTION, _TEST_SEED)
     rows = test if split == "test" else train
@@ -152,7 +152,7 @@ def _path_loader(path: Path) -> Loader:
     )
 
 
-def _load_folder(path: Path, options: LoadOptions) -> ImageSource:
+def _load_folder(path: Path, options: LoadOptions) -> Source:
     """A folder; of one that is divided into train and test only one side, which nobody means as two classes."""
     if options.split == "all" or not _is_divided(path):
         return folder.load_folder(path, options)

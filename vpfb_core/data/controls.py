@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vpfb_core.data.images import ImageSet, LoadOptions
-from vpfb_core.data.streaming import ImageSource
+from vpfb_core.data.images import ImageSet
+from vpfb_core.data.load_options import LoadOptions
+from vpfb_core.data.source import Source
 from vpfb_core.errors import DataError
 from vpfb_core.machine.noise import generator
 
@@ -39,7 +40,7 @@ def load_constant(options: LoadOptions) -> ImageSet:
     return _drawn("constant", draw, options)
 
 
-def load_shuffled(load: Callable[[LoadOptions], ImageSource], options: LoadOptions) -> ImageSet:
+def load_shuffled(load: Callable[[LoadOptions], Source], options: LoadOptions) -> ImageSet:
     """The images of another set, the pixels of each in a random order of its own: the same colours, no structure."""
     original = load(options).in_memory()
     images = original.images.clone()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpfb_core.data.images import LoadOptions
+from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.errors import DataError
 from vpfb_core.machine.files import cache_folder
 

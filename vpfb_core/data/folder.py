@@ -10,15 +10,17 @@ from pathlib import Path
 
 from vpfb_core.data.decoding import ENDINGS, Header, UnreadableError, read_header, read_picture, warnings_silenced
 from vpfb_core.data.framing import choose_size
-from vpfb_core.data.images import ImageSet, LoadOptions
+from vpfb_core.data.images import ImageSet
 from vpfb_core.data.labelling import TABLE, Labels, listed, printable, read_labels
+from vpfb_core.data.load_options import LoadOptions
+from vpfb_core.data.source import Source
 from vpfb_core.data.stacking import in_order, stack
-from vpfb_core.data.streaming import ImageSource, stream, too_large
+from vpfb_core.data.streaming import stream, too_large
 from vpfb_core.data.unreadable import TOLERATED, counted, described, too_many
 from vpfb_core.errors import DataError
 
 
-def load_folder(root: Path, options: LoadOptions) -> ImageSource:
+def load_folder(root: Path, options: LoadOptions) -> Source:
     """Every image below a folder, in the order of their paths.
 
     With `options.stream`, a folder of very many files is not decoded now but read while training goes on.
@@ -37,7 +39,7 @@ def load_folder(root: Path, options: LoadOptions) -> ImageSource:
     return _load(root, found, options)
 
 
-def load_image_file(path: Path, options: LoadOptions) -> ImageSource:
+def load_image_file(path: Path, options: LoadOptions) -> Source:
     """One image file, as a set of one.
 
     Raises:
@@ -120,7 +122,7 @@ def _file_type(entry: os.DirEntry[str]) -> tuple[int, int, str]:
         return 0, 0, error.strerror or str(error)
 
 
-def load_files(root: Path, found: Listing, labels: Labels | None, options: LoadOptions) -> ImageSource:
+def load_files(root: Path, found: Listing, labels: Labels | None, options: LoadOptions) -> Source:
     """The image files of a listing, with their labels: all of them, whatever `options.limit` says.
 
     Raises:
@@ -131,7 +133,7 @@ def load_files(root: Path, found: Listing, labels: Labels | None, options: LoadO
     return _decode(root, found.files, labels, options, found.skipped)
 
 
-def _load(root: Path, found: Listing, options: LoadOptions) -> ImageSource:
+def _load(root: Path, found: Listing, options: LoadOptions) -> Source:
     chosen = replace(found, files=[found.files[i] for i in options.rows(len(found.files)).tolist()])
     labels = read_labels(root, chosen.files) if options.conditional else None  # first: it fails fast
     images = load_files(root, chosen, labels, options)

@@ -1,46 +1,31 @@
-"""What a data set is once it is in memory: square uint8 pictures, their classes, and what was done to get there."""
+"""Images in memory: square uint8 images, their classes, and what was done to load them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vpfb_core.errors import ConfigError
-from vpfb_core.machine.noise import generator
-
-MAX_SIZE = 1024
-SPLITS = ("train", "test")
-
-
-@dataclass(frozen=True)
-class ConditionGroup:
-    """A group of exclusive classes. The null ("no class") is index −1 and is not listed.
-
-    Attributes:
-        name: "class" for a labelled set, the attribute's name for a binary attribute.
-        classes: the names, in the order of the labels; a binary attribute `a` has ("~a", "a"), so 1 means present.
-    """
-
-    name: str
-    classes: tuple[str, ...]
+from vpfb_core.data.batches import Batches, BatchesInMemory, Order
+from vpfb_core.data.source import ConditionGroup
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Pictures in memory.
+    """A source (`Source`) whose images are in memory.
 
     Attributes:
-        name: the source as the person typed it.
+        name: the source as the user typed it.
         images: uint8 (N, C, H, W), H == W, C in {1, 3}.
-        labels: int64 (N, G), one column a condition group, −1 where unknown; None without conditions.
+        labels: int64 (N, G), one column per condition group, −1 where unknown; None without conditions.
         groups: the G condition groups; () when labels is None.
-        flips: whether a left-right flip of a picture still looks like one of the set.
-        notes: in plain words, what was decided or left out on the way.
+        flips: whether a mirrored image is as likely as the image itself.
+        notes: what was decided or left out while loading, in plain words.
         skipped: (file, reason) of each unreadable file.
         files: the source file of each image, relative to the folder; None where images are not files.
     """
@@ -69,21 +54,22 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, S, S) of each picture."""
+        """(C, S, S) of each image."""
         return self.images.shape[1], self.images.shape[2], self.images.shape[3]
 
     @property
     def sample(self) -> Tensor:
-        """uint8 (M, C, S, S), pictures to take statistics from: all of them."""
+        """uint8 (N, C, S, S): statistics are computed from all images."""
         return self.images
 
-    def in_memory(self) -> ImageSet:
-        """The set itself; one that is streamed is read."""
-        return self
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over images, labels and groups."""
+        pixels = self.images.contiguous().numpy().data
+        return fingerprint_of(tuple(self.images.shape), [pixels], self.labels, self.groups)
 
-    def subset(self, index: Tensor) -> ImageSet:
-        """The images at `index`, int64 (M,) or bool (N,), in that order; groups and notes stay as they are."""
-        rows = torch.arange(len(self))[index]
+    def subset(self, rows: Tensor) -> ImageSet:
+        """The images at `rows`, int64 (M,) or bool (N,), in that order; groups and notes stay as they are."""
+        rows = torch.arange(len(self))[rows]
         return replace(
             self,
             images=self.images[rows],
@@ -91,54 +77,48 @@ class ImageSet:
             files=None if self.files is None else tuple(self.files[i] for i in rows.tolist()),
         )
 
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over images, labels and groups: whether a resumed run sees the same data."""
-        groups = [[group.name, *group.classes] for group in self.groups]
-        digest = hashlib.sha256(json.dumps([list(self.images.shape), groups]).encode())
-        digest.update(self.images.contiguous().numpy().data)
-        if self.labels is not None:
-            digest.update(self.labels.contiguous().numpy().data)
-        return digest.hexdigest()
+    def in_memory(self) -> ImageSet:
+        """The set itself."""
+        return self
 
+    def hold_out(self, count: int, seed: int) -> Tensor:
+        """The rows of at most `count` images, but of at least one, int64, increasing.
 
-@dataclass(frozen=True)
-class LoadOptions:
-    """What the caller asks of any source; see `vpfb_core.data.load`.
-
-    Raises:
-        ConfigError: for a value outside its range.
-    """
-
-    size: int | None = None
-    max_size: int | None = None
-    channels: int | None = None
-    conditional: bool = False
-    workers: int = 0
-    root: Path | None = None
-    download: bool = True
-    split: str | None = None
-    limit: int | None = None
-    stream: bool = False
-
-    def __post_init__(self) -> None:
-        if self.size is not None and not 4 <= self.size <= MAX_SIZE:
-            raise ConfigError(f"size {self.size} is not between 4 and {MAX_SIZE}", hint="try --size 32")
-        if self.max_size is not None and self.max_size < 1:
-            raise ConfigError(f"a largest size of {self.max_size} pixels leaves no picture")
-        if self.channels not in (None, 1, 3):
-            raise ConfigError(f"channels {self.channels} is neither 1 nor 3", hint="1 is grey, 3 is colour")
-        if self.workers < 0:
-            raise ConfigError(f"{self.workers} workers cannot read anything", hint="0 takes one thread a processor")
-        if self.split not in (None, "all", *SPLITS):
-            raise ConfigError(f"unknown split {self.split!r}", hint=f"there are: {', '.join(SPLITS)}")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"a limit of {self.limit} images leaves no picture", hint="leave it out to take all")
-
-    def rows(self, count: int) -> Tensor:
-        """Which of `count` images are wanted: all, or a fixed random choice of `limit`, int64, increasing.
-
-        A random choice, because sets are often sorted by class; a smaller limit chooses from a larger one's images.
+        Different images are ranked by a hash of (seed, pixels), and the first are held out until `count` is reached.
+        Exact copies go together, so that none is on both sides.
         """
-        if self.limit is None or self.limit >= count:
-            return torch.arange(count)
-        return torch.randperm(count, generator=generator("limit", count))[: self.limit].sort().values
+        copies = defaultdict(list)
+        for i, pixels in enumerate(self.images.numpy()):
+            digest = hashlib.blake2b(f"{seed}:".encode(), digest_size=16)
+            digest.update(pixels.tobytes())
+            copies[digest.digest()].append(i)
+        ranked = [copies[key] for key in sorted(copies)]
+        rows: list[int] = []
+        for group in ranked:
+            if len(rows) + len(group) <= count:
+                rows += group
+        return torch.tensor(sorted(rows or min(ranked, key=len, default=[])), dtype=torch.int64)
+
+    def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: ImageSet) -> Batches:  # noqa: ARG002
+        """Batches of the images at `rows`, which are copied to the device at once.
+
+        None of them is a copy of a held-out image: `hold_out` saw to that.
+        """
+        labels = None if self.labels is None else self.labels[rows].to(device)
+        return BatchesInMemory(self.images[rows].to(device), labels, order)
+
+
+def fingerprint_of(
+    shape: tuple[int, ...],
+    contents: Iterable[bytes | memoryview],
+    labels: Tensor | None,
+    groups: tuple[ConditionGroup, ...],
+) -> str:
+    """SHA-256 (hex) over shape, groups, contents and labels."""
+    names = [[group.name, *group.classes] for group in groups]
+    digest = hashlib.sha256(json.dumps([shape, names]).encode())
+    for content in contents:
+        digest.update(content)
+    if labels is not None:
+        digest.update(labels.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from vpfb_core.data.framing import MAX_BYTES
-from vpfb_core.data.images import ConditionGroup, ImageSet, LoadOptions
+from vpfb_core.data.images import ImageSet
+from vpfb_core.data.load_options import LoadOptions
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.stacking import stack_array
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine.noise import generator

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vpfb_core.data.batches import Batches, Order
 from vpfb_core.data.decoding import Header, UnreadableError, read_header, read_picture, warnings_silenced
 from vpfb_core.data.framing import MAX_BYTES, choose_size
-from vpfb_core.data.images import ConditionGroup, ImageSet, LoadOptions
+from vpfb_core.data.images import ImageSet, fingerprint_of
 from vpfb_core.data.labelling import Labels, printable
+from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.reader import Reader
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.stacking import in_order, stack
+from vpfb_core.data.streamed_batches import StreamedBatches
 from vpfb_core.data.unreadable import TOLERATED, counted, tolerable, too_many, too_many_so_far
 
 STREAMED_FILES = 20_000  # a folder of more is read while training
@@ -103,22 +106,31 @@ class StreamedSet:
             files=tuple(printable(self.reader.files[row]) for row in kept),
         )
 
-    def hold_out(self, count: int, seed: int) -> list[int]:
-        """`count` of the pictures, at most `MOST_HELD_OUT`, chosen by a hash of (seed, name)."""
-        return first_by_hash(self.reader.files, min(count, MOST_HELD_OUT), f"held out {seed}")
+    def hold_out(self, count: int, seed: int) -> Tensor:
+        """The rows of `count` images, at most `MOST_HELD_OUT`, int64, increasing; chosen by a hash of (seed, name).
+
+        The pixels are not known yet: `batches` meets copies of held-out images and leaves them out.
+        """
+        rows = first_by_hash(self.reader.files, min(count, MOST_HELD_OUT), f"held out {seed}")
+        return torch.tensor(rows, dtype=torch.int64)
+
+    def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: ImageSet) -> Batches:
+        """Batches of the images at `rows`, read a few steps ahead; copies of held-out images are left out."""
+        return StreamedBatches(
+            self.reader,
+            self.labels,
+            rows=rows,
+            order=order,
+            device=device,
+            held_out=held_out.images,
+            workers=self.workers,
+        )
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over names and sizes of the files, labels and groups, without reading them."""
-        groups = [[group.name, *group.classes] for group in self.groups]
-        digest = hashlib.sha256(json.dumps([self.shape, groups]).encode())
-        for file, size in zip(self.reader.files, self.sizes, strict=True):
-            digest.update(b"%s\0%d\0" % (os.fsencode(file), size))
-        if self.labels is not None:
-            digest.update(self.labels.contiguous().numpy().data)
-        return digest.hexdigest()
-
-
-ImageSource = ImageSet | StreamedSet
+        """SHA-256 (hex) over names and sizes of the files, labels and groups; no file is read."""
+        files = zip(self.reader.files, self.sizes, strict=True)
+        contents = (b"%s\0%d\0" % (os.fsencode(file), size) for file, size in files)
+        return fingerprint_of(self.shape, contents, self.labels, self.groups)
 
 
 def too_large(count: int, options: LoadOptions) -> bool:

@@ -21,10 +21,11 @@ from vpfb_core.data.download import Files, data_root, located
 from vpfb_core.data.folder import Listing, load_files
 from vpfb_core.data.framing import choose_size
 from vpfb_core.data.idx import read_idx
-from vpfb_core.data.images import SPLITS, ConditionGroup, ImageSet, LoadOptions
+from vpfb_core.data.images import ImageSet
 from vpfb_core.data.labelling import Labels, listed
+from vpfb_core.data.load_options import SPLITS, LoadOptions
+from vpfb_core.data.source import ConditionGroup, Source
 from vpfb_core.data.stacking import stack_array
-from vpfb_core.data.streaming import ImageSource
 from vpfb_core.errors import ConfigError, DataError
 
 DIGITS = tuple("0123456789")
@@ -62,11 +63,11 @@ class KnownSet:
     classes: tuple[str, ...] | None
     flips: bool
     files: Files
-    read: Callable[[KnownSet, Path, str, LoadOptions], ImageSource]
+    read: Callable[[KnownSet, Path, str, LoadOptions], Source]
     arguments: Callable[[str], dict[str, Any]]
     extra: str | None = None
 
-    def load(self, options: LoadOptions) -> ImageSource:
+    def load(self, options: LoadOptions) -> Source:
         """The split that the options name, "train" if they name none.
 
         Raises:
@@ -121,7 +122,7 @@ def _read_svhn(known: KnownSet, root: Path, split: str, options: LoadOptions) ->
     return _from_array(known, dataset.data.transpose(0, 2, 3, 1), dataset.labels, known.classes or (), options)
 
 
-def _read_celeba(known: KnownSet, root: Path, split: str, options: LoadOptions) -> ImageSource:
+def _read_celeba(known: KnownSet, root: Path, split: str, options: LoadOptions) -> Source:
     dataset = _opened(known, root, split)
     folder = root / "celeba" / "img_align_celeba"
     names = [name.lower() for name in dataset.attr_names if name]  # the header line ends with a space
@@ -129,7 +130,7 @@ def _read_celeba(known: KnownSet, root: Path, split: str, options: LoadOptions) 
     return _from_files(known, folder, dataset.filename, dataset.attr, groups, options)
 
 
-def _read_textures(known: KnownSet, root: Path, split: str, options: LoadOptions) -> ImageSource:
+def _read_textures(known: KnownSet, root: Path, split: str, options: LoadOptions) -> Source:
     folder = root / "dtd" / "dtd"
     table = folder / "labels" / f"{split}1.txt"
     try:
@@ -173,7 +174,7 @@ def _from_files(
     labels: Tensor,
     groups: tuple[ConditionGroup, ...],
     options: LoadOptions,
-) -> ImageSource:
+) -> Source:
     """A set of colour photographs from files, relative to a folder, and labels, int64 (N, G)."""
     leading_out = (file for file in files if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts)
     if not files or (outside := next(leading_out, None)) is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core import networks
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import container as checkpoint

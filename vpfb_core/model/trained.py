@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpfb_core.data import ImageSource, split
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data import Source, split
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.slerp import slerp
 from vpfb_core.dynamics.solvers import Solution
@@ -70,7 +70,7 @@ class Model:
         """Number of parameters."""
         return sum(parameter.numel() for parameter in self.potential.parameters())
 
-    def split_of(self, images: ImageSource) -> tuple[Tensor, Tensor] | None:
+    def split_of(self, images: Source) -> tuple[Tensor, Tensor] | None:
         """(trained on, held out): rows of the images, if they are the very data that the model was trained on."""
         if images.fingerprint() != self.about.get("data", {}).get("fingerprint") or "config" not in self.about:
             return None

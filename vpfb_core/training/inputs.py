@@ -8,13 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from vpfb_core.data import ImageSet
-from vpfb_core.data.split import split
+from vpfb_core.data.batches import Batches, Order
+from vpfb_core.data.splits import split
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.machine import distributed
-from vpfb_core.training.batches import Batches
 from vpfb_core.training.held_out import HELD_OUT_IMAGES, held_out_of, spread
 from vpfb_core.training.plan import Plan
-from vpfb_core.training.streamed_batches import training_batches
 from vpfb_core.training.trainer import Trainer
 from vpfb_core.uses.evaluation.held_out import HeldOut
 
@@ -41,13 +40,15 @@ class Inputs:
         images, config = plan.images, plan.config
         rows, held_out_rows = split(images, config.val_fraction, config.seed)
         held_out = images.subset(held_out_rows)
-        share = distributed.group().share(config.batch_size or 1)
+        batch_size = config.batch_size or 1
+        share = distributed.group().share(batch_size)
+        order = Order(len(rows), batch_size, config.seed, config.augment == "flip", share)
         return cls(
             plan=plan,
             statistics=Statistics.of(images.sample),
             rows=rows,
             measured=held_out if len(held_out) else images.subset(spread(rows, HELD_OUT_IMAGES)),
-            batches=training_batches(plan, rows, held_out, share),
+            batches=images.batches(rows, order, plan.device, held_out),
         )
 
     def trainer(self, kind: type[Trainer] = Trainer, **settings: Any) -> Trainer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from vpfb_core import data, networks
 from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, read_file
-from vpfb_core.data import ImageSet, ImageSource, LoadOptions
+from vpfb_core.data import LoadOptions, Source
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import memory_of, resolve_device
@@ -35,7 +34,7 @@ class Plan:
 
     config: TrainConfig
     requested: dict[str, Any]
-    images: ImageSource
+    images: Source
     network: dict[str, Any]
     parameters: int
     memory_bytes: int
@@ -78,7 +77,7 @@ def _begun(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any], Run | None
     return config, existing.status().get("requested", requested), existing  # by which it is found again
 
 
-def _found(group: distributed.Group, config: TrainConfig, device: torch.device) -> ImageSource:
+def _found(group: distributed.Group, config: TrainConfig, device: torch.device) -> Source:
     """The data, downloaded once a machine."""
     options = LoadOptions(
         size=config.size,
@@ -93,13 +92,13 @@ def _found(group: distributed.Group, config: TrainConfig, device: torch.device) 
     return group.leaders_first(lambda: data.find(config.data, options))
 
 
-def _chosen(config: TrainConfig, images: ImageSource, device: torch.device) -> TrainConfig:
+def _chosen(config: TrainConfig, images: Source, device: torch.device) -> TrainConfig:
     """Everything that was left open."""
     asked = config.micro_batch
     config = presets.resolve(config, images, device)
     if asked is not None or config.objective == "official":
         return config
-    on_device = len(images) * math.prod(images.shape) if isinstance(images, ImageSet) else 0
+    on_device = images.sample.numel()  # bytes: all of a set in memory, next to nothing of a streamed one
     network = networks.build(presets.network_description(config, images), config.seed)
     return memory.fit(network, config, memory_of(device) - on_device)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vpfb_core.config import TrainConfig
-from vpfb_core.data import ImageSource
+from vpfb_core.data import Source
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
 from vpfb_core.methods.vpfb.objectives import AngleDistribution
@@ -51,7 +51,7 @@ MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}
 LONG_STEPS, LONG_SECONDS = 10_000, 30 * 60.0
 
 
-def resolve(config: TrainConfig, images: ImageSource, device: torch.device) -> TrainConfig:
+def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainConfig:
     """The configuration with everything chosen that was left open.
 
     Raises:
@@ -118,7 +118,7 @@ def _attended(sizes: list[int], largest: int) -> tuple[int, ...]:
     return next(((size,) for size in sizes if size <= largest), ())
 
 
-def network_description(config: TrainConfig, images: ImageSource) -> dict[str, Any]:
+def network_description(config: TrainConfig, images: Source) -> dict[str, Any]:
     """The network of a resolved configuration, as `networks.build` reads it."""
     description: dict[str, Any] = {
         "name": config.network,
@@ -139,7 +139,7 @@ def network_description(config: TrainConfig, images: ImageSource) -> dict[str, A
     return description
 
 
-def _check(config: TrainConfig, images: ImageSource, share: int) -> None:
+def _check(config: TrainConfig, images: Source, share: int) -> None:
     patch, levels = config.patch or 1, len(config.widths or ())
     sizes = level_sizes(config.size or 0, levels, patch)
     if sizes[0] < 2 ** (levels - 1):

@@ -117,7 +117,7 @@ class Record:
             potential=self.average,
             network=plan.network,
             statistics=self.inputs.statistics,
-            shape=images.shape,
+            shape=self.inputs.measured.shape,
             groups=images.groups,
             about={
                 "data": {"name": images.name, "images": len(images), "fingerprint": self.fingerprint},

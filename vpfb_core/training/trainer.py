@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vpfb_core import networks
 from vpfb_core.config import TrainConfig
+from vpfb_core.data.batches import Batch
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.machine import noise
 from vpfb_core.machine.devices import place_network
@@ -22,7 +23,6 @@ from vpfb_core.methods.vpfb.objectives import OBJECTIVES, PAIR_EVERY, AngleDistr
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.networks.checkpointing import checkpoint_activations
 from vpfb_core.training import ema
-from vpfb_core.training.batches import Batch
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from vpfb_core.data import ImageSet, ImageSource
+from vpfb_core.data import ImageSet, Source
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
 from vpfb_core.methods.vpfb import calibration, normaliser
@@ -39,9 +39,7 @@ def full_cost(model: Model) -> int:
     return _calibration_cost(model) + reference.IMAGES * READING_COST
 
 
-def finish(
-    model: Model, images: ImageSource, seed: int = 0, gradients: int | None = None, batch_size: int = BATCH
-) -> None:
+def finish(model: Model, images: Source, seed: int = 0, gradients: int | None = None, batch_size: int = BATCH) -> None:
     """Calibrate a model and fit its reference on images that it was trained on; keep both in it.
 
     Args:
@@ -78,7 +76,7 @@ def finish(
         model.reference = reference.fit_reference(model, chosen.images, seed=seed, count=count, batch_size=batch_size)
 
 
-def _shuffled(images: ImageSource, seed: int) -> ImageSet:
+def _shuffled(images: Source, seed: int) -> ImageSet:
     """At most `IMAGES` of the images, in random order."""
     order = torch.randperm(len(images), generator=noise.generator(seed, "calibration images"))
     return images.subset(order[: min(IMAGES, VALUES // math.prod(images.shape))])

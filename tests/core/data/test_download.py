@@ -16,7 +16,7 @@ import pytest
 from vpfb_core import data
 from vpfb_core.data import download
 from vpfb_core.data.download import Files, located
-from vpfb_core.data.images import LoadOptions
+from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.errors import DataError
 
 FILES = Files(("set/a", "set/folder"), ("set/b",), "https://example.org", "1 MB")

@@ -7,7 +7,7 @@ import torch
 
 from vpfb_core import data
 from vpfb_core.data import ConditionGroup, ImageSet
-from vpfb_core.data.images import LoadOptions
+from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import condition_tensor
 

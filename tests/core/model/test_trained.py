@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import vpfb_core as vpfb
 from vpfb_core import networks
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.solvers import Status
 from vpfb_core.errors import CheckpointError, ConfigError, SolverError

@@ -18,17 +18,16 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core import data
-from vpfb_core.data import LoadOptions, StreamedSet, reader, streaming
+from vpfb_core.data import ImageSet, LoadOptions, Source, StreamedSet, reader, streamed_batches, streaming
+from vpfb_core.data.batches import Batches, Order
 from vpfb_core.errors import DataError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Progress, Result, loop, streamed_batches
-from vpfb_core.training.batches import BatchesInMemory
+from vpfb_core.training import Progress, Result, loop
 from vpfb_core.training.state import read_state
-from vpfb_core.training.streamed_batches import StreamedBatches
 
 CPU = torch.device("cpu")
-NONE = torch.empty(0, 3, 8, 8, dtype=torch.uint8)
+NONE = ImageSet("none", torch.empty(0, 3, 8, 8, dtype=torch.uint8))
 
 
 @pytest.fixture(autouse=True)
@@ -61,13 +60,20 @@ def stream(folder: Path, **options: Any) -> StreamedSet:
 
 @pytest.fixture
 def batches() -> Iterator[Any]:
-    """batches(images, rows, held_out, …): streamed batches that are closed in the end."""
-    made: list[StreamedBatches] = []
+    """batches(images, rows, held_out, …): batches of a source that are closed in the end."""
+    made: list[Batches] = []
 
-    def make(images: StreamedSet, rows: Tensor | None = None, held_out: Tensor = NONE, **settings: Any) -> Any:
-        chosen = {"batch_size": 16, "flip": True, "seed": 1, "device": CPU} | settings
+    def make(
+        images: Source,
+        rows: Tensor | None = None,
+        held_out: ImageSet = NONE,
+        *,
+        batch_size: int = 16,
+        flip: bool = True,
+        device: torch.device = CPU,
+    ) -> Batches:
         rows = torch.arange(len(images)) if rows is None else rows
-        made.append(StreamedBatches(images, rows, held_out, **chosen))
+        made.append(images.batches(rows, Order(len(rows), batch_size, seed=1, flip=flip), device, held_out))
         return made[-1]
 
     yield make
@@ -112,8 +118,7 @@ def test_batches_equal_those_of_the_set_in_memory(
     monkeypatch.setattr(reader, "KEPT_BYTES", kept_bytes)
     in_memory = data.load(str(folder), conditional=True)
     rows = torch.arange(5, 120)
-    assert in_memory.labels is not None
-    expected = BatchesInMemory(in_memory.images[rows], in_memory.labels[rows], 16, flip=True, seed=1)
+    expected = batches(in_memory, rows)
     streamed = batches(stream(folder, conditional=True, workers=workers), rows)
     for step in (0, 1, 2, 7, 8, 3, 40):  # over the end of an epoch, and back as after a roll-back
         images, labels = streamed[step]
@@ -146,7 +151,8 @@ def test_no_more_than_a_few_steps_are_read_ahead(folder: Path, batches: Any) -> 
 def test_copies_of_held_out_images_and_unreadable_files_are_replaced_the_same_way_whoever_asks(
     folder: Path, batches: Any
 ) -> None:
-    held_out = stream(folder).subset(torch.tensor([0])).images
+    held_out = stream(folder).subset(torch.tensor([0]))
+    pixels = held_out.images
     for i in range(60, 66):  # odd ones only: the listing puts "even" first
         shutil.copy(folder / "even" / "000.png", folder / "odd" / f"copy{i}.png")
     (folder / "odd" / "bad.png").write_bytes(b"junk")
@@ -155,14 +161,14 @@ def test_copies_of_held_out_images_and_unreadable_files_are_replaced_the_same_wa
     epoch = -(-len(rows) // 16)
     forwards = batches(images, rows, held_out)
     seen = [forwards[step][0] for step in range(2 * epoch)]
-    copied = (torch.cat(seen) == held_out).flatten(1).all(1) | (torch.cat(seen) == held_out.flip(-1)).flatten(1).all(1)
+    copied = (torch.cat(seen) == pixels).flatten(1).all(1) | (torch.cat(seen) == pixels.flip(-1)).flatten(1).all(1)
     assert not copied.any()
     assert images.skipped == (("odd/bad.png", "not an image"),)
     backwards = batches(stream(folder, workers=3), rows, held_out)
     for step in reversed(range(2 * epoch)):
         assert torch.equal(backwards[step][0], seen[step])
     # Every place whose own image can be trained on has that image.
-    order = BatchesInMemory(torch.arange(len(rows)).to(torch.uint8)[:, None, None, None], None, 16, False, 1)
+    order = batches(ImageSet("numbers", torch.arange(len(rows)).to(torch.uint8)[:, None, None, None]), flip=False)
     names = images.files
     places = torch.cat([order[step][0].flatten() for step in range(epoch)]).tolist()
     plain = batches(images, rows, held_out, flip=False)
@@ -179,7 +185,7 @@ def test_a_set_of_copies_of_the_held_out_image_says_so(tmp_path: Path, batches: 
         Image.new("RGB", (8, 8), (9, 99, 9)).save(tmp_path / "same" / f"{i}.png")
     images = stream(tmp_path / "same")
     with pytest.raises(DataError, match="no image is left to train on") as caught:
-        batches(images, torch.arange(1, 60), images.subset(torch.tensor([0])).images)[0]
+        batches(images, torch.arange(1, 60), images.subset(torch.tensor([0])))[0]
     assert "--val-fraction 0" in (caught.value.hint or "")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import vpfb_core as vpfb
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.slerp import rms_distance
 from vpfb_core.errors import ConfigError

@@ -11,7 +11,7 @@ from vpfb_core.model.conditions import parse_condition
 from vpfb_core.uses.composition.expression import And, Expression, Name, Not, Or, Weighted, names_of
 
 if TYPE_CHECKING:
-    from vpfb_core.data.images import ConditionGroup
+    from vpfb_core.data.source import ConditionGroup
     from vpfb_core.model.trained import Model
 
 ModelName = str | None  # as an expression names it; None for the model that the expression is asked of

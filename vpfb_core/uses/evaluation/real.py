@@ -14,7 +14,7 @@ from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.uses.ood import choice
 
 if TYPE_CHECKING:
-    from vpfb_core.data import ImageSource
+    from vpfb_core.data import Source
     from vpfb_core.model.trained import Model
 
 ON_A_GPU = 10_000  # images compared, unless told otherwise
@@ -95,7 +95,7 @@ def load(
     return Real(images, split, unseen, unseen_split, rule, found.notes, tuple(warnings))
 
 
-def _count(found: ImageSource, n: int | None, fewest: int, model: Model) -> int:
+def _count(found: Source, n: int | None, fewest: int, model: Model) -> int:
     """How many images to compare."""
     there = len(found)
     if there < (n or fewest):

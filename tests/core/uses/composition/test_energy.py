@@ -12,7 +12,7 @@ from problems import Mixture
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
 from vpfb_core.uses.composition import Composition
 

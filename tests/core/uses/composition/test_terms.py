@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from composed_models import exact_model, gaussian
 
-from vpfb_core.data.images import ConditionGroup
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.model.trained import Model

@@ -1,4 +1,4 @@
-"""Which images a step sees: decided by (seed, epoch, index) alone."""
+"""Which data a training step sees: decided by (seed, epoch, row) alone."""
 
 from __future__ import annotations
 
@@ -19,39 +19,45 @@ class Batches(Protocol):
     """What training draws its steps from."""
 
     def __getitem__(self, step: int) -> Batch:
-        """The images and labels of a step, counted from 0, or this process's share of them."""
+        """The data and labels of a step, counted from 0, or this process's share of them, on the device."""
         ...
 
     def close(self) -> None:
-        """Let go of threads; nothing can be drawn afterwards."""
+        """Release threads; no batch can be drawn afterwards."""
         ...
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """rows: int64 (N,), the images in their order; mirrored: bool (N,), by image and not by place."""
+    """One shuffled pass over the data.
+
+    Attributes:
+        rows: int64 (N,), all rows in their order.
+        mirrored: bool (N,), whether a row is mirrored; indexed by row and not by place.
+    """
 
     rows: Tensor
     mirrored: Tensor
 
 
 class Order:
-    """An endless row of shuffled epochs, cut into batches.
+    """An endless sequence of shuffled epochs, cut into batches.
 
     Args:
-        count: N, how many images there are.
-        batch_size: images a step.
-        seed: of order and mirroring.
-        share: which rows of each batch are wanted, where several processes share it; None is all.
+        count: N, the number of rows.
+        batch_size: rows per step, over all processes.
+        seed: seed of order and mirroring.
+        flip: mirror each image with probability ½.
+        share: the part of each batch that this process takes; None takes all of it.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, share: range | None = None) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def __init__(self, count: int, batch_size: int, seed: int, flip: bool, share: range | None = None) -> None:
+        self.count, self.batch_size, self.seed, self.flip = count, batch_size, seed, flip
         self.share = range(batch_size) if share is None else share
         self._epochs: dict[int, Epoch] = {}
 
     def places(self, step: int) -> Iterator[tuple[Epoch, range]]:
-        """Where the images of a step stand: places in one epoch, or in several where the batch goes over its end."""
+        """The places of a step's rows in their epoch; several pairs where the batch runs over the end of an epoch."""
         position = step * self.batch_size + self.share.start
         end = position + len(self.share)
         while position < end:
@@ -70,45 +76,33 @@ class Order:
 
 
 class BatchesInMemory:
-    """Batches of images that are all there.
+    """Batches of images that are all in the memory of the training device.
 
     Args:
         images: uint8 (N, C, H, W), on the device that trains.
-        labels: int64 (N, G) beside them, or None.
-        batch_size: images a step.
-        flip: mirror each image with probability ½.
-        seed: of order and flips.
-        share: as of `Order`.
+        labels: int64 (N, G) on the same device, or None.
+        order: of the N rows.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor | None,
-        batch_size: int,
-        flip: bool,
-        seed: int,
-        share: range | None = None,
-    ) -> None:
-        self.images, self.labels, self.flip = images, labels, flip
-        self._order = Order(len(images), batch_size, seed, share)
+    def __init__(self, images: Tensor, labels: Tensor | None, order: Order) -> None:
+        self.images, self.labels, self.order = images, labels, order
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor | None]:
+    def __getitem__(self, step: int) -> Batch:
         rows: list[Tensor] = []
         mirrored: list[Tensor] = []
-        for epoch, places in self._order.places(step):
+        for epoch, places in self.order.places(step):
             rows.append(epoch.rows[places.start : places.stop])
             mirrored.append(epoch.mirrored[rows[-1]])
         chosen = moved(torch.cat(rows), self.images.device)
         images = self.images[chosen]
-        if self.flip:
+        if self.order.flip:
             images = mirror(images, torch.cat(mirrored))
         return images, None if self.labels is None else self.labels[chosen]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no threads."""
 
 
 def mirror(images: Tensor, which: Tensor) -> Tensor:
-    """Images (N, C, H, W), left and right exchanged in those of `which`, bool (N,)."""
+    """Exchange left and right in those of the images (N, C, H, W) that `which`, bool (N,), selects."""
     return torch.where(moved(which, images.device)[:, None, None, None], images.flip(-1), images)

@@ -1,0 +1,59 @@
+"""The options that every source is loaded with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vpfb_core.errors import ConfigError
+from vpfb_core.machine.noise import generator
+
+MAX_SIZE = 1024
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """The options of `vpfb_core.data.load`, and whether a very large folder may be streamed.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    size: int | None = None
+    max_size: int | None = None
+    channels: int | None = None
+    conditional: bool = False
+    workers: int = 0
+    root: Path | None = None
+    download: bool = True
+    split: str | None = None
+    limit: int | None = None
+    stream: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not 4 <= self.size <= MAX_SIZE:
+            raise ConfigError(f"size {self.size} is not between 4 and {MAX_SIZE}", hint="try --size 32")
+        if self.max_size is not None and self.max_size < 1:
+            raise ConfigError(f"largest size {self.max_size} is not positive")
+        if self.channels not in (None, 1, 3):
+            raise ConfigError(f"channels {self.channels} is neither 1 nor 3", hint="1 is grey, 3 is colour")
+        if self.workers < 0:
+            raise ConfigError(f"number of workers {self.workers} is negative", hint="0 takes one thread per processor")
+        if self.split not in (None, "all", *SPLITS):
+            raise ConfigError(f"unknown split {self.split!r}", hint=f"there are: {', '.join(SPLITS)}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit {self.limit} leaves no image", hint="omit it to take all images")
+
+    def rows(self, count: int) -> Tensor:
+        """The rows to take of `count`: all, or a fixed random choice of `limit`; int64, increasing.
+
+        The choice is random because sets are often sorted by class. A smaller limit takes a part of what a larger one
+        takes.
+        """
+        if self.limit is None or self.limit >= count:
+            return torch.arange(count)
+        return torch.randperm(count, generator=generator("limit", count))[: self.limit].sort().values

@@ -1,0 +1,126 @@
+"""What training, calibration and evaluation ask of data, wherever it is kept.
+
+A datum is an image (C, H, W), uint8 on the way in and in [0, 1] at the public edge, or a vector (d,) in the units of
+its table. The code above this package uses the protocol alone and never asks which kind of source it has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from vpfb_core.data.batches import Batches, Order
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from vpfb_core.data.images import ImageSet
+
+
+@dataclass(frozen=True)
+class ConditionGroup:
+    """A group of exclusive classes. The null ("no class") is index −1 and is not listed.
+
+    Attributes:
+        name: "class" for a labelled set, the attribute's name for a binary attribute.
+        classes: the names, in the order of the labels; a binary attribute `a` has ("~a", "a"), so 1 means present.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+
+
+class Source(Protocol):
+    """N data of one shape, with or without labels, in a fixed order.
+
+    Implementations are frozen dataclasses: `dataclasses.replace(source, notes=...)` gives a copy with other notes.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The source as the user typed it."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of each datum: (C, S, S) for images, (d,) for vectors."""
+        ...
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 (N, G), one column per condition group, −1 where unknown; None without conditions."""
+        ...
+
+    @property
+    def groups(self) -> tuple[ConditionGroup, ...]:
+        """The G condition groups; () when `labels` is None."""
+        ...
+
+    @property
+    def flips(self) -> bool:
+        """Whether a mirrored datum is as likely as the datum itself."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided or left out while loading, in plain words."""
+        ...
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """(file, reason) of each unreadable file met so far."""
+        ...
+
+    @property
+    def files(self) -> tuple[str, ...] | None:
+        """The file of each datum, relative to the source's folder; None where data are not files."""
+        ...
+
+    @property
+    def sample(self) -> Tensor:
+        """(M, *shape), the data that statistics are computed from: all of them, or a fixed choice."""
+        ...
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) by which a resumed run recognises its data."""
+        ...
+
+    def subset(self, rows: Tensor) -> ImageSet:
+        """The data at `rows`, int64 (M,) or bool (N,), in memory and in that order.
+
+        Unreadable files are left out.
+
+        Raises:
+            DataError: the files are gone, or too many of them cannot be read.
+        """
+        ...
+
+    def in_memory(self) -> ImageSet:
+        """All the data, in memory. Raises as `subset`."""
+        ...
+
+    def hold_out(self, count: int, seed: int) -> Tensor:
+        """The rows of about `count` < N data to validate on, int64, increasing, chosen by a hash with the seed.
+
+        The choice does not depend on the order of the data. No copy of a held-out datum is ever trained on: either
+        copies are held out together, or `batches` leaves them out. Where all data are equal, all rows are returned.
+        """
+        ...
+
+    def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: ImageSet) -> Batches:
+        """Training batches on a device.
+
+        Args:
+            rows: int64 (M,), the data to train on.
+            order: of the M rows.
+            device: where the batches are wanted.
+            held_out: the data at the rows of `hold_out`.
+        """
+        ...

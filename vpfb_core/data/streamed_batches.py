@@ -1,0 +1,125 @@
+"""Batches of images that are read from disk a few steps ahead, while earlier steps are computed."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vpfb_core.data.batches import Batch, Epoch, Order, mirror
+from vpfb_core.data.reader import Reader
+from vpfb_core.data.stacking import thread_count
+from vpfb_core.errors import DataError
+from vpfb_core.machine.devices import moved
+
+AHEAD = 4  # steps that are read before their turn
+_CHUNK = 8  # images per task of a thread
+_PATIENCE = 1_000  # images skipped in a row before the set is taken to hold no usable one
+
+
+@dataclass(frozen=True)
+class _Image:
+    """row: among the rows to train on; pixels: uint8 (C, S, S)."""
+
+    row: int
+    mirrored: bool
+    pixels: np.ndarray
+
+
+class StreamedBatches:
+    """Batches read from disk, equal to those of the same images in memory.
+
+    Where an image cannot be read, or is an exact copy of a held-out one, the next one in the order of its epoch takes
+    its place. The choice depends on the images alone, so a resumed run sees the same batches; threads only decide when
+    an image is read.
+
+    Args:
+        reader: of the N images.
+        labels: int64 (N, G), or None.
+        rows: int64 (M,), the images to train on.
+        order: of the M rows.
+        device: where the batches are wanted.
+        held_out: uint8 (K, C, S, S), images that no batch may hold.
+        workers: threads that decode; 0 is one per processor.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        labels: Tensor | None,
+        *,
+        rows: Tensor,
+        order: Order,
+        device: torch.device,
+        held_out: Tensor,
+        workers: int,
+    ) -> None:
+        self._reader, self._order, self._device = reader, order, device
+        self._rows = rows.tolist()
+        self._labels = None if labels is None else labels[rows]
+        self._held_out = {_digest(pixels) for pixels in held_out.numpy()}
+        self._begun: dict[int, list[Future[list[_Image]]]] = {}
+        self._closed = threading.Event()
+        self._threads = ThreadPoolExecutor(thread_count(workers), thread_name_prefix="vpfb-read")
+
+    def __getitem__(self, step: int) -> Batch:
+        """The images and labels of a step, on the device: uint8 (B, C, S, S), int64 (B, G).
+
+        Raises:
+            DataError: the folder is gone, too many of its files cannot be read, or no image is left to train on.
+        """
+        wanted = range(step, step + 1 + AHEAD)
+        for other in self._begun.keys() - set(wanted):  # after a roll-back the run goes on at another step
+            for task in self._begun.pop(other):
+                task.cancel()
+        for ahead in wanted:
+            if ahead not in self._begun:
+                self._begun[ahead] = self._begin(ahead)
+        taken = [image for task in self._begun.pop(step) for image in task.result()]
+        images = moved(torch.from_numpy(np.stack([image.pixels for image in taken])), self._device)
+        if self._order.flip:
+            images = mirror(images, torch.tensor([image.mirrored for image in taken]))
+        if self._labels is None:
+            return images, None
+        return images, moved(self._labels[[image.row for image in taken]], self._device)
+
+    def close(self) -> None:
+        """Stop reading; images that are being decoded are waited for."""
+        self._closed.set()
+        self._threads.shutdown(cancel_futures=True)
+
+    def _begin(self, step: int) -> list[Future[list[_Image]]]:
+        chunks = [
+            (epoch, places[start : start + _CHUNK])
+            for epoch, places in self._order.places(step)
+            for start in range(0, len(places), _CHUNK)
+        ]
+        return [self._threads.submit(self._read, epoch, places) for epoch, places in chunks]
+
+    def _read(self, epoch: Epoch, places: range) -> list[_Image]:
+        return [self._image(epoch, place) for place in places]
+
+    def _image(self, epoch: Epoch, place: int) -> _Image:
+        """The first image from a place of an epoch on that can be trained on."""
+        count = len(self._rows)
+        for step in range(min(count, _PATIENCE)):
+            if self._closed.is_set():
+                raise CancelledError
+            row = int(epoch.rows[(place + step) % count])
+            pixels = self._reader.take(self._rows[row])
+            if pixels is not None and _digest(pixels) not in self._held_out:
+                return _Image(row, bool(epoch.mirrored[row]), pixels)
+        raise DataError(
+            f"no image is left to train on in '{self._reader.root}': those that were read are exact copies of "
+            "held-out images, or cannot be read",
+            hint="--val-fraction 0 holds no images out",
+        )
+
+
+def _digest(pixels: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
