@@ -1,10 +1,11 @@
-"""Which score tells strangers from members? Every score in a column, every set of strangers in a row, and its price.
+"""How well does each score detect out-of-distribution images? One column per score, one row per set, and the price.
 
     python benchmarks/ood.py --in mnist --out fashion-mnist noise constant shuffled:mnist [-m runs/mnist] [--limit 500]
 
-Beside the sets that are named, the members themselves are made strange, which is as near as strangers come: turned by
-90°, mirrored, with a hole, blended in pairs. The model must be calibrated (training does it, or vpfb info --calibrate).
-The likelihood is measured on fewer images (--slow-limit), and each score's speed is given in images a second and as a
+Beside the sets that are named, changed copies of the in-distribution images are scored, which are the hardest cases:
+turned by 90°, mirrored, with a hole, blended in pairs. The model must be calibrated (training does it, or vpfb info
+--calibrate).
+The likelihood is measured on fewer images (--slow-limit), and each score's speed is given in images per second and as a
 multiple of the likelihood's, measured in one process.
 """
 
@@ -48,12 +49,12 @@ def blended(images: Tensor) -> Tensor:
     return torch.maximum(images, images.roll(1, 0))
 
 
-COLUMNS = 4  # of scores side by side, so that a table fits into 80 signs
-MADE_STRANGE = {"turned": turned, "mirrored": mirrored, "with a hole": with_a_hole, "blended": blended}
+COLUMNS = 4  # of scores side by side, so that a table fits into 80 columns
+CHANGES = {"turned": turned, "mirrored": mirrored, "with a hole": with_a_hole, "blended": blended}
 
 
 def scored(model: Model, images: Tensor, name: str, slow_limit: int) -> tuple[Tensor, float]:
-    """Scores, and images scored a second."""
+    """Scores, and the number of images scored per second."""
     images = images[:slow_limit] if SCORES[name].costly else images
     score(model, images[:2], name)
     began = time.perf_counter()
@@ -62,43 +63,43 @@ def scored(model: Model, images: Tensor, name: str, slow_limit: int) -> tuple[Te
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--in", dest="members", required=True)
-    parser.add_argument("--out", dest="strangers", nargs="+", required=True)
+    parser.add_argument("--in", dest="in_set", required=True)
+    parser.add_argument("--out", dest="out_sets", nargs="+", required=True)
     parser.add_argument("-m", "--model")
     parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--slow-limit", type=int, default=32)
     parser.add_argument("--scores", nargs="+", default=list(SCORES), choices=list(SCORES))
     parser.add_argument("--name", help="of the file of results")
     arguments = parsed(parser)
-    model = vpfb.load(arguments.model or choice.choose_model(arguments.members).path, device=arguments.device)
-    members = choice.load_members(model, arguments.members, arguments.limit).images
-    strangers = {
-        name: choice.load_strangers(model, name, arguments.limit).images for name in arguments.strangers
-    } | {name: change(members) for name, change in MADE_STRANGE.items()}  # fmt: skip
+    model = vpfb.load(arguments.model or choice.choose_model(arguments.in_set).path, device=arguments.device)
+    inside = choice.load_in_distribution(model, arguments.in_set, arguments.limit).images
+    outside = {
+        name: choice.load_out_of_distribution(model, name, arguments.limit).images for name in arguments.out_sets
+    } | {name: change(inside) for name, change in CHANGES.items()}  # fmt: skip
 
-    detections: dict[str, dict[str, dict[str, object]]] = {name: {} for name in strangers}
+    detections: dict[str, dict[str, dict[str, object]]] = {name: {} for name in outside}
     speeds: dict[str, float] = {}
     for name in arguments.scores:
-        inside, speeds[name] = scored(model, members, name, arguments.slow_limit)
-        for out, images in strangers.items():
-            detections[out][name] = vars(compare(inside, scored(model, images, name, arguments.slow_limit)[0]))
+        in_scores, speeds[name] = scored(model, inside, name, arguments.slow_limit)
+        for out, images in outside.items():
+            detections[out][name] = vars(compare(in_scores, scored(model, images, name, arguments.slow_limit)[0]))
     for first in range(0, len(arguments.scores), COLUMNS):
         names = arguments.scores[first : first + COLUMNS]
         rows = [[out, *(f"{found[name]['auroc']:.4f}" for name in names)] for out, found in detections.items()]
-        show([f"AUROC, in: {arguments.members}", *names], rows)
+        show([f"AUROC, in: {arguments.in_set}", *names], rows)
     slowest = speeds.get("likelihood")
     show(
-        ["score", "images a second", "× likelihood"],
+        ["score", "images per second", "× likelihood"],
         [[name, f"{speed:.1f}", f"{speed / slowest:.1f}" if slowest else ""] for name, speed in speeds.items()],
     )
     figures = {
-        "in": arguments.members,
+        "in": arguments.in_set,
         "model": {"data": model.about.get("data")} | training(model),
         "detections": detections,
         "images_per_second": speeds,
         "times_the_likelihood": {name: speed / slowest for name, speed in speeds.items()} if slowest else None,
     }
-    label = "".join(sign if sign.isalnum() else "-" for sign in canonical(arguments.members)).strip("-")
+    label = "".join(sign if sign.isalnum() else "-" for sign in canonical(arguments.in_set)).strip("-")
     record(f"ood-{arguments.name or label}", figures, model.device)
 
 

@@ -19,8 +19,9 @@ from vpfb_cli.commands.ood import ood
 from vpfb_cli.commands.sample import sample
 from vpfb_cli.commands.score import score
 from vpfb_cli.commands.train import train
+from vpfb_cli.options import option, spelled_out
 
-# One function a command, named as the command is, in the order of `vpfb --help`; see `register`.
+# One function per command, named as the command is, in the order of `vpfb --help`; see `register`.
 COMMANDS: tuple[Callable[..., None], ...] = (train, sample, interpolate, compose, ood, score, eval_, info, data)
 
 
@@ -32,7 +33,7 @@ def _print_version(wanted: bool) -> None:
 
 VersionOption = Annotated[
     bool,
-    typer.Option("--version", metavar="", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    option("--version", "Options", "Print the version and exit.", callback=_print_version, is_eager=True),
 ]
 
 
@@ -51,18 +52,18 @@ def build(commands: tuple[Callable[..., None], ...] = COMMANDS) -> typer.Typer:
 
 
 def register(app: typer.Typer, command: Callable[..., None]) -> None:
-    """Add a command under its function's name; its docstring is the help, from "Example:" on below the options."""
+    """Add a command under its function's name. Its docstring is its help, "Example:" and after goes last."""
     name = command.__name__.strip("_").replace("_", "-")
     described, heading, examples = inspect.cleandoc(command.__doc__ or "").partition("Example:")
-    app.command(name, help=_escaped(described.strip()), epilog=_escaped(heading + examples))(command)
+    app.command(name, help=_escaped(described.strip()), epilog=_escaped(heading + examples))(spelled_out(command))
 
 
 def vpfb(
     version: VersionOption = False,
 ) -> None:
-    """Variational Potential Flow Bayes: one scalar potential that generates images and knows their energy."""
+    """Variational Potential Flow Bayes: train a potential on images, draw images from it, and score images by it."""
 
 
 def _escaped(text: str) -> str:
-    """Text in which square brackets stand for themselves and not for Rich's markup."""
+    """Text whose square brackets are not read as Rich's markup."""
     return text.replace("[", "\\[")

@@ -1,59 +1,69 @@
-"""The options of the commands that draw pictures: what to draw, and how the flow is followed."""
+"""The options of the commands that draw images: what to draw, and how the flow is solved."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from vpfb_cli.options import MODEL, at_least_one, option
 
-from vpfb_cli.options import PANEL_MODEL, at_least_one
+if TYPE_CHECKING:
+    from vpfb_cli.output import Output
+    from vpfb_core.methods.transport import Solver
+    from vpfb_core.model.trained import Model
 
-PANEL_FLOW = "Flow"
+FLOW = "Flow"
 
-ClassOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--class",
-        metavar="NAME",
-        help="Class to draw, or several attributes with commas; repeated, they take turns.",
-        rich_help_panel=PANEL_MODEL,
-    ),
-]
-GuidanceOption = Annotated[
-    float | None,
-    typer.Option(
-        "--guidance",
-        metavar="W",
-        show_default=False,
-        help="How strongly the class is meant: 1 as in the data, more for clearer examples, at twice the price.",
-        rich_help_panel=PANEL_MODEL,
-    ),
-]
-SolverOption = Annotated[
-    str | None,
-    typer.Option(
-        "--solver",
-        metavar="NAME",
-        help="arc3, euler, midpoint, heun, rk4, ab2 or ab3 with --nfe; bosh3 or dopri5 with --rtol.",
-        rich_help_panel=PANEL_FLOW,
-    ),
-]
-NfeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--nfe",
-        callback=at_least_one,
-        metavar="N",
-        help="Evaluations of the gradient an image.",
-        rich_help_panel=PANEL_FLOW,
-    ),
-]
-RtolOption = Annotated[
-    float | None, typer.Option("--rtol", metavar="TOL", help="Relative tolerance.", rich_help_panel=PANEL_FLOW)
-]
-AtolOption = Annotated[
-    float | None,
-    typer.Option(
-        "--atol", metavar="TOL", help="Absolute tolerance, in deviations of the data.", rich_help_panel=PANEL_FLOW
-    ),
-]
+
+@dataclass(frozen=True)
+class Condition:
+    """The classes that are drawn."""
+
+    class_: Annotated[
+        list[str] | None,
+        option("--class NAME", MODEL, "Class to draw, or attributes joined by commas. If repeated, they take turns."),
+    ] = None
+    guidance: Annotated[
+        float | None,
+        option(
+            "--guidance W", MODEL, "Guidance weight: 1 is the class itself, more is clearer. Doubles the computation."
+        ),
+    ] = None
+
+    def warn_if_idle(self, say: Output, model: Model) -> None:
+        """Warn of a guidance weight without a class that it could guide towards."""
+        if self.guidance is not None and model.groups and not self.class_:
+            say.warn(f"--guidance {self.guidance:g} has no effect: no --class was given")
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How the flow is solved."""
+
+    solver: Annotated[
+        str | None,
+        option(
+            "--solver NAME",
+            FLOW,
+            "arc3, euler, midpoint, heun, rk4, ab2 or ab3 (with --nfe); bosh3 or dopri5 (with --rtol).",
+        ),
+    ] = None
+    nfe: Annotated[
+        int | None, option("--nfe N", FLOW, "Number of gradient evaluations per image.", callback=at_least_one)
+    ] = None
+    rtol: Annotated[float | None, option("--rtol TOL", FLOW, "Relative tolerance.")] = None
+    atol: Annotated[
+        float | None, option("--atol TOL", FLOW, "Absolute tolerance, in standard deviations of the data.")
+    ] = None
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The options that were given, by name."""
+        values = {"--solver": self.solver, "--nfe": self.nfe, "--rtol": self.rtol, "--atol": self.atol}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def choose(self) -> Solver:
+        """The solver that these options ask for; the default one if none was given."""
+        from vpfb_core.methods.transport import Solver
+
+        return Solver.choose(self.solver, self.nfe, self.rtol, self.atol)

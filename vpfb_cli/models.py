@@ -1,4 +1,4 @@
-"""Which model a command works with, and that people are told."""
+"""Which model a command works with, and the note that says so."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from vpfb_cli import signals
 from vpfb_core.model.runs import builtin_models, find_model
 
 if TYPE_CHECKING:
+    from vpfb_cli.options import Machine
     from vpfb_cli.output import Output
     from vpfb_core.model.trained import Model
 
 
-def open_model(
-    say: Output, model: str | None, device: str, threads: int | None, weights: str = "ema"
-) -> tuple[Model, str]:
-    """Load the model that is meant on the device that is meant; (model, the name to report it by)."""
+def open_model(say: Output, model: str | None, machine: Machine, weights: str = "ema") -> tuple[Model, str]:
+    """Load the model that a person named, or the default one; returns it and the name to report it by."""
     path = find_model(model)
     builtin = {str(file): name for name, file in builtin_models().items()}
     name = builtin.get(str(path), str(path))
@@ -25,6 +24,6 @@ def open_model(
         import torch
 
         from vpfb_core.model.loading import load
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return load(path, device=device, weights=weights), name
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    return load(path, device=machine.device, weights=weights), name

@@ -1,31 +1,71 @@
-"""The options that several commands share, each written down once.
+"""The options that several commands share, and how a command takes a group of them as one parameter.
 
-    def sample(model: ModelOption = None, device: DeviceOption = "auto", json: JsonOption = False, …) -> None:
+    def draw(*, model: ModelOption = None, machine: Machine, say: Output) -> None:
+
+A parameter whose type is a dataclass, such as `Machine`, stands for the options that are the fields of the dataclass.
+`say: Output` stands for --json and --quiet, which every command has. Typer knows no groups, so `spelled_out` shows it
+the command with every group replaced by its options.
 
 Square brackets in a help text are Rich's markup: write `\\[` for the sign itself.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-# The headings in `--help`; a command's own options go below a heading of its own or below one of these.
-PANEL_DATA = "Data"
-PANEL_MODEL = "Model"
-PANEL_MACHINE = "Machine"
-PANEL_OUTPUT = "Output"
+from vpfb_cli import output
+from vpfb_cli.output import Output
+
+# The panels of `--help` that commands share.
+DATA, MODEL, MACHINE, OUTPUT = "Data", "Model", "Machine", "Output"
 
 LARGEST_SEED = 2**63 - 1  # what a torch.Generator takes
 
 
-def _device_as_written(value: str) -> str:
-    """Refuse what is no device's name; whether the device exists is for `vpfb_core` to say, which costs an import."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise typer.BadParameter(f"{value!r} is none of auto, cpu, cuda, cuda:N, mps")
-    return value
+# --- declaring options ------------------------------------------------------------------------------------------------
+
+
+def option(usage: str, panel: str, help: str, **more: Any) -> Any:
+    """An option for `Annotated`, as a usage line writes it: "-o --out FILE", or "--json" for a flag."""
+    names = [word for word in usage.split() if word.startswith("-")]
+    metavar = "".join(word for word in usage.split() if not word.startswith("-"))
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **more)
+
+
+def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer takes it: with every group replaced by its options."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Callable[..., Any]] = {}  # what makes the parameter of the options of the group
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        if parameter.annotation is Output:
+            groups[name] = _start_output
+        elif is_dataclass(parameter.annotation):
+            groups[name] = parameter.annotation  # type: ignore[assignment]  # a class, not an instance
+        else:
+            parameters.append(parameter)
+            continue
+        parameters.extend(_options_of(groups[name]).values())
+
+    def run(**values: Any) -> None:
+        for name, make in groups.items():
+            values[name] = make(**{option: values.pop(option) for option in _options_of(make)})
+        command(**values)
+
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    )
+    return run
+
+
+def _options_of(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(make, eval_str=True).parameters
 
 
 def at_least_one(value: int | None) -> int | None:
@@ -35,96 +75,82 @@ def at_least_one(value: int | None) -> int | None:
     return value
 
 
-def _seed_in_range(value: int) -> int:
+def _written_like_a_device(value: str) -> str:
+    """Refuse what is no name of a device. Whether the device exists is checked later, when torch is imported."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise typer.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N, mps")
+    return value
+
+
+def _within_seeds(value: int) -> int:
     if not 0 <= value <= LARGEST_SEED:  # not min= and max=, which would print both bounds in every --help
         raise typer.BadParameter(f"{value} is not between 0 and {LARGEST_SEED}")
     return value
 
 
+# --- single options ---------------------------------------------------------------------------------------------------
+
 ModelOption = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
+    option(
+        "--model -m MODEL", MODEL, "A run folder, a .safetensors file, or the name of a built-in model.",
         show_default="the newest run under ./runs, else digits",
-        help="A run folder, a .safetensors file, or a built-in name.",
-        rich_help_panel=PANEL_MODEL,
     ),
-]
-DataRootOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data-root",
-        metavar="DIR",
-        show_default="VPFB_DATA, else ~/.cache/vpfb",
-        help="Where data sets known by name lie.",
-        rich_help_panel=PANEL_DATA,
-    ),
-]
-DownloadOption = Annotated[
-    bool,
-    typer.Option(
-        " /--no-download",
-        metavar="",
-        show_default=False,
-        help="Never fetch a data set that is absent.",
-        rich_help_panel=PANEL_DATA,
-    ),
-]
-DeviceOption = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        help=r"auto, cpu, cuda\[:N] or mps.",
-        callback=_device_as_written,
-        rich_help_panel=PANEL_MACHINE,
-    ),
-]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        metavar="N",
-        show_default="one a core",
-        help="CPU threads.",
-        callback=at_least_one,
-        rich_help_panel=PANEL_MACHINE,
-    ),
-]
+]  # fmt: skip
+CountOption = Annotated[int, option("-n N", OUTPUT, "Number of images.", callback=at_least_one)]
 BatchSizeOption = Annotated[
-    int,
-    typer.Option(
-        "--batch-size", callback=at_least_one, metavar="N", help="Images at once.", rich_help_panel=PANEL_MACHINE
-    ),
+    int, option("--batch-size N", MACHINE, "Number of images that are computed at once.", callback=at_least_one)
 ]
-SeedOption = Annotated[
-    int,
-    typer.Option(
-        "--seed",
-        metavar="INT",
-        help="Fixes every random number; recorded in what is written.",
-        callback=_seed_in_range,
-        rich_help_panel=PANEL_MACHINE,
-    ),
-]
-JsonOption = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        metavar="",
-        help="Print one JSON document on stdout, also on failure; overrides -q.",
-        rich_help_panel=PANEL_OUTPUT,
-    ),
-]
-QuietOption = Annotated[
-    bool,
-    typer.Option(
-        "--quiet",
-        "-q",
-        metavar="",
-        help="Print only the result: no notes, no progress.",
-        rich_help_panel=PANEL_OUTPUT,
-    ),
-]
+
+
+# --- groups of options ------------------------------------------------------------------------------------------------
+
+
+def _start_output(
+    json: Annotated[
+        bool, option("--json", OUTPUT, "Print one JSON document on stdout, also on failure; overrides -q.")
+    ] = False,
+    quiet: Annotated[bool, option("--quiet -q", OUTPUT, "Print only the result: no notes and no progress.")] = False,
+) -> Output:
+    return output.start(json_mode=json, quiet=quiet)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a command computes on, and the seed of its random numbers."""
+
+    device: Annotated[
+        str, option("--device DEVICE", MACHINE, r"auto, cpu, cuda\[:N] or mps.", callback=_written_like_a_device)
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        option("--threads N", MACHINE, "Number of CPU threads.", callback=at_least_one, show_default="one per core"),
+    ] = None
+    seed: Annotated[
+        int,
+        option(
+            "--seed INT", MACHINE, "Seed of all random numbers, recorded in what is written.", callback=_within_seeds
+        ),
+    ] = 0
+
+
+@dataclass(frozen=True)
+class DataAccess:
+    """Where data sets known by name are, and whether a missing one may be downloaded."""
+
+    data_root: Annotated[
+        Path | None,
+        option(
+            "--data-root DIR", DATA, "Folder of the data sets that are known by name.",
+            show_default="VPFB_DATA, else ~/.cache/vpfb",
+        ),
+    ] = None  # fmt: skip
+    download: Annotated[
+        bool, typer.Option(" /--no-download", help="Never download a missing data set.", rich_help_panel=DATA,
+                           metavar="", show_default=False)
+    ] = True  # fmt: skip
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As `vpfb_core.data.load` takes them."""
+        return {"root": self.data_root, "download": self.download}

@@ -65,10 +65,14 @@ class Output:
         else:
             streams.write_stdout(text if isinstance(text, str) else streams.rendered(text))
 
-    def binary_stdout(self, option: str) -> Callable[[bytes], None]:
-        """Keep stdout for the bytes of a file (`-o -`); to be asked before the work, because it can be refused."""
+    def require_free_stdout(self, option: str) -> None:
+        """Refuse an option that writes to stdout where JSON is written there."""
         if self._json_mode:
-            raise ConfigError(f"{option} and --json both want stdout", hint="write to a file, or leave --json out")
+            raise ConfigError(f"{option} and --json both write to stdout", hint="write to a file, or leave --json out")
+
+    def binary_stdout(self, option: str) -> Callable[[bytes], None]:
+        """Reserve stdout for the bytes of a file (`-o -`), before the work begins; returns what writes them."""
+        self.require_free_stdout(option)
         if streams.is_terminal(sys.stdout):
             raise ConfigError(f"{option} would write binary data to the terminal", hint="redirect it: ... > FILE")
         taken, self._stdout_taken = self._stdout_taken, True

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from vpfb_cli import streams
+from vpfb_cli.wording import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -117,14 +118,14 @@ class _VisibleBar(Bar):
 
     def _timing(self, now: float) -> str:
         if self.fraction >= 1:
-            return f"in {_duration(now - self._began)}"
+            return f"in {duration(now - self._began)}"
         self._pace.append((now, self.fraction))
         while now - self._pace[0][0] > RATE_WINDOW and len(self._pace) > MINIMAL_PACE:
             self._pace.popleft()
         (then, fraction_then) = self._pace[0]
         if self.fraction <= fraction_then:
             return "time left unknown"
-        return f"{_duration((now - then) * (1 - self.fraction) / (self.fraction - fraction_then))} left"
+        return f"{duration((now - then) * (1 - self.fraction) / (self.fraction - fraction_then))} left"
 
 
 class PlainBar(_VisibleBar):
@@ -204,11 +205,3 @@ def _hang_ups_survived() -> Iterator[None]:
 
 def _in_words(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

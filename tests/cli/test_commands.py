@@ -169,7 +169,7 @@ def test_a_run_is_resumed_as_the_message_says(vpfb: Vpfb, monkeypatch: pytest.Mo
     resumed = vpfb("train", "--resume", "runs/001-digits", "--json")
     assert (resumed.code, resumed.json["steps"]) == (0, 3)
     again = vpfb("train", "--resume", "runs/001-digits")
-    assert (again.code, "finished already" in again.err) == (0, True)
+    assert (again.code, "already finished" in again.err) == (0, True)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

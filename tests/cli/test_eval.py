@@ -64,9 +64,9 @@ def test_people_get_a_table_with_the_conditions_beside_it(vpfb: Vpfb) -> None:
     assert lines[0] == ["metric", "value", "better", "n", "split", "features"]
     assert [line[0] for line in lines[1:]] == ["precision", "residual", "bpd"]
     assert lines[1][2:] == ["higher", "12", "all", "pixels"]
-    assert lines[2][2:] == ["lower", "12", "held", "out", "–"]
+    assert lines[2][2:] == ["lower", "12", "held", "out", "-"]
     assert "blurred by 9.6 grey levels" in ran.err
-    assert f"4 evaluations each by {DEFAULT_METHOD}" in ran.err
+    assert f"4 gradient evaluations per image by {DEFAULT_METHOD}" in ran.err
     quiet = vpfb(*argv, "-q")
     assert (quiet.out, quiet.err) == (ran.out, "")
 

@@ -61,7 +61,7 @@ def test_calibrating_writes_the_normaliser_into_the_model_and_shows_it(
     assert vpfb_info(capsys, str(model), "--json")[1] == out
     text = vpfb_info(capsys, str(model))[1]
     assert "yes, without condition and for each of" in text
-    assert "-58.81 ± 0.00" in text
+    assert "-58.81 +/- 0.00" in text
     loaded = vpfb.load(model, device="cpu")
     assert loaded.log_density(torch.zeros(1, 1, 8, 8)).isfinite().all()
 

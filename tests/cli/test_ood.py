@@ -59,10 +59,10 @@ def test_ood_compares_each_pair_by_each_score(vpfb: Vpfb, model: str) -> None:
     ]
     for row in report["results"]:
         assert set(row) == COLUMNS
-        assert row["auroc"] > 0.97, "strangers score higher"
+        assert row["auroc"] > 0.97, "out-of-distribution images score higher"
         assert row["auroc_ci"][0] <= row["auroc"] <= row["auroc_ci"][1]
         assert (row["n_in"], row["n_out"]) == (40, 40)
-    assert "180 images that it held out" in ran.err
+    assert "180 validation images" in ran.err
 
 
 def test_ood_prints_a_table_that_says_what_high_means(vpfb: Vpfb, model: str) -> None:
@@ -71,8 +71,8 @@ def test_ood_prints_a_table_that_says_what_high_means(vpfb: Vpfb, model: str) ->
     heading, row = ran.out.splitlines()
     for word in ("AUROC", "95 % interval", "AUPR in", "AUPR out", "FPR95", "n in", "n out"):
         assert word in heading
-    assert row.split()[:3] == ["constant", "multiscale", "1.0000"]
-    assert "higher scores mean more out-of-distribution" in ran.err
+    assert row.split()[:3] == ["constant", "multiscale", "1.000"]
+    assert "a higher score means more out-of-distribution" in ran.err
     quiet = vpfb("ood", "--in", "digits", "--out", "constant", "-m", model, "--limit", "20", "-q")
     assert (quiet.out, quiet.err) == (ran.out, "")
 
@@ -84,11 +84,11 @@ def test_ood_writes_scores_report_and_histograms(vpfb: Vpfb, model: str) -> None
     with Path("a/report/scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["role"] for row in rows] == ["in"] * 15 + ["out"] * 15
-    members, strangers = (
+    in_scores, out_scores = (
         torch.tensor([float(row["energy"]) for row in rows if row["role"] == role]) for role in ("in", "out")
     )
     report = json.loads(Path("a/report/report.json").read_text())
-    assert report["results"][0]["auroc"] == pytest.approx(ood.compare(members, strangers).auroc)
+    assert report["results"][0]["auroc"] == pytest.approx(ood.compare(in_scores, out_scores).auroc)
     assert (report["seed"], report["limit"]) == (0, 15)
     assert "higher means more out-of-distribution" in report["scores"]["energy"]
     assert Image.open("a/report/noise-energy.png").size[0] > 600
@@ -140,19 +140,19 @@ def test_what_cannot_be_compared_is_said(argv: list[str], code: int, words: str,
 
 @pytest.fixture
 def mixed(vpfb: Vpfb) -> Path:
-    """Thirty digits and four strangers in a folder, and a file that is no picture."""
+    """Thirty digits and four outliers in a folder, and a file that is no picture."""
     folder = Path("mixed")
     folder.mkdir()
     for index, digit in enumerate(held_out().images[:30, 0].numpy()):
         Image.fromarray(digit).save(folder / f"{index:02}.png")
     random = np.random.default_rng(0)
     for index in range(4):
-        Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"stranger, {index}.png")
+        Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"outlier, {index}.png")
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
 
 
-def test_score_puts_the_strangers_first(vpfb: Vpfb, model: str, mixed: Path) -> None:
+def test_score_puts_the_outliers_first(vpfb: Vpfb, model: str, mixed: Path) -> None:
     ran = vpfb("score", str(mixed), "-m", model, "-o", "a/scores.csv", "--montage", "a/worst.png")
     assert (ran.code, ran.out) == (0, "a/scores.csv\n")
     assert "broken.png" in ran.err
@@ -161,19 +161,19 @@ def test_score_puts_the_strangers_first(vpfb: Vpfb, model: str, mixed: Path) -> 
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["file", "score", "energy", "bits_per_dim"]
     assert len(rows) == 34
-    assert all(row["file"].startswith("stranger, ") for row in rows[:4])
+    assert all(row["file"].startswith("outlier, ") for row in rows[:4])
     assert [float(row["score"]) for row in rows] == sorted((float(row["score"]) for row in rows), reverse=True)
     tiles = np.asarray(Image.open("a/worst.png"))
     worst = np.asarray(Image.open(mixed / rows[0]["file"]))
-    assert np.array_equal(tiles[2:66:8, 2:66:8], worst), "the worst at the top left"
+    assert np.array_equal(tiles[2:66:8, 2:66:8], worst), "the greatest outlier at the top left"
 
 
-def test_score_as_json_lists_the_worst(vpfb: Vpfb, model: str, mixed: Path) -> None:
+def test_score_as_json_lists_the_greatest_outliers(vpfb: Vpfb, model: str, mixed: Path) -> None:
     report = vpfb("score", str(mixed), "-m", model, "--json").json
     assert set(report) == {"model", "output", "n", "worst"}
     assert (report["model"], report["output"], report["n"], len(report["worst"])) == (model, "scores.csv", 34, 20)
     assert set(report["worst"][0]) == {"file", "score", "energy", "bits_per_dim"}
-    assert report["worst"][0]["file"].startswith("stranger")
+    assert report["worst"][0]["file"].startswith("outlier")
     assert report["worst"][0]["bits_per_dim"] is None
     assert Path("scores.csv").is_file()
 

@@ -19,7 +19,7 @@ import typer
 from vpfb_cli import app as cli
 from vpfb_cli import output
 from vpfb_cli.__main__ import run
-from vpfb_cli.options import DeviceOption, JsonOption, QuietOption, SeedOption
+from vpfb_cli.options import Machine
 from vpfb_cli.signals import Interrupted
 from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError, SolverError
 
@@ -34,11 +34,9 @@ class OutOfMemoryError(RuntimeError):
 def vpfb(body: Body, *argv: str) -> int:
     """Run `vpfb try …`, a command that does `body`."""
 
-    def try_(
-        device: DeviceOption = "auto", seed: SeedOption = 0, json: JsonOption = False, quiet: QuietOption = False
-    ) -> None:
-        assert (device, seed) is not None
-        body(output.start(json_mode=json, quiet=quiet))
+    def try_(*, machine: Machine, say: output.Output) -> None:
+        assert machine.seed >= 0
+        body(say)
 
     return run(cli.build((try_,)), argv)
 
@@ -257,10 +255,8 @@ def test_a_picture_and_json_cannot_share_stdout(capsys: Capture) -> None:
 PROGRAM = """
 import sys
 from vpfb_cli import __main__, app, output
-from vpfb_cli.options import JsonOption, QuietOption
 
-def try_(json: JsonOption = False, quiet: QuietOption = False) -> None:
-    out = output.start(json_mode=json, quiet=quiet)
+def try_(out: output.Output) -> None:
     out.note("a n\\u00f6te")
     if "BINARY" in __import__("os").environ:
         out.binary_stdout("-o -")(b"\\x89PNG\\r\\n")

@@ -17,7 +17,7 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["
 PROGRAM = """
 import sys, time
 from vpfb_cli import __main__, app, output, signals
-from vpfb_cli.options import JsonOption, QuietOption
+from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_core.errors import DataError
 
@@ -31,14 +31,12 @@ def swallowing():
     except KeyboardInterrupt:
         pass
 
-def importing(json: JsonOption = False) -> None:
-    output.start(json_mode=json)
+def importing(out: Output) -> None:
     with signals.importing():
         swallowing()
     print("went on")
 
-def working(json: JsonOption = False) -> None:
-    output.start(json_mode=json)
+def working(out: Output) -> None:
     with signals.importing():
         import colorsys
     try:
@@ -47,8 +45,7 @@ def working(json: JsonOption = False) -> None:
     finally:
         print("TIDIED", file=sys.stderr)
 
-def training(json: JsonOption = False, quiet: QuietOption = False) -> None:
-    out = output.start(json_mode=json, quiet=quiet)
+def training(out: Output) -> None:
     with signals.graceful(out.note) as stop, progress(out, "training") as bar:
         for step in range(200):
             bar.update(step / 200)
@@ -60,8 +57,7 @@ def training(json: JsonOption = False, quiet: QuietOption = False) -> None:
     if stop():
         raise signals.Interrupted("stopped and saved", hint="--resume auto continues")
 
-def slow_step(json: JsonOption = False) -> None:
-    out = output.start(json_mode=json)
+def slow_step(out: Output) -> None:
     with signals.graceful(out.note):
         ready()
         time.sleep(20)

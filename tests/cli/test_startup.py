@@ -10,7 +10,8 @@ import pytest
 
 from vpfb_cli import app as cli
 from vpfb_cli.__main__ import run
-from vpfb_cli.options import DeviceOption, JsonOption, ModelOption, QuietOption, SeedOption, ThreadsOption
+from vpfb_cli.options import Machine, ModelOption
+from vpfb_cli.output import Output
 
 HEAVY = ["torch", "torchvision", "safetensors", "numpy", "scipy", "matplotlib", "PIL"]
 COMMANDS = [command.__name__.strip("_").replace("_", "-") for command in cli.COMMANDS]
@@ -58,14 +59,7 @@ def test_the_short_and_the_long_help_are_the_same(helps: dict[str, tuple[int, li
     assert helps["-h"][2] == helps["--help"][2]
 
 
-def draw(
-    model: ModelOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    seed: SeedOption = 0,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+def draw(*, model: ModelOption = None, machine: Machine, say: Output) -> None:
     """Draw [nothing].
 
     More about it.
@@ -73,7 +67,7 @@ def draw(
     Example:
       vpfb draw --device cuda[:1]
     """
-    print(model, device, threads, seed, json, quiet)
+    print(model, machine.device, machine.threads, machine.seed, say.talkative)
 
 
 def test_shared_options_stand_in_named_panels(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +83,7 @@ def test_shared_options_stand_in_named_panels(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "mps"])
 def test_a_device_is_passed_on_as_written(device: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli.build((draw,)), ["draw", "--device", device, "-m", "./digits", "--threads", "2"]) == 0
-    assert capsys.readouterr().out == f"./digits {device} 2 0 False False\n"
+    assert capsys.readouterr().out == f"./digits {device} 2 0 True\n"
 
 
 @pytest.mark.parametrize(

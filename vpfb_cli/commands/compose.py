@@ -7,25 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vpfb_cli import output, signals
-from vpfb_cli.drawn import write_images
+from vpfb_cli import signals
+from vpfb_cli.image_writer import ImageWriter
 from vpfb_cli.models import open_model
-from vpfb_cli.options import (
-    PANEL_OUTPUT,
-    BatchSizeOption,
-    DeviceOption,
-    JsonOption,
-    ModelOption,
-    QuietOption,
-    SeedOption,
-    ThreadsOption,
-    at_least_one,
-)
+from vpfb_cli.options import OUTPUT, BatchSizeOption, CountOption, Machine, ModelOption, at_least_one, option
+from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vpfb_cli.output import Output
     from vpfb_core.model.trained import Model
     from vpfb_core.uses.composition import Expression
 
@@ -37,87 +27,62 @@ def compose(
         str,
         typer.Argument(
             metavar="EXPRESSION",
-            help="What to draw, in quotes: classes joined by & | ~ and weights; circle,red asks for both at once.",
+            help="What to draw, in quotes: classes joined by & | ~ and weights; circle,red has two attributes.",
         ),
     ],
-    n: Annotated[
-        int,
-        typer.Option("-n", callback=at_least_one, metavar="N", help="How many images.", rich_help_panel=PANEL_OUTPUT),
-    ] = 16,
+    *,
+    n: CountOption = 16,
     out: Annotated[
         str,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="OUT",
-            help=".png: a grid; .npz: an array; a folder: one PNG each; -: a PNG on stdout.",
-            rich_help_panel=PANEL_OUTPUT,
+        option(
+            "-o --out OUT", OUTPUT, ".png: a grid; .npz: an array; a folder: one PNG per image; -: a grid on stdout."
         ),
     ] = "composed.png",
     model: ModelOption = None,
     mcmc: Annotated[
         str,
-        typer.Option(
-            "--mcmc",
-            metavar="none|ula|mala",
-            help="mala is exact; none, the composed flow alone, is biased for & and ~.",
-            rich_help_panel=CHAINS,
-        ),
+        option("--mcmc none|ula|mala", CHAINS, "mala is exact. none is the composed flow alone, biased for & and ~."),
     ] = "mala",
     mcmc_steps: Annotated[
         int | None,
-        typer.Option(
-            "--mcmc-steps",
-            callback=at_least_one,
-            metavar="N",
-            show_default="4",
-            help="Steps at each noise level.",
-            rich_help_panel=CHAINS,
-        ),
+        option("--mcmc-steps N", CHAINS, "Number of steps per noise level.", callback=at_least_one, show_default="4"),
     ] = None,
-    levels: Annotated[
-        int,
-        typer.Option("--levels", metavar="N", help="Noise levels, each a step of the flow.", rich_help_panel=CHAINS),
-    ] = 50,
+    levels: Annotated[int, option("--levels N", CHAINS, "Number of noise levels, each with a step of the flow.")] = 50,
     batch_size: BatchSizeOption = 64,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    seed: SeedOption = 0,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    machine: Machine,
+    say: Output,
 ) -> None:
-    """Draw images of what classes have in common, or not: and, or, not.
+    """Draw images of a combination of classes: and, or, not.
 
     red & large   both;              2*red & large   red counts twice
     red | blue    one or the other;  2*red | blue    red twice as often
     ~red          not red            (...)           ~, then *, &, | bind
 
-    colour=red says which, where several attributes have a class "red".
-    MODEL:red is a class of another model, MODEL: all that it draws.
-    Names with odd characters go in single quotes: 'my runs/a':red.
+    colour=red names the attribute, if several attributes have a class "red".
+    MODEL:red is a class of another model, MODEL: is everything it draws.
+    Names with special characters go in single quotes: 'my runs/a':red.
 
     Example:
       vpfb compose "circle & red & ~large" -m shapes -n 16 -o out.png
       vpfb compose "runs/001-shapes:red | runs/002-shapes:blue" --seed 7
     """
-    say = output.start(json_mode=json, quiet=quiet)
-    to_stdout = say.binary_stdout("-o -") if out == "-" else None
     with signals.importing():
-        from vpfb_core.uses import composition, pictures
+        from vpfb_core.uses import composition
     parsed = composition.parse(expression)
-    kind = pictures.output_format(out)
-    if kind == "gif":
-        raise ConfigError(f"cannot write {out!r}: chains have no single way from noise", hint=".png writes a grid")
-    models, name = _open_models(say, parsed, model, device, threads)
+    writer = ImageWriter(out, say)
+    if writer.wants_path:
+        raise ConfigError(f"cannot write {out!r}: Markov chains have no path from noise", hint=".png writes a grid")
+    models, name = _open_models(say, parsed, model, machine)
     composed = composition.Composition(parsed, models)
 
     began = time.monotonic()
     with progress(say, "composing") as bar:
         drawn = composition.sample(
-            composed, n, seed, mcmc=mcmc, mcmc_steps=mcmc_steps, levels=levels, batch_size=batch_size,
+            composed, n, machine.seed, mcmc=mcmc, mcmc_steps=mcmc_steps, levels=levels, batch_size=batch_size,
             on_level=bar.update,
         )  # fmt: skip
-    write_images(kind, out, drawn.images, to_stdout)
+    writer.add(drawn.images)
+    writer.close()
     document = {
         "model": name,
         "output": out,
@@ -127,19 +92,21 @@ def compose(
         "acceptance": drawn.acceptance,
         "seconds": time.monotonic() - began,
     }
-    accepted = "" if drawn.acceptance is None else f", {sum(drawn.acceptance) / len(drawn.acceptance):.0%} accepted"
-    say.note(f"{n} images, {drawn.nfe:,} evaluations each{accepted}, {document['seconds']:.1f} s")
+    accepted = ""
+    if drawn.acceptance is not None:
+        accepted = f", {sum(drawn.acceptance) / len(drawn.acceptance):.0%} of the proposals accepted"
+    say.note(f"{n} images, {drawn.nfe:,} gradient evaluations per image{accepted}, {document['seconds']:.1f} s")
     say.result(document, out)
 
 
 def _open_models(
-    say: Output, expression: Expression, model: str | None, device: str, threads: int | None
+    say: Output, expression: Expression, model: str | None, machine: Machine
 ) -> tuple[dict[str | None, Model], str]:
     """The models that an expression needs, by the names it has for them, and the names to report them by."""
     from vpfb_core.uses.composition import models_named
 
     wanted = models_named(expression)
     if model is not None and None not in wanted:
-        raise ConfigError(f"-m {model}: every name of the expression has a model of its own", hint="leave -m out")
-    opened = {name: open_model(say, model if name is None else name, device, threads) for name in wanted}
+        raise ConfigError(f"-m {model} is not used: every name of the expression has a model", hint="leave -m out")
+    opened = {name: open_model(say, model if name is None else name, machine) for name in wanted}
     return {name: loaded for name, (loaded, _) in opened.items()}, ", ".join(name for _, name in opened.values())

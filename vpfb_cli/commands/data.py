@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vpfb_cli import output, signals
-from vpfb_cli.options import (
-    PANEL_DATA,
-    PANEL_OUTPUT,
-    DataRootOption,
-    DownloadOption,
-    JsonOption,
-    QuietOption,
-    at_least_one,
-)
+from vpfb_cli.options import DATA, OUTPUT, DataAccess, at_least_one, option
+from vpfb_cli.output import Output
 from vpfb_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -25,45 +18,28 @@ if TYPE_CHECKING:
 
 def data(
     name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="A name, NAME:test, a folder, or a file.", show_default=False),
+        str | None, typer.Argument(metavar="NAME", help="A name, NAME:test, a folder, or a file.", show_default=False)
     ] = None,
+    *,
     size: Annotated[
-        int | None,
-        typer.Option(
-            "--size", metavar="PIXELS", show_default="its own", help="Side of the images.", rich_help_panel=PANEL_DATA
-        ),
+        int | None, option("--size PIXELS", DATA, "Side of the images.", show_default="that of the data")
     ] = None,
     channels: Annotated[
-        int | None,
-        typer.Option(
-            "--channels", metavar="1|3", show_default="its own", help="Grey or colour.", rich_help_panel=PANEL_DATA
-        ),
+        int | None, option("--channels 1|3", DATA, "1 for grey, 3 for colour.", show_default="found from the data")
     ] = None,
-    data_root: DataRootOption = None,
-    download: DownloadOption = True,
-    grid: Annotated[
-        Path | None,
-        typer.Option(
-            "--grid", metavar="OUT.png", show_default=False, help="Show some images.", rich_help_panel=PANEL_OUTPUT
-        ),
-    ] = None,
-    n: Annotated[
-        int,
-        typer.Option(
-            "-n", callback=at_least_one, metavar="N", help="Images in the grid.", rich_help_panel=PANEL_OUTPUT
-        ),
-    ] = 64,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    access: DataAccess,
+    grid: Annotated[Path | None, option("--grid OUT.png", OUTPUT, "Write a grid of some of the images.")] = None,
+    n: Annotated[int, option("-n N", OUTPUT, "Number of images in the grid.", callback=at_least_one)] = 64,
+    say: Output,
 ) -> None:
-    """List the data sets that have a name, or show one: any data that train takes.
+    """List the data sets that have a name, or describe one data set.
+
+    NAME can be anything that vpfb train takes as --data.
 
     Example:
       vpfb data
       vpfb data mnist:test --grid mnist.png
     """
-    say = output.start(json_mode=json, quiet=quiet)
     if name is None and grid is not None:
         raise ConfigError("--grid shows one data set, and none is named", hint=f"vpfb data mnist --grid {grid}")
     if grid is not None and grid.suffix.lower() != ".png":
@@ -71,15 +47,14 @@ def data(
     with signals.importing():
         from vpfb_core.data import LoadOptions
 
-    root = Path(data_root) if data_root else None
     if name is None:
-        _list(say, root)
+        _list(say, access.data_root)
     else:
-        options = LoadOptions(size, None, channels, root=root, download=download, stream=True)
+        options = LoadOptions(size=size, channels=channels, stream=True, **access.settings)
         _show(say, name, options, grid, n)
 
 
-def _list(say: output.Output, root: Path | None) -> None:
+def _list(say: Output, root: Path | None) -> None:
     from vpfb_core.data import SETS
     from vpfb_core.data.download import data_root
 
@@ -91,40 +66,50 @@ def _list(say: output.Output, root: Path | None) -> None:
             here, path = known.files.present(folder, "train"), known.files.folder(folder)
             where = str(path.relative_to(folder)) if here else f"not here ({known.files.size})"
         entries.append(_entry(name, here, path, known.images, known.shape, known.classes))
-        count, shape = f"{known.images:,}" if known.images else "", _times(known.shape)
-        rows.append((name, count, shape, _count(known.classes), where, known.summary))
-    say.note("also NAME:train, NAME:test, shuffled:NAME (its pixels in random order), folders, images, .npz and .npy")
-    say.note(f"data root: {folder}; what is not here is downloaded to it when first used")
-    say.result({"sets": entries}, output.table(["name", "images", "shape", "classes", "where", "what"], rows))
+        images = "" if known.images is None else f"{known.images:,}"
+        classes = "" if known.classes is None else len(known.classes)
+        rows.append((name, images, _times(known.shape), classes, where, known.summary))
+    say.note(
+        "also: NAME:train, NAME:test, shuffled:NAME (random order of pixels), folders, images, .npz and .npy files"
+    )
+    say.note(f"data root: {folder}; a data set that is not here is downloaded to it when it is first used")
+    say.result({"sets": entries}, output.table(["name", "images", "shape", "classes", "where", "summary"], rows))
 
 
-def _show(say: output.Output, name: str, options: LoadOptions, grid: Path | None, n: int) -> None:
-    from vpfb_core.data import SETS, canonical
-    from vpfb_core.data.catalogue import SHUFFLED, split_off
-    from vpfb_core.data.download import data_root
-
+def _show(say: Output, name: str, options: LoadOptions, grid: Path | None, n: int) -> None:
     images = _with_classes(name, options)
-    classes = [label for group in images.groups for label in group.classes]
-    known = SETS.get(canonical(name))
-    path = None if known or name.startswith(SHUFFLED) else Path(split_off(name)[0])
-    if known and known.files:
-        path = known.files.folder(data_root(options.root))
-    document: dict[str, Any] = {"sets": [_entry(name, True, path, len(images), images.shape, classes)]}
-    if grid is not None:
-        _write_grid(grid, images, n)
-    skipped = [{"file": file, "reason": reason} for file, reason in images.skipped]
-    document |= {"grid": grid, "notes": images.notes, "skipped": skipped}
     for note in images.notes:
         say.note(f"data: {note}")
+    if grid is not None:
+        _write_grid(grid, images, n)
+    path, classes = _folder(name, options), [label for group in images.groups for label in group.classes]
+    document = {
+        "sets": [_entry(name, True, path, len(images), images.shape, classes)],
+        "grid": grid,
+        "notes": images.notes,
+        "skipped": [{"file": file, "reason": reason} for file, reason in images.skipped],
+    }
     rows = [
         ("name", name),
         ("path", path or "none"),
         ("images", f"{len(images):,}"),
         ("shape", _times(images.shape)),
         ("classes", ", ".join(classes) or "none"),
+        *(("skipped", f"{file}: {reason}") for file, reason in images.skipped),
     ]
-    rows += [("skipped", f"{file}: {reason}") for file, reason in images.skipped]
     say.result(document, output.table(["", ""], rows) if grid is None else str(grid))
+
+
+def _folder(name: str, options: LoadOptions) -> Path | None:
+    """Where a data set is; None if it is in the package."""
+    from vpfb_core.data import SETS, canonical
+    from vpfb_core.data.catalogue import SHUFFLED, split_off
+    from vpfb_core.data.download import data_root
+
+    known = SETS.get(canonical(name))
+    if known is not None:
+        return None if known.files is None else known.files.folder(data_root(options.root))
+    return None if name.startswith(SHUFFLED) else Path(split_off(name)[0])
 
 
 def _with_classes(name: str, options: LoadOptions) -> Source:
@@ -138,13 +123,13 @@ def _with_classes(name: str, options: LoadOptions) -> Source:
         return find(name, replace(options, conditional=known.classes != ()))
     try:
         return find(name, replace(options, conditional=True))
-    except DataError as error:  # no classes, or something that the next line says
+    except DataError as error:  # it has no classes, or it cannot be read, which the next line then says
         images = find(name, options)
         return replace(images, notes=(*images.notes, f"no classes: {error.message}"))
 
 
 def _write_grid(grid: Path, images: Source, n: int) -> None:
-    """The first n images of a fixed random order: many sets are sorted by class."""
+    """The first n images of a fixed random order, because many sets are sorted by class."""
     import torch
 
     from vpfb_core.machine import noise
@@ -158,18 +143,9 @@ def _write_grid(grid: Path, images: Source, n: int) -> None:
 
 def _entry(name: str, available: bool, path: Path | None, images: Any, shape: Any, classes: Any) -> dict[str, Any]:
     return {
-        "name": name,
-        "available": available,
-        "path": path,
-        "images": images,
-        "shape": shape,
-        "classes": classes,
+        "name": name, "available": available, "path": path, "images": images, "shape": shape, "classes": classes,
     }  # fmt: skip
 
 
 def _times(shape: tuple[int, ...] | None) -> str:
-    return "any" if shape is None else "×".join(map(str, shape))
-
-
-def _count(classes: tuple[str, ...] | None) -> str:
-    return "" if classes is None else str(len(classes))
+    return "any" if shape is None else "x".join(map(str, shape))

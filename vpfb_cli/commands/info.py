@@ -10,16 +10,9 @@ import typer
 
 from vpfb_cli import output, signals
 from vpfb_cli.models import open_model
-from vpfb_cli.options import (
-    PANEL_DATA,
-    DataRootOption,
-    DeviceOption,
-    DownloadOption,
-    JsonOption,
-    QuietOption,
-    SeedOption,
-    ThreadsOption,
-)
+from vpfb_cli.options import DATA, DataAccess, Machine, option
+from vpfb_cli.output import Output
+from vpfb_cli.wording import duration
 from vpfb_core.errors import ConfigError, VPFBError
 from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.model import description
@@ -28,131 +21,83 @@ from vpfb_core.model.runs import Run, builtin_models, find_model, list_runs
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+UNKNOWN = "unknown"
+
 
 def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="A run folder, a .safetensors file, or a built-in name.", show_default=False
+            metavar="MODEL",
+            help="A run folder, a .safetensors file, or the name of a built-in model.",
+            show_default=False,
         ),
     ] = None,
+    *,
     calibrate: Annotated[
-        bool,
-        typer.Option(
-            "--calibrate", metavar="", help="Measure what makes its energies densities, and write it into the model."
-        ),
+        bool, option("--calibrate", "Calibration", "Calibrate densities and scores, and save that in the model.")
     ] = False,
     data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="DATA",
-            show_default="what it was trained on",
-            help="Images to calibrate on.",
-            rich_help_panel=PANEL_DATA,
-        ),
+        str | None, option("--data DATA", DATA, "Images to calibrate on.", show_default="the training data")
     ] = None,
-    data_root: DataRootOption = None,
-    download: DownloadOption = True,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    seed: SeedOption = 0,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    access: DataAccess,
+    machine: Machine,
+    say: Output,
 ) -> None:
-    """Show what a model is and how it was made; without a name, list the runs.
+    """Describe a model; without a name, list the runs.
 
     Example:
       vpfb info
       vpfb info runs/001-imgs
       vpfb info --calibrate runs/001-imgs
     """
-    say = output.start(json_mode=json, quiet=quiet)
     if data is not None and not calibrate:
-        raise ConfigError(f"--data {data} says what to calibrate on", hint="add --calibrate")
-    if calibrate:
-        path = find_model(model)
-        _calibrate(say, path, data, data_root, download, device, threads, seed)
-        _show(say, path)
-    elif model is None:
+        raise ConfigError(f"--data {data} names images to calibrate on", hint="add --calibrate")
+    if model is None and not calibrate:
         _list(say)
-    else:
-        _show(say, find_model(model))
+        return
+    path = find_model(model)
+    if calibrate:
+        _calibrate(say, path, data, access, machine)
+    _show(say, path)
 
 
-def _calibrate(
-    say: output.Output,
-    path: Path,
-    source: str | None,
-    data_root: str | None,
-    download: bool,
-    device: str,
-    threads: int | None,
-    seed: int,
-) -> None:
-    """Measure normaliser and reference, and write the model again.
-
-    Raises:
-        ConfigError: a built-in model, which the package keeps; or a run that is being trained.
-    """
-    if path in builtin_models().values():
-        raise ConfigError(f"{path.stem} is a built-in model", hint="name a run or a file: vpfb info --calibrate MODEL")
-    loaded, name = open_model(say, str(path), device, threads)
-    with signals.importing():
-        from vpfb_core import data
-        from vpfb_core.data import LoadOptions
-        from vpfb_core.training.state import locked
-        from vpfb_core.uses.calibration import IMAGES, finish
-    channels, size, _ = loaded.shape
-    source = source or _data_name(loaded.about)
-    if source is None:
-        raise ConfigError(f"{name} does not say what it was trained on", hint="name it: --data DATA")
-    options = LoadOptions(
-        size=size, channels=channels, conditional=bool(loaded.groups), root=Path(data_root) if data_root else None,
-        download=download, stream=True,
-    )  # fmt: skip
-    images = data.find(source, options)
-    if (parts := loaded.split_of(images)) is not None:
-        trained_on, _ = parts
-        images = images.subset(trained_on[LoadOptions(limit=IMAGES).rows(len(trained_on))])
-    say.note(f"calibrating {name} on {source}, {len(images):,} images")
-    run = Run(path.parent)
-    with locked(run) if run.exists() else contextlib.nullcontext():
-        finish(loaded, images, seed)
-        loaded.save(path)
+# --- all runs ---------------------------------------------------------------------------------------------------------
 
 
-def _list(say: output.Output) -> None:
-    runs = [_entry(run) for run in list_runs()]
+def _list(say: Output) -> None:
+    runs, builtin = [_entry(run) for run in list_runs()], sorted(builtin_models())
     if not runs:
         say.note("no runs under ./runs; begin one with: vpfb train --data DIR")
-    document = {"runs": runs, "builtin": sorted(builtin_models())}
     rows = [
-        (run["run"], run["status"], run["data"], run["step"], _figure(run["val_residual"])) for run in runs
-    ] + [(name, "built in", name, "", "") for name in sorted(builtin_models())]  # fmt: skip
-    say.result(document, output.table(["run", "status", "data", "step", "residual"], rows))
+        (run["run"], run["status"], run["data"] or UNKNOWN, run["step"], _figure(run["val_residual"]))
+        for run in runs
+    ] + [(name, "built in", name, "", "") for name in builtin]  # fmt: skip
+    columns = ["run", "status", "data", "step", "validation residual"]
+    say.result({"runs": runs, "builtin": builtin}, output.table(columns, rows))
 
 
 def _entry(run: Run) -> dict[str, Any]:
-    status = run.status()
-    entry = {
-        "run": str(run.path),
-        "status": status.get("status", "unknown"),
-        "data": None,
-        "step": status.get("step"),
-        "val_residual": None,
-    }
-    try:
+    status, about = run.status(), {}
+    with contextlib.suppress(VPFBError):  # it has no model yet, or one that cannot be read
         about = description.read(run.model)["about"]
-    except VPFBError:
-        return entry
-    return entry | {"data": _data_name(about), "val_residual": about.get("figures", {}).get("val_residual")}
+    return {
+        "run": str(run.path),
+        "status": status.get("status", UNKNOWN),
+        "data": _data_name(about),
+        "step": status.get("step"),
+        "val_residual": about.get("figures", {}).get("val_residual"),
+    }
 
 
-def _show(say: output.Output, path: Path) -> None:
+# --- one model --------------------------------------------------------------------------------------------------------
+
+
+def _show(say: Output, path: Path) -> None:
     document = description.read(path)
     about, kept = document["about"], document.get("normaliser")
     normaliser = Normaliser.from_dict(kept) if kept else None
+    levels = normaliser.describe(document["statistics"]["std"]) if normaliser else None
     facts: dict[str, Any] = {
         "model": str(path),
         "data": _data_name(about),
@@ -162,59 +107,105 @@ def _show(say: output.Output, path: Path) -> None:
         "steps": about.get("step"),
         "schedule": document["homotopy"]["name"],
         "calibrated": normaliser is not None,
-        "normaliser": normaliser.describe(document["statistics"]["std"]) if normaliser else None,
+        "normaliser": levels,
         "versions": about.get("versions", {}),
         "figures": about.get("figures", {}),
         "seconds": about.get("seconds"),
         "seed": about.get("seed"),
         "device": about.get("device"),
     }
-    shown = {name: "unknown" if value is None else value for name, value in facts.items()} | {
+    table = output.table(["", ""], _in_words(facts, normaliser))
+    say.result(facts, _with_levels(table, levels) if levels else table)
+
+
+def _in_words(facts: dict[str, Any], normaliser: Normaliser | None) -> list[tuple[str, object]]:
+    """The rows of the table that people see."""
+    shown = {
         "classes": ", ".join(facts["classes"]) or "none",
-        "shape": "×".join(map(str, facts["shape"])),
+        "shape": "x".join(map(str, facts["shape"])),
         "parameters": f"{facts['parameters']:,}",
+        "steps": UNKNOWN if facts["steps"] is None else f"{facts['steps']:,}",
+        "calibrated": _calibration(normaliser),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "figures": ", ".join(f"{name} {_figure(value)}" for name, value in facts["figures"].items()),
-        "seconds": "unknown" if facts["seconds"] is None else f"{facts['seconds']:.0f}",
-        "calibrated": _calibration(normaliser),
+        "seconds": UNKNOWN if facts["seconds"] is None else duration(facts["seconds"]),
     }
-    del shown["normaliser"]
-    table = output.table(["", ""], shown.items())
-    say.result(facts, table if normaliser is None else _with_levels(table, facts["normaliser"]))
-
-
-def _data_name(about: dict[str, Any]) -> str | None:
-    """What a model was trained on; None where that is not known."""
-    return about.get("data", {}).get("name")
+    names = {"seconds": "training time"}
+    return [
+        (names.get(name, name), shown.get(name, UNKNOWN if value is None else value))
+        for name, value in facts.items()
+        if name != "normaliser"
+    ]
 
 
 def _calibration(normaliser: Normaliser | None) -> str:
     if normaliser is None:
-        return "no: energies are comparable, but not normalised"
+        return "no: energies can be compared, but densities are not normalised"
     classes = len(normaliser.constants) - 1
     each = f" and for each of {classes} classes" if classes else ""
-    return f"yes, without condition{each}; explicit densities from cot φ = {normaliser.least_noise:.2g} up"
+    return f"yes, without condition{each}; densities for noise of {normaliser.least_noise:.2g} or more"
 
 
 def _with_levels(facts: RenderableType, levels: list[dict[str, float | None]]) -> RenderableType:
-    """The table of facts, and below it the normaliser: nats, the blur in grey levels."""
+    """The table of facts, and below it the normaliser at each level of noise."""
     from rich.console import Group
 
     rows = [
         (
             f"{level['noise']:.2g}",
-            f"{level['angle']:.3f}",
             f"{level['blur']:.1f}",
-            f"{level['constant']:.2f} ± {level['error']:.2f}",
+            f"{level['constant']:.2f} +/- {level['error']:.2f}",
             ""
             if level["anchor_difference"] is None
-            else f"{level['anchor_difference']:+.2f} ± {level['anchor_error']:.2f}",
+            else f"{level['anchor_difference']:+.2f} +/- {level['anchor_error']:.2f}",
         )
         for level in levels
     ]
-    columns = ["cot φ", "φ", "blur (grey levels)", "normaliser (nats)", "by the flow, less this"]
+    columns = ["noise", "blur (grey levels)", "normaliser (nats)", "flow minus normaliser"]
     return Group(facts, "", output.table(columns, rows))
+
+
+def _data_name(about: dict[str, Any]) -> str | None:
+    """What a model was trained on; None if that is not known."""
+    return about.get("data", {}).get("name")
 
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def _calibrate(say: Output, path: Path, source: str | None, access: DataAccess, machine: Machine) -> None:
+    """Measure normaliser and reference, and write the model again.
+
+    Raises:
+        ConfigError: a built-in model, which is part of the package, or a run that is being trained.
+    """
+    if path in builtin_models().values():
+        raise ConfigError(
+            f"{path.stem} is a built-in model, which cannot be changed",
+            hint="name a run or a file: vpfb info --calibrate MODEL",
+        )
+    loaded, name = open_model(say, str(path), machine)
+    with signals.importing():
+        from vpfb_core import data
+        from vpfb_core.data import LoadOptions
+        from vpfb_core.training.state import locked
+        from vpfb_core.uses.calibration import IMAGES, finish
+    source = source or _data_name(loaded.about)
+    if source is None:
+        raise ConfigError(f"{name} does not say what it was trained on", hint="name the data: --data DATA")
+    channels, size, _ = loaded.shape
+    conditional = bool(loaded.groups)
+    options = LoadOptions(size=size, channels=channels, conditional=conditional, stream=True, **access.settings)
+    images = data.find(source, options)
+    if (parts := loaded.split_of(images)) is not None:
+        trained_on, _ = parts
+        images = images.subset(trained_on[LoadOptions(limit=IMAGES).rows(len(trained_on))])
+    say.note(f"calibrating {name} on {source}, {len(images):,} images")
+    run = Run(path.parent)
+    with locked(run) if run.exists() else contextlib.nullcontext():
+        finish(loaded, images, machine.seed)
+        loaded.save(path)

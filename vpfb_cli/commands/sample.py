@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from vpfb_cli import output, signals
-from vpfb_cli.drawn import write_images
-from vpfb_cli.flow_options import (
-    AtolOption,
-    ClassOption,
-    GuidanceOption,
-    NfeOption,
-    RtolOption,
-    SolverOption,
-)
+from vpfb_cli import signals
+from vpfb_cli.flow_options import Condition, Flow
+from vpfb_cli.image_writer import ImageWriter
 from vpfb_cli.models import open_model
-from vpfb_cli.options import (
-    PANEL_OUTPUT,
-    BatchSizeOption,
-    DeviceOption,
-    JsonOption,
-    ModelOption,
-    QuietOption,
-    SeedOption,
-    ThreadsOption,
-    at_least_one,
-)
+from vpfb_cli.options import MODEL, OUTPUT, BatchSizeOption, CountOption, Machine, ModelOption, at_least_one, option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError
@@ -39,82 +20,49 @@ from vpfb_core.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vpfb_core.dynamics.solvers import Solution
     from vpfb_core.model.trained import Model
     from vpfb_core.uses.chains import Chains
 
-PANEL_CHAINS = "Langevin chains"
+CHAINS = "Langevin chains"
+INPAINTING_SOLVER = "heun"
 
 
 def sample(
-    n: Annotated[
-        int,
-        typer.Option("-n", callback=at_least_one, metavar="N", help="How many images.", rich_help_panel=PANEL_OUTPUT),
-    ] = 64,
+    *,
+    n: CountOption = 64,
     out: Annotated[
         str,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="OUT",
-            help=".png: a grid; .npz: an array; .gif: the way from noise; a folder: one PNG each; -: a PNG on stdout.",
-            rich_help_panel=PANEL_OUTPUT,
+        option(
+            "-o --out OUT",
+            OUTPUT,
+            ".png: a grid; .npz: an array; .gif: the path from noise; folder: one PNG per image; -: a grid on stdout.",
         ),
     ] = "samples.png",
     model: ModelOption = None,
-    class_: ClassOption = None,
-    guidance: GuidanceOption = None,
+    condition: Condition,
     weights: Annotated[
-        str,
-        typer.Option(
-            "--weights", metavar="ema|raw", help="Averaged weights, or the optimiser's.", rich_help_panel="Model"
-        ),
+        str, option("--weights ema|raw", MODEL, "Averaged weights, or those of the last training step.")
     ] = "ema",
-    solver: SolverOption = None,
-    nfe: NfeOption = None,
-    rtol: RtolOption = None,
-    atol: AtolOption = None,
+    flow: Flow,
     langevin: Annotated[
         int | None,
-        typer.Option(
-            "--langevin",
-            callback=at_least_one,
-            metavar="N",
-            show_default=False,
-            help="Let the samples walk over the data by N steps of MALA before they are written.",
-            rich_help_panel=PANEL_CHAINS,
-        ),
+        option("--langevin N", CHAINS, "Continue each sample by N steps of a MALA chain.", callback=at_least_one),
     ] = None,
     known: Annotated[
-        Path | None,
-        typer.Option(
-            "--known",
-            metavar="IMAGE",
-            show_default=False,
-            help="Keep the known pixels of this image and fill in the others, in N ways.",
-            rich_help_panel=PANEL_CHAINS,
-        ),
+        Path | None, option("--known IMAGE", CHAINS, "Keep the known pixels of this image and draw the others.")
     ] = None,
     mask: Annotated[
         Path | None,
-        typer.Option(
-            "--mask",
-            metavar="MASK",
-            show_default=False,
-            help="A picture of the size of IMAGE: white where it is known and kept, black where it is filled in.",
-            rich_help_panel=PANEL_CHAINS,
-        ),
+        option("--mask MASK", CHAINS, "Picture of the size of IMAGE: white pixels are kept, black pixels are drawn."),
     ] = None,
     batch_size: BatchSizeOption = 256,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    seed: SeedOption = 0,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    machine: Machine,
+    say: Output,
 ) -> None:
-    """Draw images from a model by following its potential from noise.
+    """Draw images from a model.
 
-    Image i depends on the seed and i alone: more images, or another batch size, give the same first ones.
+    Image i depends on the seed and i alone: with a larger -n or another batch
+    size, the first images are the same.
 
     Example:
       vpfb sample -n 64 -o grid.png
@@ -123,139 +71,152 @@ def sample(
       vpfb sample -m digits -n 16 --langevin 1000 -o walked.png
       vpfb sample -m digits -n 8 --known three.png --mask upper-half.png
     """
-    say = output.start(json_mode=json, quiet=quiet)
-    to_stdout = say.binary_stdout("-o -") if out == "-" else None
     with signals.importing():
         from vpfb_core.machine import distributed
-        from vpfb_core.methods.transport import Solver
-        from vpfb_core.uses import pictures
-    kind = pictures.output_format(out)
-    _check_wishes(kind, langevin, known, mask, [solver, nfe, rtol, atol])
-    chosen = Solver.choose(solver, nfe, rtol, atol)
-    loaded, name = open_model(say, model, device, threads, weights)
-    if guidance is not None and loaded.groups and not class_:
-        say.warn(f"--guidance {guidance:g} guides towards a class, and no --class was named")
+    writer = ImageWriter(out, say)
+    _check_combination(writer, langevin, known, mask, flow)
+    solver = flow.choose()
+    loaded, name = open_model(say, model, machine, weights)
+    condition.warn_if_idle(say, loaded)
 
     began = time.monotonic()
-    drawing: dict[str, Any] = {"condition": class_, "guidance": guidance, "batch_size": batch_size}
-    chains: Chains | None = None
-    images: list[Tensor] = []
-    paths: list[Tensor] = []
-    evaluations = 0
-    if known is None or mask is None:
-        with progress(say, "sampling") as bar:
-            for first, drawn, info in _drawn(loaded, n, seed, drawing | chosen.wishes | {"keep_path": kind == "gif"}):
-                evaluations += int(info.nfe.sum())
-                if kind == "folder" and langevin is None:
-                    pictures.write_folder(Path(out), drawn, first)
-                else:
-                    images.append(drawn)
-                if info.path is not None:
-                    paths.append(loaded.statistics.to_images(info.path))
-                bar.update((first + len(drawn)) / n)
+    settings = {"condition": condition.class_, "guidance": condition.guidance, "batch_size": batch_size}
+    job = _Job(say, loaded, n, machine.seed, settings, solver.wishes, writer)
+    if known is not None and mask is not None:
+        drawn = _inpaint(job, known, mask)
+    elif langevin is not None:
+        drawn = _walk(job, langevin)
+    else:
+        drawn = _follow_flow(job, writer.add)
     if not distributed.group().first:
         return
-    if known is not None and mask is not None:
-        chains = _inpaint(say, loaded, known, mask, n, seed, drawing)
-    elif langevin is not None:
-        chains = _walk(say, loaded, images, langevin, seed, drawing | chosen.wishes)
-    if chains is not None:
-        images = [chains.images]
-        evaluations += int(chains.nfe.sum())
-    _write(kind, out, images, paths, to_stdout)
+    writer.close()
+
+    nfe, method = drawn.evaluations / n, solver.method if known is None else INPAINTING_SOLVER
     document = {
         "model": name,
         "output": out,
         "n": n,
-        "nfe": evaluations / n,
-        "solver": chosen.method if known is None else "heun",
+        "nfe": nfe,
+        "solver": method,
         "seconds": time.monotonic() - began,
-        "seed": seed,
+        "seed": machine.seed,
     }
-    if chains is not None:
+    if (chains := drawn.chains) is not None:
         document |= {
             "acceptance": chains.acceptance,
             "energy_trace": chains.energy_trace(),
             "moved": float(chains.moved.mean()),
         }
-    how = document["solver"] if chains is None else f"{document['solver']} and MALA"
-    say.note(f"{n} images, {evaluations / n:.0f} evaluations each by {how}, {document['seconds']:.1f} s")
+    by = method if chains is None else f"{method} and MALA"
+    say.note(f"{n} images, {nfe:.0f} gradient evaluations per image by {by}, {document['seconds']:.1f} s")
     say.result(document, out)
 
 
-def _check_wishes(
-    kind: str, langevin: int | None, known: Path | None, mask: Path | None, solver: list[object | None]
+def _check_combination(
+    writer: ImageWriter, langevin: int | None, known: Path | None, mask: Path | None, flow: Flow
 ) -> None:
-    """Refuse what does not go together before any work is done."""
+    """Refuse options that do not go together, before any work is done."""
     if (known is None) != (mask is None):
         given, missing = ("--known", "--mask") if mask is None else ("--mask", "--known")
-        raise ConfigError(
-            f"{given} needs {missing}", hint="--known IMAGE --mask MASK: white is kept, black is filled in"
-        )
+        raise ConfigError(f"{given} needs {missing}", hint="--known IMAGE --mask MASK: white is kept, black is drawn")
     if known is not None and langevin is not None:
-        raise ConfigError("--known and --langevin exclude each other", hint="filling in has Langevin steps of its own")
-    if known is not None and any(wish is not None for wish in solver):
+        raise ConfigError("--known and --langevin exclude each other", hint="--known runs Langevin chains of its own")
+    if known is not None and flow.given:
+        raise ConfigError(f"--known chooses its own solver steps, so it takes no {', '.join(flow.given)}")
+    if writer.wants_path and (known is not None or langevin is not None):
+        option_name = "--langevin" if known is None else "--known"
         raise ConfigError(
-            "--known has levels and steps of its own", hint="leave --solver, --nfe, --rtol and --atol out"
-        )
-    if kind == "gif" and (known is not None or langevin is not None):
-        raise ConfigError(
-            "a .gif shows the way of the flow from noise, and chains have none", hint="write .png, .npz or a folder"
+            f"a .gif shows the path of the flow from noise, and {option_name} has none",
+            hint="write .png, .npz or a folder",
         )
 
 
-def _drawn(loaded: Model, n: int, seed: int, settings: dict[str, Any]) -> Iterator[tuple[int, Tensor, Solution]]:
-    """Index of the first image, images, and how they were solved: batch by batch, one for each process of the job.
+@dataclass(frozen=True)
+class _Job:
+    """What is drawn: n images with the settings of `Model.sample`."""
 
-    The first process gets them all, in order, and the others nothing.
+    say: Output
+    model: Model
+    n: int
+    seed: int
+    settings: dict[str, Any]
+    solver: dict[str, Any]
+    writer: ImageWriter
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The gradient evaluations of all images together, and the chains if there were any."""
+
+    evaluations: int
+    chains: Chains | None = None
+
+
+def _follow_flow(job: _Job, take: Callable[[Tensor, Tensor | None], None]) -> _Drawn:
+    """Draw images by the flow and hand them on batch by batch, with their paths if the writer wants them.
+
+    The processes of a job share each batch; the first one takes all the images, in order.
     """
     from vpfb_core.machine import distributed
 
-    group = distributed.group()
+    group, model = distributed.group(), job.model
+    evaluations, done = 0, 0
 
-    def draw(rows: range, start: int) -> tuple[int, Tensor, Solution]:
-        first = start + rows.start
-        drawn, info = loaded.sample(len(rows), seed, first=first, return_info=True, **settings)
-        return first, drawn, info.require_success()
+    def draw(rows: range) -> tuple[Tensor, Tensor | None, int]:
+        images, solution = model.sample(
+            len(rows), job.seed, first=done + rows.start, keep_path=job.writer.wants_path, return_info=True,
+            **job.settings, **job.solver,
+        )  # fmt: skip
+        path = solution.require_success().path
+        return images, None if path is None else model.statistics.to_images(path), int(solution.nfe.sum())
 
-    at_once = settings["batch_size"] * group.count
-    for start in range(0, n, at_once):
-        yield from group.sharded(min(at_once, n - start), partial(draw, start=start)) or []
+    with progress(job.say, "sampling") as bar:
+        while done < job.n:
+            count = min(job.settings["batch_size"] * group.count, job.n - done)
+            for images, path, nfe in group.sharded(count, draw) or []:
+                take(images, path)
+                evaluations += nfe
+            done += count
+            bar.update(done / job.n)
+    return _Drawn(evaluations)
 
 
-def _inpaint(say: Output, loaded: Model, known: Path, mask: Path, n: int, seed: int, drawing: dict[str, Any]) -> Chains:
+def _walk(job: _Job, steps: int) -> _Drawn:
+    """Draw images by the flow, and continue each by a Markov chain over the data."""
+    import torch
+
+    from vpfb_core.machine import distributed
+
+    starts: list[Tensor] = []
+    drawn = _follow_flow(job, lambda images, _path: starts.append(images))
+    if not distributed.group().first:
+        return drawn
+    with progress(job.say, "walking") as bar:
+        chains = job.model.long_run(
+            torch.cat(starts), steps, job.seed, on_progress=bar.update, **job.settings, **job.solver
+        )
+    job.writer.add(chains.images)
+    job.say.note(
+        f"{chains.acceptance:.0%} of the proposals accepted; RMS distance {chains.moved.mean():.3f} from the start, "
+        f"{chains.apart:.3f} between two samples"
+    )
+    return _Drawn(drawn.evaluations + int(chains.nfe.sum()), chains)
+
+
+def _inpaint(job: _Job, known: Path, mask: Path) -> _Drawn:
+    """Draw the unknown pixels of an image, once per sample."""
     from vpfb_core.data.single import read_known
+    from vpfb_core.machine import distributed
 
-    image, kept = read_known(known, mask, loaded.shape)
-    with progress(say, "filling in") as bar:
-        chains = loaded.inpaint(image, kept, n, seed, on_progress=bar.update, **drawing)
-    say.note(
-        f"{int(kept.sum())} of {kept.numel()} pixels kept; {chains.acceptance:.0%} of the steps accepted; over the "
-        f"others, RMS distance {chains.moved.mean():.3f} from the image, {chains.apart:.3f} between two samples"
+    if not distributed.group().first:
+        return _Drawn(0)
+    image, kept = read_known(known, mask, job.model.shape)
+    with progress(job.say, "inpainting") as bar:
+        chains = job.model.inpaint(image, kept, job.n, job.seed, on_progress=bar.update, **job.settings)
+    job.writer.add(chains.images)
+    job.say.note(
+        f"{int(kept.sum())} of {kept.numel()} pixels kept; {chains.acceptance:.0%} of the proposals accepted; RMS "
+        f"distance of the drawn pixels {chains.moved.mean():.3f} from the image, {chains.apart:.3f} between two samples"
     )
-    return chains
-
-
-def _walk(say: Output, loaded: Model, images: list[Tensor], steps: int, seed: int, settings: dict[str, Any]) -> Chains:
-    import torch
-
-    with progress(say, "walking") as bar:
-        chains = loaded.long_run(torch.cat(images), steps, seed, on_progress=bar.update, **settings)
-    say.note(
-        f"{chains.acceptance:.0%} of the steps accepted; RMS distance walked {chains.moved.mean():.3f}, "
-        f"between two samples {chains.apart:.3f}"
-    )
-    return chains
-
-
-def _write(kind: str, out: str, images: list[Tensor], paths: list[Tensor], to_stdout: Any) -> None:
-    import torch
-
-    from vpfb_core.machine.files import write_bytes
-    from vpfb_core.uses import pictures
-
-    if kind == "gif":
-        frames = torch.stack([pictures.tile(step) for step in torch.cat(paths, dim=1)])
-        write_bytes(Path(out), pictures.gif(frames))
-    elif images:  # those of the flow alone are written to a folder as they come
-        write_images(kind, out, torch.cat(images), to_stdout)
+    return _Drawn(int(chains.nfe.sum()), chains)

@@ -11,19 +11,20 @@ from torch import Tensor
 # Okabe and Ito's colours for the colour-blind; in grey print, fill and hatching tell them apart.
 BLUE, VERMILION = "#0072B2", "#D55E00"
 BINS = 40
-# Strangers far away must not press the members into one bar: the axis reaches this many times their usual range.
+# Extreme outliers must not squeeze the in-distribution scores into one bar: the axis spans at most this many times
+# the usual range of those on either side.
 REACH = 12
 _INCHES, _DPI = (6.4, 4.0), 130
 
 
-def histogram(members: Tensor, strangers: Tensor, *, names: tuple[str, str], axis: str, title: str) -> bytes:
-    """Two overlaid histograms of a score, each of area 1.
+def histogram(in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], axis: str, title: str) -> bytes:
+    """Draw two overlaid histograms of a score, each of area 1.
 
     Args:
-        members: scores of in-distribution images, (N,).
-        strangers: of out-of-distribution images, (M,).
+        in_scores: of in-distribution images, (N,).
+        out_scores: of out-of-distribution images, (M,).
         names: of the two sets.
-        axis: what the score is.
+        axis: the name of the score.
     Returns:
         a PNG file.
     """
@@ -32,18 +33,18 @@ def histogram(members: Tensor, strangers: Tensor, *, names: tuple[str, str], axi
 
     figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
-    low, high = _range(members.numpy(), strangers.numpy())
+    low, high = _range(in_scores.numpy(), out_scores.numpy())
     edges = np.linspace(low, high, BINS + 1)
     styles: tuple[dict[str, Any], ...] = (
         {"facecolor": BLUE, "alpha": 0.55, "edgecolor": BLUE},
         {"facecolor": "none", "edgecolor": VERMILION, "hatch": "////"},
     )
-    for scores, name, style in zip((members, strangers), names, styles, strict=True):
+    for scores, name, style in zip((in_scores, out_scores), names, styles, strict=True):
         label = f"{name} ({len(scores):,})"
         inside = np.clip(scores.numpy(), low, high)
         axes.hist(inside, bins=edges.tolist(), density=True, histtype="stepfilled", linewidth=1.4, label=label, **style)
-    beyond = any(((scores < low) | (scores > high)).any() for scores in (members, strangers))
-    note = "\nscores beyond the axis are in its outermost bars" if beyond else ""
+    beyond = any(((scores < low) | (scores > high)).any() for scores in (in_scores, out_scores))
+    note = "\nscores beyond the axis are counted in its outermost bars" if beyond else ""
     axes.set_xlabel(f"{axis}  (higher = more out-of-distribution){note}")
     axes.set_ylabel("density")
     axes.set_title(title)
@@ -55,9 +56,9 @@ def histogram(members: Tensor, strangers: Tensor, *, names: tuple[str, str], axi
     return buffer.getvalue()
 
 
-def _range(members: np.ndarray, strangers: np.ndarray) -> tuple[float, float]:
-    """What the axis covers: all finite scores, but only as far from the members as `REACH` says; never empty."""
-    finite = [scores[np.isfinite(scores)] for scores in (members, strangers)]
+def _range(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[float, float]:
+    """The ends of the axis: it covers all finite scores, but only within `REACH`, and is never empty."""
+    finite = [scores[np.isfinite(scores)] for scores in (in_scores, out_scores)]
     known = np.concatenate(finite) if any(map(len, finite)) else np.zeros(1)
     low, high = float(known.min()), float(known.max())
     if len(finite[0]):

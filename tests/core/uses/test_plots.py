@@ -15,9 +15,9 @@ from torch import Tensor
 from vpfb_core.uses import plots
 
 
-def drawn(members: Tensor, strangers: Tensor) -> np.ndarray:
+def drawn(in_scores: Tensor, out_scores: Tensor) -> np.ndarray:
     """The picture, (H, W, 3) in [0, 255]."""
-    content = plots.histogram(members, strangers, names=("in", "out"), axis="energy", title="in against out")
+    content = plots.histogram(in_scores, out_scores, names=("in", "out"), axis="energy", title="in against out")
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
 
 
@@ -31,21 +31,21 @@ def columns_of(picture: np.ndarray, colour: str) -> np.ndarray:
     return np.nonzero(((towards > 0.4) & (off < 12)).any(0))[0]
 
 
-def test_strangers_with_higher_scores_stand_on_the_right() -> None:
+def test_higher_scores_stand_on_the_right() -> None:
     random = torch.Generator().manual_seed(0)
     picture = drawn(torch.randn(300, generator=random), torch.randn(300, generator=random) + 8)
     assert columns_of(picture, plots.BLUE).mean() + 200 < columns_of(picture, plots.VERMILION).mean()
 
 
-def test_far_strangers_do_not_hide_the_shape_of_the_members() -> None:
+def test_extreme_scores_do_not_hide_the_shape_of_the_others() -> None:
     random = torch.Generator().manual_seed(0)
     picture = drawn(torch.randn(300, generator=random), torch.full((300,), 1e6))
-    members = columns_of(picture, plots.BLUE)
-    assert members.max() - members.min() > picture.shape[1] / 12
+    inside = columns_of(picture, plots.BLUE)
+    assert inside.max() - inside.min() > picture.shape[1] / 12
 
 
 @pytest.mark.parametrize(
-    ("members", "strangers"),
+    ("in_scores", "out_scores"),
     [
         (torch.zeros(5), torch.zeros(5)),
         (torch.zeros(1), torch.ones(1)),
@@ -53,8 +53,8 @@ def test_far_strangers_do_not_hide_the_shape_of_the_members() -> None:
         (torch.full((3,), -math.inf), torch.full((3,), math.inf)),
     ],
 )
-def test_degenerate_scores_are_drawn(members: Tensor, strangers: Tensor) -> None:
-    assert drawn(members, strangers).min() < 128
+def test_degenerate_scores_are_drawn(in_scores: Tensor, out_scores: Tensor) -> None:
+    assert drawn(in_scores, out_scores).min() < 128
 
 
 def test_the_global_state_of_matplotlib_is_left_alone() -> None:

@@ -1,6 +1,6 @@
-"""Out of distribution: scores of images, and how well they tell strangers from members."""
+"""Out-of-distribution detection: scores of images, and how well they work."""
 
-from vpfb_core.uses.ood.metrics import Detection, compare
+from vpfb_core.uses.ood.detection import Detection, compare
 from vpfb_core.uses.ood.reference import Reference, fit_reference
 from vpfb_core.uses.ood.scores import DEFAULT_SCORE, SCORES, Score, score
 

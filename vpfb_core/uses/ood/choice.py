@@ -1,4 +1,4 @@
-"""Which model judges a set, and which of its images are fair to judge it by."""
+"""The model that scores a data set, and the images of a data set that make a fair test of a model."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """A model file, and the data that it was trained on where that is not what was asked for."""
+    """A model file; `trained_on` names its data if that is not the data asked for, and is None otherwise."""
 
     path: Path
     trained_on: str | None
 
 
 def choose_model(source: str) -> Choice:
-    """The newest run trained on `source`, or the built-in model of it; else the newest run.
+    """Choose the newest run trained on `source`, else the built-in model of it, else the newest run.
 
     Raises:
-        CheckpointError: there is no run at all; the hint is the command that makes one.
+        CheckpointError: there is no run at all; the hint is the command that trains one.
     """
     newest: Choice | None = None
     for run in list_runs():
@@ -40,18 +40,18 @@ def choose_model(source: str) -> Choice:
         if same_set(trained_on, source):
             return Choice(run.model, None)
         newest = newest or Choice(run.model, trained_on)
-    if (builtin := builtin_models().get(identity(source))) is not None:  # they are named after what they learned
+    if (builtin := builtin_models().get(identity(source))) is not None:  # named after their data
         return Choice(builtin, None)
     if newest is None:
         raise CheckpointError(
-            f"no model has been trained on {source!r}, nor on anything else under ./runs",
+            f"no model has been trained on {source!r}, and there are no other runs under ./runs",
             hint=f"vpfb train --data {split_off(source)[0]}",
         )
     return newest
 
 
 def identity(source: str) -> str:
-    """What set a source is, however it was written; splits make no difference."""
+    """One spelling for each data set: aliases, splits and ways to write a path make no difference."""
     name = data.canonical(source)
     if name in SETS:
         return name
@@ -62,54 +62,54 @@ def identity(source: str) -> str:
 
 
 def same_set(one: str, other: str) -> bool:
-    """Whether two sources are one set: aliases, splits and ways to write a path make no difference."""
+    """Whether two sources are the same data set, perhaps in different splits."""
     return identity(one) == identity(other)
 
 
-def part_of(source: str, unsaid: str) -> str | None:
-    """Which part of a set a source means: the split that it names, else `unsaid` where there are two, else all."""
-    return split_off(source)[1] or (unsaid if has_splits(source) else None)
+def part_of(source: str, default: str) -> str | None:
+    """The split that a source names, else `default` if the data set has splits, else None: the whole set."""
+    return split_off(source)[1] or (default if has_splits(source) else None)
 
 
-def check_different(members: str, strangers: str) -> None:
-    """Refuse to compare a set with itself; its training with its test split is a fair question.
+def check_different(in_source: str, out_source: str) -> None:
+    """Refuse to compare a set with itself; its training split may be compared with its test split.
 
     Raises:
         ConfigError: both are the same.
     """
-    if same_set(members, strangers) and part_of(members, "test") == part_of(strangers, "test"):
-        raise ConfigError(f"--in {members} and --out {strangers} are the same set", hint="name another --out")
+    if same_set(in_source, out_source) and part_of(in_source, "test") == part_of(out_source, "test"):
+        raise ConfigError(f"--in {in_source} and --out {out_source} are the same set", hint="name another --out")
 
 
-def load_members(model: Model, source: str, limit: int | None, **options: Any) -> ImageSet:
-    """In-distribution images of the model's shape: the test split where there is one.
+def load_in_distribution(model: Model, source: str, limit: int | None, **options: Any) -> ImageSet:
+    """Load in-distribution images in the model's shape: the test split if there is one.
 
-    Where what is loaded turns out to be what the model was trained on, only the images that its training held out are
-    kept, since training images score too well; where that cannot be told, a note says so.
+    Training images score too well. If the images are those that the model was trained on, only its validation images
+    are kept; if that cannot be found out, a note says so.
 
     Args:
-        limit: at most so many.
+        limit: the largest number of images.
         options: root, download, workers as in `data.load`.
     """
     trained = str(model.about.get("data", {}).get("name"))
     if not same_set(trained, source) or {part_of(trained, "train"), part_of(source, "test")} == {"train", "test"}:
-        return load_strangers(model, source, limit, **options)
+        return load_out_of_distribution(model, source, limit, **options)
     channels, size, _ = model.shape
     everything = data.LoadOptions(
         size=size, channels=channels, split="test", conditional=bool(model.groups), stream=True, **options
     )
     images = data.find(source, everything)
     rows = torch.arange(len(images))
-    note = "the model may have been trained on these very images, so the figures are optimistic"
+    note = "the model may have been trained on these images, so the figures are optimistic"
     if (parts := model.split_of(images)) is not None and 0 < len(parts[1]) < len(images):
         rows = parts[1]
-        note = f"the model was trained on this: only the {len(rows):,} images that it held out are judged"
+        note = f"the model was trained on this set, so only its {len(rows):,} validation images are used"
     chosen = rows[data.LoadOptions(limit=limit).rows(len(rows))]
     return replace(images.subset(chosen), notes=(*images.notes, note))
 
 
-def load_strangers(model: Model, source: str, limit: int | None, **options: Any) -> ImageSet:
-    """Images of any set in the model's shape: centre-cropped, resized (Lanczos), in its channels; the test split."""
+def load_out_of_distribution(model: Model, source: str, limit: int | None, **options: Any) -> ImageSet:
+    """Load the test split of any data set in the model's shape: centre-cropped, resized (Lanczos), in its channels."""
     channels, size, _ = model.shape
     return data.load(source, size=size, channels=channels, split="test", limit=limit, **options)
 

@@ -1,4 +1,4 @@
-"""Which model judges a set, and by which images."""
+"""The model that scores a data set, and the images that make a fair test of it."""
 
 from __future__ import annotations
 
@@ -92,19 +92,19 @@ def test_a_set_is_not_compared_with_itself_but_with_its_other_split() -> None:
             choice.check_different(one, other)
 
 
-def test_members_of_a_training_set_without_a_test_split_are_those_that_were_held_out(
+def test_a_training_set_without_a_test_split_is_tested_by_its_validation_images(
     digits: tuple[Model, ImageSet],
 ) -> None:
     model, held_out = digits
-    members = choice.load_members(model, "digits", None)
-    assert torch.equal(members.images, held_out.images)
-    assert f"{len(held_out):,} images that it held out" in members.notes[-1]
-    assert len(choice.load_members(model, "digits", 7)) == 7
+    loaded = choice.load_in_distribution(model, "digits", None)
+    assert torch.equal(loaded.images, held_out.images)
+    assert f"{len(held_out):,} validation images" in loaded.notes[-1]
+    assert len(choice.load_in_distribution(model, "digits", 7)) == 7
 
 
 def test_a_part_of_what_was_trained_on_is_called_optimistic(digits: tuple[Model, ImageSet]) -> None:
     model, _ = digits
-    assert "optimistic" in choice.load_members(model, "digits:test", 5).notes[-1]
+    assert "optimistic" in choice.load_in_distribution(model, "digits:test", 5).notes[-1]
 
 
 def test_images_that_were_all_trained_on_are_called_optimistic() -> None:
@@ -117,19 +117,21 @@ def test_images_that_were_all_trained_on_are_called_optimistic() -> None:
         "config": {"val_fraction": 0.0},
         "seed": 0,
     }
-    members = choice.load_members(model, "imgs.npz", None)
-    assert len(members) == 20
-    assert "optimistic" in members.notes[-1]
+    loaded = choice.load_in_distribution(model, "imgs.npz", None)
+    assert len(loaded) == 20
+    assert "optimistic" in loaded.notes[-1]
     model.about["config"]["val_fraction"] = 0.25
     _, rows = split(vpfb.data.load("imgs.npz"), 0.25, 0)
-    assert torch.equal(choice.load_members(model, "imgs.npz", None).images[:, 0], torch.from_numpy(images)[rows])
+    assert torch.equal(
+        choice.load_in_distribution(model, "imgs.npz", None).images[:, 0], torch.from_numpy(images)[rows]
+    )
     model.about["data"]["fingerprint"] = "other"
-    assert len(choice.load_members(model, "imgs.npz", None)) == 20, "other images than it was trained on"
+    assert len(choice.load_in_distribution(model, "imgs.npz", None)) == 20, "other images than it was trained on"
 
 
-def test_strangers_are_brought_to_the_models_shape() -> None:
+def test_out_of_distribution_images_are_brought_to_the_models_shape() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), dtype=np.uint8)
     np.savez("colour.npz", images=images)
-    strangers = choice.load_strangers(model_of(shape=(1, 8, 8)), "colour.npz", 3)
-    assert strangers.images.shape == (3, 1, 8, 8)
-    assert choice.load_strangers(model_of(shape=(3, 6, 6)), "noise", 4).images.shape == (4, 3, 6, 6)
+    loaded = choice.load_out_of_distribution(model_of(shape=(1, 8, 8)), "colour.npz", 3)
+    assert loaded.images.shape == (3, 1, 8, 8)
+    assert choice.load_out_of_distribution(model_of(shape=(3, 6, 6)), "noise", 4).images.shape == (4, 3, 6, 6)

@@ -1,4 +1,4 @@
-"""Scores on potentials that are known exactly, and on real digits: what they are, and that higher means stranger."""
+"""Values of the scores on potentials that are known exactly, and their direction on real digits."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_density_and_likelihood_are_minus_the_models_own(digits: tuple[Model, Im
 def test_noise_and_turned_digits_score_above_digits(name: str, digits: tuple[Model, ImageSet]) -> None:
     model, held_out = digits
     random = torch.Generator().manual_seed(0)
-    members = held_out.images[:60]
-    strangers = {
-        "noise": torch.randint(0, 256, members.shape, dtype=torch.uint8, generator=random),
-        "turned": members.rot90(1, (2, 3)),
-        "inverted": 255 - members,
+    inside = held_out.images[:60]
+    outside = {
+        "noise": torch.randint(0, 256, inside.shape, dtype=torch.uint8, generator=random),
+        "turned": inside.rot90(1, (2, 3)),
+        "inverted": 255 - inside,
     }
-    scores = ood.score(model, members, name)
-    for kind, images in strangers.items():
+    scores = ood.score(model, inside, name)
+    for kind, images in outside.items():
         assert ood.compare(scores, ood.score(model, images, name)).auroc > 0.97, kind
 
 
@@ -74,8 +74,8 @@ def test_multiscale_notices_what_an_energy_cannot(digits: tuple[Model, ImageSet]
     """A blank image is smoother than any digit; no digit is blank."""
     model, held_out = digits
     blank = torch.full((20, 1, 8, 8), 60, dtype=torch.uint8) + torch.arange(20, dtype=torch.uint8)[:, None, None, None]
-    members = ood.score(model, held_out.images[:60])
-    assert ood.compare(members, ood.score(model, blank)).auroc == 1
+    in_scores = ood.score(model, held_out.images[:60])
+    assert ood.compare(in_scores, ood.score(model, blank)).auroc == 1
 
 
 def test_a_score_does_not_depend_on_the_batch(digits: tuple[Model, ImageSet]) -> None:

@@ -1,0 +1,46 @@
+"""The images of a folder in the order of their scores."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+import pytest
+import torch
+from ood_models import model_of
+
+from vpfb_core.data import ImageSet
+from vpfb_core.errors import DataError
+from vpfb_core.model.trained import Model
+from vpfb_core.uses.ood.ranking import rank
+from vpfb_core.uses.ood.tables import ranking_table
+
+
+def test_outliers_among_digits_come_first(digits: tuple[Model, ImageSet]) -> None:
+    model, held_out = digits
+    outliers = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([held_out.images[:25], outliers, held_out.images[25:40]])
+    files = tuple(f"{index:02}.png" for index in range(len(images)))
+    ranking = rank(model, ImageSet("folder", images, files=files), "multiscale")
+    assert {one.file for one in ranking[:5]} == {f"{index}.png" for index in range(25, 30)}
+    assert [one.score for one in ranking] == sorted((one.score for one in ranking), reverse=True)
+    assert [int(one.file[:2]) for one in ranking] == [one.index for one in ranking]
+
+
+def test_an_uncalibrated_model_leaves_bits_empty_and_a_calibrated_one_fills_them(
+    digits: tuple[Model, ImageSet],
+) -> None:
+    model, held_out = digits
+    images = held_out.subset(torch.arange(3))
+    rows = list(csv.reader(io.StringIO(ranking_table(rank(model, images, "energy")).decode())))
+    assert rows[0] == ["file", "score", "energy", "bits_per_dim"]
+    assert all((row[3] == "") == (model.normaliser is None) for row in rows[1:])
+    assert all(row[1] == row[2] for row in rows[1:]), "the energy is the score that was asked for"
+
+
+def test_a_score_that_is_not_a_number_names_the_file() -> None:
+    model = model_of(lambda u, angle: u.sum(1) * math.nan)
+    images = ImageSet("x", torch.zeros(2, 1, 2, 2, dtype=torch.uint8), files=("a.png", "b.png"))
+    with pytest.raises(DataError, match=r"a\.png is NaN"):
+        rank(model, images, "energy")

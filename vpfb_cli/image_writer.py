@@ -1,0 +1,75 @@
+"""Where drawn images go: a grid, an array, a folder, an animation, or stdout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vpfb_core.machine.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vpfb_cli.output import Output
+
+
+class ImageWriter:
+    """Takes images batch by batch and writes them as `-o OUT` asks: to a folder at once, to a file when it is closed.
+
+    Raises:
+        ConfigError: no such format, or stdout is not free.
+    """
+
+    def __init__(self, out: str, say: Output) -> None:
+        from vpfb_core.uses import pictures
+
+        self._stdout = say.binary_stdout("-o -") if out == "-" else None
+        self.kind = pictures.output_format(out)
+        self._out = Path(out)
+        self._count = 0
+        self._images: list[Tensor] = []
+        self._paths: list[Tensor] = []
+
+    @property
+    def wants_path(self) -> bool:
+        """Whether it shows how the images came about, and not only the images."""
+        return self.kind == "gif"
+
+    def add(self, images: Tensor, path: Tensor | None = None) -> None:
+        """Take the next images.
+
+        Args:
+            images: in [0, 1], (N, C, H, W).
+            path: the same at every step of the flow, (steps + 1, N, C, H, W), for a writer that wants it.
+        """
+        from vpfb_core.uses import pictures
+
+        if self.kind == "folder":
+            pictures.write_folder(self._out, images, self._count)
+            self._count += len(images)
+        elif path is not None:
+            self._paths.append(path)
+        else:
+            self._images.append(images)
+
+    def close(self) -> None:
+        """Write the file."""
+        import torch
+
+        from vpfb_core.uses import pictures
+
+        if self.kind == "folder":
+            return
+        if self.kind == "gif":
+            frames = torch.stack([pictures.tile(step) for step in torch.cat(self._paths, dim=1)])
+            write_bytes(self._out, pictures.gif(frames))
+            return
+        images = torch.cat(self._images)
+        if self.kind == "npz":
+            write_bytes(self._out, pictures.npz(images))
+            return
+        grid = pictures.png(pictures.tile(images))
+        if self._stdout is None:
+            write_bytes(self._out, grid)
+        else:
+            self._stdout(grid)

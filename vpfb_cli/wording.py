@@ -1,0 +1,26 @@
+"""Durations, sizes and counts as people read them."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """8.2 s, 40 s, 2 min 5 s, 1 h 30 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, whole = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (0 if hours else whole, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
+
+
+def byte_count(count: float) -> str:
+    """870 MiB, 1.2 GiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def counted(count: int, noun: str) -> str:
+    """1 thread, 1,000 threads."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,146 @@
+"""An in-distribution set against out-of-distribution sets: scores, figures of merit, and a folder with a report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vpfb_core.data.images import ImageSet
+from vpfb_core.machine import distributed
+from vpfb_core.machine.files import write_bytes
+from vpfb_core.uses import plots
+from vpfb_core.uses.ood.detection import Detection, compare
+from vpfb_core.uses.ood.scores import DEFAULT_BATCH, SCORES, score
+from vpfb_core.uses.ood.tables import scores_table
+
+if TYPE_CHECKING:
+    from vpfb_core.model.trained import Model
+
+Key = tuple[str, str]  # the name of a set and its role, "in" or "out"
+Sets = Mapping[Key, ImageSet]
+Scores = Mapping[Key, Mapping[str, Tensor]]  # of each image, by the name of the score
+
+
+@dataclass(frozen=True)
+class Row:
+    """The result for one out-of-distribution set and one score."""
+
+    out: str
+    score: str
+    detection: Detection
+
+    def document(self) -> dict[str, Any]:
+        """The row as JSON shows it."""
+        found = self.detection
+        return {
+            "out": self.out,
+            "score": self.score,
+            "auroc": found.auroc,
+            "auroc_ci": list(found.auroc_ci),
+            "aupr_in": found.aupr_in,
+            "aupr_out": found.aupr_out,
+            "fpr95": found.fpr95,
+            "n_in": found.n_in,
+            "n_out": found.n_out,
+        }
+
+
+def score_sets(
+    model: Model,
+    sets: Sets,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    batch_size: int = DEFAULT_BATCH,
+    on_progress: Callable[[float], None] | None = None,
+) -> dict[Key, dict[str, Tensor]]:
+    """Score every image of every set by every score. Other arguments and errors as in `scores.score`.
+
+    Several processes of a job share the images; the first gets the scores, the others none.
+
+    Args:
+        on_progress: called with the share of the work that is done.
+    """
+    total, done = len(names) * sum(map(len, sets.values())), 0
+    found: dict[Key, dict[str, Tensor]] = {key: {} for key in sets}
+    group = distributed.group()
+
+    def hear(n: int) -> None:
+        if on_progress is not None:
+            on_progress((done + n * group.count) / total)
+
+    for key, images in sets.items():
+        for name in names:
+
+            def scored(rows: range, images: ImageSet = images, name: str = name) -> Tensor:
+                some = images.images[rows.start : rows.stop]
+                return score(model, some, name, seed=seed, first=rows.start, batch_size=batch_size, on_batch=hear)
+
+            if (parts := group.sharded(len(images), scored)) is not None:
+                found[key][name] = torch.cat(parts) if parts else torch.empty(0)
+            done += len(images)
+    return found
+
+
+def compare_all(scores: Scores) -> list[Row]:
+    """One row per out-of-distribution set and score, in the order given. Errors as in `detection.compare`."""
+    (in_scores,) = (found for (_, role), found in scores.items() if role == "in")
+    return [
+        Row(name, each, compare(in_scores[each], found[each]))
+        for (name, role), found in scores.items()
+        if role == "out"
+        for each in found
+    ]
+
+
+def write_report(folder: Path, document: Mapping[str, Any], sets: Sets, scores: Scores, rows: Sequence[Row]) -> None:
+    """Write scores.csv, report.json and one histogram per row into a folder.
+
+    Args:
+        document: JSON values that report.json has beside what its scores mean.
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    write_bytes(folder / "scores.csv", scores_table(sets, scores))
+    summaries = {row.score: f"{SCORES[row.score].summary}; higher means more out-of-distribution" for row in rows}
+    text = json.dumps({**document, "scores": summaries}, indent=1, allow_nan=False)
+    write_bytes(folder / "report.json", f"{text}\n".encode())
+
+    (inside,) = (name for name, role in scores if role == "in")
+    names = _file_names([name for name, role in scores if role == "out"])
+    for row in rows:
+        labels = _label(inside), _label(row.out)
+        picture = plots.histogram(
+            scores[inside, "in"][row.score],
+            scores[row.out, "out"][row.score],
+            names=labels,
+            axis=row.score,
+            title=f"{labels[0]} against {labels[1]}: AUROC {row.detection.auroc:.4f}",
+        )
+        write_bytes(folder / f"{names[row.out]}-{row.score}.png", picture)
+
+
+def _label(source: str) -> str:
+    """The name of a source in a plot: only the last part of a path."""
+    kind, colon, path = source.rpartition(":") if source.startswith("shuffled:") else ("", "", source)
+    return f"{kind}{colon}{Path(path).name or path}"
+
+
+def _file_names(sources: Sequence[str]) -> dict[str, str]:
+    """A name of its own for the files of each source: shuffled:mnist → shuffled-mnist."""
+    plain = {
+        source: "".join(sign if sign.isalnum() or sign in "._" else "-" for sign in source).strip("-.") or "out"
+        for source in sources
+    }
+    taken = Counter(plain.values())
+    return {
+        source: name if taken[name] == 1 else f"{name}-{number}"  # a/b and a-b
+        for number, (source, name) in enumerate(plain.items(), start=1)
+    }
