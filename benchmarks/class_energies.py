@@ -22,7 +22,7 @@ from record import record, show
 from torch.nn.functional import softplus
 
 import vpfb_core as vpfb
-from vpfb_core.data import shapes
+from vpfb_core.data.sets import shapes
 from vpfb_core.machine import noise
 from vpfb_core.methods.vpfb.objectives import arc_point
 from vpfb_core.model.trained import Model

@@ -28,7 +28,8 @@ from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core.data import ConditionGroup, shapes
+from vpfb_core.data import ConditionGroup
+from vpfb_core.data.sets import shapes
 from vpfb_core.model.conditions import parse_condition
 from vpfb_core.model.trained import Model
 from vpfb_core.training import prepare, run

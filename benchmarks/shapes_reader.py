@@ -14,7 +14,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from vpfb_core.data.shapes import COLOURS, COLUMNS, GROUPS, OUTLINES, RADII, SMALLEST, coverage
+from vpfb_core.data.sets.shapes import COLOURS, COLUMNS, GROUPS, OUTLINES, RADII, SMALLEST, coverage
 from vpfb_core.errors import ConfigError
 
 MAX_MISFIT = 0.07  # of `Readings.misfit` in a clear picture

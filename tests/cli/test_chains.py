@@ -190,7 +190,7 @@ WRONGS = [
     ("sample -m MODEL --known absent.png --mask mask.png", 3, "absent.png"),
     ("sample -m MODEL --known a.png --mask absent.png", 3, "absent.png"),
     ("sample -m MODEL --known broken.png --mask mask.png", 3, "broken.png"),
-    ("sample -m MODEL --known a.png --mask wide.png", 3, "16×8 pixels, but 'a.png' has 8×8"),
+    ("sample -m MODEL --known a.png --mask wide.png", 3, "16x8 pixels, but 'a.png' has 8x8"),
     ("sample -m MODEL --known a.png --mask white.png", 3, "white everywhere"),
     ("interpolate -m MODEL --from a.png", 2, "--from needs --to"),
     ("interpolate -m MODEL --to a.png", 2, "--to needs --from"),

@@ -52,7 +52,7 @@ def test_train_on_a_folder_needs_nothing_else_and_sample_finds_the_run(vpfb: Vpf
     ran = vpfb("train", "--data", f"./{imgs.name}", *QUICK)
     assert (ran.code, ran.out) == (0, "runs/001-imgs\n")
     assert "12 colour images" in ran.err
-    assert "16×16" in ran.err, "the choice is said"
+    assert "16x16" in ran.err, "the choice is said"
     drawn = vpfb("sample", "-n", "2", "-o", "grid.png")
     assert drawn.code == 0
     assert "runs/001-imgs" in drawn.err

@@ -80,7 +80,7 @@ def test_a_set_is_described_and_shown(vpfb: Vpfb, root: Path) -> None:
         "shape": [1, 28, 28], "classes": list("0123456789"),
     }  # fmt: skip
     assert (ran.json["grid"], ran.json["skipped"]) == ("deep/grid.png", [])
-    assert "6 grey images of 28×28" in ran.json["notes"]
+    assert "6 grey images of 28x28" in ran.json["notes"]
     grid = np.asarray(Image.open("deep/grid.png"))
     tiles = {grid[y : y + 56 : 2, x : x + 56 : 2].tobytes() for y in (2, 60) for x in (2, 60)}
     assert len(tiles) == 4
@@ -156,7 +156,7 @@ def test_training_reads_a_named_set_from_the_root_that_counts_most(vpfb: Vpfb, r
     Path("c.toml").write_text(f'data = "mnist"\ndata_root = "{tmp_path / "nowhere"}"\n')
     base = ["train", "--data", "mnist", "--no-download", "--dry-run", "--json", "--threads", "1"]
     ran = vpfb(*base)
-    assert "data: 12 grey images of 28×28" in ran.err
+    assert "data: 12 grey images of 28x28" in ran.err
     assert (ran.json["config"]["data_root"], ran.json["config"]["download"]) == (str(root), False)
     assert "data: 12 " in vpfb(*base, "--config", "c.toml").err, "the environment goes before the file"
     assert "data: 10 " in vpfb(*base, "--data-root", str(tmp_path / "other")).err

@@ -115,7 +115,7 @@ def test_a_model_of_something_else_is_warned_about(vpfb: Vpfb, model: str) -> No
     assert ran.code == 0
     assert "warning" in ran.err
     assert "trained on 'digits', not on './grey.npz'" in ran.err
-    assert "resized to 8×8" in ran.err
+    assert "resized to 8x8" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""Pictures for training: from a known set, a folder, an image or an array file, in memory as uint8."""
+"""Data to train on and to compare with: a named set, a folder, an image or an array file.
+
+All of them are one protocol, `Source`; `ImageSet` holds its images in memory as uint8, `StreamedSet` leaves those of a
+very large folder on disk.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,10 @@ from pathlib import Path
 from vpfb_core.data.catalogue import SETS, canonical, resolve, split_off
 from vpfb_core.data.images import ImageSet
 from vpfb_core.data.load_options import LoadOptions
+from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import ConditionGroup, Source
 from vpfb_core.data.splits import split
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.data.streaming import StreamedSet
 
 __all__ = [
@@ -17,7 +23,9 @@ __all__ = [
     "ConditionGroup",
     "ImageSet",
     "LoadOptions",
+    "NamedSet",
     "Source",
+    "Statistics",
     "StreamedSet",
     "canonical",
     "find",
@@ -40,24 +48,25 @@ def load(
     split: str | None = None,
     limit: int | None = None,
 ) -> ImageSet:
-    """Loads pictures, whatever they are kept in.
+    """Load images from any kind of source into memory.
 
     Args:
-        source: a name in `SETS`, with :train or :test where one split is meant, shuffled:SOURCE, a folder, an image
-            file, or an .npy or .npz file.
+        source: a name in `SETS`, NAME:train or NAME:test for one split, shuffled:SOURCE, a folder, an image file, or an
+            .npy or .npz file.
         size: side in pixels; None chooses it (`framing.choose_size`).
         max_size: the largest side that may be chosen; None is 256.
-        channels: 1 grey or 3 colour; None finds out.
+        channels: 1 is grey, 3 is colour; None follows the images.
         conditional: read classes or attributes too.
-        workers: threads that decode; 0 is one a processor. The result does not depend on it.
-        root: where sets known by name lie; None is VPFB_DATA, else the user's cache folder (`download.data_root`).
+        workers: threads that decode; 0 is one per processor. The result does not depend on it.
+        root: the folder of downloaded data sets; None is VPFB_DATA, else the user's cache folder
+            (`download.data_root`).
         download: whether a set that is absent may be downloaded.
-        split: "train" or "test", where the source does not say and there are two; None is "train". "all" takes a
-            folder as it is, though it may be divided.
-        limit: at most so many pictures, a fixed random choice.
+        split: "train" or "test", where the source has both and does not name one; None is "train". "all" takes a folder
+            as it is, even if it is divided.
+        limit: the largest number of images; a fixed random choice is taken.
     Raises:
-        DataError: no such source, or it cannot be read.
-        ConfigError: an option out of its range.
+        DataError: there is no such source, or it cannot be read.
+        ConfigError: an option is out of its range.
     """
     return find(
         source, LoadOptions(size, max_size, channels, conditional, workers, root, download, split, limit)
@@ -65,10 +74,10 @@ def load(
 
 
 def find(source: str, options: LoadOptions) -> Source:
-    """Pictures as `load` gives them; with `options.stream`, those of a very large folder stay on disk (`StreamedSet`).
+    """The images that `load` gives; with `options.stream`, those of a very large folder stay on disk (`StreamedSet`).
 
     Raises:
-        DataError: no such source, or it cannot be read.
+        DataError: there is no such source, or it cannot be read.
     """
     images = resolve(source)(options)
     notes = images.notes
@@ -77,7 +86,7 @@ def find(source: str, options: LoadOptions) -> Source:
     if len(images) == options.limit:
         notes += (f"limited to {options.limit:,} of them, a fixed choice",)
     elif len(images) == 1:
-        notes += ("one image: a model of it learns to reproduce that one picture, nothing else",)
+        notes += ("a single image: a model trained on it learns to reproduce that image and nothing else",)
     if canonical(source) in SETS and (path := Path(split_off(source)[0])).exists():
-        notes += (f"'{path}' is the data set of that name; './{path}' is what is here under it",)
+        notes += (f"'{path}' is the data set of that name; './{path}' is the folder or file",)
     return replace(images, name=source, notes=notes)

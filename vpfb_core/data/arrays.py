@@ -1,6 +1,6 @@
-"""`.npy` and `.npz` files of uint8 pictures (N, H, W[, C]) as an `ImageSet`.
+"""`.npy` and `.npz` files of uint8 images (N, H, W[, C]) as an `ImageSet`.
 
-The header is read and its claims are checked before anything is allocated; pickles are never opened.
+The claims of a header are checked before memory is allocated; pickles are never opened.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.stacking import stack_array
 from vpfb_core.errors import DataError
 
-_LARGEST_HEADER = 10_000  # bytes, as numpy itself allows
+_LARGEST_HEADER = 10_000  # bytes, numpy's own limit
 ENDINGS = frozenset({".npy", ".npz"})
 _SHAPE = "images are uint8 arrays of shape (N, H, W) or (N, H, W, C) with C = 1, 3 or 4"
 
 
 def load_arrays(path: Path, options: LoadOptions) -> ImageSet:
-    """The pictures of an .npy file, or of an .npz file with `images` (or a single array), `labels` and `classes`.
+    """The images of an .npy file, or of an .npz file with `images` (or a single array), `labels` and `classes`.
 
-    `labels` is (N,) whole numbers, −1 unknown: positions in `classes`, an array of names, where there is one, else
-    the classes are the numbers that occur.
+    `labels` is (N,) integers, −1 where unknown. They are positions in `classes`, an array of names, if the file has
+    one; otherwise the classes are the numbers that occur.
 
     Raises:
-        DataError: damaged, truncated, foreign, of another dtype or shape, or `conditional` without labels.
+        DataError: the file is damaged, truncated, not a NumPy file, of another dtype or shape, or has no labels for
+            `conditional`.
     """
     arrays = read_arrays(path)
-    pixels = _pictures(path, arrays)
+    pixels = _images(path, arrays)
     rows = options.rows(len(pixels))
     labels: torch.Tensor | None = None
     groups: tuple[ConditionGroup, ...] = ()
     if options.conditional:
         if "labels" not in arrays:
-            raise DataError(f"'{path}' has no array named 'labels'", hint="add it, or leave --conditional out")
+            raise DataError(f"'{path}' has no array named 'labels'", hint="add it, or omit --conditional")
         labels, group = _labels(path, arrays, len(pixels))
         labels, groups = labels[rows], (group,)
 
@@ -54,7 +55,7 @@ def load_arrays(path: Path, options: LoadOptions) -> ImageSet:
     planes = options.channels or min(depth, 3)
     size = options.size or choose_size([(width, height)], count, planes, options.max_size)
     taken = stack_array(pixels, size=size, channels=options.channels, workers=options.workers)
-    # Grey arrays are as often characters as photographs, and a mirrored 3 is not a 3.
+    # Grey arrays often hold characters, and a mirrored 3 is not a 3.
     flips = taken.images.shape[1] == 3
     return ImageSet(str(path), taken.images, labels, groups, flips=flips, notes=taken.notes)
 
@@ -63,7 +64,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npy file (under the name "images") or an .npz file, by name.
 
     Raises:
-        DataError: not such a file, damaged, truncated, or larger than `MAX_BYTES`.
+        DataError: the file is damaged, truncated, not a NumPy file, or larger than `MAX_BYTES`.
     """
     try:
         with path.open("rb") as file:
@@ -89,11 +90,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npy(stream: IO[bytes], length: int, what: str) -> np.ndarray:
-    """One array from a stream of `length` bytes, header included."""
+    """One array from a stream of `length` bytes, header included; `what` names it in messages."""
     version = np.lib.format.read_magic(stream)
     digits = 2 if version == (1, 0) else 4
     claim = stream.read(digits)
-    if int.from_bytes(claim, "little") > _LARGEST_HEADER:  # of an archive, it would be unpacked first
+    if int.from_bytes(claim, "little") > _LARGEST_HEADER:  # in an archive it would be unpacked first
         raise DataError(f"{what} is damaged: its header claims {int.from_bytes(claim, 'little'):,} bytes")
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = header(io.BytesIO(claim + stream.read(int.from_bytes(claim, "little"))))
@@ -103,30 +104,32 @@ def _read_npy(stream: IO[bytes], length: int, what: str) -> np.ndarray:
     if min(shape, default=0) < 0 or size > MAX_BYTES:
         raise DataError(f"{what} claims the shape {shape} of {dtype}, more than {MAX_BYTES / 2**30:g} GiB")
     if size > length:
-        raise DataError(f"{what} is truncated: {shape} of {dtype} takes {size:,} bytes, the file has {length:,}")
+        raise DataError(f"{what} is truncated: {shape} of {dtype} needs {size:,} bytes, the file has {length:,}")
     data = stream.read(size)
     if len(data) < size:
-        raise DataError(f"{what} is truncated: {shape} of {dtype} takes {size:,} bytes, only {len(data):,} are there")
+        raise DataError(
+            f"{what} is truncated: {shape} of {dtype} needs {size:,} bytes, the file has only {len(data):,}"
+        )
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _pictures(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """The pictures among the arrays of a file, uint8 (N, H, W, C)."""
+def _images(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The images among the arrays of a file, uint8 (N, H, W, C)."""
     names = [name for name in arrays if name not in ("labels", "classes")]
     name = "images" if "images" in arrays else names[0] if len(names) == 1 else None
     if name is None:
         there = f"the arrays {listed(list(arrays))}" if arrays else "no arrays"
-        raise DataError(f"'{path}' has {there}: which are the images?", hint="name them 'images'")
+        raise DataError(f"'{path}' has {there}, and none named 'images'", hint="name the array of images 'images'")
     pixels = arrays[name]
     wrong = f"'{path}' holds {pixels.dtype} of shape {pixels.shape}"
     if pixels.dtype != np.uint8:
-        hint = "images in [0, 1] become uint8 by (255 * images).round().astype('uint8')"
+        hint = "convert images in [0, 1] by (255 * images).round().astype('uint8')"
         raise DataError(wrong, hint=hint if pixels.dtype.kind == "f" else _SHAPE)
     if 0 in pixels.shape or pixels.ndim not in (3, 4):
         raise DataError(wrong, hint=_SHAPE)
     if pixels.ndim == 3:
         if pixels.shape[2] in (1, 3, 4):
-            raise DataError(f"{wrong}, which looks like a single picture (H, W, C)", hint=_SHAPE)
+            raise DataError(f"{wrong}, which looks like a single image (H, W, C)", hint=_SHAPE)
         pixels = pixels[..., None]
     if pixels.shape[3] not in (1, 3, 4):
         first = pixels.shape[1] in (1, 3, 4)
@@ -138,20 +141,20 @@ def _labels(path: Path, arrays: dict[str, np.ndarray], count: int) -> tuple[torc
     labels = arrays["labels"]
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DataError(
-            f"'{path}': labels are {labels.dtype} of shape {labels.shape}, not whole numbers of shape ({count},)"
+            f"'{path}': labels are {labels.dtype} of shape {labels.shape}, not integers of shape ({count},)"
         )
     labels = labels.astype(np.int64)
     if labels.min() < -1:
-        raise DataError(f"'{path}': label {labels.min()} is negative", hint="-1 is unknown, classes start at 0")
+        raise DataError(f"'{path}': label {labels.min()} is negative", hint="classes start at 0; -1 means unknown")
     if "classes" not in arrays:
         values = np.unique(labels[labels >= 0])
         if not len(values):
-            raise DataError(f"'{path}': all labels are -1, unknown")
+            raise DataError(f"'{path}': all labels are -1 (unknown)")
         labels = np.where(labels < 0, -1, np.searchsorted(values, labels))
         return torch.from_numpy(labels)[:, None], ConditionGroup("class", tuple(map(str, values.tolist())))
     names = arrays["classes"]
     if names.dtype.kind != "U" or names.ndim != 1 or len(set(names.tolist())) != len(names):
-        raise DataError(f"'{path}': classes are {names.dtype} of shape {names.shape}, not a list of different names")
+        raise DataError(f"'{path}': classes are {names.dtype} of shape {names.shape}, not a list of distinct names")
     if labels.max() >= len(names):
         raise DataError(f"'{path}': label {labels.max()} has no name among the {len(names)} classes")
     return torch.from_numpy(labels)[:, None], ConditionGroup("class", tuple(names.tolist()))

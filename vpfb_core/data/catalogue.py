@@ -1,25 +1,31 @@
-"""What a source string means: the name of a known set, a folder or a file.
+"""What a source string means: the name of a data set, a folder or a file.
 
-A set is known by being in `SETS`. A bare word in it is that set, even where a folder of that name exists; `./digits`
-is always a path. `NAME:train` and `NAME:test` choose a split; `shuffled:SOURCE` is a control made of any other source.
+A bare word in `SETS` is that data set, even where a folder of that name exists; `./digits` is always a path.
+`NAME:train` and `NAME:test` choose a split; `shuffled:SOURCE` is a control made of any other source.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
+import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from vpfb_core.data import arrays, builtin, controls, decoding, folder, shapes, torchvision_sets
-from vpfb_core.data.download import Files
+import torch
+
+from vpfb_core.data import arrays, decoding, folder, sets
+from vpfb_core.data.images import ImageSet
 from vpfb_core.data.labelling import TABLE
 from vpfb_core.data.load_options import SPLITS, LoadOptions
+from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import Source
-from vpfb_core.data.splits import split as split_by_pixels
+from vpfb_core.data.splits import split as split_source
 from vpfb_core.errors import DataError
+from vpfb_core.machine.noise import generator
 
 Loader = Callable[[LoadOptions], Source]
 
@@ -28,46 +34,21 @@ TEST_FRACTION, _TEST_SEED = 0.2, 0  # of the sets that come without a split
 _HELD_OUT_FOLDERS = {"test", "val", "valid", "validation"}
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A set known by name.
-
-    Attributes:
-        summary: what it is, in one line.
-        load: how it is loaded.
-        images: how many it has (in its training split), where that is fixed.
-        shape: (C, H, W) of its pictures, where all have one.
-        classes: their names, () where it has none; None where only its files name them.
-        files: where it is stored, with a split of its own; None for a set that comes with the package, without one.
-    """
-
-    summary: str
-    load: Callable[[LoadOptions], Source]
-    images: int | None = None
-    shape: tuple[int, int, int] | None = None
-    classes: tuple[str, ...] | None = None
-    files: Files | None = None
+def registered() -> dict[str, NamedSet]:
+    """The data sets of all modules in `sets`, by name; controls come last."""
+    modules = [
+        importlib.import_module(f"{sets.__name__}.{found.name}") for found in pkgutil.iter_modules(sets.__path__)
+    ]
+    named: list[NamedSet] = [entry for module in modules for entry in module.SETS]
+    return {entry.name: entry for entry in sorted(named, key=lambda entry: entry.control)}
 
 
-SETS: dict[str, Entry] = {
-    "digits": Entry(
-        "handwritten digits, in the package", builtin.load_digits, 1_797, (1, 8, 8), torchvision_sets.DIGITS
-    ),
-    "shapes": Entry(
-        "one shape an image, drawn from a seed, of any size", shapes.load_shapes, shapes.COUNT, None, shapes.CLASSES
-    ),
-    **{
-        known.name: Entry(known.summary, known.load, known.images, known.shape, known.classes, known.files)
-        for known in torchvision_sets.KNOWN
-    },
-    "noise": Entry("control: independent random pixels, of any size", controls.load_noise, controls.COUNT, None, ()),
-    "constant": Entry("control: one colour an image, of any size", controls.load_constant, controls.COUNT, None, ()),
-}
-ALIASES = {"cifar": "cifar10"}
+SETS = registered()
+ALIASES = {alias: entry.name for entry in SETS.values() for alias in entry.aliases}
 
 
 def resolve(source: str) -> Loader:
-    """The loader for what a person typed: a name in `SETS`, or a path, perhaps with a split.
+    """The loader for what a user typed: a name in `SETS`, or a path, perhaps with a split.
 
     Raises:
         DataError: there is no such set, split, folder or file, or the file is of no kind that can be read.
@@ -75,33 +56,33 @@ def resolve(source: str) -> Loader:
     if source == SHUFFLED:
         raise DataError(f"'{source}' names no set to shuffle", hint=f"for example {SHUFFLED}mnist")
     if source.startswith(SHUFFLED):
-        return partial(controls.load_shuffled, resolve(source.removeprefix(SHUFFLED)))
+        return partial(_load_shuffled, resolve(source.removeprefix(SHUFFLED)))
     name, split = split_off(source)
     if (known := ALIASES.get(name, name)) in SETS:
-        return partial(_load_known, known, split)
+        return partial(_load_named, SETS[known], split)
     if (path := _existing(source)) is not None:
         return _path_loader(path)
     if split is not None and (path := _existing(name)) is not None:
         if not (path / split).is_dir():
-            raise DataError(f"'{name}' has no sub-folder '{split}'", hint=f"'{name}' alone is all of it")
+            raise DataError(f"'{name}' has no sub-folder '{split}'", hint=f"'{name}' alone takes all of it")
         return partial(folder.load_folder, path / split)
     raise _unknown(source)
 
 
 def split_off(source: str) -> tuple[str, str | None]:
-    """ "mnist:test" → ("mnist", "test"); without a split → (source, None)."""
+    """Name and split of a source: "mnist:test" → ("mnist", "test"); without a split → (source, None)."""
     name, colon, split = source.rpartition(":")
     return (name, split) if colon and split in SPLITS else (source, None)
 
 
 def canonical(source: str) -> str:
-    """The one spelling of a set's name, without alias and split: whether two sources are the same set."""
+    """The name of a set without alias and split, by which two sources are recognised as one set."""
     name, _ = split_off(source)
     return ALIASES.get(name, name)
 
 
 def has_splits(source: str) -> bool:
-    """Whether a source comes divided into train and test: a set with a split of its own, or such a folder."""
+    """Whether a source has train and test splits: a named set with splits of its own, or a folder that is divided."""
     if (known := SETS.get(canonical(source))) is not None:
         return known.files is not None
     path = _existing(split_off(source)[0])
@@ -113,8 +94,7 @@ def is_path(source: str) -> bool:
     return source in (".", "..", "~") or "/" in source or os.sep in source
 
 
-def _load_known(name: str, split: str | None, options: LoadOptions) -> Source:
-    entry = SETS[name]
+def _load_named(entry: NamedSet, split: str | None, options: LoadOptions) -> Source:
     if options.split == "all":
         options = replace(options, split=None)
     if entry.files is not None:
@@ -122,20 +102,33 @@ def _load_known(name: str, split: str | None, options: LoadOptions) -> Source:
     if split is not None:
         return _fixed_part(entry, split, options)
     images = entry.load(options)
-    if options.split == "test" and name not in ("noise", "constant"):
-        note = f"'{name}' has no test split, so this is all of it ('{name}:test' is a fixed fifth)"
+    if options.split == "test" and not entry.control:
+        note = f"'{entry.name}' has no test split, so this is all of it ('{entry.name}:test' is a fixed fifth)"
         return replace(images, notes=(*images.notes, note))
     return images
 
 
-def _fixed_part(entry: Entry, split: str, options: LoadOptions) -> Source:
-    """The fifth, or the rest, of a set without a split: chosen at its own size, so the same pictures at any."""
-    train, test = split_by_pixels(entry.load(LoadOptions()), TEST_FRACTION, _TEST_SEED)
+def _fixed_part(entry: NamedSet, split: str, options: LoadOptions) -> Source:
+    """The test fifth, or the rest, of a set without splits.
+
+    It is chosen at the set's own size, so that the same images are in it at any size.
+    """
+    train, test = split_source(entry.load(LoadOptions()), TEST_FRACTION, _TEST_SEED)
     rows = test if split == "test" else train
     part = entry.load(replace(options, limit=None)).subset(rows[options.rows(len(rows))])
     return replace(
         part, notes=(*part.notes, f"{len(part):,} of them, from a fixed split into {len(train)} and {len(test)}")
     )
+
+
+def _load_shuffled(load: Loader, options: LoadOptions) -> ImageSet:
+    """The images of another source, the pixels of each in a random order of its own: same colours, no structure."""
+    original = load(options).in_memory()
+    images = original.images.clone()
+    for i, image in enumerate(images):
+        pixels = image.flatten(1)
+        pixels[:] = pixels[:, torch.randperm(pixels.shape[1], generator=generator(0, "shuffled", i))]
+    return replace(original, images=images, notes=(*original.notes, "the pixels of each image are shuffled"))
 
 
 def _path_loader(path: Path) -> Loader:
@@ -153,7 +146,7 @@ def _path_loader(path: Path) -> Loader:
 
 
 def _load_folder(path: Path, options: LoadOptions) -> Source:
-    """A folder; of one that is divided into train and test only one side, which nobody means as two classes."""
+    """A folder, or one side of a folder that is divided into train and test, which are not two classes."""
     if options.split == "all" or not _is_divided(path):
         return folder.load_folder(path, options)
     chosen = options.split or "train"
@@ -164,7 +157,7 @@ def _load_folder(path: Path, options: LoadOptions) -> Source:
 
 
 def _is_divided(path: Path) -> bool:
-    """Whether a folder holds train and test (perhaps validation too) and no other pictures or labels."""
+    """Whether a folder holds train and test (perhaps validation too) and no other images or labels."""
     try:
         entries = [entry for entry in os.scandir(path) if not entry.name.startswith(".")]
         folders = {entry.name for entry in entries if entry.is_dir()}
@@ -175,7 +168,7 @@ def _is_divided(path: Path) -> bool:
 
 
 def _existing(source: str) -> Path | None:
-    """The path that source names, if there is something."""
+    """The path that the source names, if it exists."""
     try:
         path = Path(source)
         if source.startswith("~") and not path.exists():

@@ -1,7 +1,7 @@
-"""One image file → one 8-bit picture: grey or colour, upright, laid over white; or the reason why not.
+"""Decoding of one image file to 8 bits, grey or colour, upright, over white; or the reason why it cannot be decoded.
 
-Files come from anywhere: a picture's size is checked before its pixels are allocated, only formats that Pillow decodes
-itself are tried (EPS would start Ghostscript), and nothing global in Pillow is changed.
+Files may come from anywhere: an image's size is checked before its pixels are allocated, only formats that Pillow
+decodes itself are tried (EPS would start Ghostscript), and no global setting of Pillow is changed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
-_FORMATS = {  # Pillow's name → endings
+_FORMATS = {  # Pillow's name of a format → endings
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "GIF": (".gif",),
@@ -35,25 +35,15 @@ _FORMATS = {  # Pillow's name → endings
 }
 ENDINGS = frozenset(ending for endings in _FORMATS.values() for ending in endings)
 _GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
-_ORIENTATION = 0x0112  # the EXIF tag; its values 2–8 and what sets such a picture upright
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class UnreadableError(Exception):
-    """One picture cannot be read; the message is the reason in a few words. Never leaves this package."""
+    """One image cannot be read; the message is the reason in a few words. It never leaves this package."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself: (width, height) in pixels as stored, and whether its format can only hold grey."""
+    """shape: (width, height) in pixels as stored; grey: whether the stored format can only hold grey."""
 
     shape: tuple[int, int]
     grey: bool
@@ -63,33 +53,33 @@ def read_header(path: Path) -> Header:
     """The header of an image file, without decoding it.
 
     Raises:
-        UnreadableError: not an image, or one that claims more than `MAX_PIXELS`.
+        UnreadableError: the file is not an image, or claims more than `MAX_PIXELS`.
     """
     with _opened(path) as image:
         return Header(image.size, image.mode in _GREY_MODES)
 
 
 def read_picture(path: Path, size: int) -> Image.Image:
-    """An image file's first frame, upright, of mode L or RGB.
+    """The first frame of an image file, upright, in mode L or RGB.
 
     Args:
-        size: the side wanted in the end: a JPEG is decoded at the smallest eighth that still has twice as much.
+        path: the file.
+        size: the side that is needed; a JPEG is decoded at the smallest eighth of its size that is twice that or more.
     Raises:
-        UnreadableError: not an image, damaged, truncated, or one that claims more than `MAX_PIXELS`.
+        UnreadableError: the file is not an image, damaged, truncated, or claims more than `MAX_PIXELS`.
     """
     with _opened(path) as image:
         image.draft(None, (2 * size, 2 * size))  # None keeps the mode
         image.load()
-        picture = eight_bit(image)
-        turn = _UPRIGHT.get(_orientation(image))
-        return picture if turn is None else picture.transpose(turn)
+        _set_upright(image)
+        return eight_bit(image)
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """Any loaded picture as mode L or RGB: 16 bits scaled to 8, palette looked up, transparency laid over white.
+    """A loaded image in mode L or RGB: 16 bits scaled to 8, palette looked up, transparency laid over white.
 
     Raises:
-        UnreadableError: numbers that no scale is known for.
+        UnreadableError: the values have no known scale.
     """
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_narrow(np.asarray(image)))
@@ -101,14 +91,14 @@ def eight_bit(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def warnings_silenced() -> Iterator[None]:
-    """Keeps Pillow's remarks on odd files (bombs, broken EXIF) off the terminal; enter it in the main thread only."""
+    """Suppress Pillow's warnings about odd files (bombs, broken EXIF). To be entered in the main thread only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:
-    """Whole numbers in [0, 65535] or fractions in [0, 1] → uint8, rounded."""
+    """Integers in [0, 65535] or floats in [0, 1] → uint8, rounded."""
     low, high = values.min(), values.max()
     if values.dtype.kind == "f":
         if not (low >= 0 and high <= 1):
@@ -119,12 +109,14 @@ def _narrow(values: np.ndarray) -> np.ndarray:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a loaded picture (Pillow has already turned a TIFF and then says 1)."""
+def _set_upright(image: Image.Image) -> None:
+    """Turn a loaded image as its EXIF orientation says; Pillow has already done so with a TIFF."""
     try:
-        return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF around good pixels: as it is stored
-        return 1
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # broken EXIF around good pixels: the image stays as it is stored
+        return
 
 
 @cache
@@ -135,14 +127,14 @@ def _formats() -> list[str]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file as Pillow opens it, its claimed size checked; whatever goes wrong becomes an `UnreadableError`."""
+    """The file as Pillow opens it, with its claimed size checked; every exception becomes an `UnreadableError`."""
     try:
         with Image.open(path, formats=_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise UnreadableError(f"claims {width}×{height} pixels, more than {MAX_PIXELS // 10**6} million")
+                raise UnreadableError(f"claims {width}x{height} pixels, more than {MAX_PIXELS // 10**6} million")
             if width * height < 1:
-                raise UnreadableError(f"claims {width}×{height} pixels")
+                raise UnreadableError(f"claims {width}x{height} pixels")
             yield image
     except UnreadableError:
         raise
@@ -155,11 +147,11 @@ def _reason(error: Exception, path: Path) -> str:
         case PermissionError():
             return "no permission to read it"
         case FileNotFoundError():
-            return "it is gone, or the file it links to is"
+            return "it does not exist, or the file it links to does not"
         case Image.DecompressionBombError():
             return f"claims more than {MAX_PIXELS // 10**6} million pixels"
         case MemoryError():
-            return "too large for the memory"
+            return "too large for memory"
         case UnidentifiedImageError():
             return "not an image" if _size(path) else "empty file"
     words = " ".join(str(error).split())[:80]
@@ -169,5 +161,5 @@ def _reason(error: Exception, path: Path) -> str:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # it has gone since
+    except OSError:  # removed since
         return 0

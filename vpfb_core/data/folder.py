@@ -1,4 +1,4 @@
-"""A folder of image files of any kind and nesting, or one image file: decoded, or left to be read while training."""
+"""Loading of a folder of image files of any kind and nesting, or of one image file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from vpfb_core.errors import DataError
 
 
 def load_folder(root: Path, options: LoadOptions) -> Source:
-    """Every image below a folder, in the order of their paths.
+    """All images below a folder, in the order of their paths.
 
-    With `options.stream`, a folder of very many files is not decoded now but read while training goes on.
+    With `options.stream`, a very large folder is not decoded now but read during training.
 
     Raises:
-        DataError: no images, more than 5 % of them unreadable, or `conditional` without classes.
+        DataError: the folder has no images, more than 5 % of them are unreadable, or it has no classes for
+            `conditional`.
     """
     found = list_images(root)
     if not found.files:
@@ -34,26 +35,33 @@ def load_folder(root: Path, options: LoadOptions) -> Source:
         unread = f"; unreadable: {described(found.skipped)}" if found.skipped else ""
         raise DataError(
             f"no images in '{root}'{others}{unread}",
-            hint="images are found in sub-folders too, by their ending: .png, .jpg, .webp, .gif, .tif, …",
+            hint="images are found by their ending, also in sub-folders: .png, .jpg, .webp, .gif, .tif, ...",
         )
     return _load(root, found, options)
 
 
 def load_image_file(path: Path, options: LoadOptions) -> Source:
-    """One image file, as a set of one.
+    """A set of one image file.
 
     Raises:
-        DataError: the file is unreadable, or `conditional`: one picture has no classes.
+        DataError: the file is unreadable, or `conditional` is set: one image has no classes.
     """
     if options.conditional:
-        raise DataError(f"'{path}' is a single image and has no classes", hint="leave --conditional out")
+        raise DataError(f"'{path}' is a single image and has no classes", hint="omit --conditional")
     return _load(path.parent, Listing(files=[path.name], sizes={path.name: path.stat().st_size}), options)
 
 
 @dataclass
 class Listing:
-    """What a folder holds: image files (relative, with slashes) and their sizes in bytes, others by ending, what could
-    not be listed, and links that lead out of the folder."""
+    """What a folder holds.
+
+    Attributes:
+        files: image files, relative to the folder, with slashes.
+        sizes: of the image files, in bytes.
+        others: number of other files, by ending.
+        skipped: (name, reason) of what could not be listed.
+        outside: links that lead out of the folder.
+    """
 
     files: list[str] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -63,10 +71,10 @@ class Listing:
 
 
 def list_images(root: Path) -> Listing:
-    """The image files below root, sorted; names that start with a dot are left out.
+    """The image files below root, sorted, without names that start with a dot.
 
-    Links to folders are followed, after all real folders and never into a folder seen before, so that loops end and a
-    picture keeps the name of the folder that it is really in.
+    Links to folders are followed after all real folders and never into a folder seen before, so that loops end and an
+    image is listed under the folder that it is really in.
 
     Raises:
         DataError: root itself cannot be listed.
@@ -112,7 +120,7 @@ def list_images(root: Path) -> Listing:
 
 
 def _file_type(entry: os.DirEntry[str]) -> tuple[int, int, str]:
-    """Mode and size of what an entry leads to (0: nothing), and why it would be no file to read."""
+    """Mode and size of what an entry leads to (0 for nothing), and why it would not be a readable file."""
     try:
         status = entry.stat()
         return status.st_mode, status.st_size, "not a regular file"
@@ -123,10 +131,10 @@ def _file_type(entry: os.DirEntry[str]) -> tuple[int, int, str]:
 
 
 def load_files(root: Path, found: Listing, labels: Labels | None, options: LoadOptions) -> Source:
-    """The image files of a listing, with their labels: all of them, whatever `options.limit` says.
+    """All image files of a listing, with their labels; `options.limit` has been applied to it.
 
     Raises:
-        DataError: more than 5 % of them are unreadable.
+        DataError: more than 5 % of the files are unreadable.
     """
     if too_large(len(found.files), options):
         return stream(root, found.files, [found.sizes[file] for file in found.files], labels, options, found.skipped)
@@ -135,11 +143,11 @@ def load_files(root: Path, found: Listing, labels: Labels | None, options: LoadO
 
 def _load(root: Path, found: Listing, options: LoadOptions) -> Source:
     chosen = replace(found, files=[found.files[i] for i in options.rows(len(found.files)).tolist()])
-    labels = read_labels(root, chosen.files) if options.conditional else None  # first: it fails fast
+    labels = read_labels(root, chosen.files) if options.conditional else None  # before decoding, because it fails fast
     images = load_files(root, chosen, labels, options)
     notes = list(images.notes)
     if found.outside:
-        notes.append(f"links that lead out of the folder, and are followed: {listed(found.outside)}")
+        notes.append(f"links that lead out of the folder and are followed: {listed(found.outside)}")
     if others := found.others - Counter([Path(TABLE).suffix] if labels else []):
         notes.append(f"ignored other files: {_counted(others)}")
     return replace(images, notes=(*notes, *(labels.notes if labels else ())))
@@ -148,7 +156,7 @@ def _load(root: Path, found: Listing, options: LoadOptions) -> Source:
 def _decode(
     root: Path, files: list[str], labels: Labels | None, options: LoadOptions, skipped: list[tuple[str, str]]
 ) -> ImageSet:
-    """All of the files, in memory; `skipped` could not even be listed."""
+    """All of the files, in memory; `skipped` are those that could not be listed."""
     total = len(files) + len(skipped)
     with warnings_silenced():
         size, only_grey = options.size, False

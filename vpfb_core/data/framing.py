@@ -1,4 +1,4 @@
-"""The size of the training pictures, and how any picture is brought to it: centre-crop, then antialiased resize."""
+"""The size of training images, and how any image is brought to it: centre crop, then antialiased resize."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from statistics import median_low
 from PIL import Image
 
 SIZES = (8, 16, 32, 64, 128, 256)
-MAX_BYTES = 8 * 2**30  # of pictures held in memory
+MAX_BYTES = 8 * 2**30  # of images held in memory
 
 
 def choose_size(shapes: Collection[tuple[int, int]], count: int, planes: int, max_size: int | None) -> int:
-    """The side in pixels at which a set is held when nobody named one.
+    """The side in pixels at which a set is held when the user named none.
 
-    The pictures' own size where all are squares of one size, else the largest of `SIZES` that the median short side
-    reaches; in both cases at least 8, at most `max_size` (256 when None), and no more than fits into `MAX_BYTES`.
+    It is the images' own size where all are squares of one size, else the largest of `SIZES` that the median short side
+    reaches. In both cases it is at least 8 and at most `max_size` (256 when None), and all images fit into `MAX_BYTES`.
 
     Args:
-        shapes: (width, height) of the pictures.
-        count: how many pictures there are.
-        planes: colour planes held a picture.
+        shapes: (width, height) of the images.
+        count: number of images.
+        planes: colour planes per image.
+        max_size: the largest side that may be chosen.
     """
     fitting = math.isqrt(MAX_BYTES // (count * planes))
     limit = max(SIZES[0], min(max_size or SIZES[-1], fitting))
@@ -33,10 +34,11 @@ def choose_size(shapes: Collection[tuple[int, int]], count: int, planes: int, ma
 
 
 def square(picture: Image.Image, size: int) -> Image.Image:
-    """The centre square of an L or RGB picture at `size` × `size` pixels.
+    """The centre square of an L or RGB image at `size` × `size` pixels.
 
-    Lanczos, whose support grows with the reduction (antialiased); large reductions are first averaged over whole
-    blocks down to three times the size, which is much faster and looks the same. No resampling where none is needed.
+    The filter is Lanczos, whose support grows with the reduction (antialiased). Large reductions are first averaged
+    over whole blocks down to three times the size, which is much faster and looks the same. An image that has the size
+    already is not resampled.
     """
     width, height = picture.size
     side = min(width, height)

@@ -1,4 +1,4 @@
-"""What an image folder says of its pictures' classes: `attributes.csv`, or the names of its sub-folders."""
+"""Classes of the images of a folder: from `attributes.csv`, or from the names of its sub-folders."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TABLE = "attributes.csv"
 MOST_ATTRIBUTES = 1_000
 LARGEST_TABLE = 2**30  # bytes
 _VALUES = {"0": 0, "1": 1, "-1": 0, "": -1, "0.0": 0, "1.0": 1, "-1.0": 0}  # pandas writes 1.0 beside empty fields
-_EXAMPLE = "the first line is like file,smiling,glasses and each other line like a/001.jpg,1,0 (empty: unknown)"
+_EXAMPLE = "the first line looks like file,smiling,glasses and every other like a/001.jpg,1,0 (empty: unknown)"
 
 
 @dataclass(frozen=True)
 class Labels:
-    """labels int64 (N, G) for the G groups, −1 unknown; notes in plain words."""
+    """labels: int64 (N, G) for the G groups, −1 where unknown; notes: how they were found, in plain words."""
 
     labels: Tensor
     groups: tuple[ConditionGroup, ...]
@@ -34,10 +34,10 @@ class Labels:
 
 
 def read_labels(root: Path, files: Sequence[str]) -> Labels:
-    """The labels of files (paths relative to root, with slashes): from `attributes.csv` if there is one.
+    """The labels of files (paths relative to root, with slashes), from `attributes.csv` if the folder has one.
 
     Raises:
-        DataError: there is neither a table nor at least two sub-folders, or the table is wrong (with the line).
+        DataError: there is neither a table nor two sub-folders, or the table is invalid (with the line).
     """
     table = root / TABLE
     return _from_table(table, files) if table.exists() else _from_folders(root, files)
@@ -50,13 +50,13 @@ def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:
-    """a, b, c, d, e, … and 7 more."""
+    """The names in one line: "a, b, c, d, e, ... and 7 more"."""
     rest = len(names) - limit
-    return ", ".join(names[:limit]) + (f", … and {rest:,} more" if rest > 0 else "")
+    return ", ".join(names[:limit]) + (f", ... and {rest:,} more" if rest > 0 else "")
 
 
 def printable(name: str) -> str:
-    """A file's name for a message: bytes that are no text, and control characters, are written as escapes."""
+    """A file's name for a message: bytes that are not text, and control characters, become escapes."""
     return name if name.isprintable() else name.encode("unicode_escape").decode()
 
 
@@ -66,15 +66,15 @@ def _from_folders(root: Path, files: Sequence[str]) -> Labels:
     if len(names) < 2:
         found = f"only one sub-folder with images, '{printable(names[0])}'" if names else "no sub-folders with images"
         raise DataError(
-            f"'{root}' names no classes: it has no {TABLE} and {found}",
-            hint=f"put each class in its own sub-folder, add {TABLE}, or leave --conditional out",
+            f"'{root}' has no classes: it has no {TABLE} and {found}",
+            hint=f"put each class in its own sub-folder, add {TABLE}, or omit --conditional",
         )
     index = {name: i for i, name in enumerate(names)}
     labels = torch.tensor([[-1 if parent is None else index[parent]] for parent in parents])
     shown = tuple(printable(name) for name in names)
     notes = [f"{len(names)} classes from the sub-folder names: {listed(shown, 12)}"]
     if loose := parents.count(None):
-        notes.append(f"images outside of any sub-folder, without a class: {loose:,}")
+        notes.append(f"images outside any sub-folder, without a class: {loose:,}")
     return Labels(labels, (ConditionGroup("class", shown),), tuple(notes))
 
 
@@ -92,9 +92,9 @@ def _from_table(path: Path, files: Sequence[str]) -> Labels:
     notes = [f"{len(attributes)} attributes from {TABLE}: {listed(attributes, 12)}"]
     on_disk = set(wanted)
     if absent := [printable(name) for name in rows if name not in on_disk]:
-        notes.append(f"files in {TABLE} that are not there: {len(absent):,} ({listed(absent)})")
+        notes.append(f"files in {TABLE} that do not exist: {len(absent):,} ({listed(absent)})")
     if missing := [printable(file) for file, name in zip(files, wanted, strict=True) if name not in rows]:
-        notes.append(f"images not in {TABLE}, of unknown attributes: {len(missing):,} ({listed(missing)})")
+        notes.append(f"images not in {TABLE}, with unknown attributes: {len(missing):,} ({listed(missing)})")
     groups = tuple(ConditionGroup(name, (f"~{name}", name)) for name in attributes)
     return Labels(labels, groups, tuple(notes))
 
@@ -106,7 +106,7 @@ class _Row:
 
 
 def _parse(path: Path) -> tuple[list[str], dict[str, _Row]]:
-    """The attributes' names and, by file, their values (0, 1 or −1 unknown) with the line they stand on."""
+    """The names of the attributes and, by file, the line and the values (0, 1, or −1 for unknown)."""
     lines = _lines(path)
     _, header = next(lines, (1, []))
     attributes = [cell.strip() for cell in header[1:]]
@@ -120,7 +120,7 @@ def _parse(path: Path) -> tuple[list[str], dict[str, _Row]]:
                 f"{path}: line 1: attribute name '{name}' is empty, starts with ~, or occurs twice", hint=_EXAMPLE
             )
     rows: dict[str, _Row] = {}
-    minus: dict[str, int] = {}  # attribute → the first line with −1, with 0
+    minus: dict[str, int] = {}  # attribute → the first line with −1 (here) or 0 (below)
     zero: dict[str, int] = {}
     for line, cells in lines:
         if len(cells) != len(header):
@@ -134,7 +134,8 @@ def _parse(path: Path) -> tuple[list[str], dict[str, _Row]]:
         for name, cell in zip(attributes, (cell.strip() for cell in cells[1:]), strict=True):
             if cell not in _VALUES:
                 raise DataError(
-                    f"{path}: line {line}: {name} is '{printable(cell[:40])}'", hint="write 1, 0 (or -1), or nothing"
+                    f"{path}: line {line}: {name} is '{printable(cell[:40])}'",
+                    hint="write 1, 0 (or -1), or leave the field empty",
                 )
             if cell.startswith("-"):
                 minus.setdefault(name, line)
@@ -153,7 +154,7 @@ def _parse(path: Path) -> tuple[list[str], dict[str, _Row]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields) of each line that is not blank."""
+    """Line number and fields of each line that is not blank."""
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_TABLE:
             raise DataError(f"{path} cannot be read: it is not a file of at most {LARGEST_TABLE / 2**30:g} GiB")
@@ -174,6 +175,6 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _plain(name: str) -> str:
-    """One spelling a file: composed characters (macOS stores decomposed ones), no leading ./"""
+    """The spelling by which a file is found: composed characters (macOS stores decomposed ones), no leading ./"""
     name = unicodedata.normalize("NFC", name.strip())
     return posixpath.normpath(name) if name else ""

@@ -1,4 +1,4 @@
-"""The pictures of many files, decoded when they are asked for."""
+"""The images of many files, decoded on demand."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from vpfb_core.data.stacking import write_picture
 from vpfb_core.data.unreadable import tolerable, too_many_so_far
 from vpfb_core.errors import DataError
 
-KEPT_BYTES = 2 * 2**30  # of decoded pictures, where all of a set take no more
+KEPT_BYTES = 2 * 2**30  # decoded images are kept where all of a set need at most this
 
 
 class Reader:
-    """Pictures by number, for several threads at once.
+    """Images by row, for several threads at once.
 
-    Where all of them take at most `KEPT_BYTES`, each is decoded once and kept; else it is decoded each time. Which of
-    the two happens is not seen in what comes back.
+    If all images need at most `KEPT_BYTES`, each is decoded once and kept; otherwise it is decoded each time. The
+    result is the same.
 
     Args:
         root: the folder.
-        files: of the pictures, relative to root.
-        shape: (C, S, S) to which each is brought.
-        unreadable: number → reason of those that are known to be unreadable.
+        files: the image files, relative to root.
+        shape: (C, S, S) to which each image is brought.
+        unreadable: (row, reason) of the files that are known to be unreadable.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Reader:
         self.root, self.files, self.shape = root, files, shape
         self.bytes = len(files) * math.prod(shape)
         self.keeps = self.bytes <= KEPT_BYTES
-        # The system gives memory for what is written only, so this grows with what has been read.
+        # The operating system allocates a page when it is first written, so this grows with what has been read.
         self._pixels = np.empty((len(files) if self.keeps else 0, *shape), np.uint8)
         self._kept = np.zeros(len(files), bool)
         self._tried = np.zeros(len(files), bool)
@@ -53,12 +53,12 @@ class Reader:
 
     @property
     def unreadable(self) -> list[tuple[str, str]]:
-        """(file, reason) of those that could not be read until now, by file."""
+        """(file, reason) of the files that could not be read so far, sorted by file."""
         with self._lock:
             return sorted((self.files[i], reason) for i, reason in self._unreadable.items())
 
     def take(self, i: int) -> np.ndarray | None:
-        """Picture i, uint8 (C, S, S), not to be written to; None if its file cannot be read.
+        """Image i, uint8 (C, S, S), which must not be written to; None if its file cannot be read.
 
         Raises:
             DataError: the folder is gone, or too many of its files cannot be read.
@@ -89,7 +89,7 @@ class Reader:
                 self._unreadable[i] = reason
 
     def _require_folder(self) -> None:
-        """Nothing is wrong with a file whose folder was moved, or whose disk was taken away."""
+        """Raise if the whole folder is gone, moved or unmounted: then the file itself is not to blame."""
         try:
             with os.scandir(self.root) as entries:
                 if next(entries, None) is not None:
@@ -97,8 +97,8 @@ class Reader:
         except OSError:
             pass
         raise DataError(
-            f"the folder '{self.root}' was there and is gone",
-            hint="bring it back as it was; --resume auto then goes on from the last saved step",
+            f"the folder '{self.root}' has disappeared",
+            hint="restore it as it was; --resume auto then continues from the last saved step",
         )
 
     def _require_readable(self) -> None:

@@ -1,4 +1,4 @@
-"""Many pictures of any size and colour → one uint8 tensor of squares, decoded by threads, in a fixed order."""
+"""Decoding of many images of any size and colour, by threads, into one uint8 tensor of squares, in a fixed order."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from vpfb_core.errors import DataError
 
 Result = TypeVar("Result")
 
-CHROMA = 12  # largest − smallest of R, G, B above which a pixel has colour; the noise of a grey JPEG stays below
-FEW = 0.01  # share of coloured pictures up to which a set is grey
-_THREADS = 16  # at most, when nobody says: a thread may hold one whole large picture
-_CHUNK = 64  # pictures a task
+CHROMA = 12  # a pixel has colour if the largest of R, G, B exceeds the smallest by more; a grey JPEG's noise does not
+FEW = 0.01  # fraction of coloured images up to which a set is grey
+_THREADS = 16  # the largest number chosen: each thread may hold one whole large image
+_CHUNK = 64  # images per task of a thread
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Attributes:
-    images: uint8 (N, C, S, S).
-    kept: the index of each of them among the pictures asked for, increasing.
-    skipped: (index, reason) of the others.
-    notes: in plain words, what was done.
+    """Images of one size.
+
+    Attributes:
+        images: uint8 (N, C, S, S).
+        kept: the index of each image among those that were asked for, increasing.
+        skipped: (index, reason) of the unreadable ones.
+        notes: what was done, in plain words.
     """
 
     images: Tensor
@@ -42,7 +44,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class _Taken:
-    """What happened to one picture: its shape before framing, and whether it has colour; or the reason it has none."""
+    """One image: its (width, height) before framing and whether it has colour, or the reason why it cannot be read."""
 
     shape: tuple[int, int] = (0, 0)
     coloured: bool = False
@@ -50,12 +52,12 @@ class _Taken:
 
 
 def thread_count(workers: int) -> int:
-    """How many threads `workers` means: 0 is one a processor, within bounds."""
+    """The number of threads for `workers`: 0 is one per processor, at most `_THREADS`."""
     return workers or min(os.cpu_count() or 1, _THREADS)
 
 
 def in_order(work: Callable[[int], Result], count: int, workers: int) -> Iterator[Result]:
-    """work(0), work(1), … work(count − 1), run by `workers` threads (0: one a processor)."""
+    """work(0), work(1), … work(count − 1) in this order, run by `workers` threads (`thread_count`)."""
     threads = thread_count(workers)
     step = max(1, min(_CHUNK, count // (4 * threads)))
     chunks = [range(start, min(start + step, count)) for start in range(0, count, step)]
@@ -73,16 +75,17 @@ def stack(
     only_grey: bool = False,
     workers: int = 0,
 ) -> Stack:
-    """Reads, frames and stacks pictures.
+    """Read, frame and stack images.
 
     Args:
-        read: index → picture of mode L or RGB, or raises UnreadableError; called from several threads.
-        count: how many there are.
+        read: index → image of mode L or RGB, or raises UnreadableError; called from several threads.
+        count: number of images.
         size: S, the side in pixels.
-        channels: 1 or 3 forces C; None takes 3 if more than `FEW` of the pictures have colour, else 1.
-        only_grey: the caller knows that no picture has colour.
+        channels: 1 or 3 forces C; None takes 3 if more than a fraction `FEW` of the images have colour, else 1.
+        only_grey: whether it is known that no image has colour.
+        workers: threads that decode; 0 is one per processor.
     Raises:
-        DataError: the pictures would take more than `MAX_BYTES`.
+        DataError: the images would take more than `MAX_BYTES`.
     """
     pixels = _allocated(count, channels or (1 if only_grey else 3), size)
 
@@ -97,7 +100,7 @@ def stack(
     kept = tuple(i for i, taken in enumerate(outcomes) if taken.reason is None)
     skipped = tuple((i, taken.reason) for i, taken in enumerate(outcomes) if taken.reason is not None)
     if skipped:
-        for target, i in enumerate(kept):  # in place: the set may be as large as the memory
+        for target, i in enumerate(kept):  # in place, as the set may fill the memory
             pixels[target] = pixels[i]
         pixels = pixels[: len(kept)]
 
@@ -107,10 +110,10 @@ def stack(
 
 
 def stack_array(pixels: np.ndarray, *, size: int, channels: int | None, workers: int = 0) -> Stack:
-    """The same for pictures in an array, uint8 (N, H, W, C) with C in {1, 3, 4}; fast where they have the size already.
+    """As `stack`, for images in an array, uint8 (N, H, W, C) with C in {1, 3, 4}; fast if they have the size already.
 
     Raises:
-        DataError: the pictures would take more than `MAX_BYTES`.
+        DataError: the images would take more than `MAX_BYTES`.
     """
     count, height, width, depth = pixels.shape
     if (height, width) != (size, size) or depth == 4:
@@ -135,23 +138,23 @@ def stack_array(pixels: np.ndarray, *, size: int, channels: int | None, workers:
 
 
 def _allocated(count: int, planes: int, size: int) -> np.ndarray:
-    """Room for the pictures, uint8 (count, planes, size, size)."""
+    """Memory for the images, uint8 (count, planes, size, size)."""
     if (needed := count * planes * size * size) > MAX_BYTES:
         gibibytes = f"{needed / 2**30:.1f} GiB, more than the {MAX_BYTES / 2**30:g} GiB allowed"
-        raise DataError(f"{count:,} images of {size}×{size} would take {gibibytes}", hint="choose a smaller --size")
+        raise DataError(f"{count:,} images of {size}x{size} would take {gibibytes}", hint="choose a smaller --size")
     return np.empty((count, planes, size, size), np.uint8)
 
 
 def _coloured_or_grey(pixels: np.ndarray, coloured: int, channels: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The pictures (N, 3, S, S) in grey (N, 1, S, S) if nobody forced the channels and few have colour; and a note."""
+    """The images (N, 3, S, S) in grey (N, 1, S, S) if `channels` is None and few of them have colour; and a note."""
     if channels is not None or pixels.shape[1] == 1 or coloured > FEW * len(pixels):
         return pixels, ()
-    note = f"{coloured} of them in colour, read as grey (--channels 3 keeps the colour)"
+    note = f"{coloured} of them are in colour and read as grey (--channels 3 keeps the colour)"
     return _all_luma(pixels), ((note,) if coloured else ())
 
 
 def write_picture(picture: Image.Image, target: np.ndarray) -> bool:
-    """Writes an L or RGB picture of S×S to target, uint8 (C, S, S); returns whether it has colour."""
+    """Write an L or RGB image of S×S pixels to target, uint8 (C, S, S); return whether it has colour."""
     pixels = np.asarray(picture)
     if pixels.ndim == 2:
         target[:] = pixels
@@ -162,14 +165,14 @@ def write_picture(picture: Image.Image, target: np.ndarray) -> bool:
 
 
 def _has_colour(planes: np.ndarray) -> np.ndarray:
-    """(..., 3, H, W) → bool (...): whether some pixel is more than `CHROMA` away from grey."""
+    """Whether some pixel of each image (..., 3, H, W) is more than `CHROMA` away from grey, bool (...)."""
     red, green, blue = (planes[..., i, :, :] for i in range(3))
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     return spread.max(axis=(-2, -1)) > CHROMA
 
 
 def _luma(planes: np.ndarray) -> np.ndarray:
-    """(..., 3, H, W) → (..., 1, H, W): ITU-R 601 luma in Pillow's whole numbers, exact where R = G = B."""
+    """ITU-R 601 luma, (..., 3, H, W) → (..., 1, H, W), in Pillow's integer arithmetic: exact where R = G = B."""
     red, green, blue = (planes[..., i : i + 1, :, :].astype(np.uint32) for i in range(3))
     return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)
 
@@ -184,8 +187,8 @@ def _all_luma(pixels: np.ndarray) -> np.ndarray:
 def _described(shapes: list[tuple[int, int]], size: int, planes: int) -> tuple[str, ...]:
     count = f"{len(shapes):,} {'colour' if planes == 3 else 'grey'} image{'s' if len(shapes) != 1 else ''}"
     if all(shape == (size, size) for shape in shapes):
-        return (f"{count} of {size}×{size}",)
+        return (f"{count} of {size}x{size}",)
     how = "resized" if all(width == height for width, height in shapes) else "centre-cropped and resized"
     small = sum(min(shape) < size for shape in shapes)
-    enlarged = (f"{small:,} of them smaller than {size}×{size} and enlarged",) if small else ()
-    return (f"{count}, {how} to {size}×{size} (Lanczos)", *enlarged)
+    enlarged = (f"{small:,} of them are smaller than {size}x{size} and were enlarged",) if small else ()
+    return (f"{count}, {how} to {size}x{size} (Lanczos)", *enlarged)

@@ -1,7 +1,7 @@
-"""Folders of too many pictures to decode first, or too large ones to hold: read while training goes on.
+"""Folders with too many images to decode first, or too large to hold in memory: read during training.
 
-Only a sample is looked at before the first step. It is chosen by the names of the files, so that the same folder is
-always judged by the same files.
+Only a sample is read before the first step. It is chosen by the names of the files, so that size, colour and statistics
+of a folder always come from the same files.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from vpfb_core.data.stacking import in_order, stack
 from vpfb_core.data.streamed_batches import StreamedBatches
 from vpfb_core.data.unreadable import TOLERATED, counted, tolerable, too_many, too_many_so_far
 
-STREAMED_FILES = 20_000  # a folder of more is read while training
-SAMPLE = 1_000  # files that tell size, colour and statistics
-MOST_HELD_OUT = 1_024  # images, which are decoded before the first step
+STREAMED_FILES = 20_000  # a folder of more files is streamed
+SAMPLE = 1_000  # files from which size, colour and statistics are found
+MOST_HELD_OUT = 1_024  # images; they are decoded before the first step
 
 
 @dataclass(frozen=True, eq=False)
 class StreamedSet:
-    """Pictures that are on disk; the names are those of an `ImageSet`, which `subset` gives.
+    """A source (`Source`) whose images stay on disk.
 
     Attributes:
-        name: the source as the person typed it.
-        reader: of the N pictures.
+        name: the source as the user typed it.
+        reader: of the N images.
         sizes: of their files, in bytes.
-        sample: uint8 (M, C, S, S), some of the pictures, to take statistics from.
-        labels: int64 (N, G), one column a condition group, −1 where unknown; None without conditions.
+        sample: uint8 (M, C, S, S), some of the images, from which statistics are computed.
+        labels: int64 (N, G), one column per condition group, −1 where unknown; None without conditions.
         groups: the G condition groups; () when labels is None.
-        flips: whether a left-right flip of a picture still looks like one of the set.
-        notes: in plain words, what was decided or left out on the way.
+        flips: whether a mirrored image is as likely as the image itself.
+        notes: what was decided or left out while loading, in plain words.
         unlisted: (file, reason) of what could not be opened when the folder was listed; not among the N.
-        workers: threads that decode; 0 is one a processor.
+        workers: threads that decode; 0 is one per processor.
     """
 
     name: str
@@ -67,35 +67,35 @@ class StreamedSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, S, S) of each picture."""
+        """(C, S, S) of each image."""
         return self.reader.shape
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The source file of each picture, relative to the folder, readable or not."""
+        """The file of each image, relative to the folder, readable or not."""
         return tuple(printable(file) for file in self.reader.files)
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
-        """(file, reason) of each unreadable file met until now; it grows while pictures are read."""
+        """(file, reason) of each unreadable file met so far; it grows while images are read."""
         return tuple((printable(file), reason) for file, reason in (*self.unlisted, *self.reader.unreadable))
 
     def in_memory(self) -> ImageSet:
-        """All of the pictures that can be read."""
+        """All images that can be read."""
         return self.subset(torch.arange(len(self)))
 
-    def subset(self, index: Tensor) -> ImageSet:
-        """The pictures at `index`, int64 (M,) or bool (N,), in memory, in that order; unreadable ones are left out.
+    def subset(self, rows: Tensor) -> ImageSet:
+        """The images at `rows`, int64 (M,) or bool (N,), in memory and in that order; unreadable ones are left out.
 
         Raises:
             DataError: the folder is gone, or too many of its files cannot be read.
         """
-        rows = torch.arange(len(self))[index].tolist()
+        wanted = torch.arange(len(self))[rows].tolist()
         with warnings_silenced():
-            taken = list(in_order(lambda k: self.reader.take(rows[k]), len(rows), self.workers))
-        kept = [row for row, pixels in zip(rows, taken, strict=True) if pixels is not None]
-        pictures = [pixels for pixels in taken if pixels is not None]
-        images = np.stack(pictures) if pictures else np.empty((0, *self.shape), np.uint8)
+            taken = list(in_order(lambda k: self.reader.take(wanted[k]), len(wanted), self.workers))
+        kept = [row for row, pixels in zip(wanted, taken, strict=True) if pixels is not None]
+        readable = [pixels for pixels in taken if pixels is not None]
+        images = np.stack(readable) if readable else np.empty((0, *self.shape), np.uint8)
         return ImageSet(
             name=self.name,
             images=torch.from_numpy(images),
@@ -134,15 +134,17 @@ class StreamedSet:
 
 
 def too_large(count: int, options: LoadOptions) -> bool:
-    """Whether a folder of so many image files is read while training, where the caller allows that."""
-    size = options.size or 0  # a size that is not named is chosen so that the pictures fit
+    """Whether a folder of `count` image files is streamed, if the caller allows that."""
+    size = options.size or 0  # a size that is not given is chosen so that the images fit
     needed = count * (options.channels or 3) * size * size
     return options.stream and (count > STREAMED_FILES or needed > MAX_BYTES)
 
 
 def first_by_hash(files: Sequence[str], count: int, key: str) -> list[int]:
-    """`count` of the files, by number, increasing: chosen by a hash of (key, name), so nearly the same after files come
-    or go."""  # fmt: skip
+    """Indices of `count` of the files, increasing.
+
+    They are chosen by a hash of (key, name), so that the choice hardly changes when files are added or removed.
+    """
 
     def rank(i: int) -> bytes:
         return hashlib.blake2b(f"{key}:".encode() + os.fsencode(files[i]), digest_size=8).digest()
@@ -158,17 +160,17 @@ def stream(
     options: LoadOptions,
     unlisted: Sequence[tuple[str, str]],
 ) -> StreamedSet:
-    """A set of many files, after a look at `SAMPLE` of them.
+    """A streamed set of many files, of which `SAMPLE` are read now.
 
     Args:
         root: the folder.
         files: image files, relative to root, sorted.
         sizes: of the files, in bytes.
         labels: of the files.
-        options: size and channels, if they are not to be found out.
+        options: size and channels; if they are None, they are found from the sample.
         unlisted: (file, reason) of what could not be opened when the folder was listed.
     Raises:
-        DataError: too many of the sample cannot be read, or could not be opened in the first place.
+        DataError: too many files of the sample cannot be read, or too many could not be opened.
     """
     if len(unlisted) > TOLERATED * (len(files) + len(unlisted)):
         raise too_many(root, unlisted, len(files) + len(unlisted))
@@ -189,10 +191,10 @@ def stream(
 
     reader = Reader(root, files, (taken.images.shape[1], size, size), unreadable)
     notes = [
-        f"{len(files):,} image files, read while training; of {len(chosen):,} looked at: {'; '.join(taken.notes)}",
-        f"each is decoded once and kept in memory, {reader.bytes / 2**30:.1f} GiB in the end"
+        f"{len(files):,} image files, read during training; a sample of {len(chosen):,}: {'; '.join(taken.notes)}",
+        f"each is decoded once and kept in memory, up to {reader.bytes / 2**30:.1f} GiB"
         if reader.keeps
-        else f"each is decoded anew in every epoch; all of them would take {reader.bytes / 2**30:.1f} GiB of memory",
+        else f"each is decoded again in every epoch; all of them would need {reader.bytes / 2**30:.1f} GiB of memory",
         f"at most {MOST_HELD_OUT:,} of them are held out, and exact copies of those are not trained on",
     ]
     if unread := [*unlisted, *reader.unreadable]:
@@ -211,7 +213,7 @@ def stream(
 
 
 def _common_size(paths: Sequence[Path], options: LoadOptions) -> int:
-    """The side in pixels that fits the pictures of these files; 8 if none can be read."""
+    """The side in pixels that is chosen for the images of these files; 8 if none can be read."""
 
     def header(k: int) -> Header | None:
         try:
@@ -221,5 +223,5 @@ def _common_size(paths: Sequence[Path], options: LoadOptions) -> int:
 
     headers = in_order(header, len(paths), options.workers)
     shapes = [found.shape for found in headers if found is not None]
-    # Not all of the pictures will be in memory, so their number limits nothing.
+    # The images are not all in memory, so their number does not limit the size.
     return choose_size(shapes, 1, options.channels or 3, options.max_size) if shapes else 8

@@ -1,4 +1,4 @@
-"""Image files that cannot be read: how many are tolerated, and how they are told."""
+"""Image files that cannot be read: how many are tolerated, and how they are reported."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from pathlib import Path
 from vpfb_core.data.labelling import listed, printable
 from vpfb_core.errors import DataError
 
-TOLERATED = 0.05  # share of unreadable image files up to which they are skipped
-_FEWEST = 200  # files to have been read before a part of a folder speaks for the rest of it
+TOLERATED = 0.05  # fraction of unreadable image files up to which they are skipped
+_FEWEST = 200  # files to try before a part of a folder says something about the rest of it
 _HINT = f"remove or repair them; up to {TOLERATED:.0%} unreadable files are skipped"
 
 
 def described(unread: Sequence[tuple[str, str]]) -> str:
-    """(file, reason) pairs in one line; file names may hold bytes that are no text."""
+    """(file, reason) pairs in one line; file names may hold bytes that are not text."""
     return listed([f"{printable(file)} ({reason})" for file, reason in unread])
 
 
 def counted(unread: Sequence[tuple[str, str]]) -> str:
-    """How many unreadable files, and which: "2 unreadable files: a.png (truncated), b.png (empty file)"."""
+    """The number of unreadable files, and which: "2 unreadable files: a.png (truncated), b.png (empty file)"."""
     return f"{len(unread):,} unreadable file{'s' if len(unread) > 1 else ''}: {described(unread)}"
 
 
 def table(unread: Sequence[tuple[str, str]]) -> bytes:
-    """A CSV file of all of them: file, reason."""
+    """A CSV file of (file, reason) pairs."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("file", "reason"), *unread])
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def too_many(root: Path, unread: Sequence[tuple[str, str]], total: int) -> DataError:
-    """The error of a folder of `total` image files that were all tried."""
+    """The error for a folder of `total` image files, all of which were tried."""
     count = "none" if len(unread) == total else f"only {total - len(unread):,}"
     files = "image file" if total == 1 else "image files"
     return DataError(
@@ -43,7 +43,7 @@ def too_many(root: Path, unread: Sequence[tuple[str, str]], total: int) -> DataE
 
 
 def too_many_so_far(root: Path, unread: Sequence[tuple[str, str]], tried: int) -> DataError:
-    """The error of a folder of which only `tried` image files were tried yet."""
+    """The error for a folder of which `tried` image files were tried so far."""
     return DataError(
         f"{len(unread):,} of the {tried:,} image files read so far in '{root}' cannot be read: {described(unread)}",
         hint=_HINT,
@@ -51,10 +51,10 @@ def too_many_so_far(root: Path, unread: Sequence[tuple[str, str]], tried: int) -
 
 
 def tolerable(unread: int, tried: int, total: int) -> bool:
-    """Whether a folder of `total` files may hold no more than `TOLERATED` unreadable ones.
+    """Whether a folder of `total` files is compatible with a fraction `TOLERATED` of unreadable ones.
 
-    `tried` of them were drawn at random. Three standard deviations of such a draw are left to chance, so that a folder
-    with four bad files in a hundred is not refused on the way; none are once every file was tried.
+    `tried` of the files were drawn at random. The limit is three standard deviations of such a draw above the expected
+    number, so that a folder with 4 % unreadable files is not refused on the way; it is exact once every file was tried.
     """
     if tried < min(_FEWEST, total):
         return True

@@ -39,7 +39,7 @@ def test_arrays_of_the_right_size_are_kept_to_the_bit(saved, colour):
         assert torch.equal(found.images, torch.from_numpy(colour.transpose(0, 3, 1, 2).copy()))
         assert found.labels is None
         assert found.files is None
-        assert found.notes == ("6 colour images of 12×12",)
+        assert found.notes == ("6 colour images of 12x12",)
 
 
 def test_grey_arrays_with_and_without_a_channel_axis_are_the_same(saved, colour):
@@ -104,8 +104,8 @@ def test_labels_are_positions_in_classes_where_these_are_given(saved, colour):
         ({"labels": np.full(6, -2)}, "label -2 is negative"),
         ({"labels": np.full(6, -1)}, "all labels are -1"),
         ({"labels": np.full(6, 2), "classes": np.array(["a", "b"])}, "label 2 has no name among the 2 classes"),
-        ({"labels": np.zeros(6, int), "classes": np.array(["a", "a"])}, "not a list of different names"),
-        ({"labels": np.zeros(6, int), "classes": np.arange(3)}, "not a list of different names"),
+        ({"labels": np.zeros(6, int), "classes": np.array(["a", "a"])}, "not a list of distinct names"),
+        ({"labels": np.zeros(6, int), "classes": np.arange(3)}, "not a list of distinct names"),
     ],
 )
 def test_wrong_labels_are_refused_and_only_when_asked_for(saved, colour, arrays, message):
@@ -126,7 +126,7 @@ def test_wrong_labels_are_refused_and_only_when_asked_for(saved, colour, arrays,
         (np.zeros((4, 0, 8), np.uint8), "(4, 0, 8)"),
         (np.zeros((8, 8), np.uint8), "(8, 8)"),
         (np.zeros((), np.uint8), "()"),
-        (np.zeros((8, 8, 3), np.uint8), "single picture"),
+        (np.zeros((8, 8, 3), np.uint8), "single image"),
         (np.zeros((4, 3, 8, 8), np.uint8), "(4, 3, 8, 8)"),
         (np.zeros((4, 8, 8, 2), np.uint8), "(4, 8, 8, 2)"),
         (np.zeros((1, 4, 8, 8, 3), np.uint8), "(1, 4, 8, 8, 3)"),
@@ -150,7 +150,7 @@ def test_channels_first_and_fractions_get_the_line_that_mends_them(saved):
 
 
 def test_an_archive_whose_images_cannot_be_told_is_refused(saved, colour):
-    with pytest.raises(DataError, match="the arrays x, y: which are the images"):
+    with pytest.raises(DataError, match="the arrays x, y, and none named 'images'"):
         data.load(saved(x=colour, y=colour))
     with pytest.raises(DataError, match="no arrays"):
         data.load(saved())

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from vpfb_core import data
+from vpfb_core.data import catalogue, sets
 from vpfb_core.errors import DataError
 
 
@@ -71,7 +74,7 @@ def test_one_picture_loads_and_the_notes_say_what_that_means(tmp_path, good):
     for source in (tmp_path, tmp_path / "good000.png"):
         found = data.load(str(source))
         assert found.images.shape == (1, 3, 40, 40)
-        assert "reproduce that one picture" in " ".join(found.notes)
+        assert "reproduce that image" in " ".join(found.notes)
         assert found.files == ("good000.png",)
 
 
@@ -190,3 +193,23 @@ def test_a_folder_of_other_sub_folders_has_no_splits(tmp_path, good, monkeypatch
 def test_a_folder_whose_name_ends_like_a_split_is_that_folder(divided, good):
     good(divided.parent / "photos:test", 2)
     assert len(data.load("photos:test")) == 2
+
+
+# --- additions --------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_data_set_takes_one_file(tmp_path, monkeypatch):
+    (tmp_path / "stripes.py").write_text(
+        "import torch\n"
+        "from vpfb_core.data import ImageSet, LoadOptions, NamedSet\n"
+        "def load_stripes(options: LoadOptions) -> ImageSet:\n"
+        "    return ImageSet('stripes', torch.arange(8, dtype=torch.uint8).expand(20, 1, 8, 8))\n"
+        "SETS = (NamedSet('stripes', 'stripes', load_stripes),)\n"
+    )
+    before = list(catalogue.SETS)
+    monkeypatch.setattr(sets, "__path__", [*sets.__path__, str(tmp_path)])
+    found = catalogue.registered()
+    monkeypatch.delitem(sys.modules, "vpfb_core.data.sets.stripes")
+    assert [name for name in found if name != "stripes"] == before
+    monkeypatch.setitem(catalogue.SETS, "stripes", found["stripes"])
+    assert data.load("stripes:test").shape == (1, 8, 8)

@@ -178,7 +178,7 @@ def test_reasons_say_what_is_wrong(tmp_path, monkeypatch):
     assert reason(b"") == "empty file"
     assert reason(b"dear diary") == "not an image"
     assert reason(jpeg.getvalue()[:-700]) == "truncated"
-    with pytest.raises(UnreadableError, match="gone"):
+    with pytest.raises(UnreadableError, match="does not exist"):
         read_picture(tmp_path / "nowhere.png", 8)
 
     def locked(*_: object, **__: object) -> None:

@@ -89,7 +89,7 @@ def test_an_interrupted_download_leaves_nothing(tmp_path):
 
 
 def test_nothing_is_fetched_where_that_is_not_allowed(tmp_path):
-    with pytest.raises(DataError, match=r"'x' is not in .*, and downloading is off") as caught:
+    with pytest.raises(DataError, match=r"'x' is not in .*, and downloading is disabled") as caught:
         located("x", FILES, "test", LoadOptions(root=tmp_path / "root", download=False), whole)
     assert "put set/b into" in caught.value.hint
     assert list(tmp_path.iterdir()) == []

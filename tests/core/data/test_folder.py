@@ -25,7 +25,7 @@ def defects(tmp_path, good, claiming, quadrants):
         "empty.png": (b"", "empty file"),
         "text.png": (b"<html>404</html>", "not an image"),
         "huge.png": (claiming(60000, 60000), "claims more than 100 million pixels"),
-        "large.png": (claiming(12000, 9000), "claims 12000×9000 pixels, more than 100 million"),
+        "large.png": (claiming(12000, 9000), "claims 12000x9000 pixels, more than 100 million"),
         "sub/cut.gif": (b"GIF89a\x08\0\x08\0\x80\0\0", None),
     }
     (tmp_path / "sub").mkdir()
@@ -66,8 +66,8 @@ def test_a_folder_with_every_defect_loads_and_names_what_it_left_out(defects):
     assert found.images.shape == (206, 3, 16, 16)
     assert found.flips
     notes = "\n".join(found.notes)
-    assert "206 colour images, centre-cropped and resized to 16×16" in notes
-    assert "201 of them smaller than 16×16 and enlarged" in notes
+    assert "206 colour images, centre-cropped and resized to 16x16" in notes
+    assert "201 of them are smaller than 16x16 and were enlarged" in notes
     assert "skipped 9 unreadable files: " in notes
     assert "ignored other files: 1 without ending, 1 .txt" in notes
 
@@ -170,7 +170,7 @@ def test_up_to_one_percent_of_colour_pictures_leave_a_set_grey_with_a_note(tmp_p
     Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "red.png")
     found = data.load(str(tmp_path))
     assert found.images.shape == (121, 1, 8, 8)
-    assert "1 of them in colour, read as grey" in " ".join(found.notes)
+    assert "1 of them are in colour and read as grey" in " ".join(found.notes)
     red = found.images[found.files.index("red.png")]
     assert red.unique().tolist() == [76]  # 0.299 · 255
     assert data.load(str(tmp_path), channels=3).images.shape == (121, 3, 8, 8)
@@ -185,7 +185,7 @@ def test_the_noise_of_a_grey_jpeg_is_not_colour(tmp_path):
 def test_pictures_that_would_not_fit_into_memory_are_refused_before_they_are_read(tmp_path, good, monkeypatch):
     good(tmp_path, 20)
     monkeypatch.setattr(stacking, "MAX_BYTES", 20 * 3 * 16 * 16 - 1)
-    with pytest.raises(DataError, match=r"20 images of 16×16 would take") as caught:
+    with pytest.raises(DataError, match=r"20 images of 16x16 would take") as caught:
         data.load(str(tmp_path), size=16)
     assert "--size" in caught.value.hint
 

@@ -21,7 +21,7 @@ def test_sub_folder_names_are_classes_in_natural_order_at_any_depth(tmp_path, go
     assert labels["good000.png"] == -1
     notes = "\n".join(found.notes)
     assert "3 classes from the sub-folder names: 2, 10, apple" in notes
-    assert "images outside of any sub-folder, without a class: 2" in notes
+    assert "images outside any sub-folder, without a class: 2" in notes
 
 
 def test_without_conditional_a_folder_has_no_labels(tmp_path, good):
@@ -35,7 +35,7 @@ def test_without_conditional_a_folder_has_no_labels(tmp_path, good):
 @pytest.mark.parametrize("sub_folder", ["", "only"])
 def test_a_folder_with_neither_table_nor_classes_is_an_error(tmp_path, good, sub_folder):
     good(tmp_path / sub_folder, 2)
-    with pytest.raises(DataError, match="names no classes") as caught:
+    with pytest.raises(DataError, match="has no classes") as caught:
         data.load(str(tmp_path), conditional=True)
     assert "attributes.csv" in caught.value.hint
 
@@ -72,7 +72,7 @@ def test_attributes_are_groups_of_absent_and_present(table):
     assert found.labels.tolist() == [[1, 0], [0, 1], [-1, 1], [-1, -1], [0, 1]]
     notes = "\n".join(found.notes)
     assert "2 attributes from attributes.csv: old, red hair" in notes
-    assert "images not in attributes.csv, of unknown attributes: 1 (good002.png)" in notes
+    assert "images not in attributes.csv, with unknown attributes: 1 (good002.png)" in notes
     assert "ignored" not in notes
 
 
@@ -90,7 +90,7 @@ def test_the_table_wins_over_sub_folders(table):
 
 
 def test_files_of_the_table_that_are_not_there_are_noted(table):
-    assert "files in attributes.csv that are not there: 2 (x.png, y.png)" in "\n".join(
+    assert "files in attributes.csv that do not exist: 2 (x.png, y.png)" in "\n".join(
         table("file,old\ngood000.png,1\nx.png,1\ny.png,0\n").notes
     )
 

@@ -11,7 +11,7 @@ from shapes_reader import read
 from torch import Tensor
 
 from vpfb_core import data
-from vpfb_core.data import shapes
+from vpfb_core.data.sets import shapes
 from vpfb_core.errors import ConfigError, DataError
 
 
@@ -31,7 +31,7 @@ def test_shapes_are_ten_thousand_colour_pictures_of_16_pixels() -> None:
     found = data.load("shapes")
     assert found.images.shape == (10_000, 3, 16, 16)
     assert (found.labels, found.groups, found.flips) == (None, (), False)
-    assert "10,000 colour images of 16×16" in found.notes[0]
+    assert "10,000 colour images of 16x16" in found.notes[0]
 
 
 def test_the_attributes_are_four_groups_whose_class_names_are_all_different() -> None:
@@ -159,7 +159,7 @@ def test_without_leaves_out_exactly_what_it_names(drawn: data.ImageSet) -> None:
     ("without", "message"),
     [
         ([("circle", "purple")], "no class 'purple'"),
-        ([("red", "blue")], "red and blue: they exclude each other"),
+        ([("red", "blue")], "red and blue: the classes exclude each other"),
         ([("left",), ("right",)], "no shape is left without left and right"),
     ],
 )
@@ -169,7 +169,7 @@ def test_leaving_out_what_cannot_be_is_refused(without: list[tuple[str, ...]], m
 
 
 def test_a_size_or_number_that_cannot_be_drawn_is_refused() -> None:
-    with pytest.raises(ConfigError, match="7×7"):
+    with pytest.raises(ConfigError, match="7x7"):
         data.load("shapes", size=7)
     with pytest.raises(DataError, match=r"29\.3 GiB"):
         data.load("shapes", size=1024)

@@ -63,7 +63,7 @@ def test_the_mask_is_cropped_and_resized_with_the_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (halves(8, 9), "9×8 pixels, but .*8×8"),
+        (halves(8, 9), "9x8 pixels, but .*8x8"),
         (np.full((8, 8), 255, np.uint8), "white everywhere"),
         (np.zeros((8, 8), np.uint8), "black everywhere"),
     ],

@@ -99,7 +99,7 @@ class TestPictures:
         assert streamed.shape == (1, 12, 12)
         assert looked_at == sampled
         assert streamed.sample.shape == (20, 1, 12, 12)
-        assert "of 20 looked at: 20 grey images of 12×12" in streamed.notes[0]
+        assert "a sample of 20: 20 grey images of 12x12" in streamed.notes[0]
         late = next(i for i, name in enumerate(names) if name not in sampled)
         assert streamed.subset(torch.tensor([late])).images.unique().tolist() == [76], "luma of pure red"
 
@@ -133,7 +133,7 @@ class TestMemory:
         decoded.clear()
         monkeypatch.setattr(reader, "KEPT_BYTES", 60 * 3 * 8 * 8 - 1)
         streamed = stream(tmp_path)
-        assert "anew" in streamed.notes[1]
+        assert "decoded again in every epoch" in streamed.notes[1]
         for _ in range(2):
             assert torch.equal(streamed.in_memory().images, kept.images)
         assert decoded == Counter(2 * names)
@@ -245,7 +245,7 @@ class TestDefects:
         folder.rename(tmp_path / "elsewhere")
         if how == "emptied":  # as a mount point is, once its disk is gone
             folder.mkdir()
-        with pytest.raises(DataError, match="was there and is gone") as caught:
+        with pytest.raises(DataError, match="has disappeared") as caught:
             streamed.in_memory()
         assert "--resume" in caught.value.hint
         assert not streamed.skipped

@@ -213,7 +213,7 @@ def test_celeba_is_read_while_training_where_that_is_allowed(root, monkeypatch):
 def test_an_image_of_celeba_that_is_gone_is_an_error_among_few(root, monkeypatch):
     miniatures.write_celeba(root, monkeypatch)
     (root / "celeba" / "img_align_celeba" / "000002.jpg").unlink()
-    with pytest.raises(DataError, match=r"000002\.jpg \(it is gone"):
+    with pytest.raises(DataError, match=r"000002\.jpg \(it does not exist"):
         load("celeba")
 
 

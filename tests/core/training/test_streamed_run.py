@@ -264,7 +264,7 @@ def test_a_folder_that_vanishes_stops_the_run_and_once_it_is_back_the_run_goes_o
     config = vpfb.TrainConfig(
         data="imgs", widths=(8, 8), batch_size=16, steps=12, threads=1, sample_every=50, out="run"
     )
-    with pytest.raises(DataError, match="'imgs' was there and is gone"):
+    with pytest.raises(DataError, match="'imgs' has disappeared"):
         vpfb.train(config, on_step=take_away)
     Path("away").rename(folder)
     assert_equal_bit_for_bit(state(train(out="run", resume="auto").run), state(whole.run))

@@ -1,7 +1,7 @@
-"""The sets that torchvision knows, by name: read from the data root, downloaded when they are absent.
+"""The data sets of torchvision: read from the data root, downloaded when they are absent.
 
 MNIST and its relatives are plain bytes and are read without torchvision, whose import takes seconds. CIFAR's files are
-pickles, the one exception to reading none: torchvision opens them only after it has checked their MD5.
+pickles, the only ones that are ever read: torchvision opens them after it has checked their MD5.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from vpfb_core.data.idx import read_idx
 from vpfb_core.data.images import ImageSet
 from vpfb_core.data.labelling import Labels, listed
 from vpfb_core.data.load_options import SPLITS, LoadOptions
+from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import ConditionGroup, Source
 from vpfb_core.data.stacking import stack_array
 from vpfb_core.errors import ConfigError, DataError
 
-DIGITS = tuple("0123456789")
+_DIGITS = tuple("0123456789")
 _LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 _CLOTHES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot",
@@ -38,21 +39,22 @@ _THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 @dataclass(frozen=True)
-class KnownSet:
-    """A set of torchvision's.
+class TorchvisionSet:
+    """How a data set of torchvision is found and read.
 
     Attributes:
-        name: what people type.
+        name: what users type.
         summary: what it is, in one line.
         torchvision: the name of its class in torchvision.datasets.
-        images: how many its training split has.
-        shape: (C, H, W) of its pictures; None where they differ.
+        images: number of images in its training split.
+        shape: (C, H, W) of its images; None where they differ.
         classes: their names in the order of the labels; None where only its files name them.
-        flips: whether a mirrored picture still looks like one of the set.
-        files: where it lies below the data root.
+        flips: whether a mirrored image is as likely as the image itself.
+        files: where it is stored below the data root.
         read: reads one split of it.
         arguments: the arguments of the torchvision class for a split.
-        extra: a package that downloading takes.
+        extra: a package that downloading needs.
+        aliases: other names of the set.
     """
 
     name: str
@@ -63,36 +65,37 @@ class KnownSet:
     classes: tuple[str, ...] | None
     flips: bool
     files: Files
-    read: Callable[[KnownSet, Path, str, LoadOptions], Source]
+    read: Callable[[TorchvisionSet, Path, str, LoadOptions], Source]
     arguments: Callable[[str], dict[str, Any]]
     extra: str | None = None
+    aliases: tuple[str, ...] = ()
 
     def load(self, options: LoadOptions) -> Source:
-        """The split that the options name, "train" if they name none.
+        """The split that the options name, "train" by default.
 
         Raises:
-            DataError: it is absent and cannot be downloaded, or it is damaged.
-            ConfigError: downloading it takes a package that is not installed.
+            DataError: the set is absent and cannot be downloaded, or it is damaged.
+            ConfigError: downloading it needs a package that is not installed.
         """
         split = options.split or "train"
         absent = not self.files.present(data_root(options.root), split)
         if self.extra and absent and options.download and find_spec(self.extra) is None:
             raise ConfigError(
-                f"downloading '{self.name}' takes the package {self.extra}", hint=f"pip install 'vpfb[{self.name}]'"
+                f"downloading '{self.name}' needs the package {self.extra}", hint=f"pip install 'vpfb[{self.name}]'"
             )
         root = located(self.name, self.files, split, options, partial(self.open, split=split, download=True))
         return self.read(self, root, split, options)
 
     def open(self, root: Path, split: str, download: bool = False) -> Any:
-        """The torchvision data set itself."""
+        """The data set as torchvision opens it."""
         from torchvision import datasets
 
         return getattr(datasets, self.torchvision)(str(root), download=download, **self.arguments(split))
 
 
-def _opened(known: KnownSet, root: Path, split: str) -> Any:
-    """The torchvision data set of files that are there."""
-    from torchvision import datasets  # noqa: F401 (a torchvision that cannot be imported says nothing of the files)
+def _opened(known: TorchvisionSet, root: Path, split: str) -> Any:
+    """The data set, opened by torchvision, of files that exist."""
+    from torchvision import datasets  # noqa: F401 (an error of this import is not one of the files)
 
     try:
         return known.open(root, split)
@@ -100,29 +103,38 @@ def _opened(known: KnownSet, root: Path, split: str) -> Any:
         reason = " ".join(str(error).split()).removesuffix(" You can use download=True to download it")
         raise DataError(
             f"'{known.name}' in {root} is damaged or incomplete: {reason}",
-            hint=f"remove {listed(known.files.of(split))} there, and it is downloaded again",
+            hint=f"remove {listed(known.files.of(split))} from that folder to have it downloaded again",
         ) from error
 
 
-def _read_idx(known: KnownSet, root: Path, split: str, options: LoadOptions) -> ImageSet:
-    pictures, labels = known.files.of(split)
-    pixels, classes = read_idx(root / pictures, 3), read_idx(root / labels, 1).astype(np.int64)
-    if known.name == "emnist":  # stored transposed, and the labels of "letters" count from 1
-        pixels, classes = pixels.transpose(0, 2, 1), classes - 1
-    return _from_array(known, pixels[..., None], classes, known.classes or (), options)
+def _read_idx(known: TorchvisionSet, root: Path, split: str, options: LoadOptions) -> ImageSet:
+    pixels, labels = _idx_pair(known, root, split)
+    return _from_array(known, pixels[..., None], labels, known.classes or (), options)
 
 
-def _read_cifar(known: KnownSet, root: Path, split: str, options: LoadOptions) -> ImageSet:
+def _read_letters(known: TorchvisionSet, root: Path, split: str, options: LoadOptions) -> ImageSet:
+    """EMNIST, whose images are stored transposed and whose labels of "letters" count from 1."""
+    pixels, labels = _idx_pair(known, root, split)
+    return _from_array(known, pixels.transpose(0, 2, 1)[..., None], labels - 1, known.classes or (), options)
+
+
+def _idx_pair(known: TorchvisionSet, root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, uint8 (N, H, W), and labels, int64 (N,)."""
+    images, labels = known.files.of(split)
+    return read_idx(root / images, 3), read_idx(root / labels, 1).astype(np.int64)
+
+
+def _read_cifar(known: TorchvisionSet, root: Path, split: str, options: LoadOptions) -> ImageSet:
     dataset = _opened(known, root, split)
     return _from_array(known, dataset.data, np.asarray(dataset.targets, np.int64), dataset.classes, options)
 
 
-def _read_svhn(known: KnownSet, root: Path, split: str, options: LoadOptions) -> ImageSet:
+def _read_svhn(known: TorchvisionSet, root: Path, split: str, options: LoadOptions) -> ImageSet:
     dataset = _opened(known, root, split)
     return _from_array(known, dataset.data.transpose(0, 2, 3, 1), dataset.labels, known.classes or (), options)
 
 
-def _read_celeba(known: KnownSet, root: Path, split: str, options: LoadOptions) -> Source:
+def _read_celeba(known: TorchvisionSet, root: Path, split: str, options: LoadOptions) -> Source:
     dataset = _opened(known, root, split)
     folder = root / "celeba" / "img_align_celeba"
     names = [name.lower() for name in dataset.attr_names if name]  # the header line ends with a space
@@ -130,7 +142,7 @@ def _read_celeba(known: KnownSet, root: Path, split: str, options: LoadOptions) 
     return _from_files(known, folder, dataset.filename, dataset.attr, groups, options)
 
 
-def _read_textures(known: KnownSet, root: Path, split: str, options: LoadOptions) -> Source:
+def _read_textures(known: TorchvisionSet, root: Path, split: str, options: LoadOptions) -> Source:
     folder = root / "dtd" / "dtd"
     table = folder / "labels" / f"{split}1.txt"
     try:
@@ -143,9 +155,9 @@ def _read_textures(known: KnownSet, root: Path, split: str, options: LoadOptions
 
 
 def _from_array(
-    known: KnownSet, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str], options: LoadOptions
+    known: TorchvisionSet, pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str], options: LoadOptions
 ) -> ImageSet:
-    """A set from pixels, uint8 (N, H, W, C), and labels, int64 (N,)."""
+    """A set from pixels, uint8 (N, H, W, C), with labels, int64 (N,)."""
     if len(pixels) != len(labels) or not len(pixels) or not 0 <= labels.min() <= labels.max() < len(classes):
         raise DataError(
             f"'{known.name}' is damaged: {len(pixels)} images, {len(labels)} labels, {len(classes)} classes"
@@ -168,14 +180,14 @@ def _from_array(
 
 
 def _from_files(
-    known: KnownSet,
+    known: TorchvisionSet,
     folder: Path,
     files: Sequence[str],
     labels: Tensor,
     groups: tuple[ConditionGroup, ...],
     options: LoadOptions,
 ) -> Source:
-    """A set of colour photographs from files, relative to a folder, and labels, int64 (N, G)."""
+    """A set of colour photographs from files, relative to a folder, with labels, int64 (N, G)."""
     leading_out = (file for file in files if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts)
     if not files or (outside := next(leading_out, None)) is not None:
         raise DataError(f"'{known.name}' is damaged: its list names {repr(outside) if files else 'no images'}")
@@ -188,7 +200,7 @@ def _from_files(
 
 
 def _bytes(path: Path) -> int:
-    """The size of a file; 0 if it is gone, which reading it will tell."""
+    """The size of a file; 0 if it is gone, which is reported when it is read."""
     try:
         return path.stat().st_size
     except OSError:
@@ -228,52 +240,59 @@ _CELEBA = tuple(
 _TEXTURES = {split: ("dtd/dtd/images", f"dtd/dtd/labels/{split}1.txt") for split in SPLITS}
 _GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
 
-KNOWN = (
-    KnownSet(
-        "mnist", "handwritten digits", "MNIST", 60_000, _GREY, DIGITS, False,
+_ALL = (
+    TorchvisionSet(
+        "mnist", "handwritten digits", "MNIST", 60_000, _GREY, _DIGITS, False,
         _idx_files("MNIST", "train", "t10k", "https://ossci-datasets.s3.amazonaws.com/mnist/", "12 MB"),
         _read_idx, _by_train,
     ),
-    KnownSet(  # not flipped: every shoe points to the left
+    TorchvisionSet(  # not flipped: every shoe points to the left
         "fashion-mnist", "pieces of clothing", "FashionMNIST", 60_000, _GREY, _CLOTHES, False,
         _idx_files("FashionMNIST", "train", "t10k", "https://github.com/zalandoresearch/fashion-mnist", "31 MB"),
         _read_idx, _by_train,
     ),
-    KnownSet(
+    TorchvisionSet(
         "kmnist", "handwritten Japanese characters", "KMNIST", 60_000, _GREY, _KANA, False,
         _idx_files("KMNIST", "train", "t10k", "https://github.com/rois-codh/kmnist", "21 MB"),
         _read_idx, _by_train,
     ),
-    KnownSet(
+    TorchvisionSet(
         "emnist", "handwritten letters", "EMNIST", 124_800, _GREY, _LETTERS, False,
         _idx_files("EMNIST", "emnist-letters-train", "emnist-letters-test",
                    "https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip", "562 MB"),
-        _read_idx, _letters,
+        _read_letters, _letters,
     ),
-    KnownSet(
+    TorchvisionSet(
         "cifar10", "photographs of animals and vehicles; also: cifar", "CIFAR10", 50_000, _COLOUR, _THINGS, True,
         _cifar_files("cifar-10-batches-py", tuple(f"data_batch_{i}" for i in range(1, 6)), "test_batch",
                      "batches.meta", "170 MB"),
-        _read_cifar, _by_train,
+        _read_cifar, _by_train, aliases=("cifar",),
     ),
-    KnownSet(
+    TorchvisionSet(
         "cifar100", "photographs of 100 kinds of things", "CIFAR100", 50_000, _COLOUR, None, True,
         _cifar_files("cifar-100-python", ("train",), "test", "meta", "169 MB"),
         _read_cifar, _by_train,
     ),
-    KnownSet(
-        "svhn", "house numbers, by their middle digit", "SVHN", 73_257, _COLOUR, DIGITS, False,
+    TorchvisionSet(
+        "svhn", "house numbers, by their middle digit", "SVHN", 73_257, _COLOUR, _DIGITS, False,
         Files(("train_32x32.mat",), ("test_32x32.mat",), "http://ufldl.stanford.edu/housenumbers/", "182 MB"),
         _read_svhn, _by_split,
     ),
-    KnownSet(
+    TorchvisionSet(
         "celeba", "faces of celebrities, 40 attributes", "CelebA", 162_770, (3, 218, 178), None, True,
         Files(_CELEBA, _CELEBA, "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html", "1.4 GB"),
         _read_celeba, _by_split, "gdown",
     ),
-    KnownSet(
+    TorchvisionSet(
         "textures", "photographs of textures (DTD), 47 classes", "DTD", 1_880, None, None, True,
         Files(_TEXTURES["train"], _TEXTURES["test"], "https://www.robots.ox.ac.uk/~vgg/data/dtd/", "625 MB"),
         _read_textures, _by_split,
     ),
 )  # fmt: skip
+
+SETS = tuple(
+    NamedSet(
+        known.name, known.summary, known.load, known.images, known.shape, known.classes, known.files, known.aliases
+    )
+    for known in _ALL
+)
