@@ -30,7 +30,6 @@ __all__ = [
     "canonical",
     "find",
     "load",
-    "resolve",
     "split",
 ]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from vpfb_core.machine import noise
 from vpfb_core.machine.devices import moved
 
-Batch = tuple[Tensor, Tensor | None]  # images, uint8 (B, C, H, W), and labels, int64 (B, G)
+Batch = tuple[Tensor, Tensor | None]  # data, (B, *shape), images as uint8; and labels, int64 (B, G)
 
 
 class Batches(Protocol):

@@ -89,7 +89,7 @@ def has_splits(source: str) -> bool:
     return path is not None and path.is_dir() and _is_divided(path)
 
 
-def is_path(source: str) -> bool:
+def _is_path(source: str) -> bool:
     """Whether the source is written as a path: with a separator, or as ., .. or ~."""
     return source in (".", "..", "~") or "/" in source or os.sep in source
 
@@ -185,7 +185,7 @@ def _unknown(source: str) -> DataError:
     name, colon, split = source.partition(":")
     if colon and ALIASES.get(name, name) in SETS:
         return DataError(f"'{name}' has no split '{split}'", hint=f"there are {name}:train and {name}:test")
-    if is_path(source):
+    if _is_path(source):
         return DataError(
             f"no folder or file '{source}'", hint="check its spelling; a relative path starts at the current folder"
         )
