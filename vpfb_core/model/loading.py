@@ -37,7 +37,9 @@ def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", we
     target = resolve_device(device)
     path = find_model(name)
     stored = checkpoint.read(path, "model")
-    network = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(REFERENCE)}
+    network = {
+        networks.current_name(name): tensor for name, tensor in stored.tensors.items() if not name.startswith(REFERENCE)
+    }
     reference = {
         name.removeprefix(REFERENCE): stored.tensors[name] for name in stored.tensors if name.startswith(REFERENCE)
     }
@@ -112,4 +114,8 @@ def _raw_weights(model_path: Path, weights: str) -> dict[str, Tensor]:
     if not state.is_file():
         raise CheckpointError(f"no raw weights for {model_path}", hint="only a run folder has them, in its state")
     stored = checkpoint.read(state, "state").tensors
-    return {name.removeprefix("network/"): tensor for name, tensor in stored.items() if name.startswith("network/")}
+    return {
+        networks.current_name(name.removeprefix("network/")): tensor
+        for name, tensor in stored.items()
+        if name.startswith("network/")
+    }

@@ -1,8 +1,13 @@
-"""Networks: they map (u, φ, condition) to the shape of u, or to a scalar a sample."""
+"""Neural networks, forward(u, level=None, condition=None) → the shape of u, or one scalar per sample.
 
-from vpfb_core.networks.build import build
+u is the input (N, ...). `level` (N,) is a bounded number that says how noisy u is, as the training method defines it;
+None for a time-free field. `condition` (N, G) is the class index in each condition group, -1 for none; None for none in
+every group.
+"""
+
+from vpfb_core.networks.build import build, current_name
 from vpfb_core.networks.mlp import MLP
 from vpfb_core.networks.paper import PaperUNet
 from vpfb_core.networks.unet import UNet
 
-__all__ = ["MLP", "PaperUNet", "UNet", "build"]
+__all__ = ["MLP", "PaperUNet", "UNet", "build", "current_name"]

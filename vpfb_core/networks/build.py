@@ -40,6 +40,14 @@ def build(description: dict[str, Any], seed: int = 0) -> nn.Module:
             raise ConfigError(f"the network {name!r} cannot be built from {arguments}: {error}") from error
 
 
+def current_name(name: str) -> str:
+    """Today's name of a network's tensor, given its name in a file of format version 1; other names stay as they are.
+
+    The name may carry a prefix, such as "ema/".
+    """
+    return name.replace("embedding.angle.", "embedding.level.")
+
+
 def _require_bounded(arguments: dict[str, Any]) -> None:
     """Nothing is larger than any network that is meant: a description can come with a file from anywhere."""
     numbers = [value for value in arguments.values() if not isinstance(value, list | tuple)]

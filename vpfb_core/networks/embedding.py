@@ -1,4 +1,4 @@
-"""What every network is told beside u: where on the arc it is, and under which condition."""
+"""The embedding of the noise level and the condition, which every network receives beside its input u."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 
-class AngleFeatures(nn.Module):
-    """φ (N,) → sines and cosines of ω φ, (N, features), for frequencies ω in a geometric row.
+class LevelFeatures(nn.Module):
+    """Level (N,) → sines and cosines of (frequency x level), (N, features).
 
-    φ itself is bounded and smooth from pure noise to data, so nothing here grows at either end. The highest
-    frequency tells φ apart near the data end, where cot φ, the noise-to-signal ratio, is a few hundredths.
+    The frequencies form a geometric sequence from 1 to `max_frequency`. The level is bounded, so the features stay
+    smooth from pure noise to data. The highest frequency separates levels near the data, which differ by a few
+    hundredths.
     """
 
     def __init__(self, features: int, max_frequency: float = 64.0) -> None:
@@ -22,16 +23,16 @@ class AngleFeatures(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.frequencies: Tensor
 
-    def forward(self, angle: Tensor) -> Tensor:
-        phase = angle[:, None] * self.frequencies.to(angle.dtype)
+    def forward(self, level: Tensor) -> Tensor:
+        phase = level[:, None] * self.frequencies.to(level.dtype)
         return torch.cat([torch.sin(phase), torch.cos(phase)], dim=1)
 
 
 class ConditionEmbedding(nn.Module):
-    """(φ, condition) → one vector a sample, (N, width).
+    """(u, level, condition) → one vector per sample, (N, width). Only the number of samples and the type of u matter.
 
-    Each condition group has a table of its own, row 0 for "none" (index −1) and row k + 1 for class k; the groups'
-    rows are summed onto the embedded angle.
+    Each condition group has its own table: row 0 for "none" (index −1) and row k + 1 for class k. The rows of all
+    groups are added to the embedded level. A level of None is embedded as 0, which gives a learned constant vector.
 
     Args:
         width: size of the vector.
@@ -40,13 +41,13 @@ class ConditionEmbedding(nn.Module):
 
     def __init__(self, width: int, classes: Sequence[int] = ()) -> None:
         super().__init__()
-        self.angle = nn.Sequential(AngleFeatures(64), nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        self.level = nn.Sequential(LevelFeatures(64), nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.groups = nn.ModuleList(nn.Embedding(count + 1, width) for count in classes)
 
-    def forward(self, angle: Tensor, condition: Tensor | None = None) -> Tensor:
-        embedding = self.angle(angle)
+    def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        embedding = self.level(u.new_zeros(len(u)) if level is None else level)
         if condition is None and self.groups:
-            condition = torch.full((len(angle), len(self.groups)), -1, device=angle.device)
+            condition = torch.full((len(u), len(self.groups)), -1, device=u.device)
         for column, group in enumerate(self.groups):
             assert condition is not None
             embedding = embedding + group(condition[:, column] + 1)

@@ -12,13 +12,13 @@ from vpfb_core.networks.embedding import ConditionEmbedding
 
 
 class MLP(nn.Module):
-    """u (N, dim), φ (N,), condition (N, G) → a scalar a sample, (N,): N(u, φ) itself.
+    """u (N, dim), level (N,) or None, condition (N, G) or None → one scalar per sample, (N,).
 
-    Smooth activations, since the flow and its divergence are first and second derivatives. The last layer starts at
-    zero and has no bias: a constant would only shift N, which no objective sees.
+    The activations are smooth, because a flow and its divergence are first and second derivatives of the scalar. The
+    last layer starts at zero. It has no bias, because a constant does not change the gradient.
 
     Args:
-        dim: d.
+        dim: number of components of u.
         width: units in each hidden layer.
         depth: hidden layers.
         classes: number of classes in each condition group.
@@ -32,8 +32,8 @@ class MLP(nn.Module):
         self.last = nn.Linear(width, 1, bias=False)
         nn.init.zeros_(self.last.weight)
 
-    def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
-        hidden = F.silu(self.first(u) + self.embedding(angle, condition))
+    def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        hidden = F.silu(self.first(u) + self.embedding(u, level, condition))
         for layer in self.hidden:
             hidden = F.silu(layer(hidden))
         return torch.squeeze(self.last(hidden), 1)

@@ -1,7 +1,8 @@
-"""The U-Net of the authors' experiments, to compare with: four blocks a level, each with a skip connection of its own.
+"""The U-Net of the experiments of Loo et al. 2025 (arXiv 2504.16262), for comparison.
 
-The network of Dhariwal and Nichol 2021 (arXiv 2105.05233) with the sizes that Loo et al. 2025 (arXiv 2504.16262) give
-for CIFAR-10: 128 channels, multipliers 2, 2, 2, four blocks, attention at 16×16, some 55 million parameters.
+This is the network of Dhariwal and Nichol 2021 (arXiv 2105.05233) with the sizes that Loo et al. give for CIFAR-10: 128
+channels, multipliers 2, 2, 2, four blocks per resolution, each with its own skip connection, attention at 16×16, about
+55 million parameters.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from vpfb_core.networks.unet import Block, Stage, enlarge, level_sizes, norm_sil
 
 
 class PaperUNet(nn.Module):
-    """u (N, C, H, W), φ (N,), condition (N, G) → an image shaped like u.
+    """u (N, C, H, W), level (N,) or None, condition (N, G) or None → an image shaped like u.
 
     Args:
-        channels, size, dropout, classes: as of `UNet`.
-        widths: channels at each level; each level but the first halves the size.
-        blocks: residual blocks a level on the way down; one more on the way up.
+        channels, size, widths, dropout, classes: as for `UNet`.
+        blocks: residual blocks per resolution on the way down; one more on the way up.
         attention: sizes (H of a feature map) at which every block is followed by self-attention.
-        stem: channels of the first convolution, and a quarter of the embedding's width.
+        stem: channels of the first convolution; the embedding has four times as many.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class PaperUNet(nn.Module):
         self.embedding = ConditionEmbedding(embedding, classes)
         self.first = Conv2d(channels, stem, 3, padding=1)
 
-        skips = [stem]  # channels of what the way down leaves for the way up
+        skips = [stem]  # channels of the feature maps that the way down keeps for the way up
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
         for width, level_size in zip(widths, sizes, strict=True):
             if level_size != size:
@@ -70,8 +70,8 @@ class PaperUNet(nn.Module):
         self.last = Conv2d(below, channels, 3, padding=1)
         zero(self.last)
 
-    def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
-        embedding = F.silu(self.embedding(angle, condition))
+    def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        embedding = F.silu(self.embedding(u, level, condition))
         skips = [self.first(u)]
         for downsample, stage in zip([None, *self.downsamples], self.down, strict=True):
             if downsample is not None:

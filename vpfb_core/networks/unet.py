@@ -17,30 +17,30 @@ from vpfb_core.networks.normalization import NormSiLU
 
 
 class UNet(nn.Module):
-    """u (N, C, H, W), φ (N,), condition (N, G) → an image shaped like u.
+    """u (N, C, H, W), level (N,) or None, condition (N, G) or None → an image shaped like u.
 
-    Residual blocks with group norm, the embedding of (φ, condition) entering each as a scale and a shift, attention at
-    the resolutions asked for, a last layer that starts at zero. A training step differentiates all of it twice, so it
-    is lean where that costs most: levels are joined by averaging and by a 1×1 convolution, and a skip connection is
-    added, not concatenated. At equal time that was better than strided convolutions and concatenation.
+    Residual blocks with group norm. The embedding of (level, condition) enters each block as a scale and a shift. The
+    last layer starts at zero. A training step may differentiate the network twice, so the expensive parts are kept
+    small: resolutions are joined by average pooling and by a 1×1 convolution, and skip connections are added instead of
+    concatenated. At equal training time this was better than strided convolutions and concatenation.
 
-    Any image size works: a level of odd size is halved upwards and brought back to the size of its skip.
+    Any image size works: an odd size is rounded up when it is halved, and cut back to the size of its skip connection.
 
     Args:
         channels: C of the images.
         size: H = W of the images.
-        widths: channels at each level; each level but the first halves the size.
-        blocks: residual blocks a level, on the way down and on the way up.
+        widths: channels at each resolution; each resolution after the first has half the size of the one before.
+        blocks: residual blocks per resolution, on the way down and on the way up.
         attention: sizes (H of a feature map) at which self-attention is added.
-        dropout: probability, inside the residual blocks.
+        dropout: dropout probability inside the residual blocks.
         classes: number of classes in each condition group.
-        position_embedding: add a learned map, the same for every image, to the first features: what a mean image needs,
-            which is all that the potential knows of noise. Convolutions know of places only by the border.
-        patch: the network sees `patch` × `patch` pixels as one with that many times the channels, and answers so: the
-            first level, which costs as much as any other and knows least, is left out. A size that is no multiple of
-            it is filled up with zeros.
-        prototypes: learn an image for each class, which the network sees beside u: of noise the potential knows nothing
-            but the mean image of what was asked for, and a scale and a shift for each channel learn that slowly.
+        position_embedding: add a learned map, the same for every image, to the first features. A convolution detects
+            its position only near the border, but from pure noise the best output is the mean image of the data.
+        patch: the network treats `patch` × `patch` pixels as one pixel with that many times the channels, on input and
+            output. This leaves out the finest resolution, which costs as much as any other. A size that is not a
+            multiple of `patch` is padded with zeros.
+        prototypes: learn one image per class, which the network receives beside u. From pure noise the best output is
+            the mean image of the requested class, which a scale and a shift per channel learn slowly.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class UNet(nn.Module):
         self.last = Conv2d(widths[0], channels, 3, padding=1)
         zero(self.last)
 
-    def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
-        embedding = F.silu(self.embedding(angle, condition))
+    def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        embedding = F.silu(self.embedding(u, level, condition))
         features = self.first(to_patches(u, self.patch))
         if self.place is not None:
             features = features + self.place.to(features.dtype)
@@ -105,10 +105,10 @@ class UNet(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """condition (N, G), embedding (N, E) → features (N, width, H, W) of an image for each class, learned from zero.
+    """condition (N, G), embedding (N, E) → features (N, width, H, W) of one learned image per class.
 
-    The images of a condition's classes are added; the class "none" (−1) has none. The embedding opens and closes what
-    is seen of them, channel by channel: near the data, which shows its class itself, they would be in the way.
+    The images start at zero. The images of all groups of a condition are added; "none" (index −1) has no image. The
+    embedding scales each channel of the features: near the data, u shows its class and the prototypes only disturb.
 
     Args:
         classes: number of classes in each condition group.
@@ -136,7 +136,7 @@ class Prototypes(nn.Module):
 
 
 class Stage(nn.ModuleList):
-    """The residual blocks of one level, one after the other."""
+    """The residual blocks of one resolution, applied in turn."""
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         for block in self:
@@ -145,7 +145,7 @@ class Stage(nn.ModuleList):
 
 
 class Block(Checkpointed):
-    """A residual block, (N, inputs, H, W) → (N, outputs, H, W), with self-attention after it where asked for."""
+    """A residual block, (N, inputs, H, W) → (N, outputs, H, W), followed by self-attention if `attend`."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, attend: bool) -> None:
         super().__init__()
@@ -165,9 +165,9 @@ class Block(Checkpointed):
 
 
 class Attention(nn.Module):
-    """Self-attention over positions, (N, C, H, W) → the same, added to its input.
+    """Self-attention over positions, added to its input, (N, C, H, W) → the same shape.
 
-    Written out, since the fused kernels have no second derivative and every step differentiates twice.
+    It is written out, because the fused attention kernels have no second derivative.
     """
 
     def __init__(self, channels: int, head_width: int = 32) -> None:
@@ -186,7 +186,7 @@ class Attention(nn.Module):
 
 
 def level_sizes(size: int, levels: int, patch: int = 1) -> list[int]:
-    """H of the feature maps of each level, halved upwards; of the first, in patches."""
+    """H of the feature maps at each resolution. The first is counted in patches; halving rounds up."""
     sizes = [-(-size // patch)]
     for _ in range(levels - 1):
         sizes.append((sizes[-1] + 1) // 2)
@@ -194,7 +194,7 @@ def level_sizes(size: int, levels: int, patch: int = 1) -> list[int]:
 
 
 def to_patches(images: Tensor, patch: int) -> Tensor:
-    """(N, C, H, W) → (N, C·patch², ⌈H/patch⌉, ⌈W/patch⌉), a patch of pixels as one."""
+    """(N, C, H, W) → (N, C·patch², ⌈H/patch⌉, ⌈W/patch⌉): the pixels of a patch become channels of one pixel."""
     if patch == 1:
         return images
     height, width = images.shape[-2:]
@@ -202,7 +202,7 @@ def to_patches(images: Tensor, patch: int) -> Tensor:
 
 
 def from_patches(patches: Tensor, patch: int, like: Tensor) -> Tensor:
-    """Undo `to_patches`: back to the size of `like`."""
+    """Undo `to_patches`, cut to the size of `like`."""
     if patch == 1:
         return patches
     height, width = like.shape[-2:]
@@ -210,26 +210,26 @@ def from_patches(patches: Tensor, patch: int, like: Tensor) -> Tensor:
 
 
 def enlarge(features: Tensor, like: Tensor) -> Tensor:
-    """(N, C, h, w) → (N, C, H, W), the size of `like`, every value repeated."""
+    """(N, C, h, w) → (N, C, H, W), the size of `like`, by repeating values."""
     return F.interpolate(features, size=like.shape[-2:], mode="nearest")
 
 
 def norm_silu(channels: int) -> NormSiLU:
-    """Group norm with about eight channels a group, and SiLU."""
+    """Group norm with about eight channels per group, and SiLU."""
     return NormSiLU(norm_groups(channels), channels)
 
 
 def norm_groups(channels: int) -> int:
-    """Groups of about eight channels."""
+    """Number of groups of about eight channels."""
     return divisor(channels, channels // 8)
 
 
 def divisor(number: int, limit: int) -> int:
-    """The largest divisor of `number` up to `limit`, at least 1."""
+    """The largest divisor of `number` that is at most `limit`, at least 1."""
     return next(candidate for candidate in range(max(1, limit), 0, -1) if number % candidate == 0)
 
 
 def zero(layer: nn.Conv2d) -> None:
-    """Let a layer start as if it were not there."""
+    """Set all parameters of a layer to zero, so that it starts without effect."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

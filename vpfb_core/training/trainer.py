@@ -166,6 +166,7 @@ class Trainer:
         Raises:
             KeyError, RuntimeError: the tensors do not fit the network.
         """
+        tensors = {networks.current_name(name): tensor for name, tensor in tensors.items()}
         self.potential.network.load_state_dict(_under("network/", tensors))
         self.average.network.load_state_dict(_under("ema/", tensors))
         self.optimizer.state.clear()

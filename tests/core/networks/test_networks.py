@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.networks import MLP, PaperUNet, UNet, build
-from vpfb_core.networks.embedding import AngleFeatures, ConditionEmbedding
+from vpfb_core.machine import container
+from vpfb_core.model.runs import find_model
+from vpfb_core.model.trained import REFERENCE
+from vpfb_core.networks import MLP, PaperUNet, UNet, build, current_name
+from vpfb_core.networks.embedding import ConditionEmbedding, LevelFeatures
 from vpfb_core.networks.unet import Attention, Block, Prototypes, from_patches, to_patches
 
 DESCRIPTIONS: dict[str, dict[str, Any]] = {
@@ -105,14 +108,14 @@ def test_network_starts_at_exactly_zero(name: str) -> None:
 def test_samples_do_not_see_each_other(name: str) -> None:
     network = shuffle_weights(build(DESCRIPTIONS[name])).double()
     u = torch.randn(4, *SHAPES[name], generator=generator(), dtype=torch.float64)
-    angle, condition = torch.linspace(0, 1.5, 4, dtype=torch.float64), torch.tensor([[0, 1], [2, -1], [-1, 0], [1, 1]])
-    whole = network(u, angle, condition)
+    level, condition = torch.linspace(0, 1.5, 4, dtype=torch.float64), torch.tensor([[0, 1], [2, -1], [-1, 0], [1, 1]])
+    whole = network(u, level, condition)
     for i in range(4):
-        torch.testing.assert_close(network(u[i : i + 1], angle[i : i + 1], condition[i : i + 1])[0], whole[i])
+        torch.testing.assert_close(network(u[i : i + 1], level[i : i + 1], condition[i : i + 1])[0], whole[i])
 
 
 @every_network
-def test_angle_changes_the_answer(name: str) -> None:
+def test_the_level_changes_the_output(name: str) -> None:
     network = shuffle_weights(build(DESCRIPTIONS[name]))
     u = torch.randn(1, *SHAPES[name], generator=generator()).expand(3, *SHAPES[name])
     first, second, third = network(u, torch.tensor([0.1, 0.7, 1.5]))
@@ -123,21 +126,35 @@ def test_angle_changes_the_answer(name: str) -> None:
 @every_network
 def test_no_condition_is_the_null_of_every_group(name: str) -> None:
     network = shuffle_weights(build(DESCRIPTIONS[name]))
-    u, angle = torch.randn(4, *SHAPES[name], generator=generator()), torch.linspace(0, 1.5, 4)
+    u, level = torch.randn(4, *SHAPES[name], generator=generator()), torch.linspace(0, 1.5, 4)
     null = torch.full((4, 2), -1)
-    assert torch.equal(network(u, angle), network(u, angle, null))
+    assert torch.equal(network(u, level), network(u, level, null))
     for column in range(2):
         one = null.clone()
         one[:, column] = 0
-        assert not torch.allclose(network(u, angle, one), network(u, angle, null))
+        assert not torch.allclose(network(u, level, one), network(u, level, null))
+
+
+@every_network
+def test_without_a_level_a_network_has_one_output_per_input_and_condition(name: str) -> None:
+    network = shuffle_weights(build(DESCRIPTIONS[name])).double()
+    u = torch.randn(3, *SHAPES[name], generator=generator(), dtype=torch.float64, requires_grad=True)
+    condition = torch.tensor([[0, 1], [2, -1], [-1, 0]])
+    output = network(u, condition=condition)
+    assert output.shape == network(u, torch.ones(3, dtype=torch.float64), condition).shape
+    assert not torch.allclose(output, network(u))
+    for i in range(3):
+        torch.testing.assert_close(network(u[i : i + 1], condition=condition[i : i + 1])[0], output[i])
+    (gradient,) = torch.autograd.grad(output.sum(), u)
+    assert gradient.abs().sum() > 0
 
 
 def test_groups_of_conditions_are_summed() -> None:
     embedding = ConditionEmbedding(16, classes=(3, 2)).double()
-    angle = torch.linspace(0, 1.5, 6, dtype=torch.float64)
+    level = torch.linspace(0, 1.5, 6, dtype=torch.float64)
 
     def embed(first: int, second: int) -> torch.Tensor:
-        return embedding(angle, torch.tensor([[first, second]]).expand(6, 2))
+        return embedding(level, level, torch.tensor([[first, second]]).expand(6, 2))
 
     none = embed(-1, -1)
     rows = {(first, second): embed(first, second) - none for first in range(-1, 3) for second in range(-1, 2)}
@@ -149,15 +166,15 @@ def test_groups_of_conditions_are_summed() -> None:
 
 def test_every_class_has_a_row_of_its_own_and_no_more() -> None:
     embedding = ConditionEmbedding(8, classes=(3,))
-    angle = torch.tensor([0.5])
-    embedding(angle, torch.tensor([[2]]))
+    u = torch.zeros(1)
+    embedding(u, condition=torch.tensor([[2]]))
     for index in (3, -2):
         with pytest.raises(IndexError):
-            embedding(angle, torch.tensor([[index]]))
+            embedding(u, condition=torch.tensor([[index]]))
 
 
-def test_features_of_the_angle_are_bounded_and_tell_angles_apart_near_the_data() -> None:
-    features = AngleFeatures(64)(torch.tensor([0.0, 1.54, 1.55, torch.pi / 2]))
+def test_features_of_the_level_are_bounded_and_separate_levels_that_differ_by_a_hundredth() -> None:
+    features = LevelFeatures(64)(torch.tensor([0.0, 1.54, 1.55, torch.pi / 2]))
     assert features.shape == (4, 64)
     assert (features.abs() <= 1).all()
     assert (features[1] - features[2]).norm() > 0.5
@@ -168,8 +185,8 @@ def test_with_a_position_embedding_a_network_knows_where_in_the_picture_it_is() 
     networks = {embedded: UNet(1, 32, widths=(8, 8), position_embedding=embedded) for embedded in (False, True)}
     for network in networks.values():
         shuffle_weights(network, 0.1)
-    u, angle = torch.zeros(1, 1, 32, 32), torch.ones(1)
-    inside = {embedded: network(u, angle)[0, 0, 14:18, 14:18] for embedded, network in networks.items()}
+    u, level = torch.zeros(1, 1, 32, 32), torch.ones(1)
+    inside = {embedded: network(u, level)[0, 0, 14:18, 14:18] for embedded, network in networks.items()}
     assert inside[False].std() < 1e-3 * inside[True].std()
 
 
@@ -272,18 +289,18 @@ def test_second_derivatives_of_the_network_agree_with_finite_differences(name: s
     network = shuffle_weights(small).double()
     shape = (2, 2) if name == "mlp" else (1, 1, 2, 2)
     u = torch.randn(shape, generator=generator(), dtype=torch.float64, requires_grad=True)
-    angle = torch.full((shape[0],), 0.8, dtype=torch.float64)
+    level = torch.full((shape[0],), 0.8, dtype=torch.float64)
     condition = torch.zeros(shape[0], 1, dtype=torch.int64) if name == "unet with prototypes" else None
-    assert torch.autograd.gradgradcheck(lambda u: network(u, angle, condition), (u,))
+    assert torch.autograd.gradgradcheck(lambda u: network(u, level, condition), (u,))
 
 
 def test_dropout_acts_in_training_only() -> None:
     network = shuffle_weights(UNet(1, 8, widths=(8, 8), dropout=0.5))
-    u, angle = torch.randn(2, 1, 8, 8, generator=generator()), torch.tensor([0.3, 1.0])
+    u, level = torch.randn(2, 1, 8, 8, generator=generator()), torch.tensor([0.3, 1.0])
     with torch.random.fork_rng(devices=[]):
-        assert not torch.equal(network(u, angle), network(u, angle))
+        assert not torch.equal(network(u, level), network(u, level))
         network.eval()
-        assert torch.equal(network(u, angle), network(u, angle))
+        assert torch.equal(network(u, level), network(u, level))
 
 
 @every_network
@@ -335,3 +352,25 @@ def test_error_for_an_unknown_network_lists_the_known_ones() -> None:
     assert caught.value.hint is not None
     assert "unet" in caught.value.hint
     assert "mlp" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("stored", "current"),
+    [
+        ("embedding.angle.1.weight", "embedding.level.1.weight"),
+        ("adam/exp_avg/embedding.angle.3.bias", "adam/exp_avg/embedding.level.3.bias"),
+        ("embedding.level.1.weight", "embedding.level.1.weight"),
+        ("embedding.groups.0.weight", "embedding.groups.0.weight"),
+        ("first.weight", "first.weight"),
+    ],
+)
+def test_a_tensor_of_a_file_of_format_version_1_is_found_under_its_current_name(stored: str, current: str) -> None:
+    assert current_name(stored) == current
+
+
+@pytest.mark.parametrize("name", ["digits", "shapes"])
+def test_tensors_of_the_built_in_models_are_those_of_the_networks_that_they_describe(name: str) -> None:
+    stored = container.read(find_model(name), "model")
+    network = build(stored.document["network"])
+    tensors = {current_name(name): tensor for name, tensor in stored.tensors.items() if not name.startswith(REFERENCE)}
+    network.load_state_dict(tensors)
