@@ -21,13 +21,11 @@ class Condition:
 
     class_: Annotated[
         list[str] | None,
-        option("--class NAME", MODEL, "Class to draw, or attributes joined by commas. If repeated, they take turns."),
+        option("--class NAME", MODEL, "Class to draw, or attributes joined by commas. Repeated classes take turns."),
     ] = None
     guidance: Annotated[
         float | None,
-        option(
-            "--guidance W", MODEL, "Guidance weight: 1 is the class itself, more is clearer. Doubles the computation."
-        ),
+        option("--guidance W", MODEL, "Guidance weight; above 1 for clearer examples of the class. Doubles the cost."),
     ] = None
 
     def warn_if_idle(self, say: Output, model: Model) -> None:

@@ -128,20 +128,18 @@ class Machine:
     ] = None
     seed: Annotated[
         int,
-        option(
-            "--seed INT", MACHINE, "Seed of all random numbers, recorded in what is written.", callback=_within_seeds
-        ),
+        option("--seed INT", MACHINE, "Seed of all random numbers; it is recorded.", callback=_within_seeds),
     ] = 0
 
 
 @dataclass(frozen=True)
 class DataAccess:
-    """Where data sets known by name are, and whether a missing one may be downloaded."""
+    """Where the named data sets are, and whether a missing one may be downloaded."""
 
     data_root: Annotated[
         Path | None,
         option(
-            "--data-root DIR", DATA, "Folder of the data sets that are known by name.",
+            "--data-root DIR", DATA, "Folder of the named data sets.",
             show_default="VPFB_DATA, else ~/.cache/vpfb",
         ),
     ] = None  # fmt: skip

@@ -135,7 +135,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Renderabl
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(columns))
     for column in columns:
         grid.add_column(Text(column))
     for row in rows:

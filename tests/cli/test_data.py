@@ -49,7 +49,7 @@ def test_the_list_says_what_is_here_and_where(vpfb: Vpfb, root: Path) -> None:
     lines = {line.split()[0]: line for line in table.out.splitlines()}
     assert "MNIST/raw" in lines["mnist"]
     assert f"data root: {root}" in table.err
-    assert "not here" in lines["kmnist"]
+    assert "absent" in lines["kmnist"]
     assert "shuffled:NAME" in table.err
     assert vpfb("data", "-q").err == ""
 

@@ -94,7 +94,7 @@ def compose(
     }
     accepted = ""
     if drawn.acceptance is not None:
-        accepted = f", {sum(drawn.acceptance) / len(drawn.acceptance):.0%} of the proposals accepted"
+        accepted = f", {sum(drawn.acceptance) / len(drawn.acceptance):.0%} of proposals accepted"
     say.note(f"{n} images, {drawn.nfe:,} gradient evaluations per image{accepted}, {document['seconds']:.1f} s")
     say.result(document, out)
 

@@ -61,18 +61,18 @@ def _list(say: Output, root: Path | None) -> None:
     folder = data_root(root)
     entries, rows = [], []
     for name, known in SETS.items():
-        here, path, where = True, None, "in the package"
+        here, path, where = True, None, "built in"
         if known.files is not None:
             here, path = known.files.present(folder, "train"), known.files.folder(folder)
-            where = str(path.relative_to(folder)) if here else f"not here ({known.files.size})"
+            where = str(path.relative_to(folder)) if here else f"absent ({known.files.size})"
         entries.append(_entry(name, here, path, known.images, known.shape, known.classes))
         images = "" if known.images is None else f"{known.images:,}"
         classes = "" if known.classes is None else len(known.classes)
         rows.append((name, images, _times(known.shape), classes, where, known.summary))
     say.note(
-        "also: NAME:train, NAME:test, shuffled:NAME (random order of pixels), folders, images, .npz and .npy files"
+        "also: NAME:train, NAME:test, shuffled:NAME (pixels in random order), folders,\nimages, .npz and .npy files"
     )
-    say.note(f"data root: {folder}; a data set that is not here is downloaded to it when it is first used")
+    say.note(f"data root: {folder}; absent data sets are downloaded when they are first used")
     say.result({"sets": entries}, output.table(["name", "images", "shape", "classes", "where", "summary"], rows))
 
 

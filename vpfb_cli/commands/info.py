@@ -127,7 +127,7 @@ def _in_words(facts: dict[str, Any], normaliser: Normaliser | None) -> list[tupl
         "steps": UNKNOWN if facts["steps"] is None else f"{facts['steps']:,}",
         "calibrated": _calibration(normaliser),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-        "figures": ", ".join(f"{name} {_figure(value)}" for name, value in facts["figures"].items()),
+        "figures": ", ".join(f"{_spoken(name)} {_figure(value)}" for name, value in facts["figures"].items()),
         "seconds": UNKNOWN if facts["seconds"] is None else duration(facts["seconds"]),
     }
     names = {"seconds": "training time"}
@@ -168,6 +168,11 @@ def _with_levels(facts: RenderableType, levels: list[dict[str, float | None]]) -
 def _data_name(about: dict[str, Any]) -> str | None:
     """What a model was trained on; None if that is not known."""
     return about.get("data", {}).get("name")
+
+
+def _spoken(name: str) -> str:
+    """The name of a figure in words."""
+    return name.replace("val_", "validation ").replace("_", " ")
 
 
 def _figure(value: float | None) -> str:

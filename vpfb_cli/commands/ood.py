@@ -53,7 +53,7 @@ def ood(
 
     In every score, higher means more out-of-distribution.
 
-    FPR95 is the share of OUT that passes the threshold that passes 95 % of IN.
+    FPR95 is the false positive rate at the threshold that accepts 95 % of IN.
 
     Images are cropped and resized (Lanczos) to the shape of the model. If a set
     has a test split, that is used. Without -m: the newest run trained on IN.
@@ -117,17 +117,16 @@ def _ready(say: Output, model: Model, names: Sequence[str], asked: Sequence[str]
     """The scores that the model has what they need for; "all" leaves out the others, a name alone is an error."""
     from vpfb_core.uses.ood.scores import ALL, is_ready, require_ready
 
-    ready = [name for name in names if is_ready(model, name)] if ALL in asked else names
-    for name in names:
-        if name not in ready:
-            say.warn(f"left out: {name}, which needs a calibrated model (vpfb info --calibrate MODEL)")
-    for name in ready:
-        require_ready(model, name)
-    return list(ready)
+    if ALL not in asked:
+        return [name for name in names if require_ready(model, name)]
+    ready = [name for name in names if is_ready(model, name)]
+    if missing := [name for name in names if name not in ready]:
+        say.warn(f"left out: {', '.join(missing)} (not calibrated: vpfb info --calibrate MODEL)")
+    return ready
 
 
 def _table(rows: Sequence[Row]) -> RenderableType:
-    columns = ["out", "score", "AUROC", "95 % interval", "AUPR in", "AUPR out", "FPR95", "n in", "n out"]
+    columns = ["out", "score", "AUROC", "95 %\ninterval", "AUPR\nin", "AUPR\nout", "FPR95", "n\nin", "n\nout"]
     cells = []
     for row in rows:
         found = row.detection

@@ -198,8 +198,8 @@ def _walk(job: _Job, steps: int) -> _Drawn:
         )
     job.writer.add(chains.images)
     job.say.note(
-        f"{chains.acceptance:.0%} of the proposals accepted; RMS distance {chains.moved.mean():.3f} from the start, "
-        f"{chains.apart:.3f} between two samples"
+        f"{chains.acceptance:.0%} of proposals accepted; RMS distance {chains.moved.mean():.3f} from the start, "
+        f"{chains.apart:.3f} between samples"
     )
     return _Drawn(drawn.evaluations + int(chains.nfe.sum()), chains)
 
@@ -216,7 +216,7 @@ def _inpaint(job: _Job, known: Path, mask: Path) -> _Drawn:
         chains = job.model.inpaint(image, kept, job.n, job.seed, on_progress=bar.update, **job.settings)
     job.writer.add(chains.images)
     job.say.note(
-        f"{int(kept.sum())} of {kept.numel()} pixels kept; {chains.acceptance:.0%} of the proposals accepted; RMS "
-        f"distance of the drawn pixels {chains.moved.mean():.3f} from the image, {chains.apart:.3f} between two samples"
+        f"{int(kept.sum())} of {kept.numel()} pixels kept; {chains.acceptance:.0%} of proposals accepted\n"
+        f"RMS distance of drawn pixels: {chains.moved.mean():.3f} from the image, {chains.apart:.3f} between samples"
     )
     return _Drawn(int(chains.nfe.sum()), chains)

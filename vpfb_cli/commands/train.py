@@ -85,7 +85,8 @@ def train(
     plan = training.prepare(settings)
     for note in plan.images.notes:
         say.note(f"data: {note}")
-    say.note(_summary(plan))
+    for line in _summary(plan):
+        say.note(line)
     if dry_run:
         _show_plan(say, plan)
         return
@@ -142,8 +143,8 @@ def _names() -> list[str]:
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def _summary(plan: Plan) -> str:
-    """What was chosen, in one line."""
+def _summary(plan: Plan) -> list[str]:
+    """What was chosen: a line on the model, and one on the run."""
     config, processes = plan.config, place().count
     classes = sum(len(group.classes) for group in plan.images.groups)
     batch = f"batch size {config.batch_size}"
@@ -153,17 +154,14 @@ def _summary(plan: Plan) -> str:
         batch += f", {config.micro_batch} at a time"
     lengths = [counted(config.steps, "step")] if config.steps else []
     lengths += [duration(config.time_budget)] if config.time_budget else []
-    parts = [
-        f"preset {config.preset}: {plan.parameters:,} parameters",
-        f"{classes} classes" if classes else "",
-        batch,
-        str(config.precision),
-        "compiled" if config.compile == "on" else "",
-        f"{config.device} with {counted(config.threads or 1, 'thread')}",
-        f"{'at most ' if config.time_budget else ''}{' or '.join(lengths)}",
-        f"about {byte_count(plan.memory_bytes)} of memory",
+    length = f"{'at most ' if config.time_budget else ''}{' or '.join(lengths)}"
+    how = f"{config.precision}{' compiled' if config.compile == 'on' else ''}"
+    machine = f"{config.device} with {counted(config.threads or 1, 'thread')}"
+    memory = f"about {byte_count(plan.memory_bytes)} of memory"
+    return [
+        f"preset {config.preset}: {plan.parameters:,} parameters{f', {classes} classes' if classes else ''}",
+        f"{length}, {batch}, {how} on {machine}, {memory}",
     ]
-    return ", ".join(part for part in parts if part)
 
 
 def _show_plan(say: Output, plan: Plan) -> None:
@@ -203,8 +201,7 @@ def _show_result(say: Output, plan: Plan, result: Result) -> None:
         "parameters": plan.parameters,
         "device": plan.config.device,
     }
-    say.note(
-        f"{counted(result.step, 'step')} in {duration(result.seconds)}, validation residual {result.val_residual:.4f}; "
-        f"next: vpfb sample -m {result.run.path} -n 64 -o grid.png"
-    )
+    steps = counted(result.step, "step")
+    say.note(f"{steps} in {duration(result.seconds)}, validation residual {result.val_residual:.4f}")
+    say.note(f"next: vpfb sample -m {result.run.path} -n 64 -o grid.png")
     say.result(document, str(result.run.path))
