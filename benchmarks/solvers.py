@@ -28,7 +28,7 @@ from solver_plot import plot
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core.dynamics.solvers import METHODS, solve, steps_for
+from vpfb_core.dynamics.ode import METHODS, solve, steps_for
 from vpfb_core.dynamics.tableaux import is_adaptive
 from vpfb_core.machine import noise
 from vpfb_core.methods.transport import Solver, arc_grid, decode

@@ -9,8 +9,8 @@ from vpfb_cli.options import MODEL, at_least_one, option
 
 if TYPE_CHECKING:
     from vpfb_cli.output import Output
+    from vpfb_core.api import Model
     from vpfb_core.methods.transport import Solver
-    from vpfb_core.model.trained import Model
 
 FLOW = "Flow"
 

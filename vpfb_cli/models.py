@@ -10,7 +10,7 @@ from vpfb_core.model.runs import builtin_models, find_model
 if TYPE_CHECKING:
     from vpfb_cli.options import Machine
     from vpfb_cli.output import Output
-    from vpfb_core.model.trained import Model
+    from vpfb_core.api import Model
 
 
 def open_model(say: Output, model: str | None, machine: Machine, weights: str = "ema") -> tuple[Model, str]:
@@ -23,7 +23,7 @@ def open_model(say: Output, model: str | None, machine: Machine, weights: str = 
     with signals.importing():
         import torch
 
-        from vpfb_core.model.loading import load
+        from vpfb_core.api import load
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
     return load(path, device=machine.device, weights=weights), name

@@ -24,11 +24,11 @@ _MODULES = {
     "objectives": "methods.vpfb.objectives",
 }
 _NAMES = {
-    "Model": "model.trained",
-    "load": "model.loading",
+    "Model": "api",
+    "load": "api",
     "Potential": "methods.vpfb.potential",
     "TrainConfig": "config",
-    "train": "training",
+    "train": "api",
 }
 
 __all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vpfb_core import names
 from vpfb_core.errors import ConfigError
 
 LARGEST_FILE = 2**20  # bytes
@@ -26,8 +27,9 @@ _LONGEST_SHOWN = 60  # characters of a value in a message
 CHOICES: dict[str, tuple[str, ...]] = {
     "preset": ("tiny", "small", "base", "paper", "celeba64"),
     "network": ("unet", "paper-unet"),
-    "objective": ("stein", "ritz", "official"),
-    "schedule": ("ot", "vp", "log-homotopy"),
+    "method": tuple(names.METHODS),
+    "objective": names.OBJECTIVES,
+    "schedule": names.SCHEDULES,
     "augment": ("auto", "none", "flip"),
     "precision": ("fp32", "bf16"),
     "compile": ("auto", "on", "off"),
@@ -43,14 +45,13 @@ class TrainConfig:
     by name lie), download (whether one that is absent may be).
     Network: preset, network, widths, blocks, attention, dropout, position_embedding, patch,
     prototypes (an image of its own for each class).
-    Method: objective, schedule, floor (σ_min, or ν of the log-homotopy), data_std, angle_mean and angle_std (where φ is
-    drawn), condition_dropout, contrast (weight of that objective in the end; it
-    sets in with the decay).
+    Method: method, objective, schedule, floor (σ_min, or ν of the log-homotopy), data_std, angle_mean and angle_std
+    (where training draws), condition_dropout, contrast (weight of that objective in the end).
     Optimiser: steps and time_budget (seconds; whichever ends first), batch_size (images; each is drawn with ε and −ε),
     lr, warmup (steps), decay (share of the run over which the rate falls to 0), clip (gradient norm), ema (width of the
     average, relative to the length of the run).
     Machine: device, threads, workers, precision, compile, micro_batch (images that a process differentiates at once;
-    the gradient is that of the whole batch), checkpoint_activations (compute them again rather than keep them).
+    the gradient is that of the whole batch).
     Run: seed, out, resume, log_every, save_every and sample_every (steps), keep (earlier states), on_nonfinite.
     """
 
@@ -73,6 +74,7 @@ class TrainConfig:
     patch: int | None = None
     prototypes: bool | None = None
 
+    method: str = "vpfb"
     objective: str = "stein"
     schedule: str = "ot"
     floor: float | None = None
@@ -97,7 +99,6 @@ class TrainConfig:
     precision: str | None = None
     compile: str = "auto"
     micro_batch: int | None = None
-    checkpoint_activations: bool = False
 
     seed: int = 0
     out: str | None = None
@@ -123,9 +124,12 @@ class TrainConfig:
 
 # Settings that say where and how a run is computed and kept, not what it computes: they may differ on resuming.
 OPERATIONAL = frozenset(
-    {"data_root", "download", "device", "threads", "workers", "compile", "micro_batch", "checkpoint_activations", "out",
+    {"data_root", "download", "device", "threads", "workers", "compile", "micro_batch", "out",
      "resume", "log_every", "save_every", "sample_every", "keep", "on_nonfinite"}
 )  # fmt: skip
+
+# Settings of earlier versions that changed no result; they are ignored.
+RETIRED = frozenset({"checkpoint_activations"})
 
 _TYPES = typing.get_type_hints(TrainConfig)
 _LIMITS: dict[str, tuple[float, float]] = {
@@ -172,7 +176,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a configuration: it is nested too deeply") from error
     except ValueError as error:  # not UTF-8, not TOML, or a number of thousands of digits
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
-    return {_known(name, path): value for name, value in settings.items()}
+    return {_known(name, path): value for name, value in settings.items() if name not in RETIRED}
 
 
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:

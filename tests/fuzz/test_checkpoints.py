@@ -14,6 +14,7 @@ import pytest
 import torch
 from exploring import VALUES, bounded, budget, damaged, explore
 from hypothesis import strategies as st
+from vpfb_core.uses.ood.reference import Neighbourhood, Reference
 
 import vpfb_core as vpfb
 from vpfb_cli.__main__ import run as run_command
@@ -31,7 +32,6 @@ from vpfb_core.model.runs import Run
 from vpfb_core.model.trained import Model
 from vpfb_core.training.state import Counters, read_state, save_state
 from vpfb_core.uses.evaluation import weights
-from vpfb_core.uses.ood.reference import Neighbourhood, Reference
 
 ABOUT = {
     "data": {"name": "digits", "images": 9, "fingerprint": "f"}, "step": 1, "seconds": 1.5, "device": "cpu", "seed": 0,

@@ -16,7 +16,7 @@ from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vpfb_core.model.trained import Model
+    from vpfb_core.api import Model
     from vpfb_core.uses.composition import Expression
 
 CHAINS = "Markov chains"

@@ -13,13 +13,15 @@ from vpfb_cli.models import open_model
 from vpfb_cli.options import DATA, DataAccess, Machine, option
 from vpfb_cli.output import Output
 from vpfb_cli.wording import duration
-from vpfb_core.errors import ConfigError, VPFBError
-from vpfb_core.methods.vpfb.normaliser import Normaliser
+from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
 from vpfb_core.model import description
 from vpfb_core.model.runs import Run, builtin_models, find_model, list_runs
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from vpfb_core.methods.base import Calibration
+    from vpfb_core.model.description import Description
 
 UNKNOWN = "unknown"
 
@@ -78,15 +80,16 @@ def _list(say: Output) -> None:
 
 
 def _entry(run: Run) -> dict[str, Any]:
-    status, about = run.status(), {}
+    status, data, figures = run.status(), None, {}
     with contextlib.suppress(VPFBError):  # it has no model yet, or one that cannot be read
-        about = description.read(run.model)["about"]
+        described = description.read(run.model)
+        data, figures = described.data, described.about.get("figures", {})
     return {
         "run": str(run.path),
         "status": status.get("status", UNKNOWN),
-        "data": _data_name(about),
+        "data": data,
         "step": status.get("step"),
-        "val_residual": about.get("figures", {}).get("val_residual"),
+        "val_residual": figures.get("val_residual"),
     }
 
 
@@ -94,19 +97,19 @@ def _entry(run: Run) -> dict[str, Any]:
 
 
 def _show(say: Output, path: Path) -> None:
-    document = description.read(path)
-    about, kept = document["about"], document.get("normaliser")
-    normaliser = Normaliser.from_dict(kept) if kept else None
-    levels = normaliser.describe(document["statistics"]["std"]) if normaliser else None
+    described = description.read(path)
+    about, calibration = described.about, _calibration_of(described, path)
+    levels = calibration.describe(described.std) if calibration else None
     facts: dict[str, Any] = {
         "model": str(path),
-        "data": _data_name(about),
-        "classes": [name for group in document["groups"] for name in group["classes"]],
-        "shape": document["shape"],
-        "parameters": document["parameters"],
+        "method": described.method,
+        "data": described.data,
+        "classes": [name for _, classes in described.groups for name in classes],
+        "shape": list(described.shape),
+        "parameters": described.parameters,
         "steps": about.get("step"),
-        "schedule": document["homotopy"]["name"],
-        "calibrated": normaliser is not None,
+        "schedule": described.settings.get("schedule"),
+        "calibrated": calibration is not None,
         "normaliser": levels,
         "versions": about.get("versions", {}),
         "figures": about.get("figures", {}),
@@ -114,18 +117,18 @@ def _show(say: Output, path: Path) -> None:
         "seed": about.get("seed"),
         "device": about.get("device"),
     }
-    table = output.table(["", ""], _in_words(facts, normaliser))
+    table = output.table(["", ""], _in_words(facts, calibration))
     say.result(facts, _with_levels(table, levels) if levels else table)
 
 
-def _in_words(facts: dict[str, Any], normaliser: Normaliser | None) -> list[tuple[str, object]]:
+def _in_words(facts: dict[str, Any], calibration: Calibration | None) -> list[tuple[str, object]]:
     """The rows of the table that people see."""
     shown = {
         "classes": ", ".join(facts["classes"]) or "none",
         "shape": "x".join(map(str, facts["shape"])),
         "parameters": f"{facts['parameters']:,}",
         "steps": UNKNOWN if facts["steps"] is None else f"{facts['steps']:,}",
-        "calibrated": _calibration(normaliser),
+        "calibrated": _calibrated(calibration),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "figures": ", ".join(f"{_spoken(name)} {_figure(value)}" for name, value in facts["figures"].items()),
         "seconds": UNKNOWN if facts["seconds"] is None else duration(facts["seconds"]),
@@ -138,12 +141,22 @@ def _in_words(facts: dict[str, Any], normaliser: Normaliser | None) -> list[tupl
     ]
 
 
-def _calibration(normaliser: Normaliser | None) -> str:
-    if normaliser is None:
+def _calibration_of(described: Description, path: Path) -> Calibration | None:
+    """The constants that a model file holds."""
+    if described.calibration is None:
+        return None
+    with signals.importing():
+        from vpfb_core import methods
+    try:
+        return methods.build(described.method, described.settings).read_calibration(described.calibration)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"invalid model file {path}: its calibration cannot be read: {error}") from error
+
+
+def _calibrated(calibration: Calibration | None) -> str:
+    if calibration is None:
         return "no: energies can be compared, but densities are not normalised"
-    classes = len(normaliser.constants) - 1
-    each = f" and for each of {classes} classes" if classes else ""
-    return f"yes, without condition{each}; densities for noise of {normaliser.least_noise:.2g} or more"
+    return f"yes; densities for noise of {calibration.quoted_level:.2g} or more"
 
 
 def _with_levels(facts: RenderableType, levels: list[dict[str, float | None]]) -> RenderableType:
@@ -163,11 +176,6 @@ def _with_levels(facts: RenderableType, levels: list[dict[str, float | None]]) -
     ]
     columns = ["noise", "blur (grey levels)", "normaliser (nats)", "flow minus normaliser"]
     return Group(facts, "", output.table(columns, rows))
-
-
-def _data_name(about: dict[str, Any]) -> str | None:
-    """What a model was trained on; None if that is not known."""
-    return about.get("data", {}).get("name")
 
 
 def _spoken(name: str) -> str:
@@ -198,8 +206,8 @@ def _calibrate(say: Output, path: Path, source: str | None, access: DataAccess, 
         from vpfb_core import data
         from vpfb_core.data import LoadOptions
         from vpfb_core.training.state import locked
-        from vpfb_core.uses.calibration import IMAGES, finish
-    source = source or _data_name(loaded.about)
+        from vpfb_core.uses.calibration import IMAGES, calibrate
+    source = source or loaded.about.get("data", {}).get("name")
     if source is None:
         raise ConfigError(f"{name} does not say what it was trained on", hint="name the data: --data DATA")
     channels, size, _ = loaded.shape
@@ -212,5 +220,5 @@ def _calibrate(say: Output, path: Path, source: str | None, access: DataAccess, 
     say.note(f"calibrating {name} on {source}, {len(images):,} images")
     run = Run(path.parent)
     with locked(run) if run.exists() else contextlib.nullcontext():
-        finish(loaded, images, machine.seed)
+        calibrate(loaded, images, machine.seed)
         loaded.save(path)

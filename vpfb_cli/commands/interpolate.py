@@ -16,7 +16,7 @@ from vpfb_core.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vpfb_core.model.trained import Model
+    from vpfb_core.api import Model
 
 ENDS = "Ends"
 ROWS = 4

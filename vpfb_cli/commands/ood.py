@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from vpfb_core.api import Model
     from vpfb_core.data.images import ImageSet
-    from vpfb_core.model.trained import Model
     from vpfb_core.uses.ood.comparison import Row
 
 

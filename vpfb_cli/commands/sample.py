@@ -20,7 +20,7 @@ from vpfb_core.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vpfb_core.model.trained import Model
+    from vpfb_core.api import Model
     from vpfb_core.uses.chains import Chains
 
 CHAINS = "Langevin chains"
@@ -164,12 +164,10 @@ def _follow_flow(job: _Job, take: Callable[[Tensor, Tensor | None], None]) -> _D
     evaluations, done = 0, 0
 
     def draw(rows: range) -> tuple[Tensor, Tensor | None, int]:
-        images, solution = model.sample(
-            len(rows), job.seed, first=done + rows.start, keep_path=job.writer.wants_path, return_info=True,
-            **job.settings, **job.solver,
-        )  # fmt: skip
-        path = solution.require_success().path
-        return images, None if path is None else model.statistics.to_images(path), int(solution.nfe.sum())
+        drawn = model.sample(
+            len(rows), job.seed, first=done + rows.start, keep_path=job.writer.wants_path, **job.settings, **job.solver
+        ).require_success()
+        return drawn.images, drawn.path, int(drawn.nfe.sum())
 
     with progress(job.say, "sampling") as bar:
         while done < job.n:

@@ -75,7 +75,7 @@ def score(
             loaded, images, name, seed=machine.seed, batch_size=batch_size,
             on_batch=lambda n: bar.update(n / len(images)),
         )  # fmt: skip
-    if loaded.normaliser is None:
+    if loaded.calibration is None:
         say.warn("the model's density is not calibrated, so bits_per_dim is empty: vpfb info --calibrate MODEL")
     else:
         say.note(f"bits_per_dim describes images blurred by {loaded.blur():.2g} grey levels")

@@ -48,6 +48,7 @@ def train(
     time_budget: Annotated[str | None, option("--time-budget TIME", LENGTH, "Length of the run, calibration and saving included: 90s, 10m, 1h30m.")] = None,
     batch_size: Annotated[int | None, option("--batch-size N", LENGTH, "Number of images per step, over all processes.", show_default="set by the preset")] = None,
     lr: Annotated[float | None, option("--lr RATE", METHOD, "Learning rate of Adam.", show_default="set by the preset")] = None,
+    method: Annotated[str, _choice("method", "--method NAME", METHOD, "Training method: {}.")] = DEFAULTS.method,
     objective: Annotated[str, _choice("objective", "--objective NAME", METHOD, "Training loss: {}.")] = DEFAULTS.objective,
     schedule: Annotated[str, _choice("schedule", "--schedule NAME", METHOD, "Noise schedule: {}.")] = DEFAULTS.schedule,
     config: Annotated[Path | None, option("--config FILE.toml", METHOD, "Read settings from a file, such as the config.toml of a run.")] = None,
@@ -175,7 +176,7 @@ def _show_plan(say: Output, plan: Plan) -> None:
 def _fields(now: Progress, plan: Plan) -> Mapping[str, object]:
     """What the progress shows."""
     steps = f"{now.step}/{plan.config.steps}" if plan.config.steps and not plan.config.time_budget else str(now.step)
-    if now.finishing:
+    if now.calibrating:
         return {"step": steps, "now": "calibrating energies", "validation residual": now.val_residual}
     return {
         "step": steps,

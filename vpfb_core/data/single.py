@@ -17,7 +17,7 @@ from vpfb_core.errors import DataError
 WHITE = 128  # the first grey level that counts as white
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
+def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
     """An image file at the `shape` (C, S, S) of a model: the centre square, resized; uint8 (C, S, S).
 
     Raises:
@@ -26,7 +26,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
     return _framed(_read(path, shape[-1]), shape)
 
 
-def read_known(image: Path, mask: Path, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def read_known(image: Path, mask: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """An image as `read_image` gives it, and its known pixels, where the mask is white, bool (1, S, S).
 
     The mask has the size of the image's file, and is brought to the model's size in the same way; grey levels from
@@ -69,7 +69,7 @@ def _read(path: Path, size: int | None = None) -> Image.Image:
         raise DataError(f"the image '{path}' cannot be read: {error}") from error
 
 
-def _framed(picture: Image.Image, shape: tuple[int, int, int]) -> Tensor:
+def _framed(picture: Image.Image, shape: tuple[int, ...]) -> Tensor:
     pixels = np.empty(shape, np.uint8)
     write_picture(square(picture, shape[-1]), pixels)
     return torch.from_numpy(pixels)

@@ -19,7 +19,7 @@ from vpfb_core.machine.files import write_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # What safetensors itself allows for a header.
 _LARGEST_HEADER = 100_000_000
 _BEGINNING = 9  # bytes: the length of the header and its first character

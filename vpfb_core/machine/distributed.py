@@ -11,19 +11,18 @@ import atexit
 import contextlib
 import functools
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, distributed
+from torch.nn import Parameter
 
 from vpfb_core.errors import LostProcessError, VPFBError
 from vpfb_core.machine.launch import Place, place
 
 T = TypeVar("T")
-Module = TypeVar("Module", bound=nn.Module)
 
 # The others wait while the first process calibrates, draws and saves; one that has died is noticed at once.
 PATIENCE = timedelta(days=7)
@@ -43,10 +42,8 @@ class Group:
         self.leads = place.local_rank == 0
         if self.count == 1:
             return
-        store, _, _ = next(iter(distributed.rendezvous("env://")))
-        self._notes = distributed.PrefixStore("notes", store)
-        store = distributed.PrefixStore("messages", store)
-        distributed.init_process_group("gloo", store=store, rank=self.rank, world_size=self.count)
+        if not distributed.is_initialized():  # or the user's program has done so
+            distributed.init_process_group("gloo")
         self._words: Any = distributed.new_group(backend="gloo", timeout=PATIENCE)
         self._nccl: Any = None  # made when a GPU needs it
 
@@ -114,63 +111,57 @@ class Group:
         return self.together(lambda: work() if value is None else value)
 
     @contextlib.contextmanager
-    def failing_together(self) -> Iterator[None]:
-        """What fails within on one process, while the others are in the middle of something, fails on all.
+    def naming_lost_processes(self) -> Iterator[None]:
+        """Within, a connection that broke is the error that another process has died.
 
-        It leaves a note; the others notice that it is gone, look for the note, and fail with the same error.
+        Which process failed, and of what, it says itself; `torchrun` reports its rank.
         """
-        if self.count == 1:
-            yield
-            return
         try:
             yield
         except Exception as error:
-            if getattr(error, "speaker", None) is not None:  # agreed on already
-                raise
-            if isinstance(error, LostProcessError) or _is_broken_link(error):
-                raise self._noted() or LostProcessError("another process of this job has died") from error
-            if isinstance(error, VPFBError) and not self.first:
+            if self.count > 1 and _is_broken_link(error):
+                raise LostProcessError(
+                    "another process of this job has died", hint="its own message, or torchrun's report, says why"
+                ) from error
+            if isinstance(error, VPFBError) and not self.first and getattr(error, "speaker", None) is None:
                 error.message += f" (process {self.rank} of {self.count})"
-            error.speaker = True  # type: ignore[attr-defined]
-            with contextlib.suppress(RuntimeError):
-                self._notes.set("error", pickle.dumps(_portable(error)))  # type: ignore[arg-type]
+                error.speaker = True  # type: ignore[attr-defined]
             raise
-
-    def _noted(self) -> Exception | None:
-        """The error of the process that failed first, if it had the time to say so."""
-        with contextlib.suppress(RuntimeError):
-            if self._notes.check(["error"]):
-                error: Exception = pickle.loads(self._notes.get("error"))
-                error.speaker = False  # type: ignore[attr-defined]
-                return error
-        return None
 
     # --- gradients ----------------------------------------------------------------------------------------------------
 
-    def replicated(self, module: Module) -> Module:
-        """The module, its gradients averaged over the processes after each backward pass; alone, the module itself.
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the values of the first, in place."""
+        if self.count == 1:
+            return
+        with torch.no_grad(), _exchange():
+            for tensor in tensors:
+                distributed.broadcast(tensor.data, 0, group=self._between(tensor.device))
 
-        All processes begin with the parameters of the first.
+    def average_gradients(self, parameters: Iterable[Parameter]) -> None:
+        """Replace each parameter's gradient by its mean over the processes; where one has none, it counts as zero.
+
+        It is done once per step, when all micro-batches have added up, so that processes may divide their shares
+        differently. All gradients of a type travel as one tensor.
         """
         if self.count == 1:
-            return module
-        device = next(module.parameters()).device
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        constants = [name for name, _ in module.named_buffers()]  # not to be sent around at every forward pass
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, constants)
-        replica: Any = _Replica(
-            module,
-            device_ids=[device] if device.type == "cuda" else None,
-            process_group=self._between(device),
-            gradient_as_bucket_view=True,
-        )
-        return replica  # which answers for what it wraps
+            return
+        by_kind: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            by_kind.setdefault((parameter.grad.dtype, parameter.grad.device), []).append(parameter.grad)
+        for gradients in by_kind.values():
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            self.mean(flat)
+            for gradient, part in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the processes, in place."""
         if self.count > 1:
-            distributed.all_reduce(values, group=self._between(values.device))
+            with _exchange():
+                distributed.all_reduce(values, group=self._between(values.device))
             values /= self.count
         return values
 
@@ -194,16 +185,6 @@ def group() -> Group:
 def _leave() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
-
-
-class _Replica(DistributedDataParallel):
-    """Answers for what it wraps: an objective asks a potential for more than its forward pass."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("module"), name)
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +19,31 @@ def derive_seed(*key: int | str) -> int:
 def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator of its own for a key."""
     return torch.Generator(device=device).manual_seed(derive_seed(*key))
+
+
+@contextlib.contextmanager
+def lent_global_generator(device: torch.device, *key: int | str) -> Iterator[None]:
+    """Within, the device's global generator is seeded by a key; afterwards it is as it was.
+
+    For layers such as dropout that draw from nothing else. No other device's generator is touched.
+    """
+    seed = derive_seed(*key)
+    if device.type == "mps":
+        state = torch.mps.get_rng_state()
+        torch.mps.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.mps.set_rng_state(state)
+        return
+    cuda = device.type == "cuda"
+    generator = torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
 
 
 def normal(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str = "prior") -> Tensor:

@@ -1,64 +1,61 @@
-"""Guidance: a condition stated more strongly than the data state it, N = N_∅ + W (N_c − N_∅).
+"""Guidance: a condition stated more strongly than the data state it.
 
-Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), which mixes scores or velocities, is the same mixture
-written on the potential. Here it keeps an energy: at every level the density of the chains is ρ_∅ (ρ_c/ρ_∅)^W up to a
-constant, so that the Metropolis test holds. W = 1 is the condition itself, W = 0 none.
+Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) mixes the conditional and the unconditional field as
+F_∅ + W (F_c − F_∅). Energies, scores and velocities are mixed alike, so that guidance keeps an energy: at every level
+the density of the chains is ρ_∅ (ρ_c/ρ_∅)^W up to a constant, and the Metropolis test holds. W = 1 is the condition
+itself, W = 0 the unconditional field.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vpfb_core.dynamics.langevin import Target
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.vpfb.homotopy import expand_to
-from vpfb_core.methods.vpfb.potential import ArcField, Potential
 
 
-def guided_arc(
-    potential: Potential, u: Tensor, angle: Tensor, condition: Tensor | None = None, guidance: float | None = None
-) -> ArcField:
-    """N_∅ + W (N_c − N_∅) and its gradient, for the price of two evaluations; N_c alone where W is None or 1.
+@dataclass(frozen=True)
+class Guided:
+    """A field whose condition has a weight; each call costs two evaluations, or one where there is nothing to guide.
 
-    Args:
-        u: points of the arc, (N, …).
-        angle: φ, (N,).
-        condition: c, class indices, int64 (N, G); None is none at all, and then there is nothing to guide.
-        guidance: W.
-    """
-    if guidance is None or guidance == 1 or condition is None:
-        return potential.arc(u, angle, condition)
-    conditions = torch.cat([condition, torch.full_like(condition, -1)])
-    value, gradient = potential.arc(torch.cat([u, u]), torch.cat([angle, angle]), conditions)
-    (value, free), (gradient, free_gradient) = value.chunk(2), gradient.chunk(2)
-    return ArcField(free + guidance * (value - free), free_gradient + guidance * (gradient - free_gradient))
-
-
-def arc_velocity(potential: Potential, guidance: float | None = None) -> Callable[..., Tensor]:
-    """The right-hand side of the flow, (u, φ[, condition]) → ∇_u N, guided as in `guided_arc`."""
-
-    def velocity(u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
-        return guided_arc(potential, u, angle, condition, guidance).gradient
-
-    return velocity
-
-
-def arc_density(potential: Potential, condition: Tensor | None = None, guidance: float | None = None) -> Target:
-    """The target of chains: −½‖u‖² + tan φ · N(u, φ), the log-density but for C(φ), and its gradient.
-
-    Arguments as in `guided_arc`.
+    Attributes:
+        field: with an energy, a flow, or both.
+        weight: W; None or 1 is the field itself.
     """
 
-    def target(u: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-        field, tangent = guided_arc(potential, u, angle, condition, guidance), torch.tan(angle)
-        log_density = tangent * field.value - 0.5 * u.flatten(1).square().sum(1)
-        return log_density, expand_to(tangent, u) * field.gradient - u
+    field: Any
+    weight: float | None = None
 
-    return target
+    def velocity(self, x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The velocity of the flow at positions s (N,), like x; condition (N, G) or None."""
+        if self._is_plain(condition):
+            return self.field.velocity(x, s, condition)
+        return self._mixed(self.field.velocity(torch.cat([x, x]), torch.cat([s, s]), _with_null(condition)))
+
+    def energy_and_score(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As in `Field.energy_and_score`."""
+        if self._is_plain(condition):
+            return self.field.energy_and_score(x, level, condition)
+        energy, score = self.field.energy_and_score(torch.cat([x, x]), level, _with_null(condition))
+        return self._mixed(energy), self._mixed(score)
+
+    def _is_plain(self, condition: Tensor | None) -> bool:
+        return self.weight is None or self.weight == 1 or condition is None
+
+    def _mixed(self, both: Tensor) -> Tensor:
+        assert self.weight is not None
+        conditional, free = both.chunk(2)
+        return free + self.weight * (conditional - free)
+
+
+def _with_null(condition: Tensor | None) -> Tensor:
+    assert condition is not None
+    return torch.cat([condition, torch.full_like(condition, -1)])
 
 
 def check_guidance(guidance: float | None, groups: Sequence[object]) -> None:

@@ -11,10 +11,11 @@ from torch import Tensor
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
 
+# A name, names that take turns, class indices (N, G), or None for no condition at all.
+Condition = str | Sequence[str] | Tensor | None
 
-def condition_tensor(
-    condition: str | Sequence[str] | Tensor | None, groups: Sequence[ConditionGroup], n: int, first: int = 0
-) -> Tensor | None:
+
+def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: int, first: int = 0) -> Tensor | None:
     """The class index of each of n samples in each group, int64 (n, G), −1 for none; None if there are no groups.
 
     Args:
@@ -34,7 +35,7 @@ def condition_tensor(
         counts = torch.tensor([len(group.classes) for group in groups])
         if condition.shape != (n, len(groups)) or condition.is_floating_point():
             raise ConfigError(f"conditions of shape {tuple(condition.shape)} do not fit ({n}, {len(groups)})")
-        if bool(((condition < -1) | (condition.cpu() >= counts)).any()):
+        if bool(((condition.cpu() < -1) | (condition.cpu() >= counts)).any()):
             raise ConfigError(f"class indices must lie between −1 and {(counts - 1).tolist()}")
         return condition.long()
     wishes = [condition] if isinstance(condition, str) else list(condition)

@@ -6,107 +6,170 @@ A file can be whole and still be nonsense: the checksum says that nothing was da
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vpfb_core.errors import CheckpointError
-from vpfb_core.machine import container as checkpoint
-from vpfb_core.methods.vpfb.normaliser import Normaliser, is_number
+from vpfb_core.machine import container
+from vpfb_core.model import version_1
 
 LARGEST_SIDE = 2**16  # pixels
 
-Rule = Callable[[Any], bool]
+
+@dataclass(frozen=True)
+class Description:
+    """The document of a model file.
+
+    Attributes:
+        method: its name.
+        settings: of the method.
+        network: as `networks.build` reads it.
+        mean, std: of the training data.
+        shape: of a datum.
+        groups: name and classes of each condition group.
+        parameters: how many numbers were trained.
+        about: what is known of its training; `data`, `step`, `seconds`, `device`, `seed`, `figures`, `config` and
+            `versions` are of the right types where they are there.
+        calibration: as `Method.read_calibration` reads it; None without one.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    network: dict[str, Any]
+    mean: tuple[float, ...]
+    std: float
+    shape: tuple[int, ...]
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+    parameters: int
+    about: dict[str, Any]
+    calibration: dict[str, Any] | None
+
+    @property
+    def data(self) -> str | None:
+        """The name of the training data; None where it is not known."""
+        name: str | None = self.about.get("data", {}).get("name")
+        return name
+
+    @classmethod
+    def parse(cls, document: dict[str, Any], path: Path) -> Description:
+        """The description in the document of a file of any version.
+
+        Raises:
+            CheckpointError: a field is missing or of the wrong type; it names the field.
+        """
+        try:
+            return cls._parse(version_1.upgraded(document))
+        except _WrongFieldError as wrong:
+            raise CheckpointError(f"invalid model file {path}: field {wrong} has the wrong type or value") from None
+
+    @classmethod
+    def _parse(cls, document: dict[str, Any]) -> Description:
+        method, statistics = _mapping(document, "method"), _mapping(document, "statistics")
+        about = _mapping(document, "about")
+        _check_about(about)
+        shape = tuple(_count(side, "shape") for side in _list(document, "shape"))
+        if not shape or not all(0 < side <= LARGEST_SIDE for side in shape):
+            raise _WrongFieldError("shape")
+        if len(shape) == 3 and shape[0] not in (1, 3):
+            raise _WrongFieldError("shape")
+        groups = []
+        for group in _list(document, "groups"):
+            name = _text(_value(group, "name"), "groups")
+            classes = tuple(_text(each, "groups") for each in _list(group, "classes"))
+            groups.append((name, classes))
+        network = _mapping(document, "network")
+        _text(network.get("name"), "network")
+        std = _number(_value(statistics, "std"), "statistics")
+        if std <= 0:
+            raise _WrongFieldError("statistics")
+        calibration = document.get("calibration")
+        return cls(
+            method=_text(method.get("name"), "method"),
+            settings=_mapping(method, "settings"),
+            network=network,
+            mean=tuple(_number(each, "statistics") for each in _list(statistics, "mean")),
+            std=std,
+            shape=shape,
+            groups=tuple(groups),
+            parameters=_count(document.get("parameters"), "parameters"),
+            about=about,
+            calibration=None if calibration is None else _mapping(document, "calibration"),
+        )
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Description:
     """The description in a model file, without torch.
 
     Raises:
-        CheckpointError: as of `checkpoint.read`, and of `require`.
+        CheckpointError: as of `container.read_document` and `Description.parse`.
     """
-    document = checkpoint.read_document(path, "model")
-    require(document, path)
-    return document
+    return Description.parse(container.read_document(path, "model"), path)
 
 
-def require(document: dict[str, Any], path: Path) -> None:
-    """Check that everything that is asked of a description is there, and what it should be.
+class _WrongFieldError(Exception):
+    """A field that is missing or of the wrong type, by its name."""
 
-    Raises:
-        CheckpointError: it is not, and what.
-    """
-    for name, fits in _DOCUMENT.items():
-        if not fits(document.get(name)):
-            raise CheckpointError(f"{path} describes a model that this version cannot build: its {name} is not one")
-    for name, fits in _ABOUT.items():  # of a model made by hand, little may be known
-        if name in document["about"] and not fits(document["about"][name]):
-            raise CheckpointError(f"{path} is not to be understood: what it says of its {name}")
+    def __init__(self, name: str) -> None:
+        super().__init__(repr(name))
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
+def _check_about(about: dict[str, Any]) -> None:
+    """What is known of the training, where it is there: of a model made by hand, it can be little."""
+    if "data" in about:
+        data = _mapping(about, "data")
+        _text(data.get("name"), "data")
+        for name, check in (("images", _count), ("fingerprint", _text)):
+            if data.get(name) is not None:
+                check(data[name], "data")
+    checks: dict[str, Callable[[Any, str], Any]] = {
+        "step": _count, "seed": _count, "seconds": _number, "device": _text,
+    }  # fmt: skip
+    for name, require in checks.items():
+        if name in about:
+            require(about[name], name)
+    for value in _mapping(about, "figures").values() if "figures" in about else ():
+        if value is not None:
+            _number(value, "figures")
+    for value in _mapping(about, "versions").values() if "versions" in about else ():
+        _text(value, "versions")
+    if "config" in about:
+        config = _mapping(about, "config")
+        section = config["data"] if isinstance(config.get("data"), dict) else config
+        _number(section.get("val_fraction"), "config")
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _value(holder: Any, name: str) -> Any:
+    return holder.get(name) if isinstance(holder, dict) else None
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict)
+def _mapping(holder: Any, name: str) -> dict[str, Any]:
+    value = _value(holder, name)
+    if not isinstance(value, dict):
+        raise _WrongFieldError(name)
+    return value
 
 
-def _none_or(rule: Rule) -> Rule:
-    return lambda value: value is None or rule(value)
+def _list(holder: Any, name: str) -> list[Any]:
+    value = _value(holder, name)
+    if not isinstance(value, list):
+        raise _WrongFieldError(name)
+    return value
 
 
-def _list_of(rule: Rule) -> Rule:
-    return lambda value: isinstance(value, list) and all(map(rule, value))
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise _WrongFieldError(name)
+    return value
 
 
-def _values(rule: Rule) -> Rule:
-    return lambda value: isinstance(value, dict) and all(map(rule, value.values()))
+def _count(value: Any, name: str) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise _WrongFieldError(name)
+    return value
 
 
-def _having(**rules: Rule) -> Rule:
-    return lambda value: isinstance(value, dict) and all(rule(value.get(name)) for name, rule in rules.items())
-
-
-def _is_shape(value: Any) -> bool:
-    fits = _list_of(_is_count)(value) and len(value) == 3
-    return fits and value[0] in (1, 3) and all(0 < side <= LARGEST_SIDE for side in value[1:])
-
-
-def _is_scale(value: Any) -> bool:
-    return is_number(value) and value > 0
-
-
-def _is_normaliser(value: Any) -> bool:
-    try:
-        Normaliser.from_dict(value)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return False
-    return True
-
-
-_DOCUMENT: dict[str, Rule] = {
-    "potential": _is_text,
-    "homotopy": _having(name=_is_text),
-    "data_std": _is_scale,
-    "network": _having(name=_is_text),
-    "statistics": _having(mean=_list_of(is_number), std=_is_scale),
-    "shape": _is_shape,
-    "groups": _list_of(_having(name=_is_text, classes=_list_of(_is_text))),
-    "parameters": _is_count,
-    "about": _is_mapping,
-    "normaliser": _none_or(_is_normaliser),
-}
-_ABOUT: dict[str, Rule] = {
-    "data": _having(name=_is_text, images=_none_or(_is_count), fingerprint=_none_or(_is_text)),
-    "step": _is_count,
-    "seconds": is_number,
-    "device": _is_text,
-    "seed": _is_count,
-    "figures": _values(_none_or(is_number)),
-    "config": _having(val_fraction=is_number),
-    "versions": _values(_is_text),
-}
+def _number(value: Any, name: str) -> float:
+    if type(value) not in (int, float) or not -1e300 < value < 1e300:
+        raise _WrongFieldError(name)
+    return float(value)

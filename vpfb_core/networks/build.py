@@ -48,6 +48,18 @@ def current_name(name: str) -> str:
     return name.replace("embedding.angle.", "embedding.level.")
 
 
+def require_shape(description: dict[str, Any], shape: tuple[int, ...], classes: tuple[int, ...]) -> None:
+    """ValueError if a description is not of a network for data of this shape, with this many classes in each group."""
+    if len(shape) == 3:
+        channels, height, width = shape
+        if description.get("channels") != channels or not description.get("size") == height == width:
+            raise ValueError(f"images of {shape} are not those of its network")
+    elif description.get("dim") != shape[0]:
+        raise ValueError(f"data of {shape[0]} numbers are not those of its network")
+    if list(description.get("classes", ())) != list(classes):
+        raise ValueError(f"groups of {list(classes)} classes are not those of its network")
+
+
 def _require_bounded(arguments: dict[str, Any]) -> None:
     """Nothing is larger than any network that is meant: a description can come with a file from anywhere."""
     numbers = [value for value in arguments.values() if not isinstance(value, list | tuple)]

@@ -70,6 +70,11 @@ class PaperUNet(nn.Module):
         self.last = Conv2d(below, channels, 3, padding=1)
         zero(self.last)
 
+    @property
+    def feature_layer(self) -> nn.Module:
+        """The layer whose output describes an image: the coarsest."""
+        return self.middle
+
     def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         embedding = F.silu(self.embedding(u, level, condition))
         skips = [self.first(u)]

@@ -85,6 +85,11 @@ class UNet(nn.Module):
         self.last = Conv2d(widths[0], channels, 3, padding=1)
         zero(self.last)
 
+    @property
+    def feature_layer(self) -> nn.Module:
+        """The layer whose output describes an image: the coarsest."""
+        return self.middle
+
     def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         embedding = F.silu(self.embedding(u, level, condition))
         features = self.first(to_patches(u, self.patch))

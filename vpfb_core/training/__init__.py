@@ -1,7 +1,7 @@
 """Training: from a configuration to a run folder that holds a model."""
 
 from vpfb_core.training.plan import Plan, prepare
-from vpfb_core.training.report import Progress, Result
+from vpfb_core.training.progress import Progress, Result
 from vpfb_core.training.session import run, train
 
 __all__ = ["Plan", "Progress", "Result", "prepare", "run", "train"]

@@ -12,13 +12,13 @@ class Clock:
     """The time of a run.
 
     Attributes:
-        check_seconds: what a residual and a grid took the last time.
-        finish_seconds: what finishing the model will take, by that.
+        check_seconds: what the last check took.
+        calibration_seconds: what calibrating the model will take, by that.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.check_seconds = self.finish_seconds = 0.0
+        self.check_seconds = self.calibration_seconds = 0.0
         self.go_on(0.0)
 
     def go_on(self, seconds: float) -> None:
@@ -32,12 +32,12 @@ class Clock:
     def fraction(self, step: int) -> float:
         """How much of the run is done after `step` steps, in [0, 1], by steps or by time, whichever is further.
 
-        Of a time budget, what the last check, finishing and the last save will take is set aside.
+        Of a time budget, what the last check, calibration and the last save will take is set aside.
         """
         by_steps = step / self.config.steps if self.config.steps else 0.0
         by_time = 0.0
         if self.config.time_budget:
-            finishing = min(self.finish_seconds, SHARE / (1 + SHARE) * self.config.time_budget)
-            available = max(self.config.time_budget - finishing - 1.5 * self.check_seconds - 1.0, 1e-3)
+            calibrating = min(self.calibration_seconds, SHARE / (1 + SHARE) * self.config.time_budget)
+            available = max(self.config.time_budget - calibrating - 1.5 * self.check_seconds - 1.0, 1e-3)
             by_time = self.seconds() / available
         return min(1.0, max(by_steps, by_time))

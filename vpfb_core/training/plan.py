@@ -13,9 +13,12 @@ from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, read_file
 from vpfb_core.data import LoadOptions, Source
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import distributed
-from vpfb_core.machine.devices import memory_of, resolve_device
+from vpfb_core.machine.devices import resolve_device
+from vpfb_core.methods.base import DataShape, Method
 from vpfb_core.model.runs import RUNS, Run, list_runs
-from vpfb_core.training import memory, presets
+from vpfb_core.training import presets
+
+COPIES = 5  # of the weights that training keeps, in float32
 
 
 @dataclass(frozen=True)
@@ -26,23 +29,34 @@ class Plan:
         config: with everything chosen.
         requested: the settings that were asked for, which a resumed run must share.
         images: the data, all of it; in memory, or on disk where it is very large.
+        method: with its settings.
         network: description of the network.
         parameters: how many it has.
-        memory_bytes: estimate of what a step needs.
         existing: the run to go on with, or None to begin a new one.
     """
 
     config: TrainConfig
     requested: dict[str, Any]
     images: Source
+    method: Method
     network: dict[str, Any]
     parameters: int
-    memory_bytes: int
     existing: Run | None
 
     @property
     def device(self) -> torch.device:
+        """Where the run computes."""
         return torch.device(self.config.device)
+
+    @property
+    def data_shape(self) -> DataShape:
+        """What the method knows of the data."""
+        return presets.data_shape(self.images)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of weights, gradient, average and both moments of the optimiser; activations come on top."""
+        return COPIES * 4 * self.parameters
 
 
 def prepare(config: TrainConfig) -> Plan:
@@ -60,11 +74,13 @@ def prepare(config: TrainConfig) -> Plan:
         raise ConfigError("no data named", hint="vpfb train --data FOLDER")
     device = group.together(lambda: resolve_device(config.device))
     images = _found(group, config, device)
-    config = group.from_first(lambda: _chosen(config, images, device)).replace(device=str(device))
+    config = group.from_first(lambda: presets.resolve(config, images, device)).replace(device=str(device))
     network = presets.network_description(config, images)
-    built = networks.build(network, config.seed)
-    parameters = sum(parameter.numel() for parameter in built.parameters())
-    return Plan(config, requested, images, network, parameters, memory.estimate_memory(built, config), existing)
+    method = presets.method_of(config, images)
+    with torch.device("meta"):
+        field = method.field(networks.build(network, config.seed), presets.data_shape(images))
+    parameters = sum(parameter.numel() for parameter in field.parameters())
+    return Plan(config, requested, images, method, network, parameters, existing)
 
 
 def _begun(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any], Run | None]:
@@ -90,17 +106,6 @@ def _found(group: distributed.Group, config: TrainConfig, device: torch.device) 
         stream=True,
     )
     return group.leaders_first(lambda: data.find(config.data, options))
-
-
-def _chosen(config: TrainConfig, images: Source, device: torch.device) -> TrainConfig:
-    """Everything that was left open."""
-    asked = config.micro_batch
-    config = presets.resolve(config, images, device)
-    if asked is not None or config.objective == "official":
-        return config
-    on_device = images.sample.numel()  # bytes: all of a set in memory, next to nothing of a streamed one
-    network = networks.build(presets.network_description(config, images), config.seed)
-    return memory.fit(network, config, memory_of(device) - on_device)
 
 
 def _requested(config: TrainConfig) -> dict[str, Any]:

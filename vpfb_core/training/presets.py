@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from importlib.util import find_spec
@@ -10,11 +9,12 @@ from typing import Any
 
 import torch
 
+from vpfb_core import methods
 from vpfb_core.config import TrainConfig
 from vpfb_core.data import Source
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
-from vpfb_core.methods.vpfb.objectives import AngleDistribution
+from vpfb_core.methods.base import DataShape, Method
 from vpfb_core.networks.unet import level_sizes
 
 # batch_size counts images; each is drawn with ε and with −ε, so a step evaluates twice as many points. `attention` is
@@ -41,10 +41,6 @@ COMMON: dict[str, Any] = {
     "network": "unet", "patch": 1, "blocks": 1, "attention": 0, "dropout": 0.0, "prototypes": False, "warmup": 100,
 }  # fmt: skip
 CPU_TIME_BUDGET = 15 * 60.0
-# Of one group, and of each of several: there `compose` asks for one class with nothing of the other groups, and with a
-# half every set of groups is as likely as any other.
-CONDITION_DROPOUT = (0.1, 0.5)
-CONTRAST = 0.02  # a nat of it weighs, in the end, as much as 2 % of the variance of the velocity
 # Largest side that is chosen for a folder of large pictures.
 MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}
 # `--compile auto`: where there are so many steps, or seconds, that the minutes of compiling come back.
@@ -67,8 +63,8 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     preset["patch"] = preset["patch"] if is_unet else 1
     widths, patch = config.widths or preset["widths"], config.patch or preset["patch"]
     preset["attention"] = _attended(level_sizes(size, len(widths), patch), preset["attention"])
-    angles = AngleDistribution.for_dimensions(math.prod(images.shape))
-    preset |= {"angle_mean": angles.mean, "angle_std": angles.std}
+    method = methods.find(config.method)
+    preset |= method.defaults(data_shape(images), config.to_dict())
     if config.steps is not None or config.time_budget is not None:
         preset.pop("steps")
     elif device.type == "cpu":
@@ -78,11 +74,6 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
         chosen["augment"] = "flip" if images.flips else "none"
     if config.precision is None:
         chosen["precision"] = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    if config.condition_dropout is None:
-        chosen["condition_dropout"] = CONDITION_DROPOUT[len(images.groups) > 1]
-    if config.contrast is None:
-        wanted = images.groups and config.decay and config.objective != "official"
-        chosen["contrast"] = CONTRAST if wanted else 0.0
     if config.threads is None:
         chosen["threads"] = torch.get_num_threads()
     if config.workers is None:
@@ -91,9 +82,28 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     share = -(-(resolved.batch_size or 1) // place().count)  # of the largest process
     resolved = resolved.replace(micro_batch=min(share, resolved.micro_batch or share))
     if resolved.compile == "auto":
-        resolved = resolved.replace(compile="on" if pays_to_compile(resolved, device) else "off")
+        pays = method_of(resolved, images).compilable and pays_to_compile(resolved, device)
+        resolved = resolved.replace(compile="on" if pays else "off")
     _check(resolved, images, share)
     return resolved
+
+
+def data_shape(images: Source) -> DataShape:
+    """What a method knows of the data."""
+    return DataShape(tuple(images.shape), tuple(len(group.classes) for group in images.groups))
+
+
+def method_of(config: TrainConfig, images: Source) -> Method:
+    """The method of a resolved configuration.
+
+    Raises:
+        ConfigError: its settings do not fit the data or the run.
+    """
+    kind = methods.find(config.method)
+    settings = {name: value for name, value in config.to_dict().items() if name in kind.Settings.names()}
+    method = methods.build(kind.name, settings)
+    method.check(data_shape(images), decay=config.decay, processes=place().count)
+    return method
 
 
 def choose_preset(size: int, device: torch.device) -> str:
@@ -108,9 +118,8 @@ def choose_preset(size: int, device: torch.device) -> str:
 def pays_to_compile(config: TrainConfig, device: torch.device) -> bool:
     """On a GPU whose compiler is there, in a long run; on a CPU compiling takes as long as a run and gains little."""
     long = (config.steps or 0) >= LONG_STEPS if config.time_budget is None else config.time_budget >= LONG_SECONDS
-    possible = config.objective != "official" and not config.checkpoint_activations
     tools = find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
-    return device.type == "cuda" and long and possible and tools
+    return device.type == "cuda" and long and tools
 
 
 def _attended(sizes: list[int], largest: int) -> tuple[int, ...]:
@@ -161,27 +170,15 @@ def _check(config: TrainConfig, images: Source, share: int) -> None:
         raise ConfigError("prototypes are of classes, and this run has none", hint="use --conditional")
     if patch > 1 and config.network != "unet":
         raise ConfigError(f"the network {config.network} takes no patches", hint="--set network=unet")
-    if config.objective == "official" and config.schedule != "ot":
-        raise ConfigError("the official objective is defined for the schedule ot only")
-    if config.objective == "official" and (place().count > 1 or (config.micro_batch or 1) < share):
+    if not method_of(config, images).divisible and (config.micro_batch or 1) < share:
         raise ConfigError(
-            "the official objective takes its statistics over the whole batch, which cannot be parted",
-            hint="train in one process, with a smaller --batch-size and without micro_batch",
+            "this objective takes its statistics over the whole batch, which cannot be divided",
+            hint="use a smaller --batch-size and no micro_batch",
         )
     if (config.batch_size or 1) < place().count:
         raise ConfigError(
             f"a batch of {config.batch_size} images cannot be shared by {place().count} processes",
             hint="--batch-size is that of all processes together",
-        )
-    if config.contrast and not images.groups:
-        raise ConfigError("contrast is of classes, and this run has none", hint="use --conditional")
-    if config.contrast and not config.decay:
-        raise ConfigError(
-            "contrast sets in while the rate falls, which it does not with decay=0", hint="--set contrast=0"
-        )
-    if config.compile == "on" and config.checkpoint_activations:
-        raise ConfigError(
-            "checkpoint_activations works in eager mode only", hint="the compiler chooses itself what to keep"
         )
     if config.device.startswith("mps") and config.precision == "bf16":
         raise ConfigError("bf16 is not supported on mps here", hint="use --precision fp32")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,19 @@ import torch
 from torch import Tensor
 
 import vpfb_core
+from vpfb_core import names
 from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, to_toml
 from vpfb_core.data.unreadable import table
 from vpfb_core.errors import DataError
 from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.files import clear_leftovers, write_bytes
-from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.methods.base import Field
+from vpfb_core.model import files
 from vpfb_core.model.runs import Run, new_run
-from vpfb_core.model.trained import Model
+from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training import log
-from vpfb_core.training.card import model_card
 from vpfb_core.training.inputs import Inputs
-from vpfb_core.training.report import Progress
+from vpfb_core.training.progress import Progress
 from vpfb_core.training.state import Counters, save_state, set_aside, write_status
 from vpfb_core.uses.pictures import png, tile
 
@@ -47,7 +47,7 @@ class Record:
     Args:
         inputs: of the run.
         folder: of the run.
-        average: the potential with the averaged weights.
+        average: the field with the averaged weights.
 
     Attributes:
         fingerprint: of the data.
@@ -55,9 +55,10 @@ class Record:
         saved_at: when something was saved last, by the monotonic clock.
     """
 
-    def __init__(self, inputs: Inputs, folder: Run, average: Potential) -> None:
+    def __init__(self, inputs: Inputs, folder: Run, average: Field) -> None:
         self.inputs, self.plan, self.folder, self.average = inputs, inputs.plan, folder, average
         self.fingerprint = self.plan.images.fingerprint()
+        self.columns = log.columns([f"val_{name}" for name in self.plan.method.figures])
         self.saved: Counters | None = None
         self.saved_at = time.monotonic()
 
@@ -71,15 +72,19 @@ class Record:
         for folder in (self.folder.path, self.folder.samples):
             clear_leftovers(folder)
         write_bytes(self.folder.config, to_toml(self._kept_config()).encode())
-        log.cut(self.folder.log, counters.step)
+        self.cut_log(counters.step)
         self.status("running", counters)
         self.saved_at = time.monotonic()
 
     def line(self, progress: Progress, *, anew: bool) -> None:
         """One line of log.csv; anew at the ends of a run, since a session that was killed may have come as far."""
         if anew:
-            log.cut(self.folder.log, progress.step - 1)
-        log.append(self.folder.log, asdict(progress))
+            self.cut_log(progress.step - 1)
+        log.append(self.folder.log, self.columns, progress.row())
+
+    def cut_log(self, step: int) -> None:
+        """Drop the lines of the log after `step`."""
+        log.cut(self.folder.log, self.columns, step)
 
     def grid(self, step: int, images: Tensor) -> None:
         """Images (N, C, H, W) as a picture among the samples."""
@@ -90,34 +95,40 @@ class Record:
         write_status(self.folder, status, counters, self.plan.requested)
 
     def save(
-        self, status: str, counters: Counters, tensors: Callable[[], dict[str, Tensor]], model: Model, **about: Any
+        self,
+        status: str,
+        counters: Counters,
+        tensors: Callable[[], dict[str, Tensor]],
+        model: TrainedModel,
+        about: Mapping[str, Any],
     ) -> None:
         """Write state, model, card and status.
 
         Args:
-            tensors: of the trainer; not asked for where the state of this step is there already, since the one before
-                it is worth more than a copy.
+            tensors: of the trainer; not called where the state of this step is there already, since the one before it
+                is worth more than a copy.
             about: what else resuming wants to know.
         """
         if self.saved is None or self.saved.step != counters.step:
-            about |= {"data": self.fingerprint, "config": self.decisive(), "versions": versions()}
-            save_state(self.folder, tensors(), counters, about, self.plan.config.keep)
+            kept = {"data": self.fingerprint, "config": self.decisive(), "versions": versions()}
+            save_state(self.folder, tensors(), counters, {**about, **kept}, self.plan.config.keep)
             self.saved = counters
-        model.save(self.folder.model)
+        files.save(model, self.folder.model)
         write_bytes(self.folder.card, model_card(model).encode())
         if skipped := self.plan.images.skipped:
             write_bytes(self.folder.skipped, table(skipped))
         self.status(status, counters)
         self.saved_at = time.monotonic()
 
-    def model(self, counters: Counters, val_residual: float) -> Model:
+    def model(self, counters: Counters, figures: Mapping[str, float]) -> TrainedModel:
         """The model as it stands, with the averaged weights."""
         plan, images = self.plan, self.plan.images
-        return Model(
-            potential=self.average,
+        return TrainedModel(
+            method=plan.method,
+            field=self.average,
             network=plan.network,
             statistics=self.inputs.statistics,
-            shape=self.inputs.measured.shape,
+            shape=images.shape,
             groups=images.groups,
             about={
                 "data": {"name": images.name, "images": len(images), "fingerprint": self.fingerprint},
@@ -125,7 +136,7 @@ class Record:
                 "seconds": counters.seconds,
                 "device": plan.config.device,
                 "seed": plan.config.seed,
-                "figures": {"val_residual": finite_or_none(val_residual)},
+                "figures": {name: finite_or_none(value) for name, value in figures.items()},
                 "config": as_json(self._kept_config()),
                 "versions": versions(),
             },
@@ -142,5 +153,47 @@ class Record:
 
 
 def versions() -> dict[str, str]:
-    """Of what a model depends on."""
+    """Versions of what a model depends on."""
     return {"vpfb": vpfb_core.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def model_card(model: TrainedModel) -> str:
+    """The README.md of a run folder, for whoever finds it: data, size, figures, how to use it, how it was made."""
+    about, shape = model.about, model.shape
+    classes = "; ".join(f"{group.name}: {', '.join(group.classes)}" for group in model.groups) or "none"
+    datum = f"{shape[1]}x{shape[2]}, {'colour' if shape[0] == 3 else 'grey'}" if len(shape) == 3 else f"{shape[0]}"
+    figures = [
+        f"| {name} | {'not measured' if value is None else f'{value:.4f}'} |"
+        for name, value in about["figures"].items()
+    ]
+    rows = [
+        f"| method | {model.method.name}: {names.METHODS[model.method.name].summary} |",
+        f"| data | {about['data']['images']} data of {about['data']['name']}, {datum} |",
+        f"| classes | {classes} |",
+        f"| parameters | {model.parameter_count:,} |",
+        f"| trained | {about['step']:,} steps, {about['seconds']:.0f} s on {about['device']} |",
+        *figures,
+        f"| seed | {about['seed']} |",
+        f"| versions | {', '.join(f'{name} {version}' for name, version in about['versions'].items())} |",
+    ]
+    table_rows = "\n".join(rows)
+    return f"""# A vpfb model of {about["data"]["name"]}
+
+| | |
+|---|---|
+{table_rows}
+
+Validation figures are of held-out data; lower is better.
+
+    vpfb sample -m THIS_FOLDER -n 64 -o grid.png
+
+```python
+import vpfb_core as vpfb
+images = vpfb.load("THIS_FOLDER").sample(64, seed=0).images
+```
+
+The settings it was trained with:
+
+```toml
+{to_toml(about["config"])}```
+"""

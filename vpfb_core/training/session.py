@@ -14,8 +14,8 @@ from vpfb_core.machine.devices import keeping_freed_memory
 from vpfb_core.model.runs import Run
 from vpfb_core.training.loop import Loop
 from vpfb_core.training.plan import Plan, prepare
+from vpfb_core.training.progress import Progress, Result
 from vpfb_core.training.record import new_folder
-from vpfb_core.training.report import Progress, Result
 from vpfb_core.training.state import locked
 
 
@@ -64,9 +64,11 @@ def run(
         stack.enter_context(_threads(plan.config.threads))
         stack.enter_context(keeping_freed_memory(plan.device))
         stack.enter_context(warnings_silenced())
-        stack.enter_context(group.failing_together())
-        loop = stack.enter_context(contextlib.closing(Loop(plan, folder, group, on_step)))
-        return loop.run(should_stop or (lambda: False))
+        stack.enter_context(group.naming_lost_processes())
+        loop = stack.enter_context(
+            contextlib.closing(Loop(plan, folder, group, on_step, should_stop or (lambda: False)))
+        )
+        return loop.run()
 
 
 @contextlib.contextmanager

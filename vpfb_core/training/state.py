@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from vpfb_core.errors import CheckpointError, ConfigError, DataError
-from vpfb_core.machine import container as checkpoint
+from vpfb_core.machine import container
 from vpfb_core.machine.files import write_bytes
 from vpfb_core.model.runs import Run
 
@@ -42,6 +42,7 @@ class State:
         tensors: by name.
         counters: where the run was.
         document: what else was saved with it.
+        format_version: of the file.
         damaged: newer files that cannot be read, and why; newest first.
     """
 
@@ -49,6 +50,7 @@ class State:
     tensors: dict[str, Tensor]
     counters: Counters
     document: dict[str, Any]
+    format_version: int
     damaged: tuple[tuple[Path, CheckpointError], ...]
 
 
@@ -58,7 +60,7 @@ def save_state(run: Run, tensors: dict[str, Tensor], counters: Counters, about: 
     The new file is whole and on disk before an old one moves, so there is a good state at every moment.
     """
     pending = run.path / ".state.new"
-    checkpoint.write(pending, "state", tensors, {"counters": asdict(counters), **about})
+    container.write(pending, "state", tensors, {"counters": asdict(counters), **about})
     for age in range(keep, 0, -1):
         if run.earlier_state(age - 1).exists():
             _rename(run.earlier_state(age - 1), run.earlier_state(age))
@@ -74,13 +76,59 @@ def read_state(run: Run) -> State | None:
     damaged: list[tuple[Path, CheckpointError]] = []
     for path in _states(run):
         try:
-            stored = checkpoint.read(path, "state")
-            return State(path, stored.tensors, _counters(stored.document, path), stored.document, tuple(damaged))
+            stored = container.read(path, "state")
+            counters, version = _counters(stored.document, path), stored.document["format"]
+            return State(path, stored.tensors, counters, stored.document, version, tuple(damaged))
         except CheckpointError as error:
             damaged.append((path, error))
     if damaged:
         raise damaged[0][1]
     return None
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A state, and the figures that were saved with it; NaN where none was measured.
+
+    Attributes:
+        validation: by name.
+        sample_accuracy: of the newest grid.
+        best: the least value of the first validation figure.
+        check_seconds, calibration_seconds: that a check takes, and calibration will take.
+    """
+
+    state: State
+    validation: dict[str, float]
+    sample_accuracy: float
+    best: float
+    check_seconds: float
+    calibration_seconds: float
+
+    @classmethod
+    def of(cls, state: State) -> Restored:
+        """The figures in a state. Raises CheckpointError if it says too little."""
+        kept = state.document
+        try:
+            if state.format_version == 1:
+                kept = kept | {
+                    "validation": {"val_residual": kept.get("val_residual")},
+                    "best": kept.get("best_residual"),
+                    "calibration_seconds": kept["finish_seconds"],
+                }
+            return cls(
+                state,
+                {str(name): _number(value) for name, value in kept["validation"].items()},
+                _number(kept.get("sample_accuracy")),
+                _number(kept.get("best")),
+                float(kept["check_seconds"]),
+                float(kept["calibration_seconds"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{state.path} does not say what it is the state of") from error
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def set_aside(run: Run, damaged: Iterable[Path]) -> None:

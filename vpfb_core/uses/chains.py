@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.slerp import rms_distance
+from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.guidance import check_guidance
-from vpfb_core.methods.transport import Solver
-from vpfb_core.model.conditions import condition_tensor
+from vpfb_core.model.conditions import Condition, condition_tensor
+from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
 from vpfb_core.uses import inpainting, long_runs
-from vpfb_core.uses.inpainting import LEVELS
-
-if TYPE_CHECKING:
-    from vpfb_core.model.trained import Model
+from vpfb_core.uses.draw import check_condition
 
 
 @dataclass(frozen=True)
@@ -28,14 +25,14 @@ class Chains:
 
     Attributes:
         images: float32 (N, C, H, W) in [0, 1] on the CPU.
-        acceptance: share of the Metropolis proposals taken, burn-in left out.
+        acceptance: share of the Metropolis proposals that were accepted, burn-in left out.
         energy: −log-density in nats, up to a constant, the mean over the images. Of a long run: before the first and
             after each step, (steps + 1,). Of inpainting: at the end of each level, (levels,); the constant is another
             one at each.
         moved: RMS distance of each image from the one it began as, in units of [0, 1], (N,); of inpainting, over the
             pixels that were filled in.
         apart: the same between neighbours among the images, the mean; NaN for a single image.
-        nfe: evaluations of the gradient that each image took, (N,) int64.
+        nfe: gradient evaluations that each image took, (N,) int64.
     """
 
     images: Tensor
@@ -54,35 +51,51 @@ class Chains:
 
 
 def long_run(
-    model: Model,
+    model: TrainedModel,
     images: Tensor,
     steps: int,
+    seed: int = 0,
     *,
-    seed: int,
-    first: int,
-    condition: str | Sequence[str] | Tensor | None,
-    guidance: float | None,
-    level: float,
-    batch_size: int,
-    on_progress: Callable[[float], None] | None,
-    solver: dict[str, Any],
+    first: int = 0,
+    condition: Condition = None,
+    guidance: float | None = None,
+    level: float = long_runs.LEVEL,
+    batch_size: int = DEFAULT_BATCH,
+    on_progress: Callable[[float], None] | None = None,
+    **solver: Any,
 ) -> Chains:
-    """What `Model.long_run` says and does."""
+    """Let images walk over the data by `steps` steps of MALA at one noise level, and take the noise off again.
+
+    The first fifth of the steps, at most 200, is burn-in: each chain finds its own step size. What image i draws
+    depends on (seed, first + i) alone.
+
+    Args:
+        images: (N, C, H, W), uint8 or in [0, 1]; samples or real ones.
+        condition, guidance: of the density in which the chains walk, as in `draw.sample`.
+        level: the ratio of noise to data.
+        on_progress: called with the fraction done.
+        solver: of the flow that takes the noise off, as in `draw.sample`.
+    Raises:
+        ConfigError: settings that do not exist, or a method without an energy.
+        SolverError: the energy of some image is not finite.
+    """
+    model.require("energy", "a Langevin chain")
+    model.require("flow", "a long run")
     chosen = Solver.choose(**solver)
-    check_guidance(guidance, model.groups)
+    check_condition(model, condition, guidance, "a long run")
     conditions = condition_tensor(condition, model.groups, len(images), first)
-    z = model.arc_data(images)
+    data = model.standardise(images)
     parts, ends, nfe = [], [], []
-    for rows in _batches(len(z), batch_size):
-        done, share = rows.start / len(z), len(z[rows]) / len(z)
+    for rows in _batches(len(data), batch_size):
+        done, share = rows.start / len(data), len(data[rows]) / len(data)
         part = long_runs.long_run(
-            model.potential, z[rows], _on_device(conditions, rows, model), guidance, steps=steps, seed=seed,
+            model.field, data[rows], _on_device(conditions, rows, model), guidance, steps=steps, seed=seed,
             first=first + rows.start, level=level, solver=chosen, on_step=_fraction(on_progress, done, share, steps),
         )  # fmt: skip
-        ends.append(part.z.cpu())
+        ends.append(part.data.cpu())
         nfe.append(part.nfe.cpu())
         parts.append((share, part.acceptance, part.energy))
-    drawn, began = model.statistics.to_images(torch.cat(ends)), model.statistics.to_images(z.cpu())
+    drawn, began = model.statistics.to_images(torch.cat(ends)), model.statistics.to_images(data.cpu())
     return Chains(
         drawn,
         acceptance=sum(share * acceptance for share, acceptance, _ in parts),
@@ -94,26 +107,41 @@ def long_run(
 
 
 def inpaint(
-    model: Model,
+    model: TrainedModel,
     image: Tensor,
     known: Tensor,
     n: int,
+    seed: int = 0,
     *,
-    seed: int,
-    first: int,
-    condition: str | Sequence[str] | Tensor | None,
-    guidance: float | None,
-    batch_size: int,
-    on_progress: Callable[[float], None] | None,
-    levels: int = LEVELS,
+    first: int = 0,
+    condition: Condition = None,
+    guidance: float | None = None,
+    batch_size: int = DEFAULT_BATCH,
+    on_progress: Callable[[float], None] | None = None,
+    levels: int = inpainting.LEVELS,
 ) -> Chains:
-    """What `Model.inpaint` says and does."""
+    """Fill in the unknown pixels of an image, in n ways. Sample i draws by (seed, first + i) alone.
+
+    At each of the levels there is a step of the flow and 25 steps of MALA on the free pixels.
+
+    Args:
+        image: (C, H, W), uint8 or in [0, 1]; its known pixels come back as they are.
+        known: bool (1, H, W) or (C, H, W), True where the image is given.
+        condition, guidance: as in `draw.sample`.
+        on_progress: called with the fraction done.
+        levels: noise levels of the ladder.
+    Raises:
+        ConfigError: shapes that do not fit, a mask that keeps all or nothing, or a method without an energy.
+        SolverError: some sample left the finite numbers.
+    """
+    model.require("energy", "inpainting")
+    model.require("flow", "inpainting")
     if n < 1:
         raise ConfigError(f"n = {n}: ask for at least one image")
-    check_guidance(guidance, model.groups)
-    if image.shape != model.shape:
+    check_condition(model, condition, guidance, "inpainting")
+    if tuple(image.shape) != tuple(model.shape):
         raise ConfigError(
-            f"an image of shape {tuple(image.shape)} does not fit a model of {model.shape}",
+            f"an image of shape {tuple(image.shape)} does not fit a model of {tuple(model.shape)}",
             hint="the shape is (channels, height, width)",
         )
     if known.dtype != torch.bool or known.shape[-2:] != image.shape[-2:]:
@@ -125,17 +153,17 @@ def inpaint(
     if known.all() or not known.any():
         raise ConfigError(f"the mask keeps {'every pixel' if known.all() else 'no pixel'} of the image")
     conditions = condition_tensor(condition, model.groups, n, first)
-    z = model.arc_data(image[None])
+    data = model.standardise(image[None])
     parts, filled = [], []
     nfe = 0
     for rows in _batches(n, batch_size):
         count = min(rows.stop, n) - rows.start
         part = inpainting.inpaint(
-            model.potential, z.expand(count, *model.shape), known, _on_device(conditions, rows, model), guidance,
+            model.field, data.expand(count, *model.shape), known, _on_device(conditions, rows, model), guidance,
             seed=seed, first=first + rows.start, levels=levels,
             on_level=_fraction(on_progress, rows.start / n, count / n, levels),
         )  # fmt: skip
-        filled.append(part.z.cpu())
+        filled.append(part.data.cpu())
         parts.append((count / n, part))
         nfe = part.nfe
     given = image.cpu().float() / 255 if image.dtype == torch.uint8 else image.cpu().float()
@@ -153,11 +181,11 @@ def inpaint(
 
 def _batches(n: int, batch_size: int) -> list[slice]:
     if batch_size < 1:
-        raise ConfigError(f"batch size {batch_size}: at least one image must be solved at once")
+        raise ConfigError(f"batch size {batch_size}: at least one image must be computed at once")
     return [slice(start, start + batch_size) for start in range(0, n, batch_size)]
 
 
-def _on_device(conditions: Tensor | None, rows: slice, model: Model) -> Tensor | None:
+def _on_device(conditions: Tensor | None, rows: slice, model: TrainedModel) -> Tensor | None:
     return None if conditions is None else conditions[rows].to(model.device)
 
 

@@ -7,21 +7,19 @@ what has a density; bits per dimension multiply that density by the width of the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.ladder import Levels
+from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, log_likelihood
-from vpfb_core.methods.transport import Solver
-from vpfb_core.methods.vpfb.calibration import unnormalised
-from vpfb_core.model.conditions import condition_tensor
-
-if TYPE_CHECKING:
-    from vpfb_core.model.trained import Model
+from vpfb_core.model.conditions import Condition, condition_tensor
+from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
+from vpfb_core.uses.draw import check_condition
 
 METHODS = ("explicit", "ode")
 GREY_LEVEL = 1 / 255
@@ -29,49 +27,86 @@ DEQUANTISATION = 1 / math.sqrt(12)  # standard deviation of a uniform draw, grey
 
 
 def log_density(
-    model: Model,
+    model: TrainedModel,
     images: Tensor,
     *,
-    method: str,
-    level: float | None,
-    condition: str | Sequence[str] | Tensor | None,
-    seed: int,
-    first: int,
-    batch_size: int,
-    dequantise: bool,
-    probes: int,
-    solver: Mapping[str, Any],
+    method: str = "explicit",
+    level: float | None = None,
+    condition: Condition = None,
+    seed: int = 0,
+    first: int = 0,
+    batch_size: int = DEFAULT_BATCH,
+    dequantise: bool = True,
+    probes: int = 1,
+    **solver: Any,
 ) -> Tensor:
-    """Nats an image in pixel coordinates; what `Model.log_density` says and does."""
+    """Normalised log-density of each image as a vector of d pixels in [0, 1]: nats, float64 (N,) on the CPU.
+
+    "explicit" is one forward pass: the density, with the calibrated constant, of the image with the noise of `level`
+    on it, a blur of `blur(model, level)` grey levels. "ode" is the flow's own likelihood by the encoding, at the cost
+    of some hundred second differentiations: of the image as it is, or at a level, to compare the two. What is drawn for
+    image i depends on (seed, i) alone.
+
+    Args:
+        images: (N, C, H, W), uint8 or in [0, 1].
+        method: "explicit" or "ode".
+        level: the ratio of the noise on the image to the deviation of the data. None is, for "explicit", the lowest
+            one quoted, 0.1 where the model allows; for "ode", no noise: the image enters the flow at the lowest level,
+            but no later than where the flow's own noise is as wide as that of dequantisation.
+        condition: as in `draw.sample`; "explicit" is calibrated without condition and for one class at a time.
+        first: index of the first image, where these are a part of many.
+        batch_size: images computed at once.
+        dequantise: draw each pixel uniformly from the cell of its grey level. Without it the density is that of points
+            without volume, and is of use only for data that are no pictures.
+        probes: of Hutchinson's estimate of the divergence ("ode"); in up to 16 dimensions it is exact.
+        solver: of "ode", as in `Solver.choose`; dopri5 at its default tolerance if none is named.
+    Raises:
+        ConfigError: settings that do not exist, a condition that is not calibrated, or a method without an energy or
+            a flow.
+        CheckpointError: the model is not calibrated.
+        SolverError: some image did not reach the prior.
+    """
     if method not in METHODS:
-        raise ConfigError(f"unknown method {method!r}", hint=f"methods: {', '.join(METHODS)}")
+        raise ConfigError(f"unknown density method {method!r}", hint=f"methods: {', '.join(METHODS)}")
     if batch_size < 1 or probes < 1:
         raise ConfigError(f"batch_size = {batch_size}, probes = {probes}: both must be at least 1")
     if solver and method != "ode":
         raise ConfigError(f"the explicit density takes no {', '.join(solver)}", hint='a solver belongs to "ode"')
+    model.require(*(("energy", "an explicit density") if method == "explicit" else ("flow", "a likelihood")))
+    check_condition(model, condition, None, "a density")
     chosen = Solver.choose(**(solver or {"method": "dopri5"}))
     noisy = method == "explicit" or level is not None
     if method == "explicit":
         level = explicit_level(model, level)
+    elif level is None:
+        level = entry_level(model, dequantise)
     else:
-        level = entry_level(model, dequantise) if level is None else checked_level(model, level)
+        level = _lowest(model, level)
     conditions = condition_tensor(condition, model.groups, len(images), first)
     parts = []
     for start in range(0, len(images), batch_size):
         rows, index = slice(start, start + batch_size), first + start
         pixels = dequantised(images[rows], seed, index) if dequantise else images[rows]
-        z = model.arc_data(pixels)
-        given = None if conditions is None else conditions[rows].to(model.device)
-        u = blurred(z, level, seed, index) if noisy else clean(z, level)
+        data = model.standardise(pixels)
+        given = None if conditions is None else conditions[rows]
+        x = model.field.at_level(data, level, _blur_noise(data, seed, index) if noisy else None)
         if method == "explicit":
-            found = explicit(model, u, level, given)
+            found = explicit(model, x, level, given)
         else:
-            found = by_flow(model, u, level, given, hutchinson_probes(u, probes, seed, index), chosen)
-        parts.append(found - u[0].numel() * math.log(model.statistics.std))
+            found = by_flow(model, x, level, given, hutchinson_probes(x, probes, seed, index), chosen)
+        parts.append(found - x[0].numel() * math.log(model.statistics.std))
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
 
-def bits(model: Model, log_density: Tensor) -> Tensor:
+def bits_per_dim(model: TrainedModel, images: Tensor, **settings: Any) -> Tensor:
+    """Bits per dimension of each image, float64 (N,); arguments as in `log_density`.
+
+    An "explicit" figure is that of images blurred by `blur(model, level)` grey levels, to be stated beside it.
+    """
+    return bits(model, log_density(model, images, **settings))
+
+
+def bits(model: TrainedModel, log_density: Tensor) -> Tensor:
     """Nats in pixels (N,) → bits per dimension: −(log p/d + log of the width of a grey level)/log 2."""
     return -(log_density / math.prod(model.shape) + math.log(GREY_LEVEL)) / math.log(2)
 
@@ -87,80 +122,71 @@ def dequantised(images: Tensor, seed: int, first: int = 0) -> Tensor:
     return (levels + cells) * GREY_LEVEL
 
 
-def blur(model: Model, level: float) -> float:
-    """Standard deviation of the noise on an image at cot φ = level, in grey levels: cot φ · std · 255."""
-    return level * model.statistics.std / GREY_LEVEL
+def blur(model: TrainedModel, level: float | None = None) -> float:
+    """Standard deviation, in grey levels, of the noise on the images whose explicit density is given at a level."""
+    return explicit_level(model, level) * model.statistics.std / GREY_LEVEL
 
 
-def blurred(z: Tensor, level: float, seed: int, first: int) -> Tensor:
-    """u = sin φ z + cos φ ε at cot φ = level, the noise of image i fixed by (seed, i); like z."""
-    angle = math.atan(1 / level)
-    epsilon = noise.normal(z.shape[1:], seed, range(first, first + len(z)), "blur").to(z)
-    return math.sin(angle) * z + math.cos(angle) * epsilon
-
-
-def clean(z: Tensor, level: float) -> Tensor:
-    """u = sin φ z at cot φ = level: the image as it is, read as a point of the arc."""
-    return math.sin(math.atan(1 / level)) * z
-
-
-def explicit(model: Model, u: Tensor, level: float, condition: Tensor | None) -> Tensor:
-    """log density of w = u/sin φ at cot φ = level, by −½‖u‖² + tan φ N(u, φ) + C(φ); nats, float64 (N,) on the CPU."""
-    angle = math.atan(1 / level)
-    assert model.normaliser is not None
-    constants = model.normaliser.constant(
-        torch.full((len(u),), angle, dtype=torch.float64), None if condition is None else condition.cpu()
-    )
-    energy = unnormalised(model.potential, u, u.new_full((len(u),), angle), condition).cpu().double()
-    return energy + constants + u[0].numel() * math.log(math.sin(angle))
+def explicit(model: TrainedModel, x: Tensor, level: float, condition: Tensor | None) -> Tensor:
+    """Log density of the data with the noise of a level, at points x of that level; nats, float64 (N,) on the CPU."""
+    assert model.calibration is not None
+    rows = [None] * len(x) if condition is None else [tuple(row) for row in condition.tolist()]
+    constants = {row: model.calibration.constant(level, row) for row in set(rows)}
+    energy = model.field.energy(x, level, None if condition is None else condition.to(model.device))
+    signal, _ = model.field.scales(level)
+    constant = torch.tensor([constants[row] for row in rows], dtype=torch.float64)
+    return constant - energy.cpu().double() + x[0].numel() * math.log(signal)
 
 
 def by_flow(
-    model: Model, u: Tensor, level: float, condition: Tensor | None, probes: Tensor | None, solver: Solver
+    model: TrainedModel, x: Tensor, level: float, condition: Tensor | None, probes: Tensor | None, solver: Solver
 ) -> Tensor:
-    """log density of w = u/sin φ at cot φ = level, by the encoding of u; nats, float64 (N,) on the CPU."""
-    angle = math.atan(1 / level)
-    found = log_likelihood(model.potential, u, [angle], condition, probes=probes, solver=solver)
-    return found.log_density[0].cpu().double() + u[0].numel() * math.log(math.sin(angle))
+    """The same as `explicit`, by the likelihood of the flow; nats, float64 (N,) on the CPU."""
+    field: Any = model.field
+    given = None if condition is None else condition.to(model.device)
+    found = log_likelihood(field, x, [field.position(level)], given, probes=probes, solver=solver)
+    signal, _ = field.scales(level)
+    return found.log_density[0].cpu().double() + x[0].numel() * math.log(signal)
 
 
-def hutchinson_probes(u: Tensor, count: int, seed: int, first: int) -> Tensor | None:
+def hutchinson_probes(x: Tensor, count: int, seed: int, first: int) -> Tensor | None:
     """Hutchinson's probes of the images from `first` on, (N, count, …); None where the trace is taken exactly."""
-    if u[0].numel() <= EXACT_TRACE_DIMENSION:
+    if x[0].numel() <= EXACT_TRACE_DIMENSION:
         return None
-    return noise.signs((count, *u.shape[1:]), seed, range(first, first + len(u)), "probes").to(u)
+    return noise.signs((count, *x.shape[1:]), seed, range(first, first + len(x)), "probes").to(x)
 
 
-def entry_level(model: Model, dequantise: bool) -> float:
-    """cot φ at which the flow is entered for its likelihood.
+def entry_level(model: TrainedModel, dequantise: bool) -> float:
+    """The level at which an image enters the flow for its likelihood.
 
-    The floor; but with dequantisation no later than where the flow's own noise is as wide as the dequantisation's, so
-    that the network meets the noise that it was trained for.
+    The lowest; but with dequantisation no later than where the flow's own noise is as wide as that of dequantisation,
+    so that the network meets the noise that it was trained for.
     """
-    floor = 1 / math.tan(model.potential.angle_range[1])
-    return max(floor, DEQUANTISATION * GREY_LEVEL / model.statistics.std) if dequantise else floor
+    field: Any = model.field
+    lowest = field.level(field.span[1])
+    return max(lowest, DEQUANTISATION * GREY_LEVEL / model.statistics.std) if dequantise else lowest
 
 
-def explicit_level(model: Model, level: float | None) -> float:
+def explicit_level(model: TrainedModel, level: float | None) -> float:
     """The level asked for, or the one nearest the data at which explicit densities are quoted.
 
     Raises:
-        CheckpointError: the model has no normaliser.
-        ConfigError: a level below the floor of the schedule.
+        CheckpointError: the model is not calibrated.
+        ConfigError: the model has no such level.
     """
-    if model.normaliser is None:
+    if model.calibration is None:
         raise CheckpointError(
-            "this model has no normaliser, so its energies are no densities", hint="vpfb info --calibrate MODEL"
+            "this model is not calibrated, so its energies are not densities", hint="vpfb info --calibrate MODEL"
         )
-    return model.normaliser.least_noise if level is None else checked_level(model, level)
+    return model.calibration.quoted_level if level is None else _lowest(model, level)
 
 
-def checked_level(model: Model, level: float) -> float:
-    """The level, if the schedule reaches it."""
-    floor = 1 / math.tan(model.potential.angle_range[1])
-    if not floor <= level < math.inf:
-        raise ConfigError(
-            f"level {level} is not at or above {floor:.3g}, the floor of the schedule",
-            hint="the level is cot φ = σ/(μ a), the noise-to-signal ratio",
-        )
-    return level
+def _lowest(model: TrainedModel, level: float) -> float:
+    """The level, if the flow reaches it."""
+    field: Any = model.field
+    return Levels(*(field.level(position) for position in field.span)).require(level)
+
+
+def _blur_noise(data: Tensor, seed: int, first: int) -> Tensor:
+    """The noise on image i, fixed by (seed, i); like data."""
+    return noise.normal(data.shape[1:], seed, range(first, first + len(data)), "blur").to(data)

@@ -11,7 +11,7 @@ import torch
 from problems import MIXTURES, SCHEDULES, STD, ExactNetwork, anisotropic, correlated_gaussian, isotropic_gaussian
 from torch import Tensor, nn
 
-from vpfb_core.dynamics.solvers import evaluations
+from vpfb_core.dynamics.ode import evaluations
 from vpfb_core.dynamics.tableaux import METHODS
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.likelihood import log_likelihood

@@ -13,7 +13,7 @@ import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
-from vpfb_core.dynamics.solvers import Status
+from vpfb_core.dynamics.ode import Status
 from vpfb_core.errors import CheckpointError, ConfigError, SolverError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine.devices import place_network

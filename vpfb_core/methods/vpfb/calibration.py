@@ -12,19 +12,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import DivergedError, SolverError
 from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, Likelihood, log_likelihood
-from vpfb_core.methods.transport import Solver
-from vpfb_core.methods.vpfb.normaliser import LEVELS_A_DECADE, Anchor, Constants, Normaliser, levels
+from vpfb_core.methods.vpfb.field import PotentialField
+from vpfb_core.methods.vpfb.normaliser import Anchor, Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
 
 POINTS, CLASS_POINTS, ANCHOR_POINTS = 256, 64, 64
 ANCHOR_TOLERANCE = 1e-3
+FEWEST = 4  # points of a class or of the anchor
 FEWEST_POINTS = 16  # where the data are fewer, they take turns, each time with other noise
 BATCH = 256
+LEAST_EFFORT = 0.03  # with less, the constants would be worthless
+CLASS_COST = 1.5  # of a point of a class, in points without one: eight values of N for two gradients
+ANCHOR_COST = 300  # gradients of N per point of the anchor: a hundred evaluations, each with the divergence
 # Of −(d/2) log 2π and the like: more digits would only fill the file.
 _DIGITS = 7
 _NOT_FINITE = "the normaliser is not finite, because the model's potential is not"
@@ -84,6 +90,21 @@ def calibrate(
     return replace(
         normaliser, anchor=_anchor(potential, z[everything[:anchor_points]], len(classes), normaliser, seed, batch_size)
     )
+
+
+def counts(effort: float) -> dict[str, int]:
+    """The numbers of points for a share `effort` of the full care."""
+    return {
+        "points": round(effort * POINTS),
+        "class_points": max(FEWEST, round(effort * CLASS_POINTS)),
+        "anchor_points": max(FEWEST, round(effort * ANCHOR_POINTS)),
+    }
+
+
+def cost(noises: Sequence[float], classes: Sequence[int]) -> int:
+    """Gradients of N that `calibrate` takes at full effort."""
+    points = POINTS + round(CLASS_COST * sum(classes) * CLASS_POINTS)
+    return 2 * len(noises) * points + ANCHOR_COST * ANCHOR_POINTS
 
 
 def _of_classes(labels: Tensor | None, classes: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Tensor]]:
@@ -202,24 +223,16 @@ def _without(values: Tensor, excess: Tensor) -> Tensor:
 
 
 def _integrate(gains: Tensor, noises: Sequence[float], start: float) -> Tensor:
-    """∫ from the prior to each level, over log tan φ, of cubics through four levels; (levels, n).
+    """∫ from the prior to each level, over log tan φ, by a cubic spline through the levels; (levels, n).
 
     Before the first level, where ∇N ∝ φ for an exact N, the integrand falls as tan⁴ φ.
     """
-    step, last = math.log(10) / LEVELS_A_DECADE, len(gains) - 1
-    total = [0.25 * gains[0] * (1 - (math.tan(start) * noises[0]) ** 4)]
-    for i in range(last):
-        inner = 0 < i < last - 1
-        if inner:
-            area = 13 * (gains[i] + gains[i + 1]) - gains[i - 1] - gains[i + 2]
-        elif last == 1:
-            area = 12 * (gains[i] + gains[i + 1])
-        else:
-            outer = gains[i + 2] if i == 0 else gains[i - 1]
-            here, there = (gains[i], gains[i + 1]) if i == 0 else (gains[i + 1], gains[i])
-            area = 10 * here + 16 * there - 2 * outer
-        total.append(total[-1] + step / 24 * area)
-    return torch.stack(total)
+    before = 0.25 * gains[:1] * (1 - (math.tan(start) * noises[0]) ** 4)
+    if len(noises) == 1:
+        return before
+    places = [-math.log(noise) for noise in noises]
+    integral = CubicSpline(places, gains.numpy(), axis=0).antiderivative()
+    return before + torch.from_numpy(integral(places))
 
 
 def _summary(estimates: Tensor) -> Constants:
@@ -237,7 +250,7 @@ def _anchor(
     potential: Potential, z: Tensor, groups: int, normaliser: Normaliser, seed: int, batch_size: int
 ) -> tuple[Anchor, ...]:
     """C by the flow's likelihood at the reported levels: one encoding, from the least noise on, passes them all."""
-    noises = sorted(normaliser.noise[i] for i in normaliser.reported)
+    field, noises = PotentialField(potential), sorted(normaliser.noise[i] for i in normaliser.reported)
     if not noises:
         return ()
     angles = [math.atan(1 / noise) for noise in noises]
@@ -250,26 +263,19 @@ def _anchor(
 
     def likelihood(rows: Tensor) -> Likelihood:
         some, given = (None if table is None else table[rows] for table in (probes, condition))
-        return log_likelihood(potential, start[rows], angles, given, probes=some, solver=solver)
+        return log_likelihood(field, start[rows], angles, given, probes=some, solver=solver)
 
     try:
         found = [likelihood(rows) for rows in torch.arange(len(z), device=z.device).split(batch_size)]
     except SolverError:
         return ()
-    path = torch.cat([part.u for part in found], 1)
+    path = torch.cat([part.x for part in found], 1)
     log_densities = torch.cat([part.log_density for part in found], 1)
     anchors = []
-    for noise_level, angle, u, log_density in zip(noises, angles, path, log_densities, strict=True):
-        energy = unnormalised(potential, u, u.new_full((len(u),), angle), condition).cpu().double()
-        kept = normaliser.constant(torch.tensor([angle], dtype=torch.float64))
-        differences = log_density.cpu().double() - energy - kept
+    for noise_level, u, log_density in zip(noises, path, log_densities, strict=True):
+        energy = field.energy(u, noise_level, condition).cpu().double()
+        kept = normaliser.constant(noise_level)
+        differences = log_density.cpu().double() + energy - kept
         mean, error = differences.mean().item(), differences.std().item() / math.sqrt(len(u))
         anchors.append(Anchor(noise_level, *_rounded(torch.tensor([mean, error], dtype=torch.float64))))
     return tuple(anchors)
-
-
-def unnormalised(potential: Potential, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
-    """−½‖u‖² + tan φ · N(u, φ), (N,): the log-density but for C."""
-    with torch.no_grad():
-        value = potential.potential(u, angle, condition)
-    return torch.tan(angle) * value - 0.5 * u.flatten(1).square().sum(1)

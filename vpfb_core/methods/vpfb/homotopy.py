@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.errors import ConfigError
 
 Time = Tensor | float
@@ -29,13 +30,6 @@ _BISECTIONS = 60
 def as_time(t: Time) -> Tensor:
     """t as a tensor of floats. A number becomes a float64 scalar: it keeps its digits and no batch takes its dtype."""
     return t if isinstance(t, Tensor) and t.is_floating_point() else torch.as_tensor(t, dtype=torch.float64)
-
-
-def expand_to(per_sample: Tensor, like: Tensor) -> Tensor:
-    """(N,) or () → (N, 1, …, 1), so that it multiplies `like` (N, …) sample by sample."""
-    if per_sample.ndim == 0:
-        return per_sample
-    return per_sample.reshape(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,10 @@ class Homotopy(ABC):
 
     def angle_range(self, data_std: float) -> tuple[float, float]:
         """(φ(0), φ(1)): the part of the arc that this schedule covers. φ(1) < π/2 is the floor."""
-        start, end = self.angle(torch.tensor([0.0, 1.0], dtype=torch.float64), data_std).tolist()
+        ends = torch.tensor(
+            [0.0, 1.0], dtype=torch.float64, device="cpu"
+        )  # numbers, on whatever device a field is built
+        start, end = self.angle(ends, data_std).tolist()
         return start, end
 
     def time(self, angle: Tensor, data_std: float) -> Tensor:

@@ -20,7 +20,7 @@ by waves of height 0.2, 0.5 and 1. The anchor is an independent estimate of C_p:
 the unnormalised log-density, by the flow's own likelihood. It differs from C_p by KL(ρ_φ ‖ p) − KL(ρ_φ ‖ p_flow), which
 was up to six times as much there, so an anchor that agrees says that the potential is consistent with its own flow.
 
-The constant of a class is that without condition plus their difference, which is known far better (`calibration`).
+The constant of a class is that without condition plus their difference, which is known far better (`calibration.py`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from scipy.interpolate import krogh_interpolate
+
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vpfb_core.methods.vpfb.potential import Potential
 
-LEVELS_A_DECADE = 10
+LEVELS_PER_DECADE = 10
 HIGHEST_NOISE = 10**1.5  # cot φ of the first level; below it next to nothing of the data is left
 REPORTED = (2.0, 1.0, 0.5, 0.2, 0.1)  # cot φ of the levels that tables show, where the floor lies below
 LARGEST = 1e300  # of numbers that are read: NaN and infinity are not below it, and a whole number beyond is no float
@@ -81,7 +81,7 @@ class Normaliser:
     seed: int = 0
 
     @property
-    def least_noise(self) -> float:
+    def quoted_level(self) -> float:
         """cot φ of the level nearest the data at which densities are quoted: the first at or above 0.1."""
         return min((noise for noise in self.noise if noise > 0.99 * LEAST_NOISE), default=self.noise[-1])
 
@@ -91,30 +91,40 @@ class Normaliser:
         wanted = [_level(noise) for noise in REPORTED]
         return tuple(i for i, noise in enumerate(self.noise) if _level(noise) in wanted)
 
-    def constant(self, angle: Tensor, condition: Tensor | None = None) -> Tensor:
-        """C(φ) for each sample, by cubic interpolation in log tan φ between levels; (N,), dtype of `angle`.
+    def constant(self, level: float, condition: Sequence[int] | None = None) -> float:
+        """C at cot φ = level, by cubic interpolation in log tan φ between the levels, nats.
 
-        Towards the prior it goes to −(d/2) log 2π in proportion to tan φ; past the last level, less than one from the
-        floor, it goes on as a line.
+        Towards the prior it goes to −(d/2) log 2π in proportion to tan φ; past the last level, which is less than one
+        level from the floor, it goes on as a line.
 
         Args:
-            angle: φ, (N,).
-            condition: class indices, int64 (N, G), or None.
+            level: cot φ > 0; infinite for the prior.
+            condition: the class index in each group, −1 for none; None is without condition.
         Raises:
             ConfigError: a condition that is not calibrated, such as two classes at once.
         """
-        return _interpolate(self._rows(condition, angle), self.noise, angle, -0.5 * self.dimension * _LOG_2PI)
+        values = self._of(self._null if condition is None else tuple(condition)).value
+        prior, last = -0.5 * self.dimension * _LOG_2PI, len(self.noise) - 1
+        if math.isinf(level):
+            return prior
+        position = LEVELS_PER_DECADE * (math.log10(self.noise[0]) - math.log10(level))
+        if position < 0:
+            return prior + (values[0] - prior) * self.noise[0] / level
+        if position > last:
+            return values[last] + (values[last] - values[max(last - 1, 0)]) * (position - last)
+        # The four nearest levels; at either end of the row the four that are there.
+        left = min(max(int(position) - 1, 0), max(last - 3, 0))
+        nodes = range(left, min(left + 4, last + 1))
+        return float(krogh_interpolate(nodes, [values[node] for node in nodes], position))
 
-    def _rows(self, condition: Tensor | None, like: Tensor) -> Tensor:
-        """The constants of each sample, (N, levels)."""
-        import torch
+    def require_shape(self, dimension: int, groups: int) -> None:
+        """ValueError if the constants are of data of another dimension, or of another number of condition groups."""
+        if self.dimension != dimension or any(len(condition) != groups for condition in self.constants):
+            raise ValueError("its normaliser is that of other data or classes")
 
-        if condition is None:
-            values = torch.tensor(self._of(self._null).value, dtype=like.dtype, device=like.device)
-            return values.expand(len(like), -1)
-        distinct, which = condition.unique(dim=0, return_inverse=True)
-        rows = [self._of(tuple(row)).value for row in distinct.tolist()]
-        return torch.tensor(rows, dtype=like.dtype, device=like.device)[which]
+    def knows(self, condition: Sequence[int]) -> bool:
+        """Whether this condition is calibrated."""
+        return tuple(condition) in self.constants
 
     @property
     def _null(self) -> tuple[int, ...]:
@@ -174,7 +184,7 @@ class Normaliser:
             Anchor(**{name: _number(value) for name, value in entry.items()}) for entry in document["anchor"]
         )
         if any(not len(entry.value) == len(entry.error) == len(noise) for entry in constants.values()):
-            raise ValueError("a normaliser needs one constant a level")
+            raise ValueError("a normaliser needs one constant per level")
         if not noise or min(*noise, *(entry.noise for entry in anchor), 1) <= 0:
             raise ValueError("a normaliser needs levels of noise above 0")
         if not any(all(type(index) is int and index < 0 for index in condition) for condition in constants):
@@ -199,43 +209,13 @@ def _number(value: object) -> float:
 
 
 def levels(potential: Potential) -> tuple[float, ...]:
-    """cot φ from `HIGHEST_NOISE` down to the floor, ten a decade, powers of ten and their tenths among them."""
+    """cot φ from `HIGHEST_NOISE` down to the floor, ten per decade, powers of ten and their tenths among them."""
     start, floor = potential.angle_range
-    first = max(_level(HIGHEST_NOISE), math.ceil(LEVELS_A_DECADE * math.log10(max(math.tan(start), 1e-9))))
-    last = math.floor(LEVELS_A_DECADE * math.log10(math.tan(floor)) + 1e-9)
-    return tuple(10 ** (-k / LEVELS_A_DECADE) for k in range(first, last + 1))
+    first = max(_level(HIGHEST_NOISE), math.ceil(LEVELS_PER_DECADE * math.log10(max(math.tan(start), 1e-9))))
+    last = math.floor(LEVELS_PER_DECADE * math.log10(math.tan(floor)) + 1e-9)
+    return tuple(10 ** (-k / LEVELS_PER_DECADE) for k in range(first, last + 1))
 
 
 def _level(noise: float) -> int:
     """The number of a level: ten times log₁₀ tan φ."""
-    return round(-LEVELS_A_DECADE * math.log10(noise))
-
-
-def _interpolate(values: Tensor, noise: Sequence[float], angle: Tensor, prior: float) -> Tensor:
-    """Values (N, levels) at angles (N,), in numbers of levels from the first."""
-    import torch
-
-    tangent, last = torch.tan(angle), len(noise) - 1
-    position = LEVELS_A_DECADE * (torch.log10(tangent.clamp(min=1e-30)) + math.log10(noise[0]))
-    cell = position.floor().long().clamp(0, max(last - 1, 0))
-    # The four nearest levels; at either end of the row a cubic through the four that are there.
-    left = (cell - 1).clamp(0, max(last - 3, 0))
-    nodes = left[:, None] + torch.arange(min(4, last + 1), device=angle.device)
-    known = values.gather(1, nodes)
-    inside = (_lagrange_weights(position.clamp(0, last) - left, nodes.shape[1]) * known).sum(1)
-    below = prior + (values[:, 0] - prior) * (tangent * noise[0])
-    slope = values[:, last] - values[:, max(last - 1, 0)]
-    beyond = values[:, last] + slope * (position - last)
-    return torch.where(position < 0, below, torch.where(position > last, beyond, inside))
-
-
-def _lagrange_weights(position: Tensor, count: int) -> Tensor:
-    """Weights of the nodes 0 … count − 1 at a position among them, (N, count)."""
-    import torch
-
-    weights = [torch.ones_like(position) for _ in range(count)]
-    for node in range(count):
-        for other in range(count):
-            if other != node:
-                weights[node] = weights[node] * (position - other) / (node - other)
-    return torch.stack(weights, 1)
+    return round(-LEVELS_PER_DECADE * math.log10(noise))

@@ -14,14 +14,10 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.vpfb.homotopy import expand_to
+from vpfb_core.methods.vpfb import arc
 from vpfb_core.methods.vpfb.potential import Potential
-
-# Of so many rows of a batch the first two are a pair of `contrast`: half of the images, a fifth of the cost of a step.
-PAIR_EVERY = 4
 
 # Quantiles closer to 0 or 1 than this are coarse in float32.
 _LEAST_SHARE = 1e-4
@@ -94,12 +90,6 @@ class AngleDistribution:
 DEFAULT_ANGLES = AngleDistribution()
 
 
-def arc_point(z: Tensor, angle: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """u = sin φ z + cos φ ε and its conditional velocity y = cos φ z − sin φ ε, both (N, …)."""
-    sine, cosine = expand_to(torch.sin(angle), z), expand_to(torch.cos(angle), z)
-    return sine * z + cosine * noise, cosine * z - sine * noise
-
-
 def residual(
     potential: Potential, data: Tensor, angle: Tensor, noise: Tensor, condition: Tensor | None = None
 ) -> Tensor:
@@ -114,7 +104,7 @@ def residual(
         noise: ε, like data.
         condition: class indices, int64 (N, G), or None.
     """
-    u, y = arc_point(data / potential.data_std, angle, noise)
+    u, y = arc.point(data / potential.data_std, angle, noise)
     return (potential(u, angle, condition).gradient - y).flatten(1).square().mean(1)
 
 
@@ -155,7 +145,7 @@ def stein(
     Returns:
         the loss, ().
     """
-    pairs = _draw_pairs(potential, data, condition, generator, angles, part)
+    pairs = draw_pairs(data, condition, potential.angle_range, generator, angles, part)
     return residual(potential, pairs.data, pairs.angle, pairs.noise, pairs.condition).mean()
 
 
@@ -173,11 +163,11 @@ def ritz(
     N at the noiseless point of the arc, sin φ z, is a baseline that ε and −ε share, without which the variance is
     hundreds of times larger: E[N g] ≈ ½ Σ± (N(u±) − N(sin φ z)) g±. Arguments as in `stein`.
     """
-    pairs = _draw_pairs(potential, data, condition, generator, angles, part)
+    pairs = draw_pairs(data, condition, potential.angle_range, generator, angles, part)
     z, tangent = pairs.data / potential.data_std, torch.tan(pairs.angle)
-    u, _ = arc_point(z, pairs.angle, pairs.noise)
+    u, _ = arc.point(z, pairs.angle, pairs.noise)
     field = potential(u, pairs.angle, pairs.condition)
-    noiseless, _ = arc_point(z[: len(data)], pairs.angle[: len(data)], torch.zeros_like(data))
+    noiseless, _ = arc.point(z[: len(data)], pairs.angle[: len(data)], torch.zeros_like(data))
     first_condition = None if pairs.condition is None else pairs.condition[: len(data)]
     baseline = potential.potential(noiseless, pairs.angle[: len(data)], first_condition).repeat(2)
 
@@ -221,75 +211,15 @@ def official(
     return covariance + kinetic + 0.1 * time_derivative.square().mean() - alignment.mean()
 
 
-def contrast(
-    potential: Potential,
-    data: Tensor,
-    condition: Tensor | None = None,
-    *,
-    generator: torch.Generator,
-    angles: AngleDistribution = DEFAULT_ANGLES,
-    part: Part | None = None,
-) -> Tensor:
-    """Which of two pictures has which condition? The cross-entropy of what the energies answer, in nats.
-
-    u was drawn under c, u' at the same angle under c'. The log-odds that it is so and not the other way round are
-
-        tan φ [N(u|c) + N(u'|c') − N(u|c') − N(u'|c)],
-
-    where everything that depends on one of the four alone cancels, the normalisers too. Only ratios of the true
-    densities minimise it (noise-contrastive estimation, Gutmann & Hyvärinen 2010; energies as a classifier, Grathwohl
-    et al. 2020), so that its minimiser is that of `stein` as well. But gradients at the pictures of one class leave the
-    energy open that it has at those of another, far from them; the quotients of `composition`, and every Metropolis
-    test between them, stand on it. In half of the pairs c' is no condition at all.
-
-    Of several condition groups a pair is asked about one, drawn at random, and the others are none: otherwise the one
-    that is seen at a glance, such as the colour, answers for all, and the rest is not learned.
-
-    Args:
-        condition: class indices, int64 (N, G), −1 for none; otherwise arguments as in `stein`.
-    Returns:
-        the loss, (); 0 where no pair is at hand, or no condition. Pairs are rows 4k and 4k + 1 of the batch, and one
-        that is cut in two by the parts is left out.
-    """
-    part = part or Part(0, len(data))
-    total = (part.total + PAIR_EVERY - 2) // PAIR_EVERY  # pairs in the whole batch
-    pairs = slice(-(-part.first // PAIR_EVERY), (part.first + len(data) + PAIR_EVERY - 2) // PAIR_EVERY)
-    if condition is None or pairs.start >= pairs.stop:
-        return data.new_zeros(())
-    angle = angles.sample(total, potential.angle_range, like=data, generator=generator)[pairs]
-    noise = torch.randn((2, total, *data.shape[1:]), generator=generator, dtype=data.dtype, device=data.device)
-    without = (torch.rand(total, generator=generator, device=data.device) < 0.5)[pairs, None]
-    order = torch.rand((total, condition.shape[1]), generator=generator, device=data.device)
-
-    rows = PAIR_EVERY * torch.arange(pairs.start, pairs.stop, device=data.device) - part.first
-    both, angle = torch.cat([rows, rows + 1]), angle.repeat(2)
-    u, _ = arc_point(data[both] / potential.data_std, angle, noise[:, pairs].flatten(0, 1))
-    ours, theirs = condition[rows], condition[rows + 1]
-    others = _all_but_one((ours >= 0) & (theirs >= 0), order[pairs])
-    ours, theirs = ours.masked_fill(others, -1), theirs.masked_fill(others | without, -1)
-    conditions = torch.cat([ours, theirs, theirs, ours])
-    value = torch.tan(angle).repeat(2) * potential.potential(
-        u.repeat(2, *[1] * (u.ndim - 1)), angle.repeat(2), conditions
-    )
-    right, wrong = value.chunk(2)
-    one, other = (right - wrong).chunk(2)
-    weight = torch.tan(angle[: len(one)]).clamp(min=1).reciprocal()
-    return (weight * F.softplus(-one - other)).sum() * (part.total / (len(data) * total))
-
-
-def _all_but_one(known: Tensor, order: Tensor) -> Tensor:
-    """All groups but the known one that comes last in the order; both (pairs, G)."""
-    groups = torch.arange(known.shape[1], device=known.device)
-    return groups != order.masked_fill(~known, -1).argmax(1, keepdim=True)
-
-
 OBJECTIVES: dict[str, Objective] = {"stein": stein, "ritz": ritz, "official": official}
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """2N draws: rows i and N + i share x̄, φ and condition and have opposite noise. Halves the cost of a given variance
-    in x̄ and φ, and cancels the odd part of the variance in ε."""
+class Pairs:
+    """2N draws: rows i and N + i share data, φ and condition, and have opposite noise.
+
+    Pairing halves the cost of a given variance in data and φ, and cancels the odd part of the variance in ε.
+    """
 
     data: Tensor
     angle: Tensor
@@ -297,18 +227,19 @@ class _Pairs:
     condition: Tensor | None
 
 
-def _draw_pairs(
-    potential: Potential,
+def draw_pairs(
     data: Tensor,
     condition: Tensor | None,
+    angle_range: tuple[float, float],
     generator: torch.Generator,
     angles: AngleDistribution,
     part: Part | None,
-) -> _Pairs:
+) -> Pairs:
+    """Angles and noise for data; arguments as in `stein`."""
     part = part or Part(0, len(data))
-    angle = angles.sample(part.total, potential.angle_range, like=data, generator=generator)
+    angle = angles.sample(part.total, angle_range, like=data, generator=generator)
     angle, noise = part.of(angle, len(data)), _normal_like(data, generator, part)
-    return _Pairs(
+    return Pairs(
         data=torch.cat([data, data]),
         angle=torch.cat([angle, angle]),
         noise=torch.cat([noise, -noise]),

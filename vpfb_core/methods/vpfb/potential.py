@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.methods.vpfb.homotopy import Homotopy, Time, expand_to
+from vpfb_core.dynamics.per_sample import expand_to
+from vpfb_core.methods.vpfb.homotopy import Homotopy, Time
 from vpfb_core.networks.compiling import tell_compiler
 
 

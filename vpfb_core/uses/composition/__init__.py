@@ -5,7 +5,7 @@ drawn = composition.sample(composition.Composition(expression, model), 16, seed=
 drawn.images
 """
 
-from vpfb_core.uses.composition.energy import ComposedField, Composition
+from vpfb_core.uses.composition.energy import Composition
 from vpfb_core.uses.composition.expression import (
     And,
     Expression,
@@ -17,21 +17,19 @@ from vpfb_core.uses.composition.expression import (
     names_of,
     parse,
 )
-from vpfb_core.uses.composition.sampling import Drawn, level_angles, sample
+from vpfb_core.uses.composition.sampling import Composed, sample
 from vpfb_core.uses.composition.terms import models_named
 
 __all__ = [
     "And",
-    "ComposedField",
+    "Composed",
     "Composition",
-    "Drawn",
     "Expression",
     "ExpressionError",
     "Name",
     "Not",
     "Or",
     "Weighted",
-    "level_angles",
     "models_named",
     "names_of",
     "parse",

@@ -1,54 +1,58 @@
-"""The algebra of composition: one density of an expression at every level of the arc, with its gradient.
+"""The algebra of composition: one density of an expression at every noise level, with its gradient and its flow.
 
-Every name i has log ρ_i = −½‖u‖² + tan φ N_i(u, φ) + C_i(φ). Against a base, the density without condition ρ_∅, each
-node of the tree has a ratio r = log ρ − log ρ_∅:
+Every name i has an energy E_i and a constant C_i of the level, log ρ_i = C_i − E_i. Against a base, the density without
+condition ρ_∅, each node of the tree has a ratio r = log ρ − log ρ_∅:
 
-    name      r_i = tan φ (N_i − N_∅) + C_i − C_∅
+    name      r_i = E_∅ − E_i + C_i − C_∅
     AND       Σ r                   weight w of an exponent: w r                   NOT: −r
-    OR        log Σ π_k exp r_k,    π_k the weights of the sides over their sum: a mixture, exact at every φ
+    OR        log Σ π_k exp r_k,    π_k the weights of the sides over their sum: a mixture, exact at every level
 
-and the composed density is log ρ_∅ + r, its velocity along the arc ∇N = ∇N_∅ + Σ_i ∂r/∂r_i (∇N_i − ∇N_∅). AND and NOT
-keep a total weight of 1, so that flow and density hold formally; but the product of diffused densities is not the
-diffused product (Du et al. 2023, arXiv 2302.11552), and the flow alone is biased: `composition.sampling` adds Markov
-chains, to which this density is exact. Their sides of an | are as heavy as the products come out: as often as the
-classes occur together in the data, relative to chance.
+and the composed density is log ρ_∅ + r. Its score and its velocity are those of the base plus Σ_i ∂r/∂r_i times the
+difference of those of i. AND and NOT keep a total weight of 1, so that flow and density hold formally; but the product
+of diffused densities is not the diffused product (Du et al. 2023, arXiv 2302.11552), and the flow alone is biased:
+`composition.sampling` adds Markov chains, for which this density is exact. The sides of an OR inside them are as heavy
+as the products come out: as often as the classes occur together in the data, relative to chance.
 
-Several conditional models share the mean of their N_∅ as base. Unconditional models alone have none: the base is then
-a standard Gaussian, N_∅ = 0, and what of it is too much or too little is taken out towards the data, so that the
-product Π ρ_i^{w_i} ends exact: with w the sum of weights, r gains ½ (1 − w) sin² φ ‖u‖². Its flow alone is no sampler.
+Several conditional models share the mean of their ρ_∅ as base. Unconditional models alone have none. Then the base is a
+standard Gaussian, and what of it is too much or too little is taken out towards the data, so that the product
+Π ρ_i^{w_i} ends exact: with w the sum of weights and s the share of the data in a point of the level, r gains
+½ (1 − w) s² ‖x‖². Its flow alone is no sampler.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vpfb_core.data.statistics import Statistics
+from vpfb_core.dynamics.ladder import Levels
+from vpfb_core.dynamics.per_sample import expand_to, squared_norm
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.methods.vpfb.homotopy import expand_to
-from vpfb_core.model.trained import Model
+from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.composition.expression import And, Expression, Name, Not, Or, Weighted, parse, parts_of
 from vpfb_core.uses.composition.terms import ModelName, Term, models_named, resolve
 
 STATISTICS_TOLERANCE = 0.02  # of the standard deviation of the images
 
 
-class ComposedField(NamedTuple):
-    """The composed density and velocity at points of the arc."""
+@dataclass(frozen=True)
+class _Ratio:
+    """The log-ratio r of a node at N points, and what it is made of.
 
-    log_density: Tensor  # up to a function of φ, (N,)
-    gradient: Tensor  # ∇N, shaped like u: the velocity du/dφ
+    Attributes:
+        value: r, (N,).
+        shares: ∂r/∂r_i for each term, (terms, N).
+        surplus: the exponents beyond one, which a Gaussian base has to make up for, (N,); unused where there is a base.
+    """
 
-
-class _Ratio(NamedTuple):
-    """Of a node: r, and its derivative in each row of what it is made of."""
-
-    value: Tensor  # (N,)
-    shares: Tensor  # (rows, N)
+    value: Tensor
+    shares: Tensor
+    surplus: Tensor
 
 
 class Composition:
@@ -57,27 +61,33 @@ class Composition:
     Args:
         expression: as typed or parsed.
         models: the model whose classes it names, or several by the name that the expression has for them, None for the
-            one that needs no name. All of one shape, on one device, and of data of equal mean and deviation: on the
-            arc of another scale a picture is another point.
+            one that needs no name. All of one shape, on one device, and of data of equal mean and deviation: with
+            another scale a picture is another point.
     Attributes:
         expression: with each ~ of two classes resolved to the other.
         terms: the distinct densities it is made of, those without condition of each conditional model among them; an
-            evaluation of the composed field takes a gradient of N of each.
+            evaluation of the composed density takes a gradient of the energy of each.
         has_flow: whether the flow alone draws from it, if biased: not where exponents that do not sum to 1 meet no
             density without condition.
     Raises:
-        ConfigError: names that do not exist (an `ExpressionError`), or models that do not fit together.
+        ConfigError: names that do not exist (an `ExpressionError`), models that do not fit together, or a method
+            without an energy and a flow.
         CheckpointError: an | of models that are not calibrated.
     """
 
-    def __init__(self, expression: str | Expression, models: Model | Mapping[ModelName, Model]) -> None:
+    def __init__(self, expression: str | Expression, models: TrainedModel | Mapping[ModelName, TrainedModel]) -> None:
         parsed = parse(expression) if isinstance(expression, str) else expression
-        given: Mapping[ModelName, Model] = {None: models} if isinstance(models, Model) else models
+        given: Mapping[ModelName, TrainedModel] = {None: models} if isinstance(models, TrainedModel) else models
         if missing := [name for name in models_named(parsed) if name not in given]:
             raise ConfigError(
                 f"{parsed} needs the model {missing[0] or 'whose classes need no name'}, which is not given"
             )
         used = {name: given[name] for name in models_named(parsed)}
+        for model in used.values():
+            model.require("energy", "composition")
+            model.require("flow", "composition")
+            if model.groups:
+                model.require_null("composition")
         _require_same_coordinates(used)
         self.expression, terms = resolve(parsed, used)
         self._models = used
@@ -86,6 +96,7 @@ class Composition:
         self._row = {name: self.terms.index(term) for name, term in terms.items()}
         self._base = [self.terms.index(base) for base in bases]
         self._is_mixture = any(True for _ in _mixtures(self.expression))
+        self._constants: dict[float, Tensor] = {}
         if self._is_mixture:
             _require_calibrated(used, self.terms)
         if not bases:
@@ -93,109 +104,144 @@ class Composition:
         self.has_flow = bool(bases) or all(math.isclose(_weight(part), 1) for part in _densities(self.expression))
 
     @property
-    def model(self) -> Model:
+    def model(self) -> TrainedModel:
         """The first model: its shape and statistics are those of all."""
         return next(iter(self._models.values()))
 
     @property
-    def angle_range(self) -> tuple[float, float]:
-        """The part of the arc that all models cover."""
-        ranges = [model.potential.angle_range for model in self._models.values()]
-        return max(start for start, _ in ranges), min(end for _, end in ranges)
+    def levels(self) -> Levels:
+        """The noise levels that all models have."""
+        found = [model.field.levels for model in self._models.values() if model.field.levels is not None]
+        return Levels(min(each.highest for each in found), max(each.lowest for each in found))
 
-    def field(self, u: Tensor, angle: Tensor) -> ComposedField:
-        """The composed log-density and ∇N at points u (N, …) of the arc at angles φ (N,). Without autograd."""
-        values, gradients = self._evaluate(u, angle)
-        tangent, sine, cosine = torch.tan(angle), torch.sin(angle), torch.cos(angle)
-        half_norm = 0.5 * u.flatten(1).square().sum(1)
-        base = values[self._base].mean(0) if self._base else torch.zeros_like(tangent)
-        base_gradient = gradients[self._base].mean(0) if self._base else torch.zeros_like(u)
+    @property
+    def start(self) -> float:
+        """The position along the flow at which composed samples begin."""
+        return max(self._field(model).span[0] for model in self._models.values())
 
-        ratios = tangent * (values - base) + self._constants(angle)
-        bend = torch.zeros_like(half_norm) if self._base else -sine.square() * half_norm
-        ratio = self._combine(self.expression, torch.cat([ratios, bend[None]]))
+    def position(self, level: float) -> float:
+        """The position of a noise level along the flow."""
+        position: float = self._field(self.model).position(level)
+        return position
 
-        gradient = base_gradient
-        for share, term in zip(ratio.shares[:-1], gradients, strict=True):
-            gradient = gradient + expand_to(share, u) * (term - base_gradient)
+    def energy_and_score(self, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """The composed energy (N,), in nats up to a constant, and the score, at points x (N, …) of a level."""
+        energies, scores = self._evaluate("energy_and_score", x, level)
+        ratio, base = self._ratio(energies, x, level)
+        score = self._mixed(ratio, scores, -x)
         if not self._base:
-            gradient = gradient - expand_to(ratio.shares[-1] * sine * cosine, u) * u
-        return ComposedField(tangent * base + ratio.value - half_norm, gradient)
+            signal, _ = self.model.field.scales(level)
+            score = score - expand_to(ratio.surplus * signal**2, x) * x
+        return base - ratio.value, score
 
-    def velocity(self, u: Tensor, angle: Tensor) -> Tensor:
-        """du/dφ = ∇N of the composed flow, like u."""
-        return self.field(u, angle).gradient
+    def velocity(self, x: Tensor, s: float) -> Tensor:
+        """The composed velocity at points x (N, …), all at one position s of the flow, like x."""
+        level = self._field(self.model).level(s)
+        energies, velocities = self._evaluate("energy_and_velocity", x, level)
+        ratio, _ = self._ratio(energies, x, level)
+        velocity = self._mixed(ratio, velocities, torch.zeros_like(x))
+        if not self._base:  # points have unit variance at every level, so that the Gaussian base stands still
+            signal, deviation = self.model.field.scales(level)
+            velocity = velocity - expand_to(ratio.surplus * signal * deviation, x) * x
+        return velocity
 
-    def target(self, u: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-        """The log-density (N,) and its gradient −u + tan φ ∇N, like u: what `flow.langevin` walks on."""
-        log_density, gradient = self.field(u, angle)
-        return log_density, expand_to(torch.tan(angle), u) * gradient - u
+    @staticmethod
+    def _field(model: TrainedModel) -> Any:
+        """The field of a model, which has an energy and a flow."""
+        return model.field
 
-    def _evaluate(self, u: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-        """N (K, N) and ∇N (K, N, …) of each term: one forward and one backward pass a model."""
-        values = u.new_empty(len(self.terms), len(u))
-        gradients = u.new_empty(len(self.terms), *u.shape)
+    def _evaluate(self, what: str, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """Energies (terms, N) and gradients (terms, N, …) of all terms: one batched evaluation per model.
+
+        Args:
+            what: the method of the fields: "energy_and_score" or "energy_and_velocity".
+        """
+        energies = x.new_empty(len(self.terms), len(x))
+        gradients = x.new_empty(len(self.terms), *x.shape)
         for name, model in self._models.items():
             rows = [row for row, term in enumerate(self.terms) if term.model == name]
-            copies = u.repeat(len(rows), *[1] * (u.ndim - 1))
+            copies = x.repeat(len(rows), *[1] * (x.ndim - 1))
             conditions = None
             if model.groups:
-                distinct = torch.tensor([self.terms[row].condition for row in rows], device=u.device)
-                conditions = distinct.repeat_interleave(len(u), 0)
-            with torch.no_grad():
-                found = model.potential.arc(copies, angle.repeat(len(rows)), conditions)
-            values[rows] = found.value.to(u.dtype).reshape(len(rows), len(u))
-            gradients[rows] = found.gradient.reshape(len(rows), *u.shape)
-        return values, gradients
+                distinct = torch.tensor([self.terms[row].condition for row in rows], device=x.device)
+                conditions = distinct.repeat_interleave(len(x), 0)
+            energy, gradient = getattr(model.field, what)(copies, level, conditions)
+            energies[rows] = energy.to(x.dtype).reshape(len(rows), len(x))
+            gradients[rows] = gradient.reshape(len(rows), *x.shape)
+        return energies, gradients
 
-    def _constants(self, angle: Tensor) -> Tensor:
-        """C_i − C_∅ of each term, (K, N); zeros where no side of an | needs it."""
+    def _ratio(self, energies: Tensor, x: Tensor, level: float) -> tuple[_Ratio, Tensor]:
+        """The ratio of the whole expression to the base, and the energy of the base, (N,)."""
+        half_norm = 0.5 * squared_norm(x)
+        base = energies[self._base].mean(0) if self._base else half_norm
+        log_ratios = base - energies + self._constants_at(level)[:, None].to(x)
+        signal, _ = self.model.field.scales(level)
+        bend = torch.zeros_like(half_norm) if self._base else -(signal**2) * half_norm
+        return self._combine(self.expression, log_ratios, bend), base
+
+    def _mixed(self, ratio: _Ratio, gradients: Tensor, gaussian: Tensor) -> Tensor:
+        """Scores or velocities of the terms (terms, N, …) → that of the composed density; `gaussian` without a base."""
+        base = gradients[self._base].mean(0) if self._base else gaussian
+        mixed = base
+        for share, gradient in zip(ratio.shares, gradients, strict=True):
+            mixed = mixed + expand_to(share, base) * (gradient - base)
+        return mixed
+
+    def _constants_at(self, level: float) -> Tensor:
+        """C_i − C_∅ of each term, float64 (terms,), computed once per level; zeros where no side of an | needs it."""
         if not self._is_mixture:
-            return angle.new_zeros(len(self.terms), len(angle))
-        wide = angle.detach().cpu().double()  # constants are large and their differences are not
-        rows = []
-        for term in self.terms:
-            normaliser = self._models[term.model].normaliser
-            assert normaliser is not None
-            condition = torch.tensor(term.condition).expand(len(angle), -1) if term.condition else None
-            rows.append(normaliser.constant(wide, condition))
-        constants = torch.stack(rows)
-        gaussian = -0.5 * math.prod(self.model.shape) * math.log(2 * math.pi)
-        base = constants[self._base].mean(0) if self._base else torch.full_like(wide, gaussian)
-        return (constants - base).to(angle)
+            return torch.zeros(len(self.terms), dtype=torch.float64)
+        if level not in self._constants:
+            found = []
+            for term in self.terms:
+                calibration = self._models[term.model].calibration
+                assert calibration is not None
+                found.append(calibration.constant(level, term.condition))
+            constants = torch.tensor(found, dtype=torch.float64)
+            gaussian = -0.5 * math.prod(self.model.shape) * math.log(2 * math.pi)
+            self._constants[level] = constants - (constants[self._base].mean() if self._base else gaussian)
+        return self._constants[level]
 
-    def _combine(self, node: Expression, rows: Tensor) -> _Ratio:
-        """r of a node from the ratios of the terms and, as the last row, what an exponent of one more adds, (K + 1, N).
+    def _combine(self, node: Expression, log_ratios: Tensor, bend: Tensor) -> _Ratio:
+        """The ratio of a node.
 
-        Where there is a base that row is 0.
+        Args:
+            log_ratios: of the terms, (terms, N).
+            bend: what r gains per exponent beyond one, (N,); zero where there is a base.
         """
         if isinstance(node, Name):
-            shares = torch.zeros_like(rows)
+            shares = torch.zeros_like(log_ratios)
             shares[self._row[node]] = 1
-            return _Ratio(rows[self._row[node]], shares)
+            return _Ratio(log_ratios[self._row[node]], shares, torch.zeros_like(bend))
         if isinstance(node, Or):
             sides = _sides(node)
-            return _mixture([self._combine(side, rows) for _, side in sides], [weight for weight, _ in sides])
-        return _product([self._combine(part, rows) for part in parts_of(node)], _exponents(node), rows)
+            parts = [self._combine(side, log_ratios, bend) for _, side in sides]
+            return _mixture(parts, [weight for weight, _ in sides])
+        parts = [self._combine(part, log_ratios, bend) for part in parts_of(node)]
+        return _product(parts, _exponents(node), bend)
 
 
-def _product(parts: list[_Ratio], weights: list[float], rows: Tensor) -> _Ratio:
-    """Σ w r, and the last row for each exponent beyond one."""
-    powers = rows.new_tensor(weights)[:, None]
-    value = (powers * torch.stack([part.value for part in parts])).sum(0)
-    shares = (powers[..., None] * torch.stack([part.shares for part in parts])).sum(0)
-    surplus = sum(weights) - 1
-    shares[-1] += surplus
-    return _Ratio(value + surplus * rows[-1], shares)
+def _product(parts: list[_Ratio], powers: list[float], bend: Tensor) -> _Ratio:
+    """Σ w r, and the bend for each exponent beyond one."""
+    beyond = sum(powers) - 1
+    return _Ratio(
+        sum(power * part.value for power, part in zip(powers, parts, strict=True)) + beyond * bend,
+        torch.stack([power * part.shares for power, part in zip(powers, parts, strict=True)]).sum(0),
+        torch.stack([power * part.surplus for power, part in zip(powers, parts, strict=True)]).sum(0) + beyond,
+    )
 
 
 def _mixture(sides: list[_Ratio], weights: list[float]) -> _Ratio:
-    """log Σ π_k exp r_k; a side's share of the derivative is what it has of the sum."""
+    """log Σ π_k exp r_k; a side's share of the derivatives is what it has of the sum."""
     values = torch.stack([side.value for side in sides])
     portions = values.new_tensor(weights) / sum(weights)
     joint = torch.log(portions)[:, None] + values
-    shares = (torch.softmax(joint, 0)[:, None] * torch.stack([side.shares for side in sides])).sum(0)
-    return _Ratio(torch.logsumexp(joint, 0), shares)
+    share = torch.softmax(joint, 0)
+    return _Ratio(
+        torch.logsumexp(joint, 0),
+        (share[:, None] * torch.stack([side.shares for side in sides])).sum(0),
+        (share * torch.stack([side.surplus for side in sides])).sum(0),
+    )
 
 
 def _exponents(node: And | Weighted | Not) -> list[float]:
@@ -247,16 +293,16 @@ def _require_densities(node: Expression) -> None:
             )
 
 
-def _require_calibrated(models: Mapping[ModelName, Model], terms: tuple[Term, ...]) -> None:
+def _require_calibrated(models: Mapping[ModelName, TrainedModel], terms: tuple[Term, ...]) -> None:
     for name, model in models.items():
         called = "the model" if name is None else f"the model {name}"
-        if model.normaliser is None:
+        if model.calibration is None:
             raise CheckpointError(
-                f"{called} has no normaliser, so the sides of | have no proportions",
+                f"{called} is not calibrated, so that the sides of | have no proportions",
                 hint=f"vpfb info --calibrate {name or 'MODEL'}",
             )
         for term in terms:
-            if term.model == name and term.condition not in model.normaliser.constants:
+            if term.model == name and not model.calibration.knows(term.condition):
                 known = zip(model.groups, term.condition, strict=True)
                 classes = [group.classes[index] for group, index in known if index >= 0]
                 if len(classes) > 1:
@@ -270,7 +316,7 @@ def _require_calibrated(models: Mapping[ModelName, Model], terms: tuple[Term, ..
                 )
 
 
-def _require_same_coordinates(models: Mapping[ModelName, Model]) -> None:
+def _require_same_coordinates(models: Mapping[ModelName, TrainedModel]) -> None:
     """All of one shape, one device and data of one mean and deviation."""
     (first, model), *others = models.items()
     for name, other in others:

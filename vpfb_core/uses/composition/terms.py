@@ -12,7 +12,7 @@ from vpfb_core.uses.composition.expression import And, Expression, Name, Not, Or
 
 if TYPE_CHECKING:
     from vpfb_core.data.source import ConditionGroup
-    from vpfb_core.model.trained import Model
+    from vpfb_core.model.trained import TrainedModel
 
 ModelName = str | None  # as an expression names it; None for the model that the expression is asked of
 
@@ -35,7 +35,7 @@ def models_named(expression: Expression) -> tuple[ModelName, ...]:
     return tuple(dict.fromkeys(name.model for name in names_of(expression)))
 
 
-def resolve(expression: Expression, models: Mapping[ModelName, Model]) -> tuple[Expression, dict[Name, Term]]:
+def resolve(expression: Expression, models: Mapping[ModelName, TrainedModel]) -> tuple[Expression, dict[Name, Term]]:
     """An expression in which every ~ that can be is a name, and the term of every name in it.
 
     In a group of two classes, such as an attribute that is there or not, ~name is the other class. ~~ is nothing.
@@ -47,7 +47,7 @@ def resolve(expression: Expression, models: Mapping[ModelName, Model]) -> tuple[
     return simplified, {name: _term(name, models) for name in names_of(simplified)}
 
 
-def _without_complements(expression: Expression, models: Mapping[ModelName, Model]) -> Expression:
+def _without_complements(expression: Expression, models: Mapping[ModelName, TrainedModel]) -> Expression:
     match expression:
         case Not(Not(part)):
             return _without_complements(part, models)
@@ -69,7 +69,7 @@ def _other_class(name: Name, groups: Sequence[ConditionGroup]) -> Name | None:
     return replace(name, name=f"{group.name}={group.classes[1 - index]}")
 
 
-def _term(name: Name, models: Mapping[ModelName, Model]) -> Term:
+def _term(name: Name, models: Mapping[ModelName, TrainedModel]) -> Term:
     return Term(name.model, tuple(_condition(name, models[name.model].groups)))
 
 

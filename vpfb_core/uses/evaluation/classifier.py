@@ -119,7 +119,7 @@ def fit(
     return load(path, device)
 
 
-def find(identity: str, shape: tuple[int, int, int]) -> Path | None:
+def find(identity: str, shape: tuple[int, ...]) -> Path | None:
     """The newest classifier fitted to a data set at (C, S, S), if there is one."""
     found = _folder().glob(f"{_key(identity, shape)}-*.safetensors")
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
@@ -146,7 +146,7 @@ def _folder() -> Path:
     return cache_folder() / "features"
 
 
-def _key(identity: str, shape: tuple[int, int, int]) -> str:
+def _key(identity: str, shape: tuple[int, ...]) -> str:
     digest = hashlib.sha256(repr((identity, tuple(shape))).encode()).hexdigest()
     return f"classifier-{digest[:16]}"
 

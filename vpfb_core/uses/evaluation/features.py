@@ -78,7 +78,7 @@ def check_name(name: str) -> None:
     raise ConfigError(f"no features {name!r}", hint=f"{guess}features: {', '.join(NAMES)}")
 
 
-def choose(weights_path: Path | None, identity: str, shape: tuple[int, int, int], *, fid_meant: bool) -> str:
+def choose(weights_path: Path | None, identity: str, shape: tuple[int, ...], *, fid_meant: bool) -> str:
     """The name of the extractor when nobody named one.
 
     Inception where FID or its weights are named, or both they and torch-fidelity are on this machine; else the
@@ -93,7 +93,7 @@ def find(
     name: str,
     weights_path: Path | None,
     identity: str,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     device: torch.device,
     *,
     download: bool,
@@ -134,7 +134,7 @@ def has_torch_fidelity() -> bool:
     return find_spec("torch_fidelity") is not None
 
 
-def _fitted(identity: str, shape: tuple[int, int, int], device: torch.device) -> Extractor:
+def _fitted(identity: str, shape: tuple[int, ...], device: torch.device) -> Extractor:
     path = classifier.find(identity, shape)
     if path is None:
         raise MissingError(

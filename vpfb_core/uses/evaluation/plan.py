@@ -15,7 +15,7 @@ from vpfb_core.uses.evaluation.real import Real
 from vpfb_core.uses.ood import choice
 
 if TYPE_CHECKING:
-    from vpfb_core.model.trained import Model
+    from vpfb_core.model.trained import TrainedModel
 
 FLOW_IMAGES = 64  # of the likelihood by the flow, which is slow, unless a number is asked for
 PUBLISHED_FID = 50_000  # samples that published FIDs take
@@ -42,7 +42,7 @@ class Plan:
 
 
 def prepare(
-    model: Model,
+    model: TrainedModel,
     source: str,
     wanted: tuple[str, ...] | None = None,
     *,
@@ -75,7 +75,7 @@ def prepare(
         fid_meant = any(each in metrics.INCEPTION_ONLY for each in wanted or ())
         name = features.choose(weights_path, identity, model.shape, fid_meant=fid_meant)
     features.check_name(name)
-    names = wanted or metrics.defaults(name, calibrated=model.normaliser is not None)
+    names = wanted or metrics.defaults(name, calibrated=model.calibration is not None)
     if compared:
         metrics.check_features(names, name)
     if "bpd" in names:

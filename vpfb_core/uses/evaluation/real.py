@@ -15,7 +15,7 @@ from vpfb_core.uses.ood import choice
 
 if TYPE_CHECKING:
     from vpfb_core.data import Source
-    from vpfb_core.model.trained import Model
+    from vpfb_core.model.trained import TrainedModel
 
 ON_A_GPU = 10_000  # images compared, unless told otherwise
 ON_A_CPU = 1_000  # of up to 20×20 pixels, and fewer of larger ones: a minute or two on a laptop
@@ -32,6 +32,7 @@ class Real:
         split: which part of the set they are: test, train or all.
         unseen: uint8 (M, C, H, W), for what is measured on real images alone: those that the model's training held
             out, where that is known, else the same ones.
+        unseen_labels: int64 (M, G) of those, if they have the classes of the model; None without.
         unseen_split: which part of the set those are.
         resize: how they were brought to the model's shape.
         notes, warnings: in plain words, what was decided, and what makes figures other than expected.
@@ -40,6 +41,7 @@ class Real:
     images: Tensor
     split: str
     unseen: Tensor
+    unseen_labels: Tensor | None
     unseen_split: str
     resize: str
     notes: tuple[str, ...]
@@ -47,7 +49,7 @@ class Real:
 
 
 def load(
-    model: Model, source: str, n: int | None, *, fewest: int, root: Path | None = None, download: bool = True
+    model: TrainedModel, source: str, n: int | None, *, fewest: int, root: Path | None = None, download: bool = True
 ) -> Real:
     """Images of a set in the model's shape, from its test split where it has one.
 
@@ -73,11 +75,12 @@ def load(
     found = data.find(source, options)
     count = _count(found, n, fewest, model)
     rows = data.LoadOptions(limit=count).rows(len(found))
-    images = found.subset(rows).images
+    compared = found.subset(rows)
+    images = compared.images
     if len(images) < fewest:  # files on disk that turn out to be unreadable
         raise DataError(f"only {len(images)} images of '{source}' can be read", hint=f"at least {fewest} are needed")
     split = choice.part_of(source, "test") or "all"
-    unseen, unseen_split, warnings = images, split, []
+    unseen, unseen_split, warnings = compared, split, []
     parts = model.split_of(found) if same else None
     if parts is not None:
         warnings.append(
@@ -86,16 +89,17 @@ def load(
         )
         if 0 < len(parts[1]) < len(found):
             chosen = parts[1][data.LoadOptions(limit=count).rows(len(parts[1]))]
-            unseen, unseen_split = found.subset(chosen).images, "held out"
+            unseen, unseen_split = found.subset(chosen), "held out"
     elif same and choice.part_of(trained_on, "train") == choice.part_of(source, "test"):
         warnings.append("the model may have been trained on these very images, so that its figures are optimistic")
     elif not same:
         warnings.append(f"the model was trained on {trained_on!r}, not on {source!r}")
     rule = f"centre square, Lanczos to {size}×{size}, {'grey' if channels == 1 else 'colour'}"
-    return Real(images, split, unseen, unseen_split, rule, found.notes, tuple(warnings))
+    labels = unseen.labels if found.groups == model.groups else None
+    return Real(images, split, unseen.images, labels, unseen_split, rule, found.notes, tuple(warnings))
 
 
-def _count(found: Source, n: int | None, fewest: int, model: Model) -> int:
+def _count(found: Source, n: int | None, fewest: int, model: TrainedModel) -> int:
     """How many images to compare."""
     there = len(found)
     if there < (n or fewest):
@@ -106,7 +110,7 @@ def _count(found: Source, n: int | None, fewest: int, model: Model) -> int:
     return n or min(usual_count(model.device, model.shape), there)
 
 
-def usual_count(device: torch.device, shape: tuple[int, int, int]) -> int:
+def usual_count(device: torch.device, shape: tuple[int, ...]) -> int:
     """How many images of (C, H, W) are compared on this kind of device unless told otherwise."""
     if device.type != "cpu":
         return ON_A_GPU

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.solver import Solver
 from vpfb_core.machine import distributed
-from vpfb_core.methods.transport import Solver
+from vpfb_core.methods.base import Validation
+from vpfb_core.uses import density
+from vpfb_core.uses.draw import sample
 from vpfb_core.uses.evaluation import cache, distances, features, neighbours
-from vpfb_core.uses.evaluation.held_out import HeldOut
 from vpfb_core.uses.evaluation.metrics import METRICS
 from vpfb_core.uses.evaluation.plan import Plan
 from vpfb_core.uses.evaluation.weights import is_standard
 from vpfb_core.uses.pictures import to_bytes
 
 if TYPE_CHECKING:
-    from vpfb_core.model.trained import Model
+    from vpfb_core.model.trained import TrainedModel
 
 DEFAULT_BATCH = 256
 # What an image costs, in evaluations of the gradient, roughly: to tell which share of the work is done.
@@ -78,7 +80,7 @@ class Report:
 
 
 def evaluate(
-    model: Model,
+    model: TrainedModel,
     plan: Plan,
     *,
     seed: int = 0,
@@ -138,7 +140,7 @@ class _Evaluation:
 
     def __init__(
         self,
-        model: Model,
+        model: TrainedModel,
         plan: Plan,
         solver: Solver,
         seed: int,
@@ -167,11 +169,11 @@ class _Evaluation:
             parts, evaluations = [], 0
             for first in rows[:: self.batch_size]:
                 count = min(self.batch_size, rows.stop - first)
-                images, info = self.model.sample(
-                    count, self.seed, first=first, batch_size=count, return_info=True, **self.solver.wishes
-                )
-                evaluations += int(info.require_success().nfe.sum())
-                parts.append(to_bytes(images))
+                drawn = sample(
+                    self.model, count, self.seed, first=first, batch_size=count, **self.solver.wishes
+                ).require_success()
+                evaluations += int(drawn.nfe.sum())
+                parts.append(to_bytes(drawn.images))
                 self._hear(count * self.draw_cost)
             samples = torch.cat(parts)
             return samples, extract(samples), evaluations
@@ -196,7 +198,7 @@ class _Evaluation:
         """The figures that compare samples with real images."""
         wanted, device = self.plan.metrics, self.model.device
         samples, drawn, real = found.samples, found.features, found.real
-        common: dict[str, Any] = {"solver": _in_words(self.solver), "nfe": found.nfe}
+        common: dict[str, Any] = {"solver": self.solver.in_words(), "nfe": found.nfe}
         conditions = common | {"extractor": extractor.name, "weights": extractor.weights}
         if extractor.resize != "none":
             conditions["resize"] = f"{self.plan.real.resize}; for the features {extractor.resize}"
@@ -227,23 +229,27 @@ class _Evaluation:
         return figures
 
     def residual(self) -> Figure | None:
-        """The held-out residual, over angles from where training draws them by default."""
-        data = self.model.standardise(self.unseen)
-        held_out = HeldOut.of(data, self.model.potential.angle_range, seed=self.seed)
+        """The first figure by which the method measures held-out data, at the levels where training draws."""
+        data, labels = self.model.standardise(self.unseen), self.plan.real.unseen_labels
+        condition = None if labels is None else labels.to(self.model.device)
 
         def measure(rows: range) -> Tensor:
-            values = held_out.residuals(self.model.potential, self.batch_size, rows=rows)
-            self._hear(len(rows) * _READ)
-            return values.cpu()
+            parts = []
+            for first in rows[:: self.batch_size]:
+                part = range(first, min(first + self.batch_size, rows.stop))
+                found = self.model.method.held_out(self.model.field, Validation(data, condition, self.seed, part))
+                parts.append(next(iter(found.values())).cpu())
+                self._hear(len(part) * _READ)
+            return torch.cat(parts)
 
         return self._mean("residual", self._each(len(data), measure))
 
     def bits(self) -> Figure | None:
         """Bits per dimension of noised images by the explicit density: one pass at the least level quoted."""
-        assert self.model.normaliser is not None
-        level = self.model.normaliser.least_noise
+        assert self.model.calibration is not None
+        level = self.model.calibration.quoted_level
         values = self._bits_of(self.unseen, _READ, level=level)
-        return self._mean("bpd", values, level=level, blur_grey_levels=self.model.blur(level))
+        return self._mean("bpd", values, level=level, blur_grey_levels=density.blur(self.model, level))
 
     def bits_by_flow(self) -> Figure | None:
         """Bits per dimension of the images as they are, by the likelihood of the flow at its default tolerance."""
@@ -256,7 +262,9 @@ class _Evaluation:
             for first in rows[:: self.batch_size]:
                 batch = images[first : min(first + self.batch_size, rows.stop)]
                 parts.append(
-                    self.model.bits_per_dim(batch, seed=self.seed, first=first, batch_size=self.batch_size, **settings)
+                    density.bits_per_dim(
+                        self.model, batch, seed=self.seed, first=first, batch_size=self.batch_size, **settings
+                    )
                 )
                 self._hear(len(batch) * cost)
             return torch.cat(parts).cpu()
@@ -296,8 +304,3 @@ class _Evaluation:
         self.done += work * self.group.count
         if self.on_progress is not None:
             self.on_progress(min(self.done / self.total, 1.0))
-
-
-def _in_words(solver: Solver) -> str:
-    """The method, and of an adaptive one its tolerances."""
-    return solver.method if solver.nfe else f"{solver.method}, rtol {solver.rtol:g}, atol {solver.atol:g}"

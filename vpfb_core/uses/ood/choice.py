@@ -16,7 +16,7 @@ from vpfb_core.model import description
 from vpfb_core.model.runs import builtin_models, list_runs
 
 if TYPE_CHECKING:
-    from vpfb_core.model.trained import Model
+    from vpfb_core.model.trained import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def check_different(in_source: str, out_source: str) -> None:
         raise ConfigError(f"--in {in_source} and --out {out_source} are the same set", hint="name another --out")
 
 
-def load_in_distribution(model: Model, source: str, limit: int | None, **options: Any) -> ImageSet:
+def load_in_distribution(model: TrainedModel, source: str, limit: int | None, **options: Any) -> ImageSet:
     """Load in-distribution images in the model's shape: the test split if there is one.
 
     Training images score too well. If the images are those that the model was trained on, only its validation images
@@ -108,7 +108,7 @@ def load_in_distribution(model: Model, source: str, limit: int | None, **options
     return replace(images.subset(chosen), notes=(*images.notes, note))
 
 
-def load_out_of_distribution(model: Model, source: str, limit: int | None, **options: Any) -> ImageSet:
+def load_out_of_distribution(model: TrainedModel, source: str, limit: int | None, **options: Any) -> ImageSet:
     """Load the test split of any data set in the model's shape: centre-cropped, resized (Lanczos), in its channels."""
     channels, size, _ = model.shape
     return data.load(source, size=size, channels=channels, split="test", limit=limit, **options)
@@ -116,6 +116,6 @@ def load_out_of_distribution(model: Model, source: str, limit: int | None, **opt
 
 def _trained_on(path: Path) -> str | None:
     try:
-        return str(description.read(path)["about"]["data"]["name"])
-    except (VPFBError, KeyError):
+        return description.read(path).data
+    except VPFBError:
         return None

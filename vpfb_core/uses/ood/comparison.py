@@ -21,7 +21,7 @@ from vpfb_core.uses.ood.scores import DEFAULT_BATCH, SCORES, score
 from vpfb_core.uses.ood.tables import scores_table
 
 if TYPE_CHECKING:
-    from vpfb_core.model.trained import Model
+    from vpfb_core.model.trained import TrainedModel
 
 Key = tuple[str, str]  # the name of a set and its role, "in" or "out"
 Sets = Mapping[Key, ImageSet]
@@ -53,7 +53,7 @@ class Row:
 
 
 def score_sets(
-    model: Model,
+    model: TrainedModel,
     sets: Sets,
     names: Sequence[str],
     *,

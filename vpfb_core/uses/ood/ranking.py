@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from vpfb_core.data.images import ImageSet
 from vpfb_core.errors import DataError
+from vpfb_core.uses import density
 from vpfb_core.uses.ood.scores import DEFAULT_BATCH, score
 from vpfb_core.uses.ood.tables import image_name
 
 if TYPE_CHECKING:
-    from vpfb_core.model.trained import Model
+    from vpfb_core.model.trained import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class RankedImage:
 
 
 def rank(
-    model: Model,
+    model: TrainedModel,
     images: ImageSet,
     name: str,
     *,
@@ -49,8 +50,8 @@ def rank(
         raise DataError(f"the score of {image_name(images, int(scores.isnan().nonzero()[0]))} is NaN")
     energies = score(model, images.images, "energy", batch_size=batch_size)
     bits = None
-    if model.normaliser is not None:
-        bits = model.bits_per_dim(images.images, seed=seed, batch_size=batch_size)
+    if model.calibration is not None:
+        bits = density.bits_per_dim(model, images.images, seed=seed, batch_size=batch_size)
     return [
         RankedImage(
             index=index,

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.model.reference import Reference
+from vpfb_core.model.trained import TrainedModel
+from vpfb_core.uses import density
 from vpfb_core.uses.ood.readings import SCALAR_LEVEL, read, read_all, scalar_level
-from vpfb_core.uses.ood.reference import Reference
-
-if TYPE_CHECKING:
-    from vpfb_core.model.trained import Model
 
 DEFAULT_SCORE = "multiscale"
 ALL = "all"
@@ -36,15 +34,15 @@ class Batch:
         first: the index of the first of them; noise of image i is fixed by (seed, i).
     """
 
-    model: Model
+    model: TrainedModel
     images: Tensor
     first: int
     seed: int
 
     @property
-    def z(self) -> Tensor:
-        """The images in units of their standard deviation, on the model's device."""
-        return self.model.arc_data(self.images)
+    def data(self) -> Tensor:
+        """The images standardised to unit variance, on the model's device."""
+        return self.model.standardise(self.images)
 
     @property
     def reference(self) -> Reference:
@@ -59,7 +57,7 @@ class Score:
     Attributes:
         summary: for people.
         compute: a batch of N images → (N,), higher is more out-of-distribution.
-        needs: what of the model calibration must have made: "reference", "normaliser" or nothing.
+        needs: what of the model calibration must have made: "reference", "calibration" or nothing.
         costly: left out of "all".
     """
 
@@ -70,7 +68,7 @@ class Score:
 
 
 def score(
-    model: Model,
+    model: TrainedModel,
     images: Tensor,
     name: str = DEFAULT_SCORE,
     *,
@@ -126,9 +124,11 @@ def find_scores(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(wanted)) or [DEFAULT_SCORE]
 
 
-def require_ready(model: Model, name: str) -> Score:
+def require_ready(model: TrainedModel, name: str) -> Score:
     """The score of that name, if the model has what it needs; else raises CheckpointError."""
     chosen = find_score(name)
+    model.require("energy", "out-of-distribution detection")
+    model.require_null("out-of-distribution detection")
     if not is_ready(model, name):
         raise CheckpointError(
             f"the score {name!r} needs a calibrated model: this one has no {chosen.needs}",
@@ -137,7 +137,7 @@ def require_ready(model: Model, name: str) -> Score:
     return chosen
 
 
-def is_ready(model: Model, name: str) -> bool:
+def is_ready(model: TrainedModel, name: str) -> bool:
     """Whether the model has what the score needs."""
     needs = find_score(name).needs
     return needs is None or getattr(model, needs) is not None
@@ -147,15 +147,15 @@ def is_ready(model: Model, name: str) -> bool:
 
 
 def _multiscale(batch: Batch) -> Tensor:
-    return batch.reference.strangeness(read_all(batch.model.potential, batch.z, batch.reference.levels))
+    return batch.reference.strangeness(read_all(batch.model.field, batch.data, batch.reference.levels))
 
 
 def _energy(batch: Batch) -> Tensor:
-    return read(batch.model.potential, batch.z, scalar_level(batch.model.potential)).energy
+    return read(batch.model.field, batch.data, scalar_level(batch.model.field)).energy
 
 
 def _gradient(batch: Batch) -> Tensor:
-    return read(batch.model.potential, batch.z, scalar_level(batch.model.potential)).score_norm
+    return read(batch.model.field, batch.data, scalar_level(batch.model.field)).score_norm
 
 
 def _typicality(batch: Batch) -> Tensor:
@@ -163,20 +163,22 @@ def _typicality(batch: Batch) -> Tensor:
 
 
 def _density(batch: Batch) -> Tensor:
-    return -batch.model.log_density(batch.images, seed=batch.seed, first=batch.first)
+    return -density.log_density(batch.model, batch.images, seed=batch.seed, first=batch.first)
 
 
 def _likelihood(batch: Batch) -> Tensor:
-    return -batch.model.log_density(batch.images, method="ode", seed=batch.seed, first=batch.first)
+    return -density.log_density(batch.model, batch.images, method="ode", seed=batch.seed, first=batch.first)
 
 
 SCORES: dict[str, Score] = {
     "multiscale": Score(
         "energies, score norms and features at ten levels, against those of training images", _multiscale, "reference"
     ),
-    "energy": Score(f"energy −log ρ at cot φ = {SCALAR_LEVEL:.2f}, up to a constant", _energy),
-    "gradient": Score(f"norm of the score ∇ log ρ at cot φ = {SCALAR_LEVEL:.2f}", _gradient),
+    "energy": Score(f"energy, −log density at noise level {SCALAR_LEVEL:.2f}, up to a constant", _energy),
+    "gradient": Score(
+        f"norm of the score, the gradient of the log density, at noise level {SCALAR_LEVEL:.2f}", _gradient
+    ),
     "typicality": Score("distance of the energy from that of a typical training image", _typicality, "reference"),
-    "density": Score("−log density of the slightly blurred image, nats", _density, "normaliser"),
+    "density": Score("−log density of the slightly blurred image, nats", _density, "calibration"),
     "likelihood": Score("−log likelihood by the flow, nats", _likelihood, costly=True),
 }

@@ -12,8 +12,9 @@ from problems import STD, ExactNetwork, Mixture, anisotropic, ring, scattered
 from scipy import stats
 from torch import Tensor, nn
 
+from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.vpfb.homotopy import OT, VP, expand_to
+from vpfb_core.methods.vpfb.homotopy import OT, VP
 from vpfb_core.methods.vpfb.objectives import (
     OBJECTIVES,
     AngleDistribution,

@@ -18,6 +18,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.dynamics.tableaux import (
     METHODS,
     Method,
@@ -32,7 +33,6 @@ from vpfb_core.dynamics.tableaux import (
     time_grid,
 )
 from vpfb_core.errors import ConfigError, SolverError
-from vpfb_core.methods.vpfb.homotopy import expand_to
 
 __all__ = ["METHODS", "Solution", "Status", "evaluations", "solve", "steps_for"]
 

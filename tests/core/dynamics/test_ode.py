@@ -14,8 +14,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vpfb_core.dynamics import solvers
-from vpfb_core.dynamics.solvers import METHODS, Solution, Status, evaluations, solve, steps_for
+from vpfb_core.dynamics import ode as solvers
+from vpfb_core.dynamics.ode import METHODS, Solution, Status, evaluations, solve, steps_for
 from vpfb_core.dynamics.tableaux import AB2, AB3, ARC3, BOSH3, DOPRI5, Method, Tableau
 from vpfb_core.errors import ConfigError, SolverError
 

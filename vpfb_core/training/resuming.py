@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.model.loading import load
-from vpfb_core.model.trained import Model
+from vpfb_core.model import files
+from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training.record import Record
-from vpfb_core.training.state import State, read_state
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A state, and the figures that were saved with it."""
-
-    state: State
-    val_residual: float
-    sample_accuracy: float
-    best_residual: float
-    check_seconds: float
-    finish_seconds: float
+from vpfb_core.training.state import Restored, read_state
 
 
 def restore(record: Record) -> Restored | None:
@@ -36,15 +23,11 @@ def restore(record: Record) -> Restored | None:
     state = read_state(record.folder)
     if state is None:
         return None
+    restored = Restored.of(state)
     kept = state.document
-    try:
-        _require_same(record, kept["data"], kept.get("config", {}))
-        figures = (kept.get(name) for name in ("val_residual", "sample_accuracy", "best_residual"))
-        residual, accuracy, best = (math.nan if figure is None else float(figure) for figure in figures)
-        seconds = float(kept["check_seconds"]), float(kept["finish_seconds"])
-        restored = Restored(state, residual, accuracy, best, *seconds)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{state.path} does not say what it is the state of") from error
+    if not isinstance(kept.get("data"), str) or not isinstance(kept.get("config", {}), dict):
+        raise CheckpointError(f"{state.path} does not say what it is the state of")
+    _require_same_run(record, kept["data"], kept.get("config", {}))
     for _, damage in state.damaged:
         went_on = f"going on from step {state.counters.step}, the save before it"
         warnings.warn(f"{damage.message}; {went_on}", stacklevel=2)
@@ -53,11 +36,11 @@ def restore(record: Record) -> Restored | None:
     return restored
 
 
-def _require_same(record: Record, fingerprint: str, config: dict[str, Any]) -> None:
+def _require_same_run(record: Record, fingerprint: str, config: dict[str, Any]) -> None:
     """A run goes on with the data and the settings that it was begun with."""
     if fingerprint != record.fingerprint:
         raise ConfigError(
-            f"the data {record.plan.config.data!r} is not what {record.folder.path} was begun with",
+            f"the data {record.plan.config.data!r} are not those that {record.folder.path} was begun with",
             hint="bring the images back as they were, or begin another run",
         )
     for name, value in record.decisive().items():
@@ -68,14 +51,14 @@ def _require_same(record: Record, fingerprint: str, config: dict[str, Any]) -> N
             )
 
 
-def take_over(record: Record, model: Model) -> bool:
-    """Give the model of a finished run what finishing measured; False if its file is lost, but not the weights."""
+def take_over(record: Record, model: TrainedModel) -> bool:
+    """Give the model of a finished run its calibration; False if its file is lost, but not the weights."""
     try:
-        finished = load(record.folder.model, device=record.plan.config.device)
+        finished = files.load(TrainedModel, record.folder.model, device=record.plan.config.device)
     except CheckpointError as error:
         if not model.about["step"]:
             raise
         warnings.warn(f"{error.message}; it is made anew", stacklevel=2)
         return False
-    model.normaliser, model.reference = finished.normaliser, finished.reference
+    model.calibration, model.reference = finished.calibration, finished.reference
     return True

@@ -1,0 +1,55 @@
+"""What a notebook needs: `Model`, `load` and `train`. Each is defined in one place below, and only named here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from vpfb_core.config import TrainConfig
+from vpfb_core.model import files
+from vpfb_core.model.trained import TrainedModel
+from vpfb_core.training import session
+from vpfb_core.training.progress import Progress, Result
+from vpfb_core.uses import chains, density, draw
+from vpfb_core.uses.ood import scores
+
+
+class Model(TrainedModel):
+    """A trained model, and what can be done with it; each verb is the function of that name in `vpfb_core.uses`.
+
+    Images are uint8 or float in [0, 1], (N, C, H, W). Sample i depends on (seed, i) alone.
+    """
+
+    sample = draw.sample
+    encode = draw.encode
+    decode = draw.decode
+    interpolate = draw.interpolate
+    long_run = chains.long_run
+    inpaint = chains.inpaint
+    log_density = density.log_density
+    bits_per_dim = density.bits_per_dim
+    blur = density.blur
+    score = scores.score
+    save = files.save
+
+    @classmethod
+    def of(cls, trained: TrainedModel) -> Model:
+        """A trained model with its verbs; nothing is copied."""
+        return cls(**vars(trained))
+
+
+def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", weights: str = "ema") -> Model:
+    """Load a model: a .safetensors file, a run folder, or a built-in name; arguments and errors as of `files.load`."""
+    return files.load(Model, name, device=device, weights=weights)
+
+
+def train(
+    config: TrainConfig,
+    *,
+    on_step: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Result:
+    """Train a model; arguments and errors as of `training.session.train`. The result's model has the verbs."""
+    result = session.train(config, on_step=on_step, should_stop=should_stop)
+    return replace(result, model=Model.of(result.model))

@@ -1,0 +1,99 @@
+"""Flow matching: a velocity network without a potential, the baseline of every comparison.
+
+Lipman et al. 2023 (arXiv 2210.02747), on the paths and at the noise levels of VPFB: the network f(u, φ) is regressed on
+the conditional velocity y of u. It draws, encodes and has a likelihood by the flow, but it has no energy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vpfb_core.methods.base import Batch, DataShape, Field, Loss, Method, Moment, Validation
+from vpfb_core.methods.vpfb import arc
+from vpfb_core.methods.vpfb.method import PathPoints, PathSettings, path_defaults
+from vpfb_core.methods.vpfb.objectives import AngleDistribution, Part, draw_pairs
+
+
+class VelocityField(Field):
+    """A network that answers the velocity at a point of the path.
+
+    Args:
+        network: maps (x (N, …), s (N,), condition (N, G) or None) to the shape of x.
+        settings: of the path.
+        has_null: whether the unconditional velocity is trained.
+    """
+
+    def __init__(self, network: nn.Module, settings: PathSettings, *, has_null: bool = True) -> None:
+        super().__init__()
+        self.network = network
+        self.span = settings.homotopy.angle_range(settings.data_std)
+        self.angles: AngleDistribution = settings.angles
+        self.has_null = has_null
+
+    def forward(self, x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
+        if self.autocast_dtype is None:
+            return self.network(x, s, condition)
+        with torch.autocast(x.device.type, dtype=self.autocast_dtype):
+            return self.network(x, s, condition).float()
+
+    def velocity(self, x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
+        velocity: Tensor = self(x, s, condition)
+        return velocity
+
+    def scales(self, level: float) -> tuple[float, float]:
+        place = arc.Place.at_level(level)
+        return place.sine, place.cosine
+
+    def position(self, level: float) -> float:
+        return arc.angle(level)
+
+    def level(self, position: float) -> float:
+        return arc.level(position)
+
+    def grid(self, start: float, end: float, steps: int) -> list[float]:
+        return arc.grid(start, end, steps)
+
+
+class FlowMatching(Method):
+    """A plain velocity network."""
+
+    name: ClassVar[str] = "flow-matching"
+    Settings = PathSettings
+    settings: PathSettings
+
+    @classmethod
+    def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
+        return super().defaults(data, asked) | path_defaults(data)
+
+    def field(self, network: nn.Module, data: DataShape) -> VelocityField:
+        return VelocityField(network, self.settings, has_null=not data.classes or self.settings.condition_dropout != 0)
+
+    def losses(self, field: VelocityField, batch: Batch, at: Moment) -> Iterable[Loss]:
+        """E‖f(u, φ) − y‖²/d, each datum with ε and −ε."""
+
+        def mean(rows: slice) -> Tensor:
+            data, condition = batch.rows(rows)
+            part = Part(batch.first + rows.start, batch.total)
+            pairs = draw_pairs(data, condition, field.span, at.generator("step"), field.angles, part)
+            return squared_error(field, pairs.data, pairs.angle, pairs.noise, pairs.condition).mean()
+
+        yield Loss("flow-matching", mean)
+
+    def held_out(self, field: VelocityField, data: Validation) -> dict[str, Tensor]:
+        """`residual`: E‖f − y‖²/d where training draws, comparable with that of VPFB."""
+        points = PathPoints.of(field.span, field.angles, data)
+        with torch.no_grad():
+            return {"residual": squared_error(field, points.data, points.angle, points.noise, points.condition)}
+
+    def describe(self) -> dict[str, Any]:
+        return {"schedule": self.settings.schedule}
+
+
+def squared_error(field: VelocityField, z: Tensor, angle: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+    """‖f(u, φ) − y‖²/d for each sample, (N,); arguments as of `arc.point`."""
+    u, y = arc.point(z, angle, noise)
+    return (field(u, angle, condition) - y).flatten(1).square().mean(1)

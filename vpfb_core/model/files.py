@@ -1,0 +1,145 @@
+"""Model files: a trained model written as one .safetensors file, and read back with every tensor checked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from vpfb_core import methods, networks
+from vpfb_core.data.source import ConditionGroup
+from vpfb_core.data.statistics import Statistics
+from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.machine import container
+from vpfb_core.machine.devices import place_network, resolve_device
+from vpfb_core.methods.base import DataShape, Field
+from vpfb_core.model import version_1
+from vpfb_core.model.description import Description
+from vpfb_core.model.reference import Reference
+from vpfb_core.model.runs import Run, find_model
+from vpfb_core.model.trained import TrainedModel
+
+REFERENCE = "reference/"  # what the names of its tensors begin with in a file
+WEIGHTS = ("ema", "raw")
+Model = TypeVar("Model", bound=TrainedModel)
+
+
+def save(model: TrainedModel, path: str | os.PathLike[str]) -> None:
+    """Write a model as one .safetensors file.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    document = {
+        "method": {"name": model.method.name, "settings": model.method.settings.to_dict()},
+        "network": model.network,
+        "statistics": asdict(model.statistics),
+        "shape": list(model.shape),
+        "groups": [asdict(group) for group in model.groups],
+        "parameters": model.parameter_count,
+        "about": model.about,
+        "calibration": None if model.calibration is None else model.calibration.to_dict(),
+    }
+    tensors = dict(model.field.state_dict())
+    if model.reference is not None:
+        tensors |= {REFERENCE + name: tensor for name, tensor in model.reference.tensors().items()}
+    container.write(Path(path), "model", tensors, document)
+
+
+def load(
+    kind: type[Model],
+    name: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    weights: str = "ema",
+) -> Model:
+    """Load a model: a .safetensors file, a run folder, or a built-in name; None as `runs.find_model` says.
+
+    Args:
+        kind: the class of what is returned.
+        device: auto, cpu, cuda, cuda:N or mps.
+        weights: "ema", or "raw" for the weights that the optimiser holds (a run folder has them).
+    Raises:
+        CheckpointError: missing, damaged, or not a model that this version can build.
+        ConfigError: no such device.
+    """
+    target = resolve_device(device)
+    path = find_model(name)
+    stored = container.read(path, "model")
+    described = Description.parse(stored.document, path)
+    tensors = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(REFERENCE)}
+    remembered = {
+        name.removeprefix(REFERENCE): tensor for name, tensor in stored.tensors.items() if name.startswith(REFERENCE)
+    }
+    if stored.document["format"] == 1:
+        tensors = version_1.model_tensors(tensors)
+    if weights != "ema":
+        tensors = _raw_weights(path, weights)
+    try:
+        with torch.device("meta"):  # without memory: the description may claim any size, the tensors have theirs
+            _require_fit(_build(kind, described).field, tensors, path)
+        model = _build(kind, described)
+        if weights == "ema":  # what was calibrated belongs to the averaged weights
+            model.reference = Reference.from_tensors(remembered) if remembered else None
+        else:
+            model.calibration = None
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path} describes a model that this version cannot build: {error}") from error
+    model.field.load_state_dict(tensors)
+    place_network(model.field, target)
+    model.field.eval().requires_grad_(False)
+    return model
+
+
+def _build(kind: type[Model], described: Description) -> Model:
+    """The model of a description, its tensors not loaded yet."""
+    groups = tuple(ConditionGroup(*group) for group in described.groups)
+    data = DataShape(described.shape, tuple(len(group.classes) for group in groups))
+    if len(described.mean) != data.shape[0]:
+        raise ValueError(f"images of {data.shape} do not have {len(described.mean)} means")
+    networks.require_shape(described.network, data.shape, data.classes)
+    method = methods.build(described.method, described.settings)
+    calibration = None
+    if described.calibration is not None:
+        calibration = method.read_calibration(described.calibration)
+        calibration.require_shape(data.dimension, len(groups))
+    return kind(
+        method=method,
+        field=method.field(networks.build(described.network), data),
+        network=described.network,
+        statistics=Statistics(described.mean, described.std),
+        shape=data.shape,
+        groups=groups,
+        about=described.about,
+        calibration=calibration,
+    )
+
+
+def _require_fit(field: Field, tensors: dict[str, Tensor], path: Path) -> None:
+    """Every name, shape and dtype must fit; nothing is left as it was drawn."""
+    expected = field.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected:
+            raise CheckpointError(f"{path} does not fit its own description: tensor {name!r} is missing or unknown")
+        if tensors[name].shape != expected[name].shape or tensors[name].dtype != expected[name].dtype:
+            found, wanted = tensors[name], expected[name]
+            raise CheckpointError(
+                f"{path} does not fit its own description: {name!r} is {found.dtype} {tuple(found.shape)}, "
+                f"not {wanted.dtype} {tuple(wanted.shape)}"
+            )
+
+
+def _raw_weights(model_path: Path, weights: str) -> dict[str, Tensor]:
+    """The weights that the optimiser holds, from the state beside a model."""
+    if weights not in WEIGHTS:
+        raise ConfigError(f"unknown weights {weights!r}", hint=f"weights: {', '.join(WEIGHTS)}")
+    state = Run(model_path.parent).state
+    if not state.is_file():
+        raise CheckpointError(f"no raw weights for {model_path}", hint="only a run folder has them, in its state")
+    stored = container.read(state, "state")
+    tensors = version_1.state_tensors(stored.tensors) if stored.document["format"] == 1 else stored.tensors
+    return {name.removeprefix("network/"): tensor for name, tensor in tensors.items() if name.startswith("network/")}

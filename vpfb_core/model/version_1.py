@@ -1,0 +1,56 @@
+"""Files of format version 1, in which there was one method: documents and tensor names as they are written today."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+METHOD = "vpfb"
+_POTENTIALS = {"arc": "stein", "unpreconditioned": "official"}
+_FIELD = "potential.network."  # what the names of the network's tensors begin with in the field of that method
+_STATE_PREFIXES = ("network/", "ema/", "adam/exp_avg/", "adam/exp_avg_sq/")
+
+
+def upgraded(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of a model file as today's version writes it; what does not fit is left for the reader to refuse."""
+    if document.get("format") != 1:
+        return document
+    homotopy = document.get("homotopy")
+    if not isinstance(homotopy, dict) or document.get("potential") not in _POTENTIALS:
+        return {}
+    about = document.get("about")
+    config = about.get("config") if isinstance(about, dict) else None
+    trained = config if isinstance(config, dict) else {}
+    settings = {
+        "objective": trained.get("objective", _POTENTIALS[document["potential"]]),
+        "schedule": homotopy.get("name"),
+        "floor": homotopy.get("nu", homotopy.get("sigma_min")),
+        "data_std": document.get("data_std"),
+    }
+    for name in ("angle_mean", "angle_std", "condition_dropout", "contrast"):
+        if name in trained:
+            settings[name] = trained[name]
+    return document | {
+        "method": {"name": METHOD, "settings": settings},
+        "calibration": document.get("normaliser"),
+    }
+
+
+def model_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a network by their names in the field of today."""
+    from vpfb_core.networks import current_name  # this module is read without torch
+
+    return {_FIELD + current_name(name): tensor for name, tensor in tensors.items()}
+
+
+def state_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a training state by their names of today."""
+    from vpfb_core.networks import current_name  # this module is read without torch
+
+    renamed = {}
+    for name, tensor in tensors.items():
+        prefix = next((prefix for prefix in _STATE_PREFIXES if name.startswith(prefix)), None)
+        renamed[name if prefix is None else prefix + _FIELD + current_name(name.removeprefix(prefix))] = tensor
+    return renamed

@@ -1,0 +1,97 @@
+"""What is measured of a run while it goes on: validation figures, and a grid of samples beside real images."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vpfb_core.data import ImageSet
+from vpfb_core.data.statistics import Statistics
+from vpfb_core.methods.base import Validation
+from vpfb_core.model.trained import TrainedModel
+from vpfb_core.uses.draw import sample
+from vpfb_core.uses.evaluation.neighbours import FEWEST, compare
+
+VALIDATION_IMAGES = 512  # of the held-out images, those that are measured
+LARGEST_BATCH = 128
+GRID_IMAGES = 64
+GRID_NFE = 12
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found.
+
+    Attributes:
+        validation: the mean of each figure of the method over the held-out data, by its name with `val_` before it.
+        sample_accuracy: of `sample_accuracy` below.
+        grid: samples from the run's fixed noise, (N, C, H, W) in [0, 1].
+        seconds_per_image: that the validation took.
+    """
+
+    validation: dict[str, float]
+    sample_accuracy: float
+    grid: Tensor
+    seconds_per_image: float
+
+
+class Checks:
+    """The held-out data of a run, and how its models are measured with them.
+
+    Args:
+        images: held-out images.
+        statistics: that standardise them.
+        device: where to compute.
+        seed: of the noise of validation and grid.
+        batch_size: images computed at once, at most.
+    """
+
+    def __init__(
+        self, images: ImageSet, statistics: Statistics, device: torch.device, seed: int, batch_size: int
+    ) -> None:
+        rows = spread(torch.arange(len(images)), VALIDATION_IMAGES)
+        self._images = images.images[rows]
+        self._data = statistics.standardise(self._images.to(device))
+        self._labels = None if images.labels is None else images.labels[rows].to(device)
+        self.seed, self.batch_size = seed, batch_size
+
+    def validate(self, model: TrainedModel) -> dict[str, float]:
+        """The means of the method's figures, by name."""
+        count, size = len(self._data), min(self.batch_size, LARGEST_BATCH)
+        parts = [
+            model.method.held_out(model.field, Validation(self._data, self._labels, self.seed, rows))
+            for rows in (range(start, min(start + size, count)) for start in range(0, count, size))
+        ]
+        return {f"val_{name}": float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
+
+    def check(self, model: TrainedModel) -> Checked:
+        """Measure a model, and draw its grid."""
+        began = time.monotonic()
+        validation = self.validate(model)
+        seconds = time.monotonic() - began
+        drawn = sample(model, GRID_IMAGES, self.seed, nfe=GRID_NFE, batch_size=min(GRID_IMAGES, self.batch_size))
+        real = self._images[: len(drawn.images)].float() / 255
+        accuracy = sample_accuracy(drawn.images, real)
+        return Checked(validation, accuracy, drawn.images, seconds / len(self._data))
+
+
+def sample_accuracy(samples: Tensor, real: Tensor) -> float:
+    """How well a 1-nearest-neighbour classifier tells samples from as many real images, by their pixels.
+
+    0.5 is perfect, 1 hopeless; with as few images as a grid has, it is good to about 0.05. NaN if there are too few.
+    """
+    count = min(len(samples), len(real))
+    if count < FEWEST:
+        return math.nan
+    return compare(samples[:count].flatten(1), real[:count].flatten(1)).accuracy
+
+
+def spread(rows: Tensor, most: int) -> Tensor:
+    """At most this many of the rows, at equal distances: folders are sorted by class."""
+    if len(rows) <= most:
+        return rows
+    return rows[torch.arange(most) * len(rows) // most]
