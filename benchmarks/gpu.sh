@@ -23,11 +23,11 @@ if [ -n "$QUICK" ]; then
     export VPFB_RESULTS=$work/results
     run=(--data digits --preset tiny --time-budget 12s) n=4
     ratio=(--preset tiny --size 8 --repeats 1)
-    speed=(--presets tiny --repeats 1 --checkpoint) compiled=(--presets tiny --repeats 1 --precision bf16)
+    speed=(--presets tiny --repeats 1) compiled=(--presets tiny --repeats 1 --precision bf16)
 else
     run=(--data shapes --size 32 --conditional --preset base --time-budget 90s --compile on) n=64
     ratio=(--preset base --size 32 --channels 3 --repeats 8 --bf16)
-    speed=(--presets small base paper --precision fp32 bf16 --checkpoint)
+    speed=(--presets small base paper --precision fp32 bf16)
     compiled=(--presets base --precision bf16 --compile off on)
 fi
 

@@ -1,13 +1,12 @@
 """How fast training is and how much memory it takes, against plain flow matching and the authors' loss.
 
-    python benchmarks/throughput.py [--presets small base] [--precision fp32 bf16] [--compile off on] [--checkpoint]
+    python benchmarks/throughput.py [--presets small base] [--precision fp32 bf16] [--compile off on]
     python benchmarks/throughput.py --processes 2 [--presets small]
 
 Whole training steps on random pictures, optimiser and average included. The three methods take turns on the same number
-of points (the authors draw one noise an image, so twice the images); each figure is the median. Each row has a process
-of its own, whose peak memory is compared with the estimate that `--dry-run` prints. With `--processes`, so many share
-each batch, and take turns with one that has all of it; beside the clock's speed-up stands that of processor time, which
-is what cores would give that nothing else runs on.
+of points (the authors draw one noise per image, so they get twice the images). Each figure is the median over the
+repeats. Each row is measured in its own process. With `--processes`, that many processes share each batch and take
+turns with one process that computes the whole batch. The speed-up in processor time is what idle cores would give.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from race import FlowMatching
 from record import record, show
 
 import vpfb_core as vpfb
@@ -38,7 +36,7 @@ from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import keeping_freed_memory, resolve_device
 from vpfb_core.machine.distributed import Group
 from vpfb_core.machine.launch import Place
-from vpfb_core.training import Plan, memory, presets
+from vpfb_core.training import Plan, presets
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer
 
@@ -55,18 +53,16 @@ class Bench:
         shape = (256, channels, size, size)
         pictures = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         images = ImageSet("random", pictures)
-        settings = {name: row[name] for name in ("preset", "precision", "compile", "checkpoint_activations")}
+        settings = {name: row[name] for name in ("preset", "precision", "compile")}
         config = vpfb.TrainConfig(
             data="random", val_fraction=0.0, batch_size=row["batch_size"], micro_batch=row["micro_batch"], steps=10**6,
             **settings,
         )  # fmt: skip
         config = presets.resolve(config, images, self.device)
-        described = presets.network_description(config, images)
-        network = networks.build(described)
-        self.parameters = sum(parameter.numel() for parameter in network.parameters())
-        self.estimate = memory.estimate_memory(network, config)
-        self.config = config
-        self.inputs = Inputs.of(Plan(config, {}, images, described, self.parameters, self.estimate, None))
+        described, method = presets.network_description(config, images), presets.method_of(config, images)
+        parameters = sum(parameter.numel() for parameter in networks.build(described).parameters())
+        self.config, self.plan = config, Plan(config, {}, images, method, described, parameters, None)
+        self.inputs = Inputs.of(self.plan)
 
     def step(self, trainer: Trainer, images: int) -> Callable[[], None]:
         """A step on this process's share of so many images."""
@@ -86,28 +82,28 @@ class Bench:
 
 
 def measure(row: dict[str, Any]) -> dict[str, Any]:
-    """One row: seconds a step of each method, and the peak memory of ours."""
+    """One row: seconds per step of each method, and the peak memory of VPFB."""
     bench, images = Bench(row), row["batch_size"]
     trainer = bench.inputs.trainer()
     peak = _peak_memory(bench, bench.step(trainer, 1), bench.step(trainer, images))
     steps = {
         "stein": bench.step(trainer, images),
-        "flow matching": bench.step(bench.inputs.trainer(FlowMatching), images),
+        "flow matching": bench.step(bench.inputs.trainer("flow-matching"), images),
     }
-    if row["compile"] == "off" and not row["checkpoint_activations"]:
+    if row["compile"] == "off":
         theirs = bench.inputs.trainer(objective="official", batch_size=2 * images, micro_batch=2 * images)
         steps["official"] = bench.step(theirs, 2 * images)
     seconds = _medians(steps, row["repeats"])
-    return {"seconds": seconds, "peak": peak, "estimate": bench.estimate, "parameters": bench.parameters}
+    return {"seconds": seconds, "peak": peak, "parameters": bench.plan.parameters}
 
 
 def share(row: dict[str, Any]) -> dict[str, Any]:
-    """In each of several processes: seconds a step shared by all, and by the first alone, in turns."""
+    """In each of several processes: seconds per step shared by all, and by the first alone, in turns."""
     group = distributed.group()
     bench, images = Bench(row | {"micro_batch": None}), row["batch_size"]
     ours, alone = bench.inputs.trainer(), Trainer(
-        bench.config.replace(micro_batch=images), bench.inputs.plan.network, bench.inputs.statistics, bench.device,
-        Group(Place()),
+        bench.config.replace(micro_batch=images), bench.plan.method, bench.plan.network, bench.plan.data_shape,
+        bench.inputs.statistics, bench.device, Group(Place()),
     )  # fmt: skip
     one = bench.step(alone, images)
     steps = {"shared": bench.step(ours, images), "alone": one if group.first else lambda: None}
@@ -152,7 +148,7 @@ def _peak_memory(bench: Bench, small: Callable[[], None], step: Callable[[], Non
     step()
     done.set()
     watcher.join()
-    return peak - before + 5 * 4 * bench.parameters
+    return peak - before + bench.plan.memory_bytes
 
 
 def _resident() -> int:
@@ -187,7 +183,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
     parser.add_argument("--compile", nargs="+", default=["off"], choices=["off", "on"], help="takes minutes a row")
-    parser.add_argument("--checkpoint", action="store_true", help="beside keeping activations")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
@@ -210,7 +205,7 @@ def main() -> None:
         show(columns, [sharing(row) for row in found])
         record(f"throughput-{arguments.processes}-processes", found, device)
     else:
-        columns = ["", "batch", "images/s", "÷ flow matching", "÷ official", "peak MiB", "estimate MiB"]
+        columns = ["", "batch", "images/s", "÷ flow matching", "÷ official", "peak MiB"]
         show(columns, [speed(row) for row in found])
         record("-".join(["throughput", *arguments.presets]), found, device)
 
@@ -218,18 +213,15 @@ def main() -> None:
 def wanted(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """What each row is to measure."""
     rows = []
-    for preset, precision, compiled, anew in itertools.product(
-        arguments.presets, arguments.precision, arguments.compile, [False, True][: 1 + arguments.checkpoint],
-    ):  # fmt: skip
+    for preset, precision, compiled in itertools.product(arguments.presets, arguments.precision, arguments.compile):
         usual = CPU_BATCH[preset] if device.type == "cpu" else presets.PRESETS[preset]["batch_size"]
         batch_size = arguments.batch_size or usual
         row = {
-            "preset": preset, "precision": precision, "compile": compiled, "checkpoint_activations": anew,
+            "preset": preset, "precision": precision, "compile": compiled,
             "batch_size": batch_size, "micro_batch": batch_size, "repeats": arguments.repeats,
             "device": arguments.device, "threads": arguments.threads, "processes": arguments.processes,
         }  # fmt: skip
-        if not (anew and compiled == "on"):
-            rows.append(row)
+        rows.append(row)
     return rows
 
 
@@ -238,7 +230,7 @@ def speed(row: dict[str, Any]) -> list[object]:
     seconds, batch_size = row["seconds"], row["batch_size"]
     ours, official = seconds["stein"], seconds.get("official")
     ratios = [f"{ours / seconds['flow matching']:.2f}", f"{ours / official:.2f}" if official else ""]
-    return [name(row), batch_size, f"{batch_size / ours:.1f}", *ratios, row["peak"] >> 20, row["estimate"] >> 20]
+    return [name(row), batch_size, f"{batch_size / ours:.1f}", *ratios, row["peak"] >> 20]
 
 
 def sharing(row: dict[str, Any]) -> list[object]:
@@ -250,8 +242,7 @@ def sharing(row: dict[str, Any]) -> list[object]:
 
 def name(row: dict[str, Any]) -> str:
     """Of a row, in words."""
-    words = [row["preset"], row["precision"], *["compiled"] * (row["compile"] == "on")]
-    return ", ".join([*words, *["activations anew"] * row["checkpoint_activations"]])
+    return ", ".join([row["preset"], row["precision"], *["compiled"] * (row["compile"] == "on")])
 
 
 if __name__ == "__main__":

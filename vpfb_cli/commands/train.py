@@ -158,7 +158,7 @@ def _summary(plan: Plan) -> list[str]:
     length = f"{'at most ' if config.time_budget else ''}{' or '.join(lengths)}"
     how = f"{config.precision}{' compiled' if config.compile == 'on' else ''}"
     machine = f"{config.device} with {counted(config.threads or 1, 'thread')}"
-    memory = f"about {byte_count(plan.memory_bytes)} of memory"
+    memory = f"{byte_count(plan.memory_bytes)} for weights and optimiser"
     return [
         f"preset {config.preset}: {plan.parameters:,} parameters{f', {classes} classes' if classes else ''}",
         f"{length}, {batch}, {how} on {machine}, {memory}",
@@ -168,7 +168,7 @@ def _summary(plan: Plan) -> list[str]:
 def _show_plan(say: Output, plan: Plan) -> None:
     config = plan.config.to_dict()
     rows = [(name, "" if value is None else value) for name, value in config.items()]
-    rows += [("parameters", f"{plan.parameters:,}"), ("memory", byte_count(plan.memory_bytes))]
+    rows += [("parameters", f"{plan.parameters:,}"), ("memory of weights and optimiser", byte_count(plan.memory_bytes))]
     document = {"config": config, "parameters": plan.parameters, "memory_bytes": plan.memory_bytes}
     say.result(document, output.table(["setting", "value"], rows))
 

@@ -25,15 +25,8 @@ def keep_whole(function: F) -> F:
 
 
 def tell_compiler() -> None:
-    """Let torch.compile know the functions; to be called before it, since this loads the compiler (seconds).
-
-    Under DistributedDataParallel it would cut the graph where a bucket of gradients is full, in the middle of the
-    derivative that is inside; it is told not to.
-    """
+    """Tell torch.compile about the marked functions. Call it first; it loads the compiler, which takes seconds."""
     global _told
-    import torch._dynamo
-
-    torch._dynamo.config.optimize_ddp = False
     for function in _functions:
         torch.compiler.allow_in_graph(function)
     _told = True

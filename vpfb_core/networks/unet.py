@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vpfb_core.networks.checkpointing import Checkpointed
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.embedding import ConditionEmbedding
 from vpfb_core.networks.normalization import NormSiLU
@@ -149,7 +148,7 @@ class Stage(nn.ModuleList):
         return features
 
 
-class Block(Checkpointed):
+class Block(nn.Module):
     """A residual block, (N, inputs, H, W) → (N, outputs, H, W), followed by self-attention if `attend`."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, attend: bool) -> None:
@@ -162,7 +161,7 @@ class Block(Checkpointed):
         self.attention = Attention(outputs) if attend else nn.Identity()
         zero(self.conv2)
 
-    def compute(self, features: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding).chunk(2, dim=1)
         hidden = self.norm2(self.conv1(self.norm1(features)), scale, shift)
         hidden = self.conv2(self.dropout(hidden))
