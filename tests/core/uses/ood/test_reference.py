@@ -17,10 +17,9 @@ import vpfb_core as vpfb
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container as checkpoint
+from vpfb_core.model.reference import NEIGHBOURS, Neighbourhood, Readings, Reference, shrunk_covariance
 from vpfb_core.model.trained import Model
 from vpfb_core.uses import ood
-from vpfb_core.uses.ood.readings import Readings
-from vpfb_core.uses.ood.reference import NEIGHBOURS, Neighbourhood, Reference, shrunk_covariance
 
 
 def points(n: int, d: int = 4, seed: int = 0) -> Tensor:

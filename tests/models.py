@@ -1,0 +1,58 @@
+"""Trained models around potentials that tests make by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from vpfb_core.api import Model
+from vpfb_core.data.source import ConditionGroup
+from vpfb_core.data.statistics import Statistics
+from vpfb_core.methods.base import Calibration
+from vpfb_core.methods.vpfb.field import PotentialField
+from vpfb_core.methods.vpfb.method import VPFB, settings_of
+from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.model.reference import Reference
+
+
+def vpfb_model(
+    potential: Potential,
+    *,
+    network: Mapping[str, Any] | None = None,
+    statistics: Statistics = Statistics((0.5,), 0.25),
+    shape: tuple[int, ...] = (1, 8, 8),
+    groups: tuple[ConditionGroup, ...] = (),
+    about: Mapping[str, Any] | None = None,
+    normaliser: Calibration | None = None,
+    reference: Reference | None = None,
+    has_null: bool = True,
+) -> Model:
+    """A VPFB model of this potential, frozen and in evaluation mode, as if it had been trained and loaded.
+
+    Args:
+        potential: of a schedule that settings can name; it is used as it is, not copied.
+        network: the description of its network; needed only to save the model.
+        statistics: of the images that it stands for.
+        shape: of a datum, (C, H, W).
+        groups: condition groups; () for an unconditional model.
+        about: what is known of its training.
+        normaliser: constants of its energies; None for a model that is not calibrated.
+        reference: for out-of-distribution scores.
+        has_null: whether it counts as trained without a class too; False is condition_dropout = 0.
+    """
+    settings = settings_of(potential)
+    if not has_null:
+        settings = replace(settings, condition_dropout=0.0)
+    field = PotentialField(potential, settings.angles, has_null=has_null).eval().requires_grad_(False)
+    return Model(
+        method=VPFB(settings),
+        field=field,
+        network=dict(network or {}),
+        statistics=statistics,
+        shape=shape,
+        groups=groups,
+        about=dict(about or {}),
+        calibration=normaliser,
+        reference=reference,
+    )
