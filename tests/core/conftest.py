@@ -6,7 +6,7 @@ import pytest
 
 import vpfb_core as vpfb
 from vpfb_core.data import ImageSet, split
-from vpfb_core.model.trained import Model
+from vpfb_core.api import Model
 from vpfb_core.uses import ood
 
 
