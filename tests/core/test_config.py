@@ -82,6 +82,13 @@ def test_a_file_that_is_no_configuration_is_refused(content: str, tmp_path: Path
         read_file(tmp_path / "absent.toml")
 
 
+def test_a_setting_of_an_earlier_version_that_changed_no_result_is_ignored_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("checkpoint_activations = true\nsteps = 3\n")
+    assert read_file(tmp_path / "c.toml") == {"steps": 3}
+    with pytest.raises(ConfigError, match="unknown setting 'checkpoint_activations'"):
+        parse_setting("checkpoint_activations=true")
+
+
 def test_a_higher_level_overrides_and_a_length_replaces_the_other_kind_of_length() -> None:
     merged = merge_levels([{"lr": 1, "steps": 10}, {"lr": 2, "time_budget": "5m"}, {"lr": None, "seed": 3}])
     assert merged == {"lr": 2, "time_budget": "5m", "seed": 3}

@@ -47,7 +47,7 @@ def is_whole(path: Path) -> bool:
     found = checkpoint.read(path, "model")
     expected = tensors()
     return (
-        found.document == {"format": 1, "kind": "model", **DOCUMENT}
+        found.document == {"format": checkpoint.FORMAT_VERSION, "kind": "model", **DOCUMENT}
         and found.tensors.keys() == expected.keys()
         and all(found.tensors[name].dtype == tensor.dtype for name, tensor in expected.items())
         and all(torch.equal(found.tensors[name], tensor) for name, tensor in expected.items())
@@ -86,7 +86,7 @@ def test_nan_and_infinity_in_tensors_come_back(tmp_path: Path) -> None:
 def test_a_file_without_tensors_holds_its_document(tmp_path: Path) -> None:
     checkpoint.write(tmp_path / "a", "state", {}, {"step": 3})
     assert checkpoint.read(tmp_path / "a", "state") == checkpoint.Checkpoint(
-        {}, {"format": 1, "kind": "state", "step": 3}
+        {}, {"format": 2, "kind": "state", "step": 3}
     )
 
 
@@ -199,7 +199,7 @@ def rebuilt(whole: Path, change: Callable[[dict[str, Any]], None]) -> None:
         lambda header: header["__metadata__"].update(vpfb="[" * 100_000),
         lambda header: header["__metadata__"].update(vpfb="{}"),
         lambda header: header["__metadata__"].update(vpfb="[]"),
-        lambda header: header["__metadata__"].update(vpfb='{"format": 1, "kind": "model", "name": "\ud83d"}'),
+        lambda header: header["__metadata__"].update(vpfb='{"format": 2, "kind": "model", "name": "\ud83d"}'),
     ],
     ids=range(15),
 )
@@ -245,13 +245,22 @@ def test_foreign_safetensors_file_is_said_to_be_another_programs(
 
 
 def test_newer_format_is_said_to_be_newer(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 3)
     checkpoint.write(whole, "model", tensors(), DOCUMENT)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=r"newer vpfb \(format 2") as caught:
+    with pytest.raises(CheckpointError, match=r"newer vpfb \(format 3; this one reads 2\)") as caught:
         checkpoint.read(whole, "model")
     assert caught.value.hint is not None
     assert "upgrade" in caught.value.hint
+
+
+def test_an_earlier_format_is_read_and_says_which_it_is(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 1)
+    checkpoint.write(whole, "model", tensors(), DOCUMENT)
+    monkeypatch.undo()
+    found = checkpoint.read(whole, "model")
+    assert found.document == {"format": 1, "kind": "model", **DOCUMENT}
+    assert found.tensors.keys() == tensors().keys()
 
 
 def test_wrong_kind_is_named(whole: Path) -> None:

@@ -15,7 +15,8 @@ import vpfb_core as vpfb
 from vpfb_core.data import ImageSet
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
-from vpfb_core.training import ema, log, memory, presets
+from vpfb_core.methods.vpfb.method import CONTRAST
+from vpfb_core.training import ema, log, presets
 
 CPU = torch.device("cpu")
 
@@ -36,17 +37,17 @@ def test_the_average_has_the_profile_of_the_paper(width: float) -> None:
 
 
 def test_the_log_is_cut_back_to_the_step_a_run_resumes_at(tmp_path: Path) -> None:
-    path = tmp_path / "log.csv"
-    log.cut(path, 0)
-    figures = dict.fromkeys(log.COLUMNS, 1.0)
+    path, names = tmp_path / "log.csv", log.columns(["val_residual", "val_energy"])
+    log.cut(path, names, 0)
+    figures = dict.fromkeys(names, 1.0)
     for step in (1, 5, 9):
-        log.append(path, figures | {"step": step, "loss": math.nan})
+        log.append(path, names, figures | {"step": step, "loss": math.nan})
     with path.open("a") as file:
         file.write("10,half a li")
-    log.cut(path, 5)
+    log.cut(path, names, 5)
     lines = path.read_text().splitlines()
-    assert lines[0].startswith("step,seconds,loss")
-    assert [line.split(",")[:3] for line in lines[1:]] == [["1", "1", ""], ["5", "1", ""]]
+    assert lines[0].startswith("step,seconds,loss,val_residual,val_energy,sample_accuracy")
+    assert [line.split(",")[:4] for line in lines[1:]] == [["1", "1", "", "1"], ["5", "1", "", "1"]]
 
 
 def image_set(size: int, channels: int = 1, flips: bool = False) -> ImageSet:
@@ -107,7 +108,7 @@ def with_classes() -> ImageSet:
 
 @pytest.mark.parametrize(
     ("settings", "weight"),
-    [({}, presets.CONTRAST), ({"contrast": 0.5}, 0.5), ({"objective": "official"}, 0.0)],
+    [({}, CONTRAST), ({"contrast": 0.5}, 0.5), ({"objective": "official"}, 0.0)],
 )
 def test_conditions_are_contrasted_but_for_the_authors_loss(settings: dict[str, Any], weight: float) -> None:
     assert presets.resolve(vpfb.TrainConfig(data="x", **settings), with_classes(), CPU).contrast == weight
@@ -134,34 +135,6 @@ def test_the_sizes_of_the_presets_are_what_they_are_said_to_be() -> None:
     assert 10 < millions("base", 32, 3) < 15
 
 
-def test_fewer_images_at_a_time_are_taken_until_a_step_fits_and_the_batch_stays() -> None:
-    images = image_set(16)
-    config = presets.resolve(vpfb.TrainConfig(data="x", batch_size=64), images, CPU)
-    assert config.micro_batch == config.batch_size, "all at once unless that is too much"
-    network = vpfb.networks.build(presets.network_description(config, images))
-    needed = memory.estimate_memory(network, config)
-    assert memory.fit(network, config, 2 * needed) == config
-    smaller = memory.fit(network, config, needed // 3)
-    assert smaller.micro_batch in (8, 16)
-    assert smaller.replace(micro_batch=config.micro_batch) == config, "nothing else changes"
-    assert memory.estimate_memory(network, smaller) <= memory.SHARE * (needed // 3)
-
-
-@pytest.mark.parametrize("preset", ["base", "paper"])
-def test_the_estimate_grows_with_images_at_a_time_and_falls_with_precision_and_checkpointing(preset: str) -> None:
-    images = image_set(32, channels=3)
-    config = presets.resolve(vpfb.TrainConfig(data="x", preset=preset), images, CPU)
-    network = vpfb.networks.build(presets.network_description(config, images))
-
-    def needed(**settings: Any) -> int:
-        return memory.estimate_memory(network, config.replace(**settings))
-
-    weights = 5 * 4 * sum(parameter.numel() for parameter in network.parameters())
-    assert needed(micro_batch=8) - weights == 2 * (needed(micro_batch=4) - weights)
-    assert weights < needed(micro_batch=8, precision="bf16") < needed(micro_batch=8)
-    assert weights < needed(micro_batch=8, checkpoint_activations=True) < 0.8 * needed(micro_batch=8)
-
-
 def test_on_a_cpu_an_unbounded_run_ends_after_a_quarter_of_an_hour_at_most() -> None:
     resolved = presets.resolve(vpfb.TrainConfig(data="x"), image_set(8), CPU)
     assert (resolved.time_budget, resolved.steps) == (900, presets.PRESETS["tiny"]["steps"])
@@ -180,23 +153,26 @@ def test_several_groups_of_conditions_are_dropped_so_that_one_class_is_often_see
 
 
 @pytest.mark.parametrize(
-    ("settings", "device", "pays"),
+    ("settings", "device", "compiled"),
     [
-        ({"steps": 10**6}, "cuda", True),
-        ({"time_budget": "2h"}, "cuda", True),
-        ({"steps": 10**6}, "cpu", False),
-        ({"steps": 100}, "cuda", False),
-        ({"time_budget": "5m"}, "cuda", False),
-        ({"steps": 10**6, "objective": "official"}, "cuda", False),
-        ({"steps": 10**6, "checkpoint_activations": True}, "cuda", False),
+        ({"steps": 10**6}, "cuda", "on"),
+        ({"time_budget": "2h"}, "cuda", "on"),
+        ({"steps": 10**6, "method": "flow-matching"}, "cuda", "on"),
+        ({"steps": 10**6}, "cpu", "off"),
+        ({"steps": 100}, "cuda", "off"),
+        ({"time_budget": "5m"}, "cuda", "off"),
+        ({"steps": 10**6, "objective": "official"}, "cuda", "off"),
+        ({"steps": 100, "compile": "on"}, "cuda", "on"),
+        ({"steps": 10**6, "compile": "off"}, "cuda", "off"),
     ],
 )
 def test_long_runs_on_a_gpu_are_compiled(
-    settings: dict[str, Any], device: str, pays: bool, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], device: str, compiled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presets, "find_spec", lambda _name: object())
     monkeypatch.setattr(presets.shutil, "which", lambda name: name)
-    assert presets.pays_to_compile(vpfb.TrainConfig(data="x", **settings), torch.device(device)) == pays
+    asked = vpfb.TrainConfig(data="x", precision="fp32", **settings)
+    assert presets.resolve(asked, image_set(8), torch.device(device)).compile == compiled
 
 
 def test_what_was_asked_for_stands_above_the_preset() -> None:
