@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import vpfb_core as vpfb
-from vpfb_core.data import ImageSet, split
 from vpfb_core.api import Model
+from vpfb_core.data import ImageSet, split
 from vpfb_core.uses import ood
 
 
