@@ -1,0 +1,93 @@
+"""The documents speak of the code as it is."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vpfb_core
+
+ROOT = Path(vpfb_core.__file__).parents[1]
+CORE = ROOT / "vpfb_core"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="the documents are not installed with the package")
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", prose(page))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """Relative to the repository or to `vpfb_core`; a file may be named without its folder."""
+    named = re.findall(r"`(?:python )?([\w/]+(?:\.py|/))`", prose(page))
+    absent = {
+        name
+        for name in named
+        if not (ROOT / name).exists() and not (CORE / name).exists() and ("/" in name or not any(CORE.rglob(name)))
+    }
+    assert absent == set()
+
+
+def floors() -> dict[str, int]:
+    """Room → floor, as the table of the architecture page has them."""
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.M)
+    return {room.strip("`/ ").removesuffix(".py"): int(floor) for floor, rooms in rows for room in rooms.split(",")}
+
+
+def room_of(module: str) -> str:
+    """vpfb_core.machine.files → machine."""
+    return module.split(".")[1]
+
+
+def imports() -> Iterator[tuple[str, str]]:
+    """(module, module that it imports from) within the core, those inside functions among them."""
+    for file in CORE.rglob("*.py"):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from ((module, name.name) for name in node.names if name.name.startswith("vpfb_core."))
+            elif isinstance(node, ast.ImportFrom) and node.module == "vpfb_core":
+                yield from ((module, f"vpfb_core.{name.name}") for name in node.names)
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vpfb_core."):
+                yield module, str(node.module)
+
+
+def test_every_module_has_a_floor() -> None:
+    rooms = {path.stem for path in CORE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__", "assets"} == floors().keys()
+
+
+def test_imports_point_down_the_floors() -> None:
+    floor = floors()
+    upwards = [
+        f"{module} imports {imported}"
+        for module, imported in imports()
+        if room_of(module) != "__init__" and floor[room_of(imported)] > floor[room_of(module)]
+    ]
+    assert upwards == []
+
+
+def test_rooms_of_one_floor_do_not_import_each_other_in_a_circle() -> None:
+    arrows = {(room_of(module), room_of(imported)) for module, imported in imports() if room_of(module) != "__init__"}
+    assert [(one, other) for one, other in arrows if one < other and (other, one) in arrows] == []
+
+
+def test_the_core_prints_nothing_and_knows_no_terminal() -> None:
+    for file in CORE.rglob("*.py"):
+        text = file.read_text("utf-8")
+        assert not re.search(r"^\s*(import|from) (vpfb_cli|typer|rich)\b", text, re.M), file
+        calls = [node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        assert not any(isinstance(function, ast.Name) and function.id == "print" for function in calls), file
