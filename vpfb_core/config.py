@@ -1,165 +1,314 @@
-"""The configuration of a training run: one flat table of settings, from TOML, key=value and options.
+"""The configuration of a training run: sections of settings, from TOML files, key=value and options.
 
-A setting that is None is chosen from the data and the machine (`training.presets.resolve`).
+    [data] [network] [method] [optimiser] [machine] [run]
+
+The settings of [network] and [method] are those of the network and the method that are named there. People may leave
+the section out where they name a setting: `lr` is `optimiser.lr`. A value that is None is chosen from the data and the
+machine (`training.presets.resolve`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
 import re
 import tomllib
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
 from vpfb_core import names
 from vpfb_core.errors import ConfigError
+from vpfb_core.settings import Settings, require_name, setting
 
 LARGEST_FILE = 2**20  # bytes
-_LONGEST_LIST, _LARGEST_WIDTH = 100, 2**20
-_LONGEST_SHOWN = 60  # characters of a value in a message
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "preset": ("tiny", "small", "base", "paper", "celeba64"),
-    "network": ("unet", "paper-unet"),
-    "method": tuple(names.METHODS),
-    "objective": names.OBJECTIVES,
-    "schedule": names.SCHEDULES,
-    "augment": ("auto", "none", "flip"),
-    "precision": ("fp32", "bf16"),
-    "compile": ("auto", "on", "off"),
-    "on_nonfinite": ("stop", "rollback"),
-}
+RETIRED = frozenset({"checkpoint_activations"})  # of earlier versions; they changed no result and are ignored
 
 
 @dataclass(frozen=True)
+class DataSettings(Settings):
+    """Which data, and how they are read."""
+
+    source: str = setting("", help="Name of a data set, a folder or a file.", flat="data")
+    size: int | None = setting(None, help="Side of the images in pixels.", low=4, high=1024)
+    channels: int | None = setting(None, help="1 for grey, 3 for colour.", choices=(1, 3))
+    conditional: bool = setting(False, help="Train with classes.")
+    augment: str = setting("auto", help="Random mirroring of images.", choices=("auto", "none", "flip"))
+    val_fraction: float = setting(0.1, help="Share of the data that is kept for validation.", low=0, high=0.9)
+    data_root: str | None = setting(None, help="Folder of the data sets that are known by name.", operational=True)
+    download: bool = setting(True, help="Download a data set that is absent.", operational=True)
+
+
+@dataclass(frozen=True)
+class OptimiserSettings(Settings):
+    """The length of the run, and how the weights are updated."""
+
+    steps: int | None = setting(None, help="Number of training steps.", low=1, high=1e12)
+    time_budget: float | None = setting(None, help="Length of the run in seconds.", low=1, high=1e9)
+    batch_size: int | None = setting(None, help="Data per step, over all processes.", low=1, high=1e6)
+    lr: float | None = setting(None, help="Learning rate of Adam.", low=1e-12, high=10)
+    warmup: int | None = setting(None, help="Steps over which the learning rate rises.", low=0, high=1e9)
+    decay: float = setting(0.5, help="Share of the run over which the learning rate falls to 0.", low=0, high=1)
+    clip: float = setting(1.0, help="Largest norm of the gradient.", low=1e-9, high=1e9)
+    ema: float = setting(
+        0.05, help="Width of the average of the weights, relative to the length of the run.", low=1e-3, high=0.25
+    )
+
+
+@dataclass(frozen=True)
+class MachineSettings(Settings):
+    """Where and how the run is computed."""
+
+    device: str = setting("auto", help="auto, cpu, cuda, cuda:N or mps.", operational=True)
+    threads: int | None = setting(None, help="Number of CPU threads.", low=1, high=4096, operational=True)
+    workers: int | None = setting(
+        None, help="Number of threads that decode images.", low=0, high=4096, operational=True
+    )
+    precision: str | None = setting(None, help="Precision of the network in training.", choices=("fp32", "bf16"))
+    compile: str = setting("auto", help="Compile the training step.", choices=("auto", "on", "off"), operational=True)
+    micro_batch: int | None = setting(
+        None, help="Data that a process differentiates at once; the gradient is that of the whole batch.",
+        low=1, high=1e6, operational=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunSettings(Settings):
+    """The preset, the seed, and what is kept of the run."""
+
+    preset: str | None = setting(None, help="Size of the network and length of the run.", choices=names.PRESETS)
+    seed: int = setting(0, help="Fixes every random number.", low=0, high=2**63 - 1)
+    out: str | None = setting(None, help="The run folder.", operational=True)
+    resume: str = setting("never", help="auto, never, or the folder of a run to continue.", operational=True)
+    log_every: int | None = setting(None, help="Steps between lines of the log.", low=1, high=1e9, operational=True)
+    save_every: int | None = setting(None, help="Steps between saves.", low=1, high=1e9, operational=True)
+    sample_every: int | None = setting(
+        None, help="Steps between sample grids and validations.", low=1, high=1e9, operational=True
+    )
+    keep: int = setting(1, help="Number of earlier saved states that are kept.", low=0, high=1000, operational=True)
+    on_nonfinite: str = setting(
+        "stop", help="Action after a loss or gradient that is not finite.", choices=("stop", "rollback"),
+        operational=True,
+    )  # fmt: skip
+
+
+SECTIONS: dict[str, type[Settings]] = {
+    "data": DataSettings,
+    "optimiser": OptimiserSettings,
+    "machine": MachineSettings,
+    "run": RunSettings,
+}
+PARTS = ("network", "method")  # sections whose settings depend on the name in them
+ORDER = ("data", "network", "method", "optimiser", "machine", "run")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The network or the method of a run.
+
+    Attributes:
+        name: None where it is chosen from the data and the machine.
+        settings: name → value, of those that were asked for or chosen.
+    """
+
+    name: str | None
+    settings: Mapping[str, Any]
+
+    def get(self, setting: str) -> Any:
+        """The value of a setting; None where nothing was asked for."""
+        return self.settings.get(setting)
+
+
 class TrainConfig:
     """Everything that decides what a training run does.
 
-    Data: data (name, folder or file), size, channels, conditional, augment, val_fraction, data_root (where sets known
-    by name lie), download (whether one that is absent may be).
-    Network: preset, network, widths, blocks, attention, dropout, position_embedding, patch,
-    prototypes (an image of its own for each class).
-    Method: method, objective, schedule, floor (σ_min, or ν of the log-homotopy), data_std, angle_mean and angle_std
-    (where training draws), condition_dropout, contrast (weight of that objective in the end).
-    Optimiser: steps and time_budget (seconds; whichever ends first), batch_size (images; each is drawn with ε and −ε),
-    lr, warmup (steps), decay (share of the run over which the rate falls to 0), clip (gradient norm), ema (width of the
-    average, relative to the length of the run).
-    Machine: device, threads, workers, precision, compile, micro_batch (images that a process differentiates at once;
-    the gradient is that of the whole batch).
-    Run: seed, out, resume, log_every, save_every and sample_every (steps), keep (earlier states), on_nonfinite.
+    Args:
+        settings: by the names that people type, with or without a section ("lr" or "optimiser.lr" through `of`), or
+            whole sections as dictionaries.
+    Raises:
+        ConfigError: an unknown setting, with the nearest one, or a value that does not fit.
     """
 
-    data: str = ""
-    size: int | None = None
-    channels: int | None = None
-    conditional: bool = False
-    augment: str = "auto"
-    val_fraction: float = 0.1
-    data_root: str | None = None
-    download: bool = True
+    data: DataSettings
+    network: Part
+    method: Part
+    optimiser: OptimiserSettings
+    machine: MachineSettings
+    run: RunSettings
 
-    preset: str | None = None
-    network: str | None = None
-    widths: tuple[int, ...] | None = None
-    blocks: int | None = None
-    attention: tuple[int, ...] | None = None
-    dropout: float | None = None
-    position_embedding: bool | None = None
-    patch: int | None = None
-    prototypes: bool | None = None
+    def __init__(self, **settings: Any) -> None:
+        self._fill(located(settings))
 
-    method: str = "vpfb"
-    objective: str = "stein"
-    schedule: str = "ot"
-    floor: float | None = None
-    data_std: float = 0.5
-    angle_mean: float | None = None
-    angle_std: float | None = None
-    condition_dropout: float | None = None
-    contrast: float | None = None
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> TrainConfig:
+        """The configuration of these settings, which may have dotted names or be tables of a file."""
+        return cls(**settings)
 
-    steps: int | None = None
-    time_budget: float | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    warmup: int | None = None
-    decay: float = 0.5
-    clip: float = 1.0
-    ema: float = 0.05
+    def _fill(self, values: Mapping[str, Any]) -> None:
+        tables: dict[str, dict[str, Any]] = {section: {} for section in ORDER}
+        for path, value in values.items():
+            section, _, name = path.partition(".")
+            tables[section][name] = parse_duration(value) if path == "optimiser.time_budget" else value
+        for section, kind in SECTIONS.items():
+            setattr(self, section, kind.from_dict(tables[section]))
+        for part in PARTS:
+            asked = dict(tables[part])
+            name = asked.pop("name", names.DEFAULT_METHOD if part == "method" else None)
+            if name is not None:
+                checked = settings_of(part, name).from_dict(asked)
+                asked = {setting: getattr(checked, setting) for setting in asked}
+            setattr(self, part, Part(name, asked))
 
-    device: str = "auto"
-    threads: int | None = None
-    workers: int | None = None
-    precision: str | None = None
-    compile: str = "auto"
-    micro_batch: int | None = None
+    def flat(self) -> dict[str, Any]:
+        """Path, such as "optimiser.lr" → value, of all settings."""
+        values: dict[str, Any] = {}
+        for section in ORDER:
+            part = getattr(self, section)
+            table = {"name": part.name, **part.settings} if isinstance(part, Part) else part.to_dict()
+            values |= {f"{section}.{name}": value for name, value in table.items()}
+        return values
 
-    seed: int = 0
-    out: str | None = None
-    resume: str = "never"
-    log_every: int | None = None
-    save_every: int | None = None
-    sample_every: int | None = None
-    keep: int = 1
-    on_nonfinite: str = "stop"
-
-    def __post_init__(self) -> None:
-        for name, value in self.to_dict().items():
-            object.__setattr__(self, name, _checked(name, value))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Setting → value, in the order above."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Section → name → value, as `read_file` reads them."""
+        tables: dict[str, dict[str, Any]] = {section: {} for section in ORDER}
+        for path, value in self.flat().items():
+            section, _, name = path.partition(".")
+            tables[section][name] = value
+        return tables
 
     def replace(self, **settings: Any) -> TrainConfig:
-        """A copy with other settings; names and values are checked."""
-        return dataclasses.replace(self, **{_known(name): value for name, value in settings.items()})
+        """A copy with other settings, by the names that people type; names and values are checked."""
+        current = self.flat()
+        changed = located(settings, defaults=current)
+        if {"method.name", "network.name"} & changed.keys():  # the settings of another part do not carry over
+            for part in PARTS:
+                if changed.get(f"{part}.name", current[f"{part}.name"]) != current[f"{part}.name"] is not None:
+                    kept = settings_of(part, changed[f"{part}.name"]).names()
+                    current = {
+                        path: value for path, value in current.items()
+                        if not path.startswith(f"{part}.") or path.partition(".")[2] in kept
+                    }  # fmt: skip
+        copy = TrainConfig.__new__(TrainConfig)
+        copy._fill(current | changed)
+        return copy
+
+    def decisive(self) -> dict[str, Any]:
+        """Path → value of the settings that decide what is computed; the others may differ on resuming."""
+        return {path: value for path, value in self.flat().items() if path not in OPERATIONAL}
+
+    def requested(self) -> dict[str, Any]:
+        """The decisive settings that differ from their defaults."""
+        defaults = TrainConfig().flat()
+        return {
+            path: value for path, value in self.decisive().items() if value is not None and value != defaults.get(path)
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TrainConfig) and self.flat() == other.flat()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{path}={value!r}" for path, value in self.requested().items())
+        return f"TrainConfig({given})"
 
 
 # Settings that say where and how a run is computed and kept, not what it computes: they may differ on resuming.
 OPERATIONAL = frozenset(
-    {"data_root", "download", "device", "threads", "workers", "compile", "micro_batch", "out",
-     "resume", "log_every", "save_every", "sample_every", "keep", "on_nonfinite"}
-)  # fmt: skip
+    f"{section}.{field.name}"
+    for section, kind in SECTIONS.items()
+    for field in fields_of(kind)
+    if field.metadata["operational"]
+)
 
-# Settings of earlier versions that changed no result; they are ignored.
-RETIRED = frozenset({"checkpoint_activations"})
+_INDEX: dict[str, str] = {  # the name that people type → path
+    field.metadata["flat"] or field.name: f"{section}.{field.name}"
+    for section, kind in SECTIONS.items()
+    for field in fields_of(kind)
+} | {part: f"{part}.name" for part in PARTS}
 
-_TYPES = typing.get_type_hints(TrainConfig)
-_LIMITS: dict[str, tuple[float, float]] = {
-    "size": (4, 1024), "channels": (1, 3), "val_fraction": (0, 0.9), "blocks": (1, 16), "dropout": (0, 0.9),
-    "patch": (1, 16), "floor": (1e-6, 0.5), "data_std": (1e-3, 1e3), "angle_mean": (-10, 10), "angle_std": (1e-3, 10),
-    "condition_dropout": (0, 1), "contrast": (0, 100), "steps": (1, 1e12), "time_budget": (1, 1e9),
-    "batch_size": (1, 1e6), "micro_batch": (1, 1e6), "lr": (1e-12, 10), "warmup": (0, 1e9), "decay": (0, 1),
-    "clip": (1e-9, 1e9), "ema": (1e-3, 0.25), "threads": (1, 4096), "workers": (0, 4096),
-    "seed": (0, 2**63 - 1), "log_every": (1, 1e9), "save_every": (1, 1e9), "sample_every": (1, 1e9), "keep": (0, 1000),
-}  # fmt: skip
+
+def settings_of(part: str, name: str) -> type[Settings]:
+    """The settings of a network or a method, by its name.
+
+    Raises:
+        ConfigError: there is no network or method of that name.
+    """
+    if part == "method":
+        from vpfb_core import methods
+
+        return methods.find(name).Settings
+    from vpfb_core import networks
+
+    return networks.find(name).Settings
+
+
+def known_names(method: str | None = None, network: str | None = None) -> dict[str, str]:
+    """Every name that people can type → its path; of [method] and [network] those of the ones named, or of all."""
+    found = dict(_INDEX)
+    for part, name, all_names in (("network", network, names.NETWORKS), ("method", method, tuple(names.METHODS))):
+        for each in [name] if name is not None else all_names:
+            found |= {setting: f"{part}.{setting}" for setting in settings_of(part, each).names()}
+    return found
+
+
+def located(settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Settings by their paths.
+
+    Args:
+        settings: by the names that people type, by path, or as tables of a section.
+        defaults: paths of a configuration from which the names of method and network are taken where none is given.
+    Raises:
+        ConfigError: an unknown name, with the nearest one.
+    """
+    plain: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in ORDER and isinstance(value, Mapping):
+            plain |= {f"{name}.{inner}": each for inner, each in value.items()}
+        elif name not in RETIRED:
+            plain[name] = value
+    chosen = {part: plain.get(f"{part}.name", plain.get(part, (defaults or {}).get(f"{part}.name"))) for part in PARTS}
+    if all(name in _INDEX or name in _INDEX.values() for name in plain):  # needs no network or method
+        known = _INDEX
+    else:
+        known = known_names(chosen["method"] or names.DEFAULT_METHOD, chosen["network"])
+    paths = set(known.values())
+    for name in plain.keys() - known.keys() - paths:
+        _refuse(name, known, chosen)
+    return {name if name in paths else known[name]: value for name, value in plain.items()}
+
+
+def _refuse(name: str, known: Mapping[str, str], chosen: Mapping[str, str | None]) -> None:
+    """The error of a setting that does not exist, or not for the network or method that was chosen."""
+    elsewhere = known_names()
+    for part in PARTS:
+        chosen_name = chosen[part] or (names.DEFAULT_METHOD if part == "method" else None)
+        if name in (bare for bare, path in elsewhere.items() if path.startswith(f"{part}.")) and chosen_name:
+            raise ConfigError(
+                f"the {part} {chosen_name} has no setting {name!r}",
+                hint=f"its settings: {', '.join(settings_of(part, chosen_name).names())}",
+            )
+    require_name(name, known)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
     """ "key=value" → (key, value), the value read as TOML where it is TOML, else as a word.
 
     Raises:
-        ConfigError: no "=", or an unknown key.
+        ConfigError: no "=".
     """
     name, equals, value = text.partition("=")
-    if not equals:
+    if not equals or not name.strip():
         raise ConfigError(f"{text!r} is not of the form key=value", hint="for example --set lr=5e-4")
-    name = _known(name.strip())
     try:
-        return name, tomllib.loads(f"value = {value}")["value"]
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):  # of TOML, or a number or a nesting without end
-        return name, value.strip()
+        return name.strip(), value.strip()
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The settings of a TOML file, one flat table.
+    """The settings of a TOML file by their paths; in sections, or side by side as older versions wrote them.
 
     Raises:
         ConfigError: missing, unreadable, not TOML, or a key that does not exist.
@@ -176,115 +325,70 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a configuration: it is nested too deeply") from error
     except ValueError as error:  # not UTF-8, not TOML, or a number of thousands of digits
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
-    return {_known(name, path): value for name, value in settings.items() if name not in RETIRED}
+    try:
+        return located(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{error.message} in {path}", hint=error.hint) from error
 
 
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON would give them back: tuples are lists."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    """Settings, or sections of them, as JSON would give them back: tuples are lists."""
+    return {
+        name: as_json(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+        for name, value in settings.items()
+    }
 
 
-def to_toml(settings: Mapping[str, Any]) -> str:
-    """Settings as `read_file` reads them; those that are None are left out."""
-    given = {name: value for name, value in settings.items() if value is not None}
+def to_toml(sections: Mapping[str, Any]) -> str:
+    """Settings as `read_file` reads them, sections as tables; those that are None are left out."""
+    lines = []
+    for name, value in sections.items():
+        if isinstance(value, Mapping):
+            lines += ["", f"[{name}]", *_lines(value)]
+        else:
+            lines += _lines({name: value})
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _lines(settings: Mapping[str, Any]) -> list[str]:
     # JSON's values are TOML's, but for the one control character that JSON does not escape.
-    written = {name: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") for name, value in given.items()}
-    return "".join(f"{name} = {value}\n" for name, value in written.items())
+    written = {
+        name: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        for name, value in settings.items()
+        if value is not None
+    }
+    return [f"{name} = {value}" for name, value in written.items()]
 
 
 def merge_levels(levels: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings from the lowest level to the highest; each overrides those before it.
+    """Settings from the lowest level to the highest, by their paths; each overrides those before it.
 
-    `steps` and `time_budget` are two ways to say how long: a level that gives one replaces the other as well.
+    `steps` and `time_budget` are two ways to give the length: a level that gives one replaces the other as well.
     """
+    given = [{name: value for name, value in level.items() if value is not None} for level in levels]
+    parts: dict[str, Any] = {}
+    for level in given:
+        for part in PARTS:
+            table = level.get(part)
+            name = table.get("name") if isinstance(table, Mapping) else level.get(f"{part}.name", table)
+            parts |= {f"{part}.name": name} if name is not None else {}
     merged: dict[str, Any] = {}
-    for level in levels:
-        given = {_known(name): value for name, value in level.items() if value is not None}
-        if given.keys() & {"steps", "time_budget"}:
-            merged.pop("steps", None)
-            merged.pop("time_budget", None)
-        merged.update(given)
+    for level in given:
+        found = located(level, defaults=parts)
+        if found.keys() & {"optimiser.steps", "optimiser.time_budget"}:
+            merged.pop("optimiser.steps", None)
+            merged.pop("optimiser.time_budget", None)
+        merged |= found
     return merged
 
 
-def parse_duration(value: float | str) -> float:
-    """90, "90s", "10m", "1.5h", "1h30m" → seconds."""
-    if isinstance(value, int | float):
-        return float(value)
+def parse_duration(value: Any) -> Any:
+    """90, "90s", "10m", "1.5h", "1h30m" → seconds; what is neither a number nor a word comes back as it is."""
+    if not isinstance(value, str):
+        return value
     text = value.strip().lower()
     parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", text)
     if not text or parts is None:
         raise ConfigError(f"{value!r} is not a length of time", hint="for example 90s, 10m, 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in parts.groups())
     return 3600 * hours + 60 * minutes + seconds
-
-
-def _known(name: str, source: Path | None = None) -> str:
-    if name in _TYPES:
-        return name
-    near = difflib.get_close_matches(name.replace("-", "_"), _TYPES, 1)
-    where = f" in {source}" if source else ""
-    raise ConfigError(
-        f"unknown setting {name!r}{where}",
-        hint=f"did you mean {near[0]!r}?" if near else f"settings: {', '.join(_TYPES)}",
-    )
-
-
-def _checked(name: str, value: Any) -> Any:
-    """The value in the type of its setting, within its limits."""
-    expected = _TYPES[name]
-    options = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
-    if value is None and type(None) in options:
-        return None
-    if name == "time_budget" and isinstance(value, str):
-        value = parse_duration(value)
-    kind = next(option for option in options if option is not type(None))
-    wrong = ConfigError(f"{name} = {_shown(value)}: expected {_describe(kind)}")
-    if kind is bool or kind is str:
-        if not isinstance(value, kind) or (isinstance(value, str) and not _is_text(value)):
-            raise wrong
-    elif kind in (int, float):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise wrong
-        if kind is int and isinstance(value, float) and not value.is_integer():
-            raise wrong
-        low, high = _LIMITS[name]
-        if not low <= value <= high:
-            raise ConfigError(
-                f"{name} = {_shown(value)} is out of range", hint=f"it must lie between {low:g} and {high:g}"
-            )
-        value = kind(value)
-    else:
-        if not isinstance(value, list | tuple) or len(value) > _LONGEST_LIST:
-            raise wrong
-        if not all(type(item) is int and 0 < item <= _LARGEST_WIDTH for item in value):
-            raise wrong
-        value = tuple(value)
-    if name in CHOICES and value not in CHOICES[name]:
-        near = difflib.get_close_matches(str(value), CHOICES[name], 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown {name} {_shown(value)}", hint=f"{meant}there are: {', '.join(CHOICES[name])}")
-    if name == "channels" and value not in (1, 3):
-        raise ConfigError(f"channels = {value}: pictures are grey (1) or colour (3)")
-    if name == "widths" and not value:
-        raise wrong
-    return value
-
-
-def _is_text(value: str) -> bool:
-    """Whether a word can be written to a file and name one: no zero, and no bytes that are not UTF-8."""
-    return "\0" not in value and value.encode("utf-8", "replace").decode() == value
-
-
-def _shown(value: Any) -> str:
-    """A value for a message: of any length, and in any base."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a whole number of thousands of digits is not written out
-        return "a value without end"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
-
-
-def _describe(kind: Any) -> str:
-    names = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
-    return names.get(kind, "a list of positive whole numbers")

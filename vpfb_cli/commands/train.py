@@ -16,7 +16,18 @@ from vpfb_cli.options import DATA, MACHINE, DataAccess, Machine, option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import byte_count, counted, duration
-from vpfb_core.config import CHOICES, TrainConfig, merge_levels, parse_setting, read_file
+from vpfb_core import names
+from vpfb_core.config import (
+    SECTIONS,
+    DataSettings,
+    MachineSettings,
+    RunSettings,
+    TrainConfig,
+    known_names,
+    merge_levels,
+    parse_setting,
+    read_file,
+)
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
 
@@ -24,7 +35,13 @@ if TYPE_CHECKING:
     from vpfb_core.training import Plan, Progress, Result
 
 LENGTH, METHOD, RUN = "Length and size", "Method", "Run"
-DEFAULTS = TrainConfig()  # shown in --help; only options that are given count
+# Defaults that --help shows; only options that are given count.
+DATA_DEFAULTS, MACHINE_DEFAULTS, RUN_DEFAULTS = DataSettings(), MachineSettings(), RunSettings()
+
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    field.name: field.metadata["choices"] for section in SECTIONS.values() for field in fields(section)
+} | {"method": tuple(names.METHODS), "objective": names.OBJECTIVES, "schedule": names.SCHEDULES}
 
 
 def _choice(setting: str, usage: str, panel: str, help: str) -> Any:
@@ -39,31 +56,31 @@ def train(
     data: Annotated[str | None, option("--data DATA", DATA, "A folder of images, an .npz or .npy file, or a name (vpfb data lists the names).")] = None,
     size: Annotated[int | None, option("--size PIXELS", DATA, "Side of the images.", show_default="chosen from the data")] = None,
     channels: Annotated[int | None, option("--channels 1|3", DATA, "1 for grey, 3 for colour.", show_default="found from the data")] = None,
-    conditional: Annotated[bool, option("--conditional", DATA, "Train with classes: labels, names of sub-folders, or attributes.csv.")] = DEFAULTS.conditional,
-    augment: Annotated[str, _choice("augment", "--augment NAME", DATA, "Random mirroring of images: {}. auto mirrors images where it makes sense.")] = DEFAULTS.augment,
-    val_fraction: Annotated[float, option("--val-fraction SHARE", DATA, "Share of the images that is kept for validation.")] = DEFAULTS.val_fraction,
+    conditional: Annotated[bool, option("--conditional", DATA, "Train with classes: labels, names of sub-folders, or attributes.csv.")] = DATA_DEFAULTS.conditional,
+    augment: Annotated[str, _choice("augment", "--augment NAME", DATA, "Random mirroring of images: {}. auto mirrors images where it makes sense.")] = DATA_DEFAULTS.augment,
+    val_fraction: Annotated[float, option("--val-fraction SHARE", DATA, "Share of the images that is kept for validation.")] = DATA_DEFAULTS.val_fraction,
     access: DataAccess,
     preset: Annotated[str | None, _choice("preset", "--preset NAME", LENGTH, "Size of the network and length of the run: {}. Chosen from the image size and the machine if unset.")] = None,
     steps: Annotated[int | None, option("--steps N", LENGTH, "Number of training steps; not together with --time-budget.")] = None,
     time_budget: Annotated[str | None, option("--time-budget TIME", LENGTH, "Length of the run, calibration and saving included: 90s, 10m, 1h30m.")] = None,
     batch_size: Annotated[int | None, option("--batch-size N", LENGTH, "Number of images per step, over all processes.", show_default="set by the preset")] = None,
     lr: Annotated[float | None, option("--lr RATE", METHOD, "Learning rate of Adam.", show_default="set by the preset")] = None,
-    method: Annotated[str, _choice("method", "--method NAME", METHOD, "Training method: {}.")] = DEFAULTS.method,
-    objective: Annotated[str, _choice("objective", "--objective NAME", METHOD, "Training loss: {}.")] = DEFAULTS.objective,
-    schedule: Annotated[str, _choice("schedule", "--schedule NAME", METHOD, "Noise schedule: {}.")] = DEFAULTS.schedule,
+    method: Annotated[str, _choice("method", "--method NAME", METHOD, "Training method: {}.")] = names.DEFAULT_METHOD,
+    objective: Annotated[str, _choice("objective", "--objective NAME", METHOD, "Training loss: {}.")] = names.OBJECTIVES[0],
+    schedule: Annotated[str, _choice("schedule", "--schedule NAME", METHOD, "Noise schedule: {}.")] = names.SCHEDULES[0],
     config: Annotated[Path | None, option("--config FILE.toml", METHOD, "Read settings from a file, such as the config.toml of a run.")] = None,
     assignments: Annotated[list[str] | None, option("--set KEY=VALUE", METHOD, "Set any setting of config.toml by its name. Can be repeated.")] = None,
     out: Annotated[str | None, option("--out DIR", RUN, "The run folder.", show_default="a new folder runs/NNN-data")] = None,
-    resume: Annotated[str, option("--resume auto|never|DIR", RUN, "Continue a run: DIR, or with auto the newest unfinished one with the same settings.")] = DEFAULTS.resume,
+    resume: Annotated[str, option("--resume auto|never|DIR", RUN, "Continue a run: DIR, or with auto the newest unfinished one with the same settings.")] = RUN_DEFAULTS.resume,
     save_every: Annotated[int | None, option("--save-every STEPS", RUN, "Number of steps between saves.", show_default="once per minute")] = None,
     sample_every: Annotated[int | None, option("--sample-every STEPS", RUN, "Number of steps between sample grids and validations.", show_default="ten times per run")] = None,
-    keep: Annotated[int, option("--keep N", RUN, "Number of earlier saved states that are kept.")] = DEFAULTS.keep,
-    on_nonfinite: Annotated[str, _choice("on_nonfinite", "--on-nonfinite NAME", RUN, "Action after a loss or gradient that is not finite: {}.")] = DEFAULTS.on_nonfinite,
+    keep: Annotated[int, option("--keep N", RUN, "Number of earlier saved states that are kept.")] = RUN_DEFAULTS.keep,
+    on_nonfinite: Annotated[str, _choice("on_nonfinite", "--on-nonfinite NAME", RUN, "Action after a loss or gradient that is not finite: {}.")] = RUN_DEFAULTS.on_nonfinite,
     dry_run: Annotated[bool, option("--dry-run", RUN, "Show the settings, the number of parameters and the memory, and exit.")] = False,
     machine: Machine,
     workers: Annotated[int | None, option("--workers N", MACHINE, "Number of threads that decode images.", show_default="chosen from the machine")] = None,
     precision: Annotated[str | None, _choice("precision", "--precision NAME", MACHINE, "Precision of the network: {}. Gradients and energies are always fp32.")] = None,
-    compile: Annotated[str, _choice("compile", "--compile NAME", MACHINE, "Compile the training step: {}. auto compiles long runs on CUDA.")] = DEFAULTS.compile,
+    compile: Annotated[str, _choice("compile", "--compile NAME", MACHINE, "Compile the training step: {}. auto compiles long runs on CUDA.")] = MACHINE_DEFAULTS.compile,
     say: Output,
 ) -> None:  # fmt: skip
     """Train a model on a folder of images, an array file, or a named data set.
@@ -80,9 +97,9 @@ def train(
       vpfb train --data ./imgs
       vpfb train --data digits --conditional --time-budget 3m
     """
-    settings = _settings(ctx, config, assignments or [])
     with signals.importing():
         from vpfb_core import training
+    settings = _settings(ctx, config, assignments or [])
     plan = training.prepare(settings)
     for note in plan.images.notes:
         say.note(f"data: {note}")
@@ -115,30 +132,30 @@ def _settings(ctx: typer.Context, config: Path | None, assignments: Sequence[str
     typed = dict(map(parse_setting, assignments)) | _given_options(ctx)
     if typed.get("steps") is not None and typed.get("time_budget") is not None:
         raise ConfigError("--steps and --time-budget exclude each other", hint="give one of them")
-    return TrainConfig(**merge_levels([read_file(config) if config else {}, _environment(), typed]))
+    return TrainConfig.of(merge_levels([read_file(config) if config else {}, _environment(), typed]))
 
 
 def _given_options(ctx: typer.Context) -> dict[str, Any]:
     """The settings among the options that were typed."""
-    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    known = known_names()
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in ctx.params.items()
-        if name in _names() and (source := sources[name]) is not None and source.name == "COMMANDLINE"
+        if name in known and (source := ctx.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
     }
 
 
 def _environment() -> dict[str, Any]:
     """The settings in VPFB_TRAIN_..., and VPFB_DATA."""
-    variables = {name: os.environ.get(f"VPFB_TRAIN_{name.upper()}") for name in _names()}
-    found = dict(parse_setting(f"{name}={value}") for name, value in variables.items() if value)
+    prefix = "VPFB_TRAIN_"
+    found = dict(
+        parse_setting(f"{name.removeprefix(prefix).lower()}={value}")
+        for name, value in os.environ.items()
+        if name.startswith(prefix) and value
+    )
     if os.environ.get("VPFB_DATA"):
         found.setdefault("data_root", os.environ["VPFB_DATA"])
     return found
-
-
-def _names() -> list[str]:
-    return [field.name for field in fields(TrainConfig)]
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -148,26 +165,26 @@ def _summary(plan: Plan) -> list[str]:
     """What was chosen: a line on the model, and one on the run."""
     config, processes = plan.config, place().count
     classes = sum(len(group.classes) for group in plan.images.groups)
-    batch = f"batch size {config.batch_size}"
+    batch = f"batch size {config.optimiser.batch_size}"
     if processes > 1:
         batch += f" shared by {processes} processes"
-    if config.micro_batch != -(-(config.batch_size or 1) // processes):
-        batch += f", {config.micro_batch} at a time"
-    lengths = [counted(config.steps, "step")] if config.steps else []
-    lengths += [duration(config.time_budget)] if config.time_budget else []
-    length = f"{'at most ' if config.time_budget else ''}{' or '.join(lengths)}"
-    how = f"{config.precision}{' compiled' if config.compile == 'on' else ''}"
-    machine = f"{config.device} with {counted(config.threads or 1, 'thread')}"
+    if config.machine.micro_batch != -(-(config.optimiser.batch_size or 1) // processes):
+        batch += f", {config.machine.micro_batch} at a time"
+    lengths = [counted(config.optimiser.steps, "step")] if config.optimiser.steps else []
+    lengths += [duration(config.optimiser.time_budget)] if config.optimiser.time_budget else []
+    length = f"{'at most ' if config.optimiser.time_budget else ''}{' or '.join(lengths)}"
+    how = f"{config.machine.precision}{' compiled' if config.machine.compile == 'on' else ''}"
+    machine = f"{config.machine.device} with {counted(config.machine.threads or 1, 'thread')}"
     memory = f"{byte_count(plan.memory_bytes)} for weights and optimiser"
     return [
-        f"preset {config.preset}: {plan.parameters:,} parameters{f', {classes} classes' if classes else ''}",
+        f"preset {config.run.preset}: {plan.parameters:,} parameters{f', {classes} classes' if classes else ''}",
         f"{length}, {batch}, {how} on {machine}, {memory}",
     ]
 
 
 def _show_plan(say: Output, plan: Plan) -> None:
     config = plan.config.to_dict()
-    rows = [(name, "" if value is None else value) for name, value in config.items()]
+    rows = [(name, "" if value is None else value) for name, value in plan.config.flat().items()]
     rows += [("parameters", f"{plan.parameters:,}"), ("memory of weights and optimiser", byte_count(plan.memory_bytes))]
     document = {"config": config, "parameters": plan.parameters, "memory_bytes": plan.memory_bytes}
     say.result(document, output.table(["setting", "value"], rows))
@@ -175,7 +192,11 @@ def _show_plan(say: Output, plan: Plan) -> None:
 
 def _fields(now: Progress, plan: Plan) -> Mapping[str, object]:
     """What the progress shows."""
-    steps = f"{now.step}/{plan.config.steps}" if plan.config.steps and not plan.config.time_budget else str(now.step)
+    steps = (
+        f"{now.step}/{plan.config.optimiser.steps}"
+        if plan.config.optimiser.steps and not plan.config.optimiser.time_budget
+        else str(now.step)
+    )
     if now.calibrating:
         return {"step": steps, "now": "calibrating energies", "validation residual": now.val_residual}
     return {
@@ -200,7 +221,7 @@ def _show_result(say: Output, plan: Plan, result: Result) -> None:
         "loss": result.loss,
         "val_residual": result.val_residual,
         "parameters": plan.parameters,
-        "device": plan.config.device,
+        "device": plan.config.machine.device,
     }
     steps = counted(result.step, "step")
     say.note(f"{steps} in {duration(result.seconds)}, validation residual {result.val_residual:.4f}")

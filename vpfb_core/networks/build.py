@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import torch
-from torch import nn
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.networks.base import Network
 from vpfb_core.networks.mlp import MLP
 from vpfb_core.networks.paper import PaperUNet
 from vpfb_core.networks.unet import UNet
@@ -16,10 +17,19 @@ LARGEST = 2**20  # of any number in a description, such as channels or classes
 MOST_LAYERS = 500  # blocks in all levels, or layers
 MOST_GROUPS = 2**12  # of conditions
 
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "paper-unet": PaperUNet, "mlp": MLP}
+NETWORKS: dict[str, type[Network]] = {network.name: network for network in (UNet, PaperUNet, MLP)}
 
 
-def build(description: dict[str, Any], seed: int = 0) -> nn.Module:
+def find(name: str) -> type[Network]:
+    """The network of that name. Raises ConfigError with the names that exist."""
+    if name not in NETWORKS:
+        near = difflib.get_close_matches(str(name), NETWORKS, 1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"unknown network {name!r}", hint=f"{meant}networks: {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
+def build(description: dict[str, Any], seed: int = 0) -> Network:
     """A network with weights drawn from `seed`; the global generator is left as it was.
 
     Args:
@@ -29,13 +39,12 @@ def build(description: dict[str, Any], seed: int = 0) -> nn.Module:
     """
     arguments = dict(description)
     name = arguments.pop("name", None)
-    if name not in NETWORKS:
-        raise ConfigError(f"unknown network {name!r}", hint=f"networks: {', '.join(NETWORKS)}")
+    network = find(str(name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             _require_bounded(arguments)
-            return NETWORKS[name](**arguments)
+            return network(**arguments)
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
             raise ConfigError(f"the network {name!r} cannot be built from {arguments}: {error}") from error
 

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpfb_core.networks.base import ImageNetwork, level_sizes
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.embedding import ConditionEmbedding
-from vpfb_core.networks.unet import Block, Stage, enlarge, level_sizes, norm_silu, zero
+from vpfb_core.networks.unet import Block, Stage, enlarge, norm_silu, zero
 
 
-class PaperUNet(nn.Module):
+class PaperUNet(ImageNetwork):
     """u (N, C, H, W), level (N,) or None, condition (N, G) or None → an image shaped like u.
 
     Args:
@@ -28,6 +29,8 @@ class PaperUNet(nn.Module):
         attention: sizes (H of a feature map) at which every block is followed by self-attention.
         stem: channels of the first convolution; the embedding has four times as many.
     """
+
+    name = "paper-unet"
 
     def __init__(
         self,

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpfb_core.errors import ConfigError
+from vpfb_core.networks.base import ImageNetwork, ImageNetworkSettings, level_sizes
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.embedding import ConditionEmbedding
 from vpfb_core.networks.normalization import NormSiLU
+from vpfb_core.settings import setting
 
 
-class UNet(nn.Module):
+@dataclass(frozen=True)
+class UNetSettings(ImageNetworkSettings):
+    """The settings of `UNet`."""
+
+    position_embedding: bool | None = setting(None, help="Learn a map that is added to the first features.")
+    patch: int | None = setting(None, help="Pixels per side that the network treats as one.", low=1, high=16)
+    prototypes: bool | None = setting(None, help="Learn one image per class, which the network receives.")
+
+
+class UNet(ImageNetwork):
     """u (N, C, H, W), level (N,) or None, condition (N, G) or None → an image shaped like u.
 
     Residual blocks with group norm. The embedding of (level, condition) enters each block as a scale and a shift. The
@@ -41,6 +55,9 @@ class UNet(nn.Module):
         prototypes: learn one image per class, which the network receives beside u. From pure noise the best output is
             the mean image of the requested class, which a scale and a shift per channel learn slowly.
     """
+
+    name = "unet"
+    Settings = UNetSettings
 
     def __init__(
         self,
@@ -83,6 +100,31 @@ class UNet(nn.Module):
         self.last_norm = norm_silu(widths[0])
         self.last = Conv2d(widths[0], channels, 3, padding=1)
         zero(self.last)
+
+    @classmethod
+    def defaults(
+        cls, shape: tuple[int, ...], classes: tuple[int, ...], preset: Mapping[str, Any], asked: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        chosen: dict[str, Any] = {"position_embedding": True, "patch": 1, "prototypes": False, **preset}
+        chosen["prototypes"] = chosen["prototypes"] and bool(classes)
+        return super().defaults(shape, classes, chosen, asked)
+
+    @classmethod
+    def check(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> None:
+        super().check(settings, shape, classes)
+        if settings.prototypes and not classes:
+            raise ConfigError("prototypes are of classes, and this run has none", hint="use --conditional")
+
+    @classmethod
+    def describe(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> dict[str, Any]:
+        description = super().describe(settings, shape, classes)
+        if settings.position_embedding:
+            description["position_embedding"] = True
+        if settings.patch > 1:
+            description["patch"] = settings.patch
+        if settings.prototypes:
+            description["prototypes"] = True
+        return description
 
     @property
     def feature_layer(self) -> nn.Module:
@@ -187,14 +229,6 @@ class Attention(nn.Module):
         weights = torch.softmax(query.transpose(-1, -2) @ key * query.shape[-2] ** -0.5, dim=-1)
         mixed = (value @ weights.transpose(-1, -2)).reshape(n, channels, height, width)
         return features + self.out(mixed)
-
-
-def level_sizes(size: int, levels: int, patch: int = 1) -> list[int]:
-    """H of the feature maps at each resolution. The first is counted in patches; halving rounds up."""
-    sizes = [-(-size // patch)]
-    for _ in range(levels - 1):
-        sizes.append((sizes[-1] + 1) // 2)
-    return sizes
 
 
 def to_patches(images: Tensor, patch: int) -> Tensor:

@@ -34,10 +34,10 @@ class Clock:
 
         Of a time budget, what the last check, calibration and the last save will take is set aside.
         """
-        by_steps = step / self.config.steps if self.config.steps else 0.0
+        by_steps = step / self.config.optimiser.steps if self.config.optimiser.steps else 0.0
         by_time = 0.0
-        if self.config.time_budget:
-            calibrating = min(self.calibration_seconds, SHARE / (1 + SHARE) * self.config.time_budget)
-            available = max(self.config.time_budget - calibrating - 1.5 * self.check_seconds - 1.0, 1e-3)
+        if self.config.optimiser.time_budget:
+            calibrating = min(self.calibration_seconds, SHARE / (1 + SHARE) * self.config.optimiser.time_budget)
+            available = max(self.config.optimiser.time_budget - calibrating - 1.5 * self.check_seconds - 1.0, 1e-3)
             by_time = self.seconds() / available
         return min(1.0, max(by_steps, by_time))

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from vpfb_core import methods
 from vpfb_core.data import ImageSet
 from vpfb_core.data.batches import Batches, Order
 from vpfb_core.data.splits import split
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.machine import distributed
+from vpfb_core.training import presets
 from vpfb_core.training.checks import VALIDATION_IMAGES, Checks, spread
 from vpfb_core.training.plan import Plan
 from vpfb_core.training.trainer import Trainer
@@ -38,11 +38,11 @@ class Inputs:
     def of(cls, plan: Plan) -> Inputs:
         """Split the data of a plan, and begin to read them where they are streamed."""
         images, config = plan.images, plan.config
-        rows, held_out_rows = split(images, config.val_fraction, config.seed)
+        rows, held_out_rows = split(images, config.data.val_fraction, config.run.seed)
         held_out = images.subset(held_out_rows)
-        batch_size = config.batch_size or 1
+        batch_size = config.optimiser.batch_size or 1
         share = distributed.group().share(batch_size)
-        order = Order(len(rows), batch_size, config.seed, config.augment == "flip", share)
+        order = Order(len(rows), batch_size, config.run.seed, config.data.augment == "flip", share)
         return cls(
             plan=plan,
             statistics=Statistics.of(images.sample),
@@ -51,19 +51,17 @@ class Inputs:
             batches=images.batches(rows, order, plan.device, held_out),
         )
 
-    def trainer(self, method: str | None = None, **settings: Any) -> Trainer:
-        """A trainer as planned, or with another method or other settings to compare with."""
-        config = self.plan.config.replace(**settings)
-        chosen = self.plan.method
-        if method is not None or settings:
-            kind = methods.find(method or config.method)
-            asked = {name: value for name, value in config.to_dict().items() if name in kind.Settings.names()}
-            chosen = methods.build(kind.name, asked)
+    def trainer(self, **settings: Any) -> Trainer:
+        """A trainer as planned, or with other settings to compare with, such as another method."""
+        config, method = self.plan.config.replace(**settings), self.plan.method
+        if settings:
+            config = presets.resolve(config, self.plan.images, self.plan.device)
+            method = presets.method_of(config, self.plan.images)
         return Trainer(
-            config, chosen, self.plan.network, self.plan.data_shape, self.statistics, self.plan.device,
+            config, method, self.plan.network, self.plan.data_shape, self.statistics, self.plan.device,
             distributed.group(),
         )  # fmt: skip
 
     def checks(self, batch_size: int) -> Checks:
         """The checks of the run, with at most so many images computed at once."""
-        return Checks(self.measured, self.statistics, self.plan.device, self.plan.config.seed, batch_size)
+        return Checks(self.measured, self.statistics, self.plan.device, self.plan.config.run.seed, batch_size)

@@ -80,7 +80,7 @@ class Loop:
         self.checks = self.inputs.checks(2 * self.trainer.micro_batch)  # a step evaluates as many points at once
         self.record = Record(self.inputs, folder, self.trainer.average)
         self.clock = Clock(self.config)
-        self.figures = Figures(self.config.batch_size or 1, group)
+        self.figures = Figures(self.config.optimiser.batch_size or 1, group)
         self.counters = Counters()
         self.validation: Mapping[str, float] = {f"val_{name}": math.nan for name in plan.method.figures}
         self.sample_accuracy = self.best = math.nan
@@ -136,7 +136,7 @@ class Loop:
 
     def _require_same_data(self, fingerprint: str) -> None:
         if self.record.fingerprint != fingerprint:
-            raise ConfigError(f"the data {self.config.data!r} are not the same for process {self.group.rank}")
+            raise ConfigError(f"the data {self.config.data.source!r} are not the same for process {self.group.rank}")
 
     def _load(self, state: State) -> None:
         def load_weights() -> None:
@@ -173,9 +173,9 @@ class Loop:
         """What to do now: one message between the processes, which waits for no GPU."""
         fraction = self.clock.fraction(self.counters.step)
         due = [
-            self._due(self.config.log_every, time.monotonic() - self.figures.line_began > LOG_SECONDS),
-            self._due(self.config.sample_every, fraction >= self.next_check),
-            self._due(self.config.save_every, time.monotonic() - self.record.saved_at > SAVE_SECONDS),
+            self._due(self.config.run.log_every, time.monotonic() - self.figures.line_began > LOG_SECONDS),
+            self._due(self.config.run.sample_every, fraction >= self.next_check),
+            self._due(self.config.run.save_every, time.monotonic() - self.record.saved_at > SAVE_SECONDS),
         ]
         mine = [fraction, *due] if self.group.first else [0.0] * 4
         fraction, *agreed = self.group.largest([*mine, self.should_stop()])
@@ -225,7 +225,7 @@ class Loop:
 
     def _last_good_state(self, bad: NotFiniteError, rollbacks: int) -> State:
         state = read_state(self.folder)
-        if state is None or self.config.on_nonfinite == "stop" or rollbacks > MAX_ROLLBACKS:
+        if state is None or self.config.run.on_nonfinite == "stop" or rollbacks > MAX_ROLLBACKS:
             self.record.status("diverged", state.counters if state else Counters())
             kept = (
                 f"the state of step {state.counters.step} is kept in {self.folder.path}" if state else "nothing saved"
@@ -325,10 +325,10 @@ class Loop:
         """
         self._tell(self._progress(calibrating=True))
         images = self.plan.images.subset(spread(self.inputs.rows, IMAGES))
-        gradients = affordable(self.counters.step * (self.config.batch_size or 0))
+        gradients = affordable(self.counters.step * (self.config.optimiser.batch_size or 0))
         try:
             with _stopped_by(self.should_stop, model):
-                calibrate(model, images, self.config.seed, gradients, self.checks.batch_size)
+                calibrate(model, images, self.config.run.seed, gradients, self.checks.batch_size)
         except _StopAskedError:
             return False
         self._tell(self._progress())
@@ -336,7 +336,7 @@ class Loop:
 
     def _result(self, status: str, model: TrainedModel) -> Result:
         counters = self._counters()
-        images = counters.step * (self.config.batch_size or 0)
+        images = counters.step * (self.config.optimiser.batch_size or 0)
         met = [entry for entry in self.plan.images.skipped if entry not in self.known_unreadable]
         return Result(
             run=self.folder,

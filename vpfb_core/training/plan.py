@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vpfb_core import data, networks
-from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, read_file
+from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, located, read_file
 from vpfb_core.data import LoadOptions, Source
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import distributed
@@ -46,7 +46,7 @@ class Plan:
     @property
     def device(self) -> torch.device:
         """Where the run computes."""
-        return torch.device(self.config.device)
+        return torch.device(self.config.machine.device)
 
     @property
     def data_shape(self) -> DataShape:
@@ -70,22 +70,23 @@ def prepare(config: TrainConfig) -> Plan:
     """
     group = distributed.group()
     config, requested, existing = group.from_first(lambda: _begun(config))
-    if not config.data:
+    if not config.data.source:
         raise ConfigError("no data named", hint="vpfb train --data FOLDER")
-    device = group.together(lambda: resolve_device(config.device))
+    device = group.together(lambda: resolve_device(config.machine.device))
     images = _found(group, config, device)
-    config = group.from_first(lambda: presets.resolve(config, images, device)).replace(device=str(device))
+    config = group.from_first(lambda: presets.resolve(config, images, device))
+    config = config.replace(device=str(device))
     network = presets.network_description(config, images)
     method = presets.method_of(config, images)
     with torch.device("meta"):
-        field = method.field(networks.build(network, config.seed), presets.data_shape(images))
+        field = method.field(networks.build(network, config.run.seed), presets.data_shape(images))
     parameters = sum(parameter.numel() for parameter in field.parameters())
     return Plan(config, requested, images, method, network, parameters, existing)
 
 
 def _begun(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any], Run | None]:
     """The configuration, what of it was asked for, and the run to go on with, whose settings it then has."""
-    requested = _requested(config)
+    requested = as_json(config.requested())
     existing = _run_to_resume(config, requested)
     if existing is None:
         return config, requested, None
@@ -94,50 +95,48 @@ def _begun(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any], Run | None
 
 
 def _found(group: distributed.Group, config: TrainConfig, device: torch.device) -> Source:
-    """The data, downloaded once a machine."""
+    """The data, downloaded once per machine."""
     options = LoadOptions(
-        size=config.size,
+        size=config.data.size,
         max_size=presets.MAX_SIZE[device.type],
-        channels=config.channels,
-        conditional=config.conditional,
-        workers=config.workers or 0,
-        root=Path(config.data_root) if config.data_root else None,
-        download=config.download,
+        channels=config.data.channels,
+        conditional=config.data.conditional,
+        workers=config.machine.workers or 0,
+        root=Path(config.data.data_root) if config.data.data_root else None,
+        download=config.data.download,
         stream=True,
     )
-    return group.leaders_first(lambda: data.find(config.data, options))
-
-
-def _requested(config: TrainConfig) -> dict[str, Any]:
-    """The settings that differ from the defaults and decide what a run computes."""
-    defaults = TrainConfig().to_dict()
-    return {
-        name: value
-        for name, value in config.to_dict().items()
-        if name not in OPERATIONAL and value != defaults[name]
-    }  # fmt: skip
+    return group.leaders_first(lambda: data.find(config.data.source, options))
 
 
 def _run_to_resume(config: TrainConfig, requested: dict[str, Any]) -> Run | None:
-    if config.resume not in ("auto", "never"):
-        run = Run(Path(config.resume))
+    if config.run.resume not in ("auto", "never"):
+        run = Run(Path(config.run.resume))
         if not run.exists():
             raise ConfigError(f"no run to resume at {run.path}", hint="--resume takes a run folder, auto or never")
         return run
-    if config.out is not None:
-        run = Run(Path(config.out))
+    if config.run.out is not None:
+        run = Run(Path(config.run.out))
         if not run.exists():
             return None
-        if config.resume == "never":
+        if config.run.resume == "never":
             raise ConfigError(
                 f"{run.path} already holds a run", hint="--resume auto continues it; --out takes another folder"
             )
         return run
-    if config.resume == "auto":
+    if config.run.resume == "auto":
         for run in list_runs(RUNS):
-            if not run.finished and run.status().get("requested") == as_json(requested):
+            if not run.finished and _was_requested(run) == requested:
                 return run
     return None
+
+
+def _was_requested(run: Run) -> dict[str, Any] | None:
+    """What was asked for when a run was begun, by the paths of today; None where that is not known."""
+    try:
+        return as_json(located(run.status().get("requested", {})))
+    except (ConfigError, AttributeError):
+        return None
 
 
 def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> TrainConfig:
@@ -146,16 +145,15 @@ def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> 
     Raises:
         ConfigError: something else than the run's own settings was asked for.
     """
-    stored = TrainConfig(**read_file(run.config))
-    for name, value in requested.items():
-        if getattr(stored, name) != value:
+    stored = TrainConfig.of(read_file(run.config))
+    kept, asked, defaults = as_json(stored.flat()), config.flat(), TrainConfig().flat()
+    for path, value in requested.items():
+        if kept.get(path) != value:
             raise ConfigError(
-                f"the run {run.path} has {name} = {_shown(getattr(stored, name))}, not {_shown(value)}",
+                f"the run {run.path} has {path} = {_shown(kept.get(path))}, not {_shown(value)}",
                 hint="a run is resumed with the settings it was begun with; --out FOLDER begins another",
             )
-    defaults = TrainConfig().to_dict()
-    changed = {name: getattr(config, name) for name in OPERATIONAL if getattr(config, name) != defaults[name]}
-    return stored.replace(**changed)
+    return stored.replace(**{path: asked[path] for path in OPERATIONAL if asked[path] != defaults[path]})
 
 
 def _shown(value: Any) -> str:

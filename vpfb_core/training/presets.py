@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from vpfb_core import methods
+from vpfb_core import methods, networks
 from vpfb_core.config import TrainConfig
 from vpfb_core.data import Source
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
 from vpfb_core.methods.base import DataShape, Method
-from vpfb_core.networks.unet import level_sizes
 
 # batch_size counts images; each is drawn with ε and with −ε, so a step evaluates twice as many points. `attention` is
 # the largest feature map that gets it: 16 is the level of 16×16 pixels in a picture of 32, of 14×14 in one of 28.
@@ -37,9 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 64, "lr": 2e-4, "warmup": 5_000, "steps": 400_000,
     },
 }  # fmt: skip
-COMMON: dict[str, Any] = {
-    "network": "unet", "patch": 1, "blocks": 1, "attention": 0, "dropout": 0.0, "prototypes": False, "warmup": 100,
-}  # fmt: skip
+NETWORK, WARMUP = "unet", 100  # of presets that do not say
 CPU_TIME_BUDGET = 15 * 60.0
 # Largest side that is chosen for a folder of large pictures.
 MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}
@@ -53,39 +51,57 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     Raises:
         ConfigError: settings that contradict each other or the data.
     """
-    size = images.shape[-1]
-    name = config.preset or choose_preset(size, device)
-    chosen: dict[str, Any] = {"preset": name, "size": size, "channels": images.shape[0]}
-    preset = COMMON | PRESETS[name]
-    is_unet = (config.network or preset["network"]) == "unet"
-    preset["position_embedding"] = is_unet
-    preset["prototypes"] = preset["prototypes"] and is_unet and bool(images.groups)
-    preset["patch"] = preset["patch"] if is_unet else 1
-    widths, patch = config.widths or preset["widths"], config.patch or preset["patch"]
-    preset["attention"] = _attended(level_sizes(size, len(widths), patch), preset["attention"])
-    method = methods.find(config.method)
-    preset |= method.defaults(data_shape(images), config.to_dict())
-    if config.steps is not None or config.time_budget is not None:
-        preset.pop("steps")
-    elif device.type == "cpu":
-        preset["time_budget"] = CPU_TIME_BUDGET
-    chosen |= {setting: value for setting, value in preset.items() if getattr(config, setting) is None}
-    if config.augment == "auto":
-        chosen["augment"] = "flip" if images.flips else "none"
-    if config.precision is None:
-        chosen["precision"] = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    if config.threads is None:
-        chosen["threads"] = torch.get_num_threads()
-    if config.workers is None:
-        chosen["workers"] = max(1, (os.cpu_count() or 1) // place().local_count)
-    resolved = config.replace(device=str(device), **chosen)
-    share = -(-(resolved.batch_size or 1) // place().count)  # of the largest process
-    resolved = resolved.replace(micro_batch=min(share, resolved.micro_batch or share))
-    if resolved.compile == "auto":
-        pays = method_of(resolved, images).compilable and pays_to_compile(resolved, device)
+    data = data_shape(images)
+    preset_name = config.run.preset or choose_preset(data.shape[-1], device)
+    preset = {"network": NETWORK, "warmup": WARMUP} | PRESETS[preset_name]
+    chosen: dict[str, Any] = {
+        "run.preset": preset_name,
+        "network.name": config.network.name or preset["network"],
+        "data.augment": ("flip" if images.flips else "none") if config.data.augment == "auto" else config.data.augment,
+        "data.size": data.shape[-1],
+        "data.channels": data.shape[0],
+        "machine.device": str(device),
+    }
+    open_settings = {
+        f"optimiser.{name}": preset[name] for name in ("batch_size", "lr", "warmup")
+    } | _length(config, preset, device) | _machine(device)  # fmt: skip
+    asked = config.flat() | chosen
+    chosen |= {path: value for path, value in open_settings.items() if asked[path] is None}
+    network = networks.find(chosen["network.name"])
+    asked_network = dict(config.network.settings)
+    values = network.defaults(data.shape, data.classes, preset, asked_network) | asked_network
+    chosen |= {f"network.{name}": value for name, value in values.items()}
+    kind = methods.find(str(config.method.name))
+    wishes = dict(config.method.settings) | {"decay": config.optimiser.decay}
+    settings = kind.Settings.from_dict(config.method.settings).completed(kind.defaults(data, wishes))
+    chosen |= {f"method.{name}": value for name, value in settings.to_dict().items()}
+    resolved = config.replace(**chosen)
+    share = -(-(resolved.optimiser.batch_size or 1) // place().count)  # of the largest process
+    resolved = resolved.replace(micro_batch=min(share, resolved.machine.micro_batch or share))
+    method = method_of(resolved, images)
+    if resolved.machine.compile == "auto":
+        pays = method.compilable and pays_to_compile(resolved, device)
         resolved = resolved.replace(compile="on" if pays else "off")
-    _check(resolved, images, share)
+    _check(resolved, images, method, share)
     return resolved
+
+
+def _length(config: TrainConfig, preset: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The length of the run, where none was asked for."""
+    if config.optimiser.steps is not None or config.optimiser.time_budget is not None:
+        return {}
+    limit = {"optimiser.time_budget": CPU_TIME_BUDGET} if device.type == "cpu" else {}
+    return {"optimiser.steps": preset["steps"]} | limit
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    """How this machine computes, where nothing else was asked for."""
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return {
+        "machine.precision": "bf16" if bf16 else "fp32",
+        "machine.threads": torch.get_num_threads(),
+        "machine.workers": max(1, (os.cpu_count() or 1) // place().local_count),
+    }
 
 
 def data_shape(images: Source) -> DataShape:
@@ -99,15 +115,25 @@ def method_of(config: TrainConfig, images: Source) -> Method:
     Raises:
         ConfigError: its settings do not fit the data or the run.
     """
-    kind = methods.find(config.method)
-    settings = {name: value for name, value in config.to_dict().items() if name in kind.Settings.names()}
-    method = methods.build(kind.name, settings)
-    method.check(data_shape(images), decay=config.decay, processes=place().count)
+    method = methods.build(str(config.method.name), config.method.settings)
+    method.check(data_shape(images), decay=config.optimiser.decay, processes=place().count)
     return method
 
 
+def network_description(config: TrainConfig, images: Source) -> dict[str, Any]:
+    """The network of a resolved configuration, as `networks.build` reads it.
+
+    Raises:
+        ConfigError: its settings do not fit the data.
+    """
+    network, data = networks.find(str(config.network.name)), data_shape(images)
+    settings = network.Settings.from_dict(config.network.settings)
+    network.check(settings, data.shape, data.classes)
+    return network.describe(settings, data.shape, data.classes)
+
+
 def choose_preset(size: int, device: torch.device) -> str:
-    """The preset for images of `size` pixels a side on this kind of device."""
+    """The preset for images of `size` pixels per side on this kind of device."""
     if size <= 16:
         return "tiny"
     if device.type != "cuda":
@@ -117,70 +143,25 @@ def choose_preset(size: int, device: torch.device) -> str:
 
 def pays_to_compile(config: TrainConfig, device: torch.device) -> bool:
     """On a GPU whose compiler is there, in a long run; on a CPU compiling takes as long as a run and gains little."""
-    long = (config.steps or 0) >= LONG_STEPS if config.time_budget is None else config.time_budget >= LONG_SECONDS
+    steps, budget = config.optimiser.steps, config.optimiser.time_budget
+    long = (steps or 0) >= LONG_STEPS if budget is None else budget >= LONG_SECONDS
     tools = find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
     return device.type == "cuda" and long and tools
 
 
-def _attended(sizes: list[int], largest: int) -> tuple[int, ...]:
-    """The first of the levels' sizes that is at most `largest`; () for 0."""
-    return next(((size,) for size in sizes if size <= largest), ())
-
-
-def network_description(config: TrainConfig, images: Source) -> dict[str, Any]:
-    """The network of a resolved configuration, as `networks.build` reads it."""
-    description: dict[str, Any] = {
-        "name": config.network,
-        "channels": config.channels,
-        "size": config.size,
-        "widths": list(config.widths or ()),
-        "blocks": config.blocks,
-        "attention": list(config.attention or ()),
-        "dropout": config.dropout,
-        "classes": [len(group.classes) for group in images.groups],
-    }
-    if config.position_embedding:
-        description["position_embedding"] = True
-    if config.patch and config.patch > 1:
-        description["patch"] = config.patch
-    if config.prototypes:
-        description["prototypes"] = True
-    return description
-
-
-def _check(config: TrainConfig, images: Source, share: int) -> None:
-    patch, levels = config.patch or 1, len(config.widths or ())
-    sizes = level_sizes(config.size or 0, levels, patch)
-    if sizes[0] < 2 ** (levels - 1):
-        patches = "pixels" if patch == 1 else f"patches of {patch}×{patch} pixels"
+def _check(config: TrainConfig, images: Source, method: Method, share: int) -> None:
+    network_description(config, images)
+    if not method.divisible and (config.machine.micro_batch or 1) < share:
         raise ConfigError(
-            f"images of {sizes[0]}×{sizes[0]} {patches} cannot be halved {levels - 1} times",
-            hint="use fewer levels: --set widths",
-        )
-    if unused := set(config.attention or ()) - set(sizes):
-        raise ConfigError(
-            f"attention at {sorted(unused)}, but the levels have {sizes} pixels",
-            hint="name sizes of levels: --set attention=[8]",
-        )
-    if config.position_embedding and config.network != "unet":
-        raise ConfigError(f"the network {config.network} has no position embedding", hint="--set network=unet")
-    if config.prototypes and config.network != "unet":
-        raise ConfigError(f"the network {config.network} has no prototypes", hint="--set network=unet")
-    if config.prototypes and not images.groups:
-        raise ConfigError("prototypes are of classes, and this run has none", hint="use --conditional")
-    if patch > 1 and config.network != "unet":
-        raise ConfigError(f"the network {config.network} takes no patches", hint="--set network=unet")
-    if not method_of(config, images).divisible and (config.micro_batch or 1) < share:
-        raise ConfigError(
-            "this objective takes its statistics over the whole batch, which cannot be divided",
+            "this loss takes its statistics over the whole batch, which cannot be divided",
             hint="use a smaller --batch-size and no micro_batch",
         )
-    if (config.batch_size or 1) < place().count:
+    if (config.optimiser.batch_size or 1) < place().count:
         raise ConfigError(
-            f"a batch of {config.batch_size} images cannot be shared by {place().count} processes",
+            f"a batch of {config.optimiser.batch_size} images cannot be shared by {place().count} processes",
             hint="--batch-size is that of all processes together",
         )
-    if config.device.startswith("mps") and config.precision == "bf16":
+    if config.machine.device.startswith("mps") and config.machine.precision == "bf16":
         raise ConfigError("bf16 is not supported on mps here", hint="use --precision fp32")
-    if config.augment == "flip" and not images.flips:
-        raise ConfigError(f"pictures of {images.name!r} are not themselves when flipped", hint="use --augment none")
+    if config.data.augment == "flip" and not images.flips:
+        raise ConfigError(f"images of {images.name!r} are not themselves when flipped", hint="use --augment none")

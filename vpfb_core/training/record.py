@@ -13,7 +13,7 @@ from torch import Tensor
 
 import vpfb_core
 from vpfb_core import names
-from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, to_toml
+from vpfb_core.config import TrainConfig, as_json, to_toml
 from vpfb_core.data.unreadable import table
 from vpfb_core.errors import DataError
 from vpfb_core.machine.container import finite_or_none
@@ -31,9 +31,9 @@ from vpfb_core.uses.pictures import png, tile
 
 def new_folder(config: TrainConfig) -> Run:
     """The folder that was named, or the next numbered one; made."""
-    if config.out is None:
-        return new_run(config.data)
-    folder = Run(Path(config.out))
+    if config.run.out is None:
+        return new_run(config.data.source)
+    folder = Run(Path(config.run.out))
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -111,7 +111,7 @@ class Record:
         """
         if self.saved is None or self.saved.step != counters.step:
             kept = {"data": self.fingerprint, "config": self.decisive(), "versions": versions()}
-            save_state(self.folder, tensors(), counters, {**about, **kept}, self.plan.config.keep)
+            save_state(self.folder, tensors(), counters, {**about, **kept}, self.plan.config.run.keep)
             self.saved = counters
         files.save(model, self.folder.model)
         write_bytes(self.folder.card, model_card(model).encode())
@@ -134,8 +134,8 @@ class Record:
                 "data": {"name": images.name, "images": len(images), "fingerprint": self.fingerprint},
                 "step": counters.step,
                 "seconds": counters.seconds,
-                "device": plan.config.device,
-                "seed": plan.config.seed,
+                "device": plan.config.machine.device,
+                "seed": plan.config.run.seed,
                 "figures": {name: finite_or_none(value) for name, value in figures.items()},
                 "config": as_json(self._kept_config()),
                 "versions": versions(),
@@ -144,12 +144,13 @@ class Record:
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide what is computed, as JSON gives them back."""
-        settings = self.plan.config.to_dict()
-        return as_json({name: value for name, value in settings.items() if name not in OPERATIONAL})
+        return as_json(self.plan.config.decisive())
 
     def _kept_config(self) -> dict[str, Any]:
         """The configuration without what concerns only how this session was started."""
-        return {name: value for name, value in self.plan.config.to_dict().items() if name not in ("out", "resume")}
+        sections = self.plan.config.to_dict()
+        sections["run"] = {name: value for name, value in sections["run"].items() if name not in ("out", "resume")}
+        return sections
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+from vpfb_core.config import as_json, located
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.model import files
 from vpfb_core.model.trained import TrainedModel
@@ -40,13 +41,14 @@ def _require_same_run(record: Record, fingerprint: str, config: dict[str, Any]) 
     """A run goes on with the data and the settings that it was begun with."""
     if fingerprint != record.fingerprint:
         raise ConfigError(
-            f"the data {record.plan.config.data!r} are not those that {record.folder.path} was begun with",
+            f"the data {record.plan.config.data.source!r} are not those that {record.folder.path} was begun with",
             hint="bring the images back as they were, or begin another run",
         )
-    for name, value in record.decisive().items():
-        if config.get(name, value) != value:
+    begun = as_json(located(config))  # older versions wrote settings without sections
+    for path, value in record.decisive().items():
+        if begun.get(path, value) != value:
             raise ConfigError(
-                f"{record.folder.config} has {name} = {value}, but the run was begun with {config[name]}",
+                f"{record.folder.config} has {path} = {value}, but the run was begun with {begun[path]}",
                 hint="put it back as it was, or begin another run",
             )
 
@@ -54,7 +56,7 @@ def _require_same_run(record: Record, fingerprint: str, config: dict[str, Any]) 
 def take_over(record: Record, model: TrainedModel) -> bool:
     """Give the model of a finished run its calibration; False if its file is lost, but not the weights."""
     try:
-        finished = files.load(TrainedModel, record.folder.model, device=record.plan.config.device)
+        finished = files.load(TrainedModel, record.folder.model, device=record.plan.config.machine.device)
     except CheckpointError as error:
         if not model.about["step"]:
             raise

@@ -61,7 +61,7 @@ def run(
             return folder
 
         folder = group.from_first(claimed)
-        stack.enter_context(_threads(plan.config.threads))
+        stack.enter_context(_threads(plan.config.machine.threads))
         stack.enter_context(keeping_freed_memory(plan.device))
         stack.enter_context(warnings_silenced())
         stack.enter_context(group.naming_lost_processes())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vpfb_core import networks
 from vpfb_core.config import TrainConfig
@@ -51,13 +51,14 @@ class Trainer:
         self.config, self.method, self.statistics, self.device, self.group = config, method, statistics, device, group
         self.field, self.average = self._new_field(network, data), self._new_field(network, data)
         self.average.eval().requires_grad_(False)
-        if config.precision == "bf16":  # the average is measured as it will be used: in float32
+        if config.machine.precision == "bf16":  # the average is measured as it will be used: in float32
             self.field.autocast_dtype = torch.bfloat16
         group.broadcast([*self.field.parameters(), *self.average.parameters()])
         self.optimizer = torch.optim.Adam(self.field.parameters(), betas=(0.9, 0.99), fused=True)
-        self._ema_exponent = ema.power_exponent(config.ema)
-        self.micro_batch = config.micro_batch or -(-(config.batch_size or 1) // group.count)
-        if config.compile == "on":
+        self._has_dropout = any(isinstance(layer, nn.Dropout) and layer.p for layer in self.field.modules())
+        self._ema_exponent = ema.power_exponent(config.optimiser.ema)
+        self.micro_batch = config.machine.micro_batch or -(-(config.optimiser.batch_size or 1) // group.count)
+        if config.machine.compile == "on":
             self.field.compile(dynamic=False)
 
     def step(self, images: LabelledImages, step: int, fraction: float, rollbacks: int = 0) -> tuple[Tensor, Tensor]:
@@ -71,12 +72,12 @@ class Trainer:
         Raises:
             StepTooLargeError: the step does not fit into the memory, even one image at a time.
         """
-        at = Moment(step, fraction, self._cooled(fraction), rollbacks, self.config.seed, self.device)
+        at = Moment(step, fraction, self._cooled(fraction), rollbacks, self.config.run.seed, self.device)
         batch = self._batch(images, at)
         self.field.train()
         loss = self._differentiate_within_memory(batch, at)
         self.group.average_gradients(self.field.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(self.field.parameters(), self.config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.field.parameters(), self.config.optimiser.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step, fraction, rollbacks)
         self.optimizer.step()
@@ -86,7 +87,7 @@ class Trainer:
     def _batch(self, images: LabelledImages, at: Moment) -> Batch:
         """Standardised data and their conditions, of which some are hidden."""
         pixels, condition = images
-        total = self.config.batch_size or 1
+        total = self.config.optimiser.batch_size or 1
         first = self.group.share(total).start
         if condition is not None:
             chance = torch.rand(total, condition.shape[1], generator=at.generator("condition"), device=self.device)
@@ -137,13 +138,13 @@ class Trainer:
 
         Halved at every roll-back.
         """
-        warm = min(1.0, (step + 1) / ((self.config.warmup or 0) + 1))
+        warm = min(1.0, (step + 1) / ((self.config.optimiser.warmup or 0) + 1))
         cool = 0.5 * (1 + math.cos(math.pi * self._cooled(fraction)))
-        return (self.config.lr or 0.0) * warm * cool * 0.5**rollbacks
+        return (self.config.optimiser.lr or 0.0) * warm * cool * 0.5**rollbacks
 
     def _cooled(self, fraction: float) -> float:
         """How much of the part of the run in which the rate falls is over, in [0, 1]."""
-        decay = self.config.decay
+        decay = self.config.optimiser.decay
         return min(max((fraction - (1 - decay)) / decay, 0.0), 1.0) if decay else 0.0
 
     # --- state --------------------------------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ class Trainer:
                 self.optimizer.state[parameter] = {"step": count, **moments}
 
     def _new_field(self, network: dict[str, object], data: DataShape) -> Field:
-        field = self.method.field(networks.build(network, self.config.seed), data)
+        field = self.method.field(networks.build(network, self.config.run.seed), data)
         place_network(field, self.device)
         return field
 
@@ -193,10 +194,10 @@ class Trainer:
     @contextlib.contextmanager
     def _dropout_stream(self, at: Moment, first: int) -> Iterator[None]:
         """Dropout layers know only the global generator: lend it a seed of these rows of this step, and put it back."""
-        if not self.config.dropout:
+        if not self._has_dropout:
             yield
             return
-        with noise.lent_global_generator(self.device, self.config.seed, "dropout", at.step, at.rollbacks, first):
+        with noise.lent_global_generator(self.device, self.config.run.seed, "dropout", at.step, at.rollbacks, first):
             yield
 
 
