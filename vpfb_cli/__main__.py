@@ -1,4 +1,4 @@
-"""`vpfb` and `python -m vpfb_cli`: run a command line, and let every exception end in a sentence and an exit code."""
+"""`vpfb` and `python -m vpfb_cli`: run a command line, and turn every exception into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def main() -> None:
         with signals.importing():
             from vpfb_cli.app import build
         code = run(build(), sys.argv[1:])
-    except KeyboardInterrupt as interrupt:  # between the stretches that expect one
+    except KeyboardInterrupt as interrupt:  # outside the code that expects one
         code = output.current().fail(interrupt)
     signals.release()
     sys.exit(code)
 
 
 def run(app: typer.Typer, argv: Sequence[str]) -> int:
-    """Run a command line and return its exit code; whatever goes wrong has then been said."""
+    """Run a command line, report errors, and return the exit code."""
     output.start(json_mode=output.asks_for_json(argv))
     stdout, stderr = sys.stdout, sys.stderr
     try:
@@ -43,7 +43,7 @@ def run(app: typer.Typer, argv: Sequence[str]) -> int:
         reader_gone = isinstance(leaving.__context__, BrokenPipeError)
         if reader_gone and sys.stdout is stdout:  # Rich, printing help
             return 0
-        if reader_gone:  # Typer, hearing of some other pipe; it has wrapped both streams
+        if reader_gone:  # Typer, about another pipe; it has wrapped both streams
             sys.stdout, sys.stderr = stdout, stderr
             return output.current().fail(leaving.__context__ or leaving)
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
@@ -53,8 +53,8 @@ def run(app: typer.Typer, argv: Sequence[str]) -> int:
 
 
 def _invoke(app: typer.Typer, argv: Sequence[str]) -> int:
-    """Typer's part. It returns the code of `typer.Exit`, and 130 where it has swallowed a KeyboardInterrupt."""
-    if not argv:  # help, because nothing was asked for; to stderr and as a usage error, because nothing was done
+    """Let Typer run it. Typer returns the code of `typer.Exit`, and 130 after a KeyboardInterrupt that it caught."""
+    if not argv:  # show the help, but on stderr and as a usage error: nothing was done
         with redirect_stdout(sys.stderr):
             app(["--help"], prog_name="vpfb", standalone_mode=False)
         return output.EXIT_USAGE
@@ -65,7 +65,7 @@ def _invoke(app: typer.Typer, argv: Sequence[str]) -> int:
 
 
 def _show_warning(message: Warning | str, *_place: object, **_more: object) -> None:
-    """A library's warning in our own voice, without file, line and source."""
+    """Print a library's warning as one of ours, without file, line and source."""
     output.current().warn(str(message))
 
 

@@ -1,4 +1,4 @@
-"""The Typer app: what `vpfb` alone offers, and the list of commands."""
+"""The Typer app: the list of commands, and the options of `vpfb` itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VersionOption = Annotated[
 
 
 def build(commands: tuple[Callable[..., None], ...] = COMMANDS) -> typer.Typer:
-    """The app with these commands; `__main__.run` runs it."""
+    """The app with these commands, to be run by `__main__.run`."""
     app = typer.Typer(
         name="vpfb",
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,6 +1,6 @@
-"""The only way out: results and JSON to stdout, words to stderr, an exception into an exit code.
+"""All output of a command: results and JSON to stdout, notes and errors to stderr, exceptions as exit codes.
 
-Human, JSON and quiet are modes of `Output`, so that no command asks which one it is in.
+Human, JSON and quiet are modes of `Output`, so that no command needs to know its mode.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _EXIT_BY_KIND = {
 
 
 class Output:
-    """Where a command's words go.
+    """Prints for a command.
 
     Args:
-        json_mode: stdout carries one JSON document and nothing else.
-        quiet: nothing but the result and errors.
-        primary: false on every process of a distributed run but the first, which speaks for all.
+        json_mode: print one JSON document on stdout and nothing else.
+        quiet: print only the result and errors.
+        primary: whether this is the first process of a distributed run, which alone prints.
     """
 
     def __init__(self, *, json_mode: bool = False, quiet: bool = False, primary: bool = True) -> None:
@@ -56,7 +56,7 @@ class Output:
         self._stdout_taken = not primary
 
     def result(self, document: Mapping[str, Any], text: str | RenderableType) -> None:
-        """What the command was asked for, once and last: the document to scripts, the path or the table to people."""
+        """Print the result, once and last: the document in JSON mode, else the text or table."""
         if self._stdout_taken:
             return
         self._stdout_taken = True
@@ -66,12 +66,12 @@ class Output:
             streams.write_stdout(text if isinstance(text, str) else streams.rendered(text))
 
     def require_free_stdout(self, option: str) -> None:
-        """Refuse an option that writes to stdout where JSON is written there."""
+        """Refuse an option that writes to stdout in JSON mode."""
         if self._json_mode:
             raise ConfigError(f"{option} and --json both write to stdout", hint="write to a file, or leave --json out")
 
     def binary_stdout(self, option: str) -> Callable[[bytes], None]:
-        """Reserve stdout for the bytes of a file (`-o -`), before the work begins; returns what writes them."""
+        """Reserve stdout for the bytes of a file (`-o -`) before the work begins; returns what writes them."""
         self.require_free_stdout(option)
         if streams.is_terminal(sys.stdout):
             raise ConfigError(f"{option} would write binary data to the terminal", hint="redirect it: ... > FILE")
@@ -79,17 +79,17 @@ class Output:
         return _drop if taken else streams.write_stdout_bytes
 
     def note(self, text: str) -> None:
-        """Something worth knowing, on stderr; may have several lines."""
+        """Print information on stderr, in one or several lines."""
         if self.talkative:
             streams.write_stderr("\n".join(map(_harmless, text.split("\n"))))
 
     def warn(self, text: str) -> None:
-        """Something that may make the result other than expected, on stderr, in one line."""
+        """Print on stderr, in one line, why the result may not be what was expected."""
         if self.talkative:
             streams.write_stderr(f"vpfb: {streams.painted('warning:', '33', sys.stderr)} {_one_line(text)}")
 
     def fail(self, error: BaseException) -> int:
-        """Say what went wrong and return the exit code: where every exception ends."""
+        """Print what went wrong and return the exit code. Every exception ends here."""
         failure = describe(error)
         if os.environ.get("VPFB_DEBUG", "0") not in ("", "0"):
             streams.write_stderr("".join(traceback.format_exception(error)).rstrip())
@@ -97,14 +97,15 @@ class Output:
             streams.write_stderr(_sentence(failure))
         if self._json_mode and not self._stdout_taken:
             self._stdout_taken = True
-            with suppress(streams.StdoutClosedError, DataError):  # the failure at hand is the one to report
+            with suppress(streams.StdoutClosedError, DataError):  # the first failure is the one to report
                 streams.write_stdout(json.dumps({"error": asdict(failure)}))
         return failure.exit_code
 
     def _speaks_of(self, error: BaseException) -> bool:
-        """Whether this process says what went wrong: one of them does (see `vpfb_core.machine.distributed`).
+        """Whether this process of a distributed run prints the error.
 
-        What went wrong before they met went wrong on all; a bug is told by whoever meets it.
+        An error that the processes agreed on has a speaker. Before they have met, an error is the same on all of them,
+        and the first prints it; a bug is printed wherever it occurs.
         """
         agreed: bool | None = getattr(error, "speaker", None)
         return agreed if agreed is not None else self._primary or describe(error).kind == "internal"
@@ -114,24 +115,24 @@ _current: Output | None = None
 
 
 def start(*, json_mode: bool, quiet: bool = False) -> Output:
-    """The output of the command that begins; failures are reported through it from now on."""
+    """Start the output of a command; failures are reported through it from now on."""
     global _current
     _current = Output(json_mode=json_mode, quiet=quiet, primary=place().first)
     return _current
 
 
 def current() -> Output:
-    """The output last started; before any, one that goes by the command line as typed."""
+    """The output last started; before the first, one for the command line as typed."""
     return _current or start(json_mode=asks_for_json(sys.argv[1:]))
 
 
 def asks_for_json(argv: Iterable[str]) -> bool:
-    """Whether --json stands among the options: known before they are parsed, and when they cannot be."""
+    """Whether --json is among the options; also for a command line that cannot be parsed."""
     return "--json" in takewhile(lambda argument: argument != "--", argv)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:
-    """A table for `Output.result`, the same look in every command; figures come as text, rounded already."""
+    """A table for `Output.result`. Figures are passed as text, already rounded."""
     from rich.table import Table
     from rich.text import Text
 
@@ -154,12 +155,12 @@ class Failure:
 
 
 def describe(error: BaseException) -> Failure:
-    """The failure that an exception is: the only place where exit codes are chosen."""
+    """The failure that an exception stands for; exit codes are chosen only here."""
     if isinstance(error, VPFBError):
         return Failure(error.kind, error.message, error.hint, _EXIT_BY_KIND.get(error.kind, EXIT_INTERNAL))
     if isinstance(error, KeyboardInterrupt):
         return Failure("interrupted", "interrupted", None, EXIT_INTERRUPTED)
-    import typer  # below the interrupt, which can come in the middle of this very import
+    import typer  # after the interrupt, which can occur during this import
 
     if isinstance(error, typer.Abort):
         return describe(KeyboardInterrupt())
@@ -167,18 +168,18 @@ def describe(error: BaseException) -> Failure:
         return Failure("usage", _usage_message(error), _usage_hint(error), EXIT_USAGE)
     if is_out_of_memory(error):
         message = f"out of memory: {str(error) or type(error).__name__}".split(". ")[0]
-        return Failure("memory", message, "a smaller --batch-size or --size needs less", EXIT_RUN)
+        return Failure("memory", message, "try a smaller --batch-size or --size", EXIT_RUN)
     if isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return Failure("data", f"{where}{error.strerror or error}", None, EXIT_DATA)
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("vpfb"):
-        return Failure("missing", f"the package {error.name!r} is not installed", "pip installs it", EXIT_USAGE)
+        return Failure("missing", f"the package {error.name!r} is not installed", "install it with pip", EXIT_USAGE)
     message = f"{type(error).__name__}: {error}".removesuffix(": ")
     return Failure("internal", message, "this is a bug; VPFB_DEBUG=1 shows the traceback", EXIT_INTERNAL)
 
 
 def jsonable(value: Any) -> Any:
-    """A value as strict JSON has it: NaN and infinity are null, paths text, numpy and torch plain numbers."""
+    """A value for strict JSON: NaN and infinity become null, paths text, arrays and tensors lists or numbers."""
     if value is None or type(value) in (bool, int, str):
         return value
     if isinstance(value, Enum):
@@ -193,11 +194,11 @@ def jsonable(value: Any) -> Any:
         return float(value) if math.isfinite(value) else None
     if hasattr(value, "tolist"):
         return jsonable(value.tolist())
-    raise TypeError(f"a {type(value).__name__} has no place in JSON: {value!r}")
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON: {value!r}")
 
 
 def _sentence(failure: Failure) -> str:
-    """One or two lines for a person."""
+    """The failure in one or two lines."""
     message, hint = _one_line(failure.message), f"\n  {_one_line(failure.hint)}" if failure.hint else ""
     if failure.kind == "interrupted":
         after_the_echo_of_ctrl_c = "\n" if streams.is_terminal(sys.stderr) else ""
@@ -210,7 +211,7 @@ def _one_line(text: str) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Text without the control characters that a file, or its name, can smuggle into a terminal."""
+    """Text without control characters, which a file or its name could send to the terminal."""
     return "".join(sign if sign.isprintable() or "\udc80" <= sign <= "\udcff" else repr(sign)[1:-1] for sign in text)
 
 
@@ -221,7 +222,7 @@ def _usage_message(error: typer.TyperException) -> str:
 
 def _usage_hint(error: BaseException) -> str:
     command = getattr(getattr(error, "ctx", None), "command_path", "vpfb")
-    return f"'{command} --help' says more"
+    return f"see '{command} --help'"
 
 
 def _drop(_data: bytes) -> None:

@@ -5,7 +5,7 @@
             ...
             bar.update((step + 1) / steps, lambda: {"step": f"{step + 1}/{steps}", "loss": loss.item()})
 
-A function of fields is called only when something is shown, so that an update costs a clock reading and no device sync.
+A function of fields is called only when something is shown, so an update costs a clock reading and no device sync.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ NO_FIELDS: Fields = {}
 PLAIN_INTERVAL = 10.0
 TERMINAL_INTERVAL = 0.2
 RATE_WINDOW = 60.0  # seconds over which the time left is estimated
-MINIMAL_PACE = 3  # points kept even if older: lines can be further apart
+_ignoring_hang_ups = suppress(OSError, ValueError)  # the terminal can be closed while the run continues
+FEWEST_POINTS = 3  # kept even if they are older, because lines can be further apart
 
 
 @contextmanager
@@ -41,10 +42,10 @@ def progress(out: Output, description: str, *, interval: float = PLAIN_INTERVAL)
 
     Args:
         out: its mode decides whether anything is shown.
-        description: a word for what is being done.
-        interval: seconds between two lines where stderr is no terminal.
+        description: what is being done, in a word.
+        interval: seconds between two lines if stderr is not a terminal.
     Yields:
-        the bar to update, of steps or of a time budget alike.
+        the bar to update.
     """
     bar: Bar
     if not out.talkative:
@@ -63,17 +64,17 @@ def progress(out: Output, description: str, *, interval: float = PLAIN_INTERVAL)
 
 
 class Bar:
-    """A progress that nobody sees."""
+    """Progress that is not shown."""
 
     def open(self) -> None:
         pass
 
     def update(self, fraction: float, fields: Fields | Callable[[], Fields] = NO_FIELDS) -> None:
-        """Note how much is done; to be called every step.
+        """Set how much is done; called at every step.
 
         Args:
-            fraction: in [0, 1], of the steps or of the time budget.
-            fields: what else to show, in this order (name → number or text), or a function that works it out.
+            fraction: of the steps or of the time budget, in [0, 1].
+            fields: what else to show, in this order (name → number or text), or a function that computes it.
         """
 
     def close(self, *, finished: bool) -> None:
@@ -81,18 +82,18 @@ class Bar:
 
 
 class _VisibleBar(Bar):
-    """What both bars share: when to show, how long it has taken, how long it will, and the fields in words."""
+    """What both bars share: when to show, the time taken, the time left, and the fields as text."""
 
     def __init__(self, description: str, interval: float) -> None:
         self.description = description
         self.fraction = 0.0
         self.fields_in_words = ""
         self._fields: Fields | Callable[[], Fields] = NO_FIELDS
-        self._complete = False  # shown as such
+        self._complete = False  # whether 100 % has been shown
         self._interval = interval
         self._began = time.monotonic()
         self._due = self._began + interval
-        self._pace: deque[tuple[float, float]] = deque()  # (time, fraction), the last minute of it
+        self._pace: deque[tuple[float, float]] = deque()  # (time, fraction) over the last minute
 
     def update(self, fraction: float, fields: Fields | Callable[[], Fields] = NO_FIELDS) -> None:
         self.fraction, self._fields = fraction, fields
@@ -120,7 +121,7 @@ class _VisibleBar(Bar):
         if self.fraction >= 1:
             return f"in {duration(now - self._began)}"
         self._pace.append((now, self.fraction))
-        while now - self._pace[0][0] > RATE_WINDOW and len(self._pace) > MINIMAL_PACE:
+        while now - self._pace[0][0] > RATE_WINDOW and len(self._pace) > FEWEST_POINTS:
             self._pace.popleft()
         (then, fraction_then) = self._pace[0]
         if self.fraction <= fraction_then:
@@ -129,7 +130,7 @@ class _VisibleBar(Bar):
 
 
 class PlainBar(_VisibleBar):
-    """Lines for a log file, a pipe, or a terminal that wants no tricks."""
+    """Lines for a log file, a pipe, or a simple terminal."""
 
     def __init__(self, description: str, interval: float, say: Callable[[str], None]) -> None:
         super().__init__(description, interval)
@@ -151,24 +152,24 @@ class TerminalBar(_VisibleBar):
     def open(self) -> None:
         from rich.live import Live
 
-        # Drawn by update() and not by a thread of Rich's: fork-safe. stdout is for results, and stays what it is.
+        # It is drawn by update() and not by a thread of Rich's, which would not survive a fork. stdout stays as it is.
         live = Live(console=_stderr_console(), auto_refresh=False, redirect_stdout=False, get_renderable=self._drawing)
-        with _hang_ups_survived():
+        with _ignoring_hang_ups:
             live.start(refresh=True)
             self._live = live
 
     def show(self, timing: str) -> None:
         self._timing_in_words = timing
         if self._live:
-            live, self._live = self._live, None  # forgotten if the terminal has gone
-            with _hang_ups_survived():
+            live, self._live = self._live, None  # stays None if the terminal has gone
+            with _ignoring_hang_ups:
                 live.refresh()
                 self._live = live
 
     def close(self, *, finished: bool) -> None:
         super().close(finished=finished)
         if self._live:
-            with _hang_ups_survived():
+            with _ignoring_hang_ups:
                 self._live.stop()
 
     def _drawing(self) -> RenderableType:
@@ -190,17 +191,10 @@ def _stderr_console() -> Console:
     from rich.console import Console
 
     class StderrConsole(Console):
-        def on_broken_pipe(self) -> None:  # Rich would send stdout, where the result goes, to nowhere and exit
+        def on_broken_pipe(self) -> None:  # Rich would redirect stdout to nowhere and exit
             raise BrokenPipeError
 
     return StderrConsole(stderr=True, highlight=False)
-
-
-@contextmanager
-def _hang_ups_survived() -> Iterator[None]:
-    """The terminal can go away while the run goes on."""
-    with suppress(OSError, ValueError):
-        yield
 
 
 def _in_words(value: object) -> str:

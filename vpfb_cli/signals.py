@@ -1,10 +1,10 @@
-"""Ctrl-C and SIGTERM: never swallowed, never a traceback.
+"""Ctrl-C and SIGTERM: no signal is lost, and none causes a traceback.
 
-Three behaviours, each for a stretch of code and each giving way to the one before it:
+Three behaviours, each for a part of the program:
 
-* `install()`: KeyboardInterrupt is raised; the one handler in `__main__` turns it into exit code 130;
-* `importing()`: the process ends at once with 130, because libraries swallow a KeyboardInterrupt in their import;
-* `graceful()`: the first signal only asks to stop, the second one raises KeyboardInterrupt.
+* `install()`: a signal raises KeyboardInterrupt, which `__main__` turns into exit code 130;
+* `importing()`: the process exits at once with 130, because some libraries catch a KeyboardInterrupt in their import;
+* `graceful()`: the first signal asks the loop to stop, the second raises KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from vpfb_core.errors import VPFBError
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_INTERRUPTED = 130
 
-# `timeout`, `uv run` and terminals deliver one wish twice: to the process and to its group.
-ONE_WISH_SECONDS = 0.5
+# `timeout`, `uv run` and terminals send one request twice: to the process and to its group.
+ONE_REQUEST_SECONDS = 0.5
 
 Handler = Callable[[int, FrameType | None], Any]
 
 
-class Interrupted(VPFBError):  # noqa: N818 (it is no error)
-    """A command that was asked to stop has stopped, tidily: what was kept, and how to go on."""
+class Interrupted(VPFBError):  # noqa: N818 (it is not an error)
+    """A command has saved its work and stopped because it was asked to; the message says how to continue."""
 
     kind = "interrupted"
 
@@ -39,7 +39,7 @@ def install(report: Callable[[], object]) -> None:
     """Raise KeyboardInterrupt on SIGINT and SIGTERM from now on.
 
     Args:
-        report: tells people (or the script) of the interruption when the process has to end at once.
+        report: prints the interruption if the process has to exit at once.
     """
     global _report
     _report = report
@@ -48,14 +48,14 @@ def install(report: Callable[[], object]) -> None:
 
 
 def release() -> None:
-    """Let a signal end the process without a word: for the interpreter's own shutdown, which has nothing to lose."""
+    """Let a signal end the process silently; for the interpreter's shutdown, when nothing can be lost."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Around the import of torch and its like, when no file is open: a signal ends the process at once."""
+    """Around the import of large libraries, while no file is open: a signal exits at once."""
     with _handled_by(_exit_at_once):
         yield
 
@@ -65,42 +65,42 @@ def graceful(note: Callable[[str], object]) -> Iterator[Callable[[], bool]]:
     """Around a loop that can stop after any step.
 
     Args:
-        note: says to the person that the wish was heard; `Output.note`.
+        note: prints that the signal was received, such as `Output.note`.
     Yields:
-        a function that is true once SIGINT or SIGTERM has come; cheap, to be asked every step.
+        a function to call at every step: whether SIGINT or SIGTERM has been received.
     """
-    wish = _Wish(note)
-    with _handled_by(wish.heard):
-        yield wish.stop
+    request = _StopRequest(note)
+    with _handled_by(request.receive):
+        yield request.stop
 
 
-class _Wish:
-    """Whether somebody asked to stop, and whether the answer could be given."""
+class _StopRequest:
+    """Whether a signal asked to stop, and whether that has been acknowledged."""
 
     def __init__(self, note: Callable[[str], object]) -> None:
         self._note = note
         self._since: float | None = None
-        self._answered = False
+        self._acknowledged = False
 
-    def heard(self, signum: int, frame: FrameType | None) -> None:
+    def receive(self, signum: int, frame: FrameType | None) -> None:
         if self._since is None:
             self._since = time.monotonic()
-            # The signal may have come in the middle of a write to the same stream, which refuses a second one.
+            # The signal may have interrupted a write to the same stream, which refuses a second one.
             with suppress(RuntimeError):
-                self._answer()
-        elif time.monotonic() - self._since > ONE_WISH_SECONDS:
+                self._acknowledge()
+        elif time.monotonic() - self._since > ONE_REQUEST_SECONDS:
             _raise_interrupt(signum, frame)
 
     def stop(self) -> bool:
         if self._since is None:
             return False
-        if not self._answered:
-            self._answer()
+        if not self._acknowledged:
+            self._acknowledge()
         return True
 
-    def _answer(self) -> None:
+    def _acknowledge(self) -> None:
         self._note("stopping after this step; press Ctrl-C again to stop at once")
-        self._answered = True
+        self._acknowledged = True
 
 
 @contextmanager
@@ -127,8 +127,8 @@ def _exit_at_once(_signum: int, _frame: FrameType | None) -> NoReturn:
         os._exit(EXIT_INTERRUPTED)
 
 
-def _say_nothing() -> None:
+def _report_nothing() -> None:
     pass
 
 
-_report: Callable[[], object] = _say_nothing
+_report: Callable[[], object] = _report_nothing

@@ -1,6 +1,6 @@
-"""Text into stdout and stderr, whatever they are: a terminal, a pipe whose reader has gone, a full disk, nothing.
+"""Writing to stdout and stderr, whether they are a terminal, a pipe without a reader, a full disk, or closed.
 
-Only `output.py`, `progress.py` and `__main__.py` have business here.
+Only `output.py`, `progress.py` and `__main__.py` use this.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class StdoutClosedError(BaseException):
-    """Whoever read our stdout has gone (`vpfb info | head -1`): nothing is left to do, and nothing went wrong."""
+    """The reader of stdout has closed the pipe (`vpfb info | head -1`): the command ends, and this is not an error."""
 
 
 def prepare() -> None:
-    """Make stdout and stderr safe to write to: open, and never a UnicodeEncodeError."""
+    """Make sure that stdout and stderr are open and never raise a UnicodeEncodeError."""
     codecs.register_error("vpfb", _replace_unprintable)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -37,7 +37,7 @@ def prepare() -> None:
 
 
 def write_stdout(text: str) -> None:
-    """A line of results, through to the other end: a failure shows here and not at the interpreter's shutdown."""
+    """Write a line and flush it, so that a failure occurs here and not at the interpreter's shutdown."""
     with _stdout_failures():
         print(text, flush=True)
 
@@ -54,7 +54,7 @@ def flush_stdout() -> None:
 
 
 def write_stderr(text: str) -> None:
-    """Words to people; a stderr that takes none is no reason to fail."""
+    """Write a line; a stderr that cannot be written to is ignored."""
     try:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
@@ -62,7 +62,7 @@ def write_stderr(text: str) -> None:
 
 
 def discard(stream: IO[str]) -> None:
-    """Send what is buffered nowhere: the interpreter's last flush must not fail and change the exit code."""
+    """Discard buffered text, so that the interpreter's last flush cannot fail and change the exit code."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -70,7 +70,7 @@ def discard(stream: IO[str]) -> None:
 
 
 def is_decorated(stream: IO[str]) -> bool:
-    """Whether colours and moving bars are welcome: a terminal that can, and a person who did not decline."""
+    """Whether to use colours and moving bars: on a terminal that can, unless the user declined."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in ("", "dumb", "unknown"):
         return False
     return is_terminal(stream)
@@ -81,12 +81,12 @@ def is_terminal(stream: IO[str]) -> bool:
 
 
 def painted(text: str, style: str, stream: IO[str]) -> str:
-    """Text in an ANSI style (`"1;31"`), where that is welcome."""
+    """Text in an ANSI style (`"1;31"`), where colours are used."""
     return f"\x1b[{style}m{text}\x1b[0m" if is_decorated(stream) else text
 
 
 def rendered(renderable: RenderableType) -> str:
-    """A Rich table as text for stdout: as wide as the terminal, or as its content where there is none."""
+    """A Rich table as text for stdout: as wide as the terminal, or as its content without a terminal."""
     from rich.console import Console
     from rich.measure import Measurement
 
@@ -108,12 +108,12 @@ def _stdout_failures() -> Iterator[None]:
         raise StdoutClosedError from None
     except OSError as error:
         discard(sys.stdout)
-        hint = "make room, or write elsewhere" if error.errno == errno.ENOSPC else None
-        raise DataError(f"standard output cannot be written: {error.strerror}", hint=hint) from error
+        hint = "free some space, or write elsewhere" if error.errno == errno.ENOSPC else None
+        raise DataError(f"cannot write to stdout: {error.strerror}", hint=hint) from error
 
 
 def _replace_unprintable(error: UnicodeError) -> tuple[bytes, int]:
-    """The undecodable bytes of a file name come out as they went in; what the terminal has no sign for becomes '?'."""
+    """Undecodable bytes of a file name are written as they are; a character that cannot be encoded becomes '?'."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]

@@ -163,7 +163,7 @@ def test_a_run_is_resumed_as_the_message_says(vpfb: Vpfb, monkeypatch: pytest.Mo
     from vpfb_cli import signals
 
     with monkeypatch.context() as at_once:
-        at_once.setattr(signals._Wish, "stop", lambda _wish: True)
+        at_once.setattr(signals._StopRequest, "stop", lambda _request: True)
         stopped = vpfb("train", "--data", "digits", *QUICK)
     assert (stopped.code, "saved in runs/001-digits" in stopped.err) == (130, True)
     resumed = vpfb("train", "--resume", "runs/001-digits", "--json")

@@ -13,6 +13,7 @@ from vpfb_cli.models import open_model
 from vpfb_cli.options import OUTPUT, BatchSizeOption, CountOption, Machine, ModelOption, at_least_one, option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
+from vpfb_cli.wording import duration
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,19 +84,15 @@ def compose(
         )  # fmt: skip
     writer.add(drawn.images)
     writer.close()
+    seconds = time.monotonic() - began
     document = {
-        "model": name,
-        "output": out,
-        "expression": expression,
-        "n": n,
-        "nfe": drawn.nfe,
-        "acceptance": drawn.acceptance,
-        "seconds": time.monotonic() - began,
-    }
+        "model": name, "output": out, "expression": expression, "n": n, "nfe": drawn.nfe,
+        "acceptance": drawn.acceptance, "seconds": seconds,
+    }  # fmt: skip
     accepted = ""
     if drawn.acceptance is not None:
         accepted = f", {sum(drawn.acceptance) / len(drawn.acceptance):.0%} of proposals accepted"
-    say.note(f"{n} images, {drawn.nfe:,} gradient evaluations per image{accepted}, {document['seconds']:.1f} s")
+    say.note(f"{n} images, {drawn.nfe:,} gradient evaluations per image{accepted}, {duration(seconds)}")
     say.result(document, out)
 
 

@@ -12,6 +12,7 @@ from vpfb_cli.models import open_model
 from vpfb_cli.options import DATA, BatchSizeOption, DataAccess, Machine, ModelOption, at_least_one, option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
+from vpfb_cli.wording import duration
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _explain(say: Output, report: Report) -> None:
     if report.nfe is not None:
         solver = next(figure.solver for figure in report.metrics.values() if figure.solver)
         samples = f"samples: {report.nfe:.0f} gradient evaluations per image by {solver}; "
-    say.note(f"{samples}{report.seconds:.0f} s")
+    say.note(f"{samples}{duration(report.seconds)}")
 
 
 def _table(report: Report) -> RenderableType:
@@ -182,17 +183,11 @@ def _fit_features(say: Output, source: str, model: str | None, access: DataAcces
         return fitted, images.shape
 
     fitted, shape = distributed.group().from_first(fit)
+    seconds = time.monotonic() - began
     document = {
-        "data": name,
-        "features": "classifier",
-        "output": fitted.path,
-        "weights": fitted.weights,
-        "accuracy": fitted.accuracy,
-        "n": fitted.images,
-        "held_out": fitted.held_out,
-        "shape": shape,
-        "seconds": time.monotonic() - began,
-        "seed": machine.seed,
-    }
-    say.note(f"accuracy {fitted.accuracy:.1%} on {fitted.held_out:,} validation images; {document['seconds']:.0f} s")
+        "data": name, "features": "classifier", "output": fitted.path, "weights": fitted.weights,
+        "accuracy": fitted.accuracy, "n": fitted.images, "held_out": fitted.held_out, "shape": shape,
+        "seconds": seconds, "seed": machine.seed,
+    }  # fmt: skip
+    say.note(f"accuracy {fitted.accuracy:.1%} on {fitted.held_out:,} validation images; {duration(seconds)}")
     say.result(document, str(fitted.path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from vpfb_cli import signals
 from vpfb_cli.flow_options import Condition, Flow
@@ -12,11 +12,6 @@ from vpfb_cli.options import OUTPUT, BatchSizeOption, Machine, ModelOption, at_l
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vpfb_core.api import Model
 
 ENDS = "Ends"
 ROWS = 4
@@ -65,7 +60,9 @@ def interpolate(
     with signals.importing():
         import torch
 
+        from vpfb_core.data.single import read_image
         from vpfb_core.dynamics.slerp import rms_distance
+        from vpfb_core.machine import noise
         from vpfb_core.machine.files import write_bytes
         from vpfb_core.methods.transport import ENCODING_SOLVER
         from vpfb_core.uses import pictures
@@ -87,9 +84,14 @@ def interpolate(
         "batch_size": batch_size,
         **solver.wishes,
     }
-    pair = None if from_ is None or to is None else _read_pair(loaded, from_, to)
+    pair = None
+    if from_ is not None and to is not None:
+        pair = torch.stack([read_image(path, loaded.shape) for path in (from_, to)])
     with progress(say, "interpolating") as bar:
-        codes = _prior_points(loaded, 2 * count, machine.seed) if pair is None else loaded.encode(pair, **settings)
+        if pair is None:
+            codes = noise.normal(loaded.shape, machine.seed, range(2 * count))
+        else:
+            codes = loaded.encode(pair, **settings)
         bar.update(1 / (1 + n))
         images = loaded.interpolate(codes[::2], codes[1::2], n, **settings)
         bar.update(1.0)
@@ -118,17 +120,3 @@ def _check_combination(n: int, out: str, kind: str, rows: int | None, from_: Pat
         raise ConfigError(f"{given} needs {missing}", hint="without both, the ends are prior points")
     if from_ is not None and rows is not None:
         raise ConfigError("--rows and --from exclude each other", hint="two images are the ends of one row")
-
-
-def _read_pair(model: Model, from_: Path, to: Path) -> Tensor:
-    import torch
-
-    from vpfb_core.data.single import read_image
-
-    return torch.stack([read_image(path, model.shape) for path in (from_, to)])
-
-
-def _prior_points(model: Model, count: int, seed: int) -> Tensor:
-    from vpfb_core.machine import noise
-
-    return noise.normal(model.shape, seed, range(count))

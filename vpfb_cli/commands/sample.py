@@ -15,6 +15,7 @@ from vpfb_cli.models import open_model
 from vpfb_cli.options import MODEL, OUTPUT, BatchSizeOption, CountOption, Machine, ModelOption, at_least_one, option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
+from vpfb_cli.wording import duration
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,24 +93,16 @@ def sample(
         return
     writer.close()
 
-    nfe, method = drawn.evaluations / n, solver.method if known is None else INPAINTING_SOLVER
+    nfe, seconds = drawn.evaluations / n, time.monotonic() - began
+    method = solver.method if known is None else INPAINTING_SOLVER
     document = {
-        "model": name,
-        "output": out,
-        "n": n,
-        "nfe": nfe,
-        "solver": method,
-        "seconds": time.monotonic() - began,
-        "seed": machine.seed,
-    }
+        "model": name, "output": out, "n": n, "nfe": nfe, "solver": method, "seconds": seconds, "seed": machine.seed,
+    }  # fmt: skip
     if (chains := drawn.chains) is not None:
-        document |= {
-            "acceptance": chains.acceptance,
-            "energy_trace": chains.energy_trace(),
-            "moved": float(chains.moved.mean()),
-        }
+        moved = float(chains.moved.mean())
+        document |= {"acceptance": chains.acceptance, "energy_trace": chains.energy_trace(), "moved": moved}
     by = method if chains is None else f"{method} and MALA"
-    say.note(f"{n} images, {nfe:.0f} gradient evaluations per image by {by}, {document['seconds']:.1f} s")
+    say.note(f"{n} images, {nfe:.0f} gradient evaluations per image by {by}, {duration(seconds)}")
     say.result(document, out)
 
 
@@ -125,10 +118,9 @@ def _check_combination(
     if known is not None and flow.given:
         raise ConfigError(f"--known chooses its own solver steps, so it takes no {', '.join(flow.given)}")
     if writer.wants_path and (known is not None or langevin is not None):
-        option_name = "--langevin" if known is None else "--known"
+        given = "--langevin" if known is None else "--known"
         raise ConfigError(
-            f"a .gif shows the path of the flow from noise, and {option_name} has none",
-            hint="write .png, .npz or a folder",
+            f"a .gif shows the path of the flow, and {given} has none", hint="write .png, .npz or a folder"
         )
 
 

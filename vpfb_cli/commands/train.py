@@ -211,18 +211,11 @@ def _fields(now: Progress, plan: Plan) -> Mapping[str, object]:
 
 def _show_result(say: Output, plan: Plan, result: Result) -> None:
     document = {
-        "command": "train",
-        "run": result.run.path,
-        "model": result.run.model,
-        "steps": result.step,
-        "images": result.images,
-        "seconds": result.seconds,
-        "images_per_second": result.images_per_second,
-        "loss": result.loss,
-        "val_residual": result.val_residual,
-        "parameters": plan.parameters,
-        "device": plan.config.machine.device,
-    }
+        "command": "train", "run": result.run.path, "model": result.run.model,
+        "steps": result.step, "images": result.images, "seconds": result.seconds,
+        "images_per_second": result.images_per_second, "loss": result.loss, "val_residual": result.val_residual,
+        "parameters": plan.parameters, "device": plan.config.machine.device,
+    }  # fmt: skip
     steps = counted(result.step, "step")
     say.note(f"{steps} in {duration(result.seconds)}, validation residual {result.val_residual:.4f}")
     say.note(f"next: vpfb sample -m {result.run.path} -n 64 -o grid.png")
