@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy, LogHomotopy, Time, as_time
+from vpfb_core.methods.vpfb.potential import Potential
 
 STD = 0.5  # a: the standard deviation of the problems' data per dimension, unless said otherwise
 
@@ -227,3 +229,16 @@ def draw(mixture: Mixture, homotopy: Homotopy, t: float, n: int = 64, seed: int 
     noise = torch.randn(data.shape, generator=draws, dtype=torch.float64)
     times = torch.full((n,), t, dtype=torch.float64)
     return homotopy.sample(data, times, noise), times
+
+
+def exact_field(mixture: Mixture, homotopy: Homotopy = OT()) -> PotentialField:
+    """The field of the mixture's exact potential."""
+    return PotentialField(Potential(ExactNetwork(mixture), homotopy, mixture.std))
+
+
+def draw_at(mixture: Mixture, level: float, n: int, seed: int = 0) -> Tensor:
+    """n exact points of unit variance at a ratio of noise to data, float64 (n, d)."""
+    draws = torch.Generator().manual_seed(seed)
+    z = mixture.sample(n, draws) / mixture.std
+    noise = torch.randn(z.shape, generator=draws, dtype=torch.float64)
+    return (z + level * noise) / math.hypot(1, level)

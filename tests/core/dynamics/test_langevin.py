@@ -3,52 +3,53 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from problems import MIXTURES, STD, ExactNetwork, Mixture, anisotropic, correlated_gaussian
+from problems import MIXTURES, STD, Mixture, anisotropic, correlated_gaussian, draw_at, exact_field
 from torch import Tensor
 
-from vpfb_core.dynamics.langevin import SCALES, Target, langevin
+from vpfb_core.dynamics.langevin import SCALES, Target, Walk, langevin
 from vpfb_core.errors import ConfigError, SolverError
-from vpfb_core.methods.guidance import arc_density
-from vpfb_core.methods.vpfb.homotopy import OT
-from vpfb_core.methods.vpfb.potential import Potential
 
 N = 1200
 
 
-def density_of(mixture: Mixture) -> Target:
-    return arc_density(Potential(ExactNetwork(mixture), OT(), STD))
+def walk_in(mixture: Mixture, level: float, x: Tensor, steps: int, **settings: Any) -> Walk:
+    """A walk in the exact density of the mixture at a noise level."""
+    field = exact_field(mixture)
+    settings = {"seed": 0, "stream": "test"} | settings
+    return langevin(lambda x: field.energy_and_score(x, level), x, noise_variance(level), steps=steps, **settings)
 
 
-def on_arc(mixture: Mixture, level: float, n: int = N, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Exact samples u of the mixture at cot φ = level, and φ, (n,)."""
-    draws = torch.Generator().manual_seed(seed)
-    z = mixture.sample(n, draws) / mixture.std
-    angle = math.atan(1 / level)
-    u = math.sin(angle) * z + math.cos(angle) * torch.randn(z.shape, generator=draws, dtype=torch.float64)
-    return u, u.new_full((n,), angle)
+def noise_variance(level: float) -> float:
+    """Of the noise in points of unit variance at this ratio of noise to data."""
+    return level**2 / (1 + level**2)
 
 
-def covariance_on_arc(mixture: Mixture, level: float) -> Tensor:
-    angle = math.atan(1 / level)
-    spread = mixture.covariance / mixture.std**2
-    return math.sin(angle) ** 2 * spread + math.cos(angle) ** 2 * torch.eye(mixture.dimension, dtype=torch.float64)
+def covariance_at(mixture: Mixture, level: float) -> Tensor:
+    unit = torch.eye(mixture.dimension, dtype=torch.float64)
+    return (mixture.covariance / mixture.std**2 + level**2 * unit) / (1 + level**2)
 
 
-def assert_mean_and_covariance(u: Tensor, mean: Tensor, covariance: Tensor) -> None:
+def assert_mean_and_covariance(x: Tensor, mean: Tensor, covariance: Tensor) -> None:
     """Within four standard errors, of chains that are independent of each other."""
-    errors = u.std(0) / math.sqrt(len(u))
-    assert ((u.mean(0) - mean).abs() < 4 * errors).all(), (u.mean(0), mean, errors)
-    centred = u - mean
+    errors = x.std(0) / math.sqrt(len(x))
+    assert ((x.mean(0) - mean).abs() < 4 * errors).all(), (x.mean(0), mean, errors)
+    centred = x - mean
     products = centred[:, :, None] * centred[:, None]
-    errors = products.std(0) / math.sqrt(len(u))
+    errors = products.std(0) / math.sqrt(len(x))
     assert ((products.mean(0) - covariance).abs() < 4 * errors).all(), (products.mean(0), covariance, errors)
 
 
-def standard_normal(u: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    return -0.5 * u.square().sum(1), -u
+def standard_normal(x: Tensor) -> tuple[Tensor, Tensor]:
+    return 0.5 * x.square().sum(1), -x
+
+
+def along(slope: Tensor) -> Target:
+    """A density that grows exponentially along a slope."""
+    return lambda x: (-x @ slope, slope.expand_as(x))
 
 
 # --- the stationary density -------------------------------------------------------------------------------------------
@@ -58,87 +59,96 @@ def standard_normal(u: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("name", ["anisotropic", "scattered"])
 def test_exact_samples_stay_exact_under_mala_and_move(name: str, level: float) -> None:
     mixture = MIXTURES[name]
-    u, angle = on_arc(mixture, level)
-    walk = langevin(density_of(mixture), u, angle, steps=40, seed=1, stream="test", scale=2.0)
+    x = draw_at(mixture, level, N)
+    walk = walk_in(mixture, level, x, 40, seed=1, scale=2.0)
     mean = torch.zeros(mixture.dimension, dtype=torch.float64)
-    assert_mean_and_covariance(walk.u, mean, covariance_on_arc(mixture, level))
+    assert_mean_and_covariance(walk.x, mean, covariance_at(mixture, level))
     # Third moments tell a mixture from the Gaussian of its covariance.
-    cubes, exact = walk.u**3, on_arc(mixture, level, 100_000, seed=5)[0] ** 3
+    cubes, exact = walk.x**3, draw_at(mixture, level, 100_000, seed=5) ** 3
     assert ((cubes.mean(0) - exact.mean(0)).abs() < 4 * cubes.std(0) / math.sqrt(N)).all()
-    assert (walk.u - u).abs().mean() > 0.3 * math.cos(math.atan(1 / level))
+    assert (walk.x - x).abs().mean() > 0.3 * math.sqrt(noise_variance(level))
 
 
 def test_chains_from_one_far_point_come_to_the_exact_mean_and_covariance() -> None:
     mixture, level = correlated_gaussian(0.8), 0.7
-    angle = torch.full((N,), math.atan(1 / level), dtype=torch.float64)
     start = torch.tensor([3.0, -3.0], dtype=torch.float64).expand(N, 2)
-    walk = langevin(density_of(mixture), start, angle, steps=60, seed=0, stream="burn-in", adapt=True)
-    walk = langevin(density_of(mixture), walk.u, angle, steps=100, seed=0, stream="test", scale=walk.step_scale)
-    assert_mean_and_covariance(walk.u, torch.zeros(2, dtype=torch.float64), covariance_on_arc(mixture, level))
+    burnt = walk_in(mixture, level, start, 60, stream="burn-in", adapt=True)
+    walk = walk_in(mixture, level, burnt.x, 100, scale=burnt.step_scale)
+    assert_mean_and_covariance(walk.x, torch.zeros(2, dtype=torch.float64), covariance_at(mixture, level))
 
 
 def test_chains_from_one_mode_come_to_all_of_them_in_their_proportions() -> None:
     mixture, level = anisotropic(), 1.0
-    angle = torch.full((N,), math.atan(1 / level), dtype=torch.float64)
     start = torch.tensor([-0.2, -1.2], dtype=torch.float64).expand(N, 2)
-    walk = langevin(density_of(mixture), start, angle, steps=150, seed=0, stream="test", scale=2.0)
-    exact, _ = on_arc(mixture, level, 100_000)
-    for direction in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0]):
-        along = torch.tensor(direction, dtype=torch.float64)
-        share, truth = (walk.u @ along > 0.5).double().mean(), (exact @ along > 0.5).double().mean()
+    walk = walk_in(mixture, level, start, 150, scale=2.0)
+    exact = draw_at(mixture, level, 100_000)
+    for components in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0]):
+        direction = torch.tensor(components, dtype=torch.float64)
+        share, truth = (walk.x @ direction > 0.5).double().mean(), (exact @ direction > 0.5).double().mean()
         assert abs(share - truth) < 4 * math.sqrt(truth * (1 - truth) / N)
 
 
 def test_ula_has_the_bias_of_its_step_and_mala_has_none() -> None:
-    # u' = (1 − η) u + √(2η) ξ is stationary at the variance 1/(1 − η/2) instead of 1.
-    eta, angle = 0.8, torch.zeros(4000, dtype=torch.float64)
-    start, scale = torch.zeros(4000, 2, dtype=torch.float64), eta * 2 ** (1 / 3)
+    # x' = (1 − η) x + √(2η) ξ is stationary at the variance 1/(1 − η/2) instead of 1.
+    eta, start = 0.8, torch.zeros(4000, 2, dtype=torch.float64)
+    scale = eta * 2 ** (1 / 3)
     walks = {
-        method: langevin(standard_normal, start, angle, steps=40, seed=0, stream="test", scale=scale, method=method)
+        method: langevin(standard_normal, start, 1.0, steps=40, seed=0, stream="test", scale=scale, method=method)
         for method in ("ula", "mala")
     }
     mean, unit = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
-    assert_mean_and_covariance(walks["ula"].u, mean, unit / (1 - eta / 2))
-    assert_mean_and_covariance(walks["mala"].u, mean, unit)
+    assert_mean_and_covariance(walks["ula"].x, mean, unit / (1 - eta / 2))
+    assert_mean_and_covariance(walks["mala"].x, mean, unit)
     assert walks["ula"].acceptance == 1
     assert 0.5 < walks["mala"].acceptance < 1
 
 
 def test_a_density_with_an_edge_is_never_left() -> None:
-    def box(u: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-        inside = (u.abs() < 1).all(1)
-        return torch.where(inside, 0.0, -math.inf), torch.where(inside[:, None], 0.0, math.nan).expand_as(u)
+    def box(x: Tensor) -> tuple[Tensor, Tensor]:
+        inside = (x.abs() < 1).all(1)
+        return torch.where(inside, 0.0, math.inf), torch.where(inside[:, None], 0.0, math.nan).expand_as(x)
 
-    walk = langevin(box, torch.zeros(N, 2), torch.zeros(N), steps=60, seed=0, stream="test", scale=0.5)
-    assert (walk.u.abs() < 1).all()
-    assert_mean_and_covariance(walk.u.double(), torch.zeros(2), torch.eye(2) / 3)
+    walk = langevin(box, torch.zeros(N, 2), 1.0, steps=60, seed=0, stream="test", scale=0.5)
+    assert (walk.x.abs() < 1).all()
+    assert_mean_and_covariance(walk.x.double(), torch.zeros(2), torch.eye(2) / 3)
 
 
 # --- the step ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("t", [0.3, 0.9])
-def test_a_step_in_x_is_c_times_the_noise_variance_over_the_cube_root_of_the_dimension(t: float) -> None:
+@pytest.mark.parametrize("variance", [0.01, 0.49])
+def test_a_step_is_c_times_the_noise_variance_over_the_cube_root_of_the_dimension(variance: float) -> None:
     d, n, c = 8, 4000, 1.7
     slope = torch.linspace(-40, 40, d, dtype=torch.float64)
-    potential = Potential(ExactNetwork(correlated_gaussian()), OT(0.01), STD)
-    scale, angle = potential.scale(t), potential.angle(t).expand(n)
-    # The score of x is slope, so the score of u = x/S is S slope.
-    walk = langevin(
-        lambda u, angle: (scale * u @ slope, scale * slope.expand_as(u)),
-        torch.zeros(n, d, dtype=torch.float64), angle, steps=1, seed=0, stream="test", scale=c, method="ula",
+    start = torch.zeros(n, d, dtype=torch.float64)
+    walk = langevin(along(slope), start, variance, steps=1, seed=0, stream="test", scale=c, method="ula")
+    eta = c * variance * d ** (-1 / 3)
+    assert_mean_and_covariance(walk.x, eta * slope, 2 * eta * torch.eye(d, dtype=torch.float64))
+
+
+def test_a_chain_is_the_same_in_other_units() -> None:
+    """In units of s times the length, variances are s² times as large and scores 1/s times."""
+    unit, scale, mixture, level = 7.0, 0.8, anisotropic(), 0.4
+    field, x = exact_field(mixture), draw_at(mixture, level, 20)
+
+    def larger(x: Tensor) -> tuple[Tensor, Tensor]:
+        energy, score = field.energy_and_score(x / unit, level)
+        return energy, score / unit
+
+    walk = walk_in(mixture, level, x, 30, scale=scale)
+    other = langevin(
+        larger, unit * x, unit**2 * noise_variance(level), steps=30, seed=0, stream="test", scale=scale
     )  # fmt: skip
-    eta = c * potential.homotopy.std(t) ** 2 * d ** (-1 / 3)
-    assert_mean_and_covariance(scale * walk.u, eta * slope, 2 * eta * torch.eye(d, dtype=torch.float64))
+    torch.testing.assert_close(other.x / unit, walk.x)
+    assert other.acceptance == walk.acceptance
 
 
 @pytest.mark.parametrize("scale", [0.02, 1.0, 20.0])
 @pytest.mark.parametrize(("name", "level"), [("ring", 0.1), ("scattered", 0.3), ("anisotropic", 1.0)])
 def test_burn_in_finds_a_step_that_is_accepted_about_half_of_the_time(name: str, level: float, scale: float) -> None:
-    target = density_of(MIXTURES[name])
-    u, angle = on_arc(MIXTURES[name], level, 100)
-    burnt = langevin(target, u, angle, steps=100, seed=0, stream="burn-in", scale=scale, adapt=True)
-    walk = langevin(target, burnt.u, angle, steps=60, seed=0, stream="test", scale=burnt.step_scale)
+    x = draw_at(MIXTURES[name], level, 100)
+    burnt = walk_in(MIXTURES[name], level, x, 100, stream="burn-in", scale=scale, adapt=True)
+    walk = walk_in(MIXTURES[name], level, burnt.x, 60, scale=burnt.step_scale)
     assert 0.4 < walk.acceptance < 0.75
     assert torch.equal(walk.step_scale, burnt.step_scale), "then it is fixed"
     assert burnt.step_scale.min() >= SCALES[0]
@@ -149,18 +159,14 @@ def test_burn_in_finds_a_step_that_is_accepted_about_half_of_the_time(name: str,
 
 
 def test_a_masked_chain_draws_the_free_part_given_the_rest() -> None:
-    correlation, fixed = 0.8, 1.5
-    mixture, level = correlated_gaussian(correlation), 0.5
-    covariance = covariance_on_arc(mixture, level)
-    angle = torch.full((N,), math.atan(1 / level), dtype=torch.float64)
+    fixed, mixture, level = 1.5, correlated_gaussian(0.8), 0.5
+    covariance = covariance_at(mixture, level)
     start = torch.tensor([fixed, -2.0], dtype=torch.float64).expand(N, 2)
-    walk = langevin(
-        density_of(mixture), start, angle, steps=120, seed=0, stream="test", scale=2.0, mask=torch.tensor([0, 1])
-    )
-    assert (walk.u[:, 0] == fixed).all()
+    walk = walk_in(mixture, level, start, 120, scale=2.0, mask=torch.tensor([0, 1]))
+    assert (walk.x[:, 0] == fixed).all()
     slope = covariance[0, 1] / covariance[0, 0]
     variance = covariance[1, 1] - slope * covariance[0, 1]
-    assert_mean_and_covariance(walk.u[:, 1:], slope * fixed, variance.reshape(1, 1))
+    assert_mean_and_covariance(walk.x[:, 1:], slope * fixed, variance.reshape(1, 1))
 
 
 def test_the_step_of_a_masked_chain_counts_free_pixels_only() -> None:
@@ -168,11 +174,11 @@ def test_the_step_of_a_masked_chain_counts_free_pixels_only() -> None:
     mask = torch.zeros(3, 3, 3)
     mask[:, 0, :2] = 1
     walk = langevin(
-        lambda u, angle: (0 * u.flatten(1).sum(1), 0 * u),
-        torch.zeros(n, 3, 3, 3), torch.zeros(n), steps=1, seed=0, stream="test", mask=mask, method="ula",
+        lambda x: (0 * x.flatten(1).sum(1), 0 * x),
+        torch.zeros(n, 3, 3, 3), 1.0, steps=1, seed=0, stream="test", mask=mask, method="ula",
     )  # fmt: skip
-    assert (walk.u[:, mask == 0] == 0).all()
-    variance, exact = walk.u[:, mask == 1].double().square().mean(), 2 * 6 ** (-1 / 3)
+    assert (walk.x[:, mask == 0] == 0).all()
+    variance, exact = walk.x[:, mask == 1].double().square().mean(), 2 * 6 ** (-1 / 3)
     assert abs(variance - exact) < 4 * exact * math.sqrt(2 / (6 * n))
 
 
@@ -181,59 +187,52 @@ def test_the_step_of_a_masked_chain_counts_free_pixels_only() -> None:
 
 @pytest.mark.parametrize("adapt", [False, True])
 def test_a_chain_does_not_depend_on_the_others_of_its_batch(adapt: bool) -> None:
-    mixture = MIXTURES["scattered"]
-    u, angle = on_arc(mixture, 0.3, 6)
-    target, settings = density_of(mixture), {"steps": 50, "seed": 3, "stream": "test", "adapt": adapt}
-    whole = langevin(target, u, angle, **settings)
+    mixture, level = MIXTURES["scattered"], 0.3
+    x = draw_at(mixture, level, 6)
+    whole = walk_in(mixture, level, x, 50, seed=3, adapt=adapt)
     for i in range(6):
-        alone = langevin(target, u[i : i + 1], angle[i : i + 1], first=i, **settings)
-        torch.testing.assert_close(alone.u[0], whole.u[i], rtol=0, atol=1e-9)
+        alone = walk_in(mixture, level, x[i : i + 1], 50, seed=3, adapt=adapt, first=i)
+        torch.testing.assert_close(alone.x[0], whole.x[i], rtol=0, atol=1e-9)
         torch.testing.assert_close(alone.step_scale[0], whole.step_scale[i])
 
 
 def test_a_longer_chain_begins_as_the_shorter_one_did() -> None:
-    u, angle = on_arc(anisotropic(), 0.3, 5)
-    target = density_of(anisotropic())
-    short, long = (langevin(target, u, angle, steps=steps, seed=0, stream="test") for steps in (7, 70))
+    x = draw_at(anisotropic(), 0.3, 5)
+    short, long = (walk_in(anisotropic(), 0.3, x, steps) for steps in (7, 70))
     assert torch.equal(long.trace[:8], short.trace)
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"stream": "other"}, {"first": 5}])
 def test_seeds_streams_and_indices_give_different_chains(other: dict[str, object]) -> None:
-    u, angle = on_arc(anisotropic(), 0.3, 5)
-    call = {"steps": 3, "seed": 0, "stream": "test", "method": "ula"}
+    x = draw_at(anisotropic(), 0.3, 5)
     before = torch.get_rng_state()
-    one, two = (langevin(density_of(anisotropic()), u, angle, **settings) for settings in (call, call | other))
-    assert not torch.isclose(one.u, two.u).any()
+    one, two = (walk_in(anisotropic(), 0.3, x, 3, method="ula", **settings) for settings in ({}, other))
+    assert not torch.isclose(one.x, two.x).any()
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_trace_holds_the_mean_log_density_from_the_start_to_the_end() -> None:
-    mixture = anisotropic()
-    u, angle = on_arc(mixture, 0.3, 50)
+def test_the_trace_holds_the_mean_energy_from_the_start_to_the_end() -> None:
+    mixture, level = anisotropic(), 0.3
+    x = draw_at(mixture, level, 50)
     seen: list[int] = []
-    walk = langevin(density_of(mixture), u, angle, steps=9, seed=0, stream="test", on_step=seen.append)
-    level = math.atan(1 / 0.3)
-    mean, std = torch.tensor(math.sin(level) / STD), torch.tensor(math.cos(level))
-    exact = torch.stack([mixture.log_density(points, mean, std).mean() for points in (u, walk.u)])
-    torch.testing.assert_close(walk.trace[[0, -1]] - math.log(2 * math.pi), exact)
-    torch.testing.assert_close(walk.trace[-1], walk.log_density.mean())
+    walk = walk_in(mixture, level, x, 9, on_step=seen.append)
+    length = math.hypot(1, level)
+    mean, std = torch.tensor(1 / length / STD), torch.tensor(level / length)
+    exact = torch.stack([-mixture.log_density(points, mean, std).mean() for points in (x, walk.x)])
+    torch.testing.assert_close(walk.trace[[0, -1]] + math.log(2 * math.pi), exact)
+    torch.testing.assert_close(walk.trace[-1], walk.energy.mean())
     assert (len(walk.trace), walk.evaluations, seen) == (10, 10, list(range(1, 10)))
 
 
 def test_what_cannot_be_walked_is_refused() -> None:
-    u, angle = torch.zeros(3, 2), torch.zeros(3)
+    x, call = torch.zeros(3, 2), {"seed": 0, "stream": "test"}
     with pytest.raises(ConfigError, match="steps = 0"):
-        langevin(standard_normal, u, angle, steps=0, seed=0, stream="test")
+        langevin(standard_normal, x, 1.0, steps=0, **call)
     with pytest.raises(ConfigError, match="hmc") as caught:
-        langevin(standard_normal, u, angle, steps=1, seed=0, stream="test", method="hmc")
+        langevin(standard_normal, x, 1.0, steps=1, method="hmc", **call)
     assert caught.value.hint is not None
     assert "mala" in caught.value.hint
     with pytest.raises(SolverError, match="2 of 3 starting points"):
-        langevin(
-            lambda u, angle: (torch.tensor([math.nan, 0, math.inf]), 0 * u), u, angle, steps=1, seed=0, stream="test"
-        )
+        langevin(lambda x: (torch.tensor([math.nan, 0, math.inf]), 0 * x), x, 1.0, steps=1, **call)
     with pytest.raises(SolverError, match="3 of 3 chains left the finite numbers"):
-        langevin(
-            lambda u, angle: (-u.pow(4).sum(1), -4 * u**3), u + 9, angle, steps=9, seed=0, stream="test", method="ula"
-        )
+        langevin(lambda x: (x.pow(4).sum(1), -4 * x**3), x + 9, 1.0, steps=9, method="ula", **call)
