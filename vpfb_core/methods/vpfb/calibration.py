@@ -145,8 +145,11 @@ def _constants(
         excess = epsilon.cpu().double().flatten(1).square().sum(1) - z[0].numel()
         gains.append(math.sin(angle) ** 2 * _without(gain, excess))
         tilts.append(math.tan(angle) * _without(tilt, excess))
-    integral = _integrate(torch.stack(gains), noises, potential.angle_range[0])
-    return integral - torch.stack(tilts) - 0.5 * z[0].numel() * math.log(2 * math.pi)
+    gain, tilt = torch.stack(gains), torch.stack(tilts)
+    if not (gain.isfinite().all() and tilt.isfinite().all()):
+        raise DivergedError(_NOT_FINITE, hint="train it again")
+    prior = -0.5 * z[0].numel() * math.log(2 * math.pi)
+    return prior + _integrate(gain, noises, potential.angle_range[0]) - tilt
 
 
 def _pair(
@@ -236,8 +239,6 @@ def _integrate(gains: Tensor, noises: Sequence[float], start: float) -> Tensor:
 
 
 def _summary(estimates: Tensor) -> Constants:
-    if not estimates.isfinite().all():
-        raise DivergedError(_NOT_FINITE, hint="train it again")
     n = estimates.shape[1]
     return Constants(_rounded(estimates.mean(1)), _rounded(estimates.std(1) / math.sqrt(n)), n)
 
