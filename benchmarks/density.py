@@ -26,7 +26,7 @@ import vpfb_core as vpfb
 from vpfb_core import data
 from vpfb_core.methods.likelihood import log_likelihood
 from vpfb_core.methods.transport import Solver
-from vpfb_core.methods.vpfb.calibration import calibrate, unnormalised
+from vpfb_core.methods.vpfb.estimation import calibrate, unnormalised
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.methods.vpfb.potential import Potential

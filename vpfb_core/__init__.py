@@ -4,7 +4,7 @@ One scalar potential Φ(x, t) whose gradient carries Gaussian noise to data (Loo
 
     import vpfb_core as vpfb
     model = vpfb.load("digits")
-    images = model.sample(64, seed=0)
+    images = model.sample(64, seed=0).images
 
 Names are imported when they are first used, so that `import vpfb_core` costs nothing and loads no torch.
 """
@@ -12,7 +12,14 @@ Names are imported when they are first used, so that `import vpfb_core` costs no
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vpfb_core import data, errors, networks
+    from vpfb_core.api import Model, load, train
+    from vpfb_core.config import TrainConfig
+    from vpfb_core.methods.vpfb import homotopy, objectives
+    from vpfb_core.methods.vpfb.potential import Potential
 
 __version__ = "0.1.0"
 
@@ -31,7 +38,19 @@ _NAMES = {
     "train": "api",
 }
 
-__all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]
+__all__ = [
+    "Model",
+    "Potential",
+    "TrainConfig",
+    "__version__",
+    "data",
+    "errors",
+    "homotopy",
+    "load",
+    "networks",
+    "objectives",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -43,4 +62,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vpfb_core.config import TrainConfig
-from vpfb_core.model import files
+from vpfb_core.model import model_file
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training import session
 from vpfb_core.training.progress import Progress, Result
@@ -31,7 +31,7 @@ class Model(TrainedModel):
     bits_per_dim = density.bits_per_dim
     blur = density.blur
     score = scores.score
-    save = files.save
+    save = model_file.save
 
     @classmethod
     def of(cls, trained: TrainedModel) -> Model:
@@ -40,8 +40,8 @@ class Model(TrainedModel):
 
 
 def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", weights: str = "ema") -> Model:
-    """Load a model: a .safetensors file, a run folder, or a built-in name; arguments and errors as of `files.load`."""
-    return files.load(Model, name, device=device, weights=weights)
+    """Load a model file, a run folder or a built-in model; arguments and errors as of `model_file.load`."""
+    return model_file.load(Model, name, device=device, weights=weights)
 
 
 def train(

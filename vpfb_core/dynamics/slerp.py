@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vpfb_core.errors import ConfigError
 
-# Below this sine of the angle between two vectors, the great circle through them is lost in rounding.
+# Below this sine of the turn between two vectors, the great circle through them is lost in rounding.
 LEAST_SINE = 1e-4
 
 
@@ -35,10 +35,10 @@ def slerp(start: Tensor, end: Tensor, frames: int) -> Tensor:
     first, last = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     tiny = torch.finfo(a.dtype).tiny
     from_start, from_end = a / first.clamp(min=tiny), b / last.clamp(min=tiny)
-    angle = torch.acos((from_start * from_end).sum(1, keepdim=True).clamp(-1, 1))
-    turns = (torch.sin(angle) > LEAST_SINE) & (first > 0) & (last > 0)
-    length = ((1 - fractions) * first + fractions * last) / torch.where(turns, torch.sin(angle), 1.0)
-    turned = length * (torch.sin((1 - fractions) * angle) * from_start + torch.sin(fractions * angle) * from_end)
+    turn = torch.acos((from_start * from_end).sum(1, keepdim=True).clamp(-1, 1))
+    turns = (torch.sin(turn) > LEAST_SINE) & (first > 0) & (last > 0)
+    length = ((1 - fractions) * first + fractions * last) / torch.where(turns, torch.sin(turn), 1.0)
+    turned = length * (torch.sin((1 - fractions) * turn) * from_start + torch.sin(fractions * turn) * from_end)
     path = torch.where(turns, turned, line).reshape(frames, *start.shape).to(start.dtype)
     path[0], path[-1] = start, end
     return path

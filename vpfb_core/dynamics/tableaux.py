@@ -157,7 +157,7 @@ RK4 = Tableau(
 HALFWAY = Tableau("halfway", 1, (1 / 2,), ((),), (1.0,))
 AB2 = AdamsBashforth("ab2", 2, start=EULER)
 AB3 = AdamsBashforth("ab3", 3, start=MIDPOINT)
-# The arc begins so: of pure noise the velocity knows nothing, ∇N(u, 0) = E[z] whatever u.
+# A flow from pure noise begins so: there the velocity is the mean of the data, whatever the noise.
 ARC3 = AdamsBashforth("arc3", 3, start=HALFWAY)
 BOSH3 = Tableau(
     "bosh3",

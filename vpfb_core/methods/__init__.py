@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from vpfb_core import names
 from vpfb_core.errors import ConfigError
+from vpfb_core.methods.vpfb import version_1
 
 if TYPE_CHECKING:
     from vpfb_core.methods.base import Method
+
+__all__ = ["build", "find", "gives", "register", "require", "version_1"]
 
 
 _registered: dict[str, type[Method]] = {}  # by `register`, beside those that `names.METHODS` says where to import

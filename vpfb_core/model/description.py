@@ -12,7 +12,7 @@ from typing import Any
 
 from vpfb_core.errors import CheckpointError
 from vpfb_core.machine import container
-from vpfb_core.model import version_1
+from vpfb_core.methods import version_1
 
 LARGEST_SIDE = 2**16  # pixels
 

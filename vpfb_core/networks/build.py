@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.networks.base import Network
 from vpfb_core.networks.mlp import MLP
+from vpfb_core.networks.network import Network
 from vpfb_core.networks.paper import PaperUNet
 from vpfb_core.networks.unet import UNet
 
@@ -47,14 +47,6 @@ def build(description: dict[str, Any], seed: int = 0) -> Network:
             return network(**arguments)
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
             raise ConfigError(f"the network {name!r} cannot be built from {arguments}: {error}") from error
-
-
-def current_name(name: str) -> str:
-    """Today's name of a network's tensor, given its name in a file of format version 1; other names stay as they are.
-
-    The name may carry a prefix, such as "ema/".
-    """
-    return name.replace("embedding.angle.", "embedding.level.")
 
 
 def require_shape(description: dict[str, Any], shape: tuple[int, ...], classes: tuple[int, ...]) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.networks.base import Network
 from vpfb_core.networks.embedding import ConditionEmbedding
+from vpfb_core.networks.network import Network
 from vpfb_core.settings import Settings, setting
 
 

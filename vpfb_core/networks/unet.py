@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.networks.base import ImageNetwork, ImageNetworkSettings, level_sizes
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.embedding import ConditionEmbedding
+from vpfb_core.networks.network import ImageNetwork, ImageNetworkSettings, level_sizes
 from vpfb_core.networks.normalization import NormSiLU
 from vpfb_core.settings import setting
 

@@ -21,7 +21,7 @@ from vpfb_core.errors import (
 from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.devices import memory_in_use
 from vpfb_core.machine.distributed import Group
-from vpfb_core.model import files
+from vpfb_core.model import model_file
 from vpfb_core.model.runs import Run
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training.checks import spread
@@ -249,7 +249,7 @@ class Loop:
         first = next(iter(found.validation.values()))
         if math.isnan(self.best) or first < self.best:
             self.best = first
-            files.save(self._model(), self.folder.best)
+            model_file.save(self._model(), self.folder.best)
         self.clock.check_seconds = time.monotonic() - began
         self._plan_next_check()
 

@@ -19,7 +19,7 @@ from vpfb_core.errors import DataError
 from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.files import clear_leftovers, write_bytes
 from vpfb_core.methods.base import Field
-from vpfb_core.model import files
+from vpfb_core.model import model_file
 from vpfb_core.model.runs import Run, new_run
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training import log
@@ -113,7 +113,7 @@ class Record:
             kept = {"data": self.fingerprint, "config": self.decisive(), "versions": versions()}
             save_state(self.folder, tensors(), counters, {**about, **kept}, self.plan.config.run.keep)
             self.saved = counters
-        files.save(model, self.folder.model)
+        model_file.save(model, self.folder.model)
         write_bytes(self.folder.card, model_card(model).encode())
         if skipped := self.plan.images.skipped:
             write_bytes(self.folder.skipped, table(skipped))

@@ -8,7 +8,7 @@ from typing import Any
 
 from vpfb_core.config import as_json, located
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.model import files
+from vpfb_core.model import model_file
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training.record import Record
 from vpfb_core.training.state import Restored, read_state
@@ -56,7 +56,7 @@ def _require_same_run(record: Record, fingerprint: str, config: dict[str, Any]) 
 def take_over(record: Record, model: TrainedModel) -> bool:
     """Give the model of a finished run its calibration; False if its file is lost, but not the weights."""
     try:
-        finished = files.load(TrainedModel, record.folder.model, device=record.plan.config.machine.device)
+        finished = model_file.load(TrainedModel, record.folder.model, device=record.plan.config.machine.device)
     except CheckpointError as error:
         if not model.about["step"]:
             raise

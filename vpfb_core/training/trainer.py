@@ -18,8 +18,8 @@ from vpfb_core.errors import StepTooLargeError, is_out_of_memory
 from vpfb_core.machine import noise
 from vpfb_core.machine.devices import place_network
 from vpfb_core.machine.distributed import Group
+from vpfb_core.methods import version_1
 from vpfb_core.methods.base import Batch, DataShape, Field, Loss, Method, Moment
-from vpfb_core.model import version_1
 from vpfb_core.training import ema
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

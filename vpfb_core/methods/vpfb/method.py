@@ -13,7 +13,8 @@ from vpfb_core import names
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.base import Batch, DataShape, Loss, Method, MethodSettings, Moment, Validation
-from vpfb_core.methods.vpfb import calibration, homotopy
+from vpfb_core.methods.vpfb import estimation as calibration
+from vpfb_core.methods.vpfb import homotopy
 from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.homotopy import Homotopy

@@ -20,7 +20,7 @@ from vpfb_core.methods.vpfb import objectives
 from vpfb_core.model.trained import Model
 from vpfb_core.uses import evaluation
 from vpfb_core.uses.evaluation import distances, features, neighbours, real
-from vpfb_core.uses.evaluation.plan import FLOW_IMAGES
+from vpfb_core.uses.evaluation.preparation import FLOW_IMAGES
 from vpfb_core.uses.pictures import to_bytes
 
 METRICS = ("frechet", "kernel", "precision", "recall", "density", "coverage", "1nn", "residual", "bpd")

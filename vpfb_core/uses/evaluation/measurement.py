@@ -18,7 +18,7 @@ from vpfb_core.uses import density
 from vpfb_core.uses.draw import sample
 from vpfb_core.uses.evaluation import cache, distances, features, neighbours
 from vpfb_core.uses.evaluation.metrics import METRICS
-from vpfb_core.uses.evaluation.plan import Plan
+from vpfb_core.uses.evaluation.preparation import Plan
 from vpfb_core.uses.evaluation.weights import is_standard
 from vpfb_core.uses.pictures import to_bytes
 

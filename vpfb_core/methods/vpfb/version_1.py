@@ -40,17 +40,18 @@ def upgraded(document: dict[str, Any]) -> dict[str, Any]:
 
 def model_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a network by their names in the field of today."""
-    from vpfb_core.networks import current_name  # this module is read without torch
-
-    return {_FIELD + current_name(name): tensor for name, tensor in tensors.items()}
+    return {_FIELD + _current(name): tensor for name, tensor in tensors.items()}
 
 
 def state_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a training state by their names of today."""
-    from vpfb_core.networks import current_name  # this module is read without torch
-
     renamed = {}
     for name, tensor in tensors.items():
         prefix = next((prefix for prefix in _STATE_PREFIXES if name.startswith(prefix)), None)
-        renamed[name if prefix is None else prefix + _FIELD + current_name(name.removeprefix(prefix))] = tensor
+        renamed[name if prefix is None else prefix + _FIELD + _current(name.removeprefix(prefix))] = tensor
     return renamed
+
+
+def _current(name: str) -> str:
+    """Today's name of a network's tensor."""
+    return name.replace("embedding.angle.", "embedding.level.")

@@ -1,0 +1,133 @@
+"""The rules of the house: who may speak of what, and that imports point one way."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vpfb_core
+from vpfb_core import names
+
+ROOT = Path(vpfb_core.__file__).parent
+FLOORS = ("settings", "machine", "networks", "data", "dynamics", "methods", "model", "uses", "training", "api")
+LOOSE = {"__init__", "api", "config", "errors", "names", "settings"}
+# The public names of VPFB's building blocks are given here, and what people type there.
+PUBLIC = {ROOT / "__init__.py", ROOT / "names.py"}
+
+
+def sources(*, outside: str) -> list[Path]:
+    """The modules of both packages outside of a folder of vpfb_core."""
+    found = [*ROOT.rglob("*.py"), *(ROOT.parent / "vpfb_cli").rglob("*.py")]
+    return [path for path in found if ROOT / outside not in path.parents and path not in PUBLIC]
+
+
+def words(path: Path) -> Iterator[tuple[str, int]]:
+    """Every word of a file, those of names, strings and comments, and its line."""
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+        for word in re.findall(r"[A-Za-z0-9φΦ_]+", token.string):
+            for part in word.split("_"):
+                yield part.lower(), token.start[0]
+
+
+def test_nothing_outside_of_vpfb_speaks_of_the_arc() -> None:
+    own = {"angle", "angles", "φ", "phi", "arc", "homotopy", "homotopies"}
+    found = [
+        (path, line, word) for path in sources(outside="methods/vpfb") for word, line in words(path) if word in own
+    ]
+    borrows = ROOT / "methods" / "flow_matching.py"  # the same path from noise to data, and its coordinates
+    assert [entry for entry in found if entry[0] != borrows] == []
+
+
+def test_nothing_outside_of_methods_names_a_method() -> None:
+    for path in sources(outside="methods"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                modules = (
+                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
+                )
+                assert not [each for each in modules if re.match(r"vpfb_core\.methods\.(vpfb|flow_matching)", each)], (
+                    path
+                )
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value not in names.METHODS.keys() - {"vpfb"}, (path, node.lineno)
+            if isinstance(node, ast.Compare):  # "vpfb" is also the name of the program
+                compared = [each.value for each in node.comparators if isinstance(each, ast.Constant)]
+                assert "vpfb" not in compared, (path, node.lineno)
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms of vpfb_core that a module imports when it is imported itself."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    checking = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If)
+                and ast.unparse(node.test) == "TYPE_CHECKING" for inner in ast.walk(node)}  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("vpfb_core"):
+            if id(node) in checking:
+                continue
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {each.name for each in node.names}
+    return found
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_imports_point_down_the_floors(floor: str) -> None:
+    above = set(FLOORS[FLOORS.index(floor) + 1 :])
+    files = [ROOT / f"{floor}.py"] if (ROOT / f"{floor}.py").is_file() else list((ROOT / floor).rglob("*.py"))
+    for path in files:
+        assert not imports(path) & above, path
+
+
+def test_the_core_does_not_know_the_command_line() -> None:
+    for path in ROOT.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                modules = (
+                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
+                )
+                assert not [each for each in modules if each.split(".")[0] in ("typer", "rich", "vpfb_cli")], path
+
+
+def test_no_loose_modules_and_no_two_modules_of_one_name() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} == LOOSE
+    counted = Counter(path.stem for path in ROOT.rglob("*.py") if path.stem != "__init__")
+    assert [name for name, count in counted.items() if count > 1] == []
+
+
+def test_what_the_registry_says_of_methods_is_so() -> None:
+    from vpfb_core import methods, networks
+    from vpfb_core.methods.base import DataShape, Transports
+
+    for name, row in names.METHODS.items():
+        method = methods.build(name, {})
+        network = networks.build({"name": "unet", "channels": 1, "size": 8, "widths": [4]})
+        field = method.field(network, DataShape((1, 8, 8)))
+        assert method.name == name
+        assert set(row.gives) == {
+            *(["energy"] if field.levels is not None else []), *(["flow"] if isinstance(field, Transports) else []),
+        }  # fmt: skip
+
+
+def test_the_names_that_people_type_are_those_of_the_modules() -> None:
+    from vpfb_core.dynamics.tableaux import METHODS
+    from vpfb_core.methods.vpfb.homotopy import SCHEDULES
+    from vpfb_core.methods.vpfb.objectives import OBJECTIVES
+    from vpfb_core.networks.build import NETWORKS
+    from vpfb_core.training.presets import PRESETS
+    from vpfb_core.uses.ood.scores import SCORES
+
+    assert tuple(METHODS) == names.SOLVERS
+    assert tuple(SCHEDULES) == names.SCHEDULES
+    assert tuple(OBJECTIVES) == names.OBJECTIVES
+    assert tuple(PRESETS) == names.PRESETS
+    assert tuple(SCORES) == names.SCORES
+    assert tuple(NETWORKS) == names.NETWORKS
