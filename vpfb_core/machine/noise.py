@@ -21,13 +21,18 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
     return torch.Generator(device=device).manual_seed(derive_seed(*key))
 
 
-@contextlib.contextmanager
-def lent_global_generator(device: torch.device, *key: int | str) -> Iterator[None]:
-    """Within, the device's global generator is seeded by a key; afterwards it is as it was.
+def lent_global_generator(device: torch.device, *key: int | str) -> contextlib.AbstractContextManager[None]:
+    """`seeded_global_generator` with the seed of a key."""
+    return seeded_global_generator(device, derive_seed(*key))
 
-    For layers such as dropout that draw from nothing else. No other device's generator is touched.
+
+@contextlib.contextmanager
+def seeded_global_generator(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed the device's global generator inside the context, and restore it afterwards.
+
+    This is for code of torch that draws from nothing else, such as dropout layers and the initialisation of weights.
+    The generators of other devices stay untouched, whereas `torch.manual_seed` seeds all of them.
     """
-    seed = derive_seed(*key)
     if device.type == "mps":
         state = torch.mps.get_rng_state()
         torch.mps.manual_seed(seed)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine import noise
 from vpfb_core.networks.mlp import MLP
 from vpfb_core.networks.network import Network
 from vpfb_core.networks.paper import PaperUNet
@@ -30,7 +31,7 @@ def find(name: str) -> type[Network]:
 
 
 def build(description: dict[str, Any], seed: int = 0) -> Network:
-    """A network with weights drawn from `seed`; the global generator is left as it was.
+    """Build a network with initial weights drawn from `seed`; no global generator changes, of whatever device.
 
     Args:
         description: {"name": "unet", …} with the arguments of the class.
@@ -40,13 +41,12 @@ def build(description: dict[str, Any], seed: int = 0) -> Network:
     arguments = dict(description)
     name = arguments.pop("name", None)
     network = find(str(name))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            _require_bounded(arguments)
+    try:
+        _require_bounded(arguments)
+        with noise.seeded_global_generator(torch.device("cpu"), seed):
             return network(**arguments)
-        except (TypeError, ValueError, IndexError, RuntimeError) as error:
-            raise ConfigError(f"the network {name!r} cannot be built from {arguments}: {error}") from error
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise ConfigError(f"the network {name!r} cannot be built from {arguments}: {error}") from error
 
 
 def require_shape(description: dict[str, Any], shape: tuple[int, ...], classes: tuple[int, ...]) -> None:

@@ -1,8 +1,8 @@
-"""What torch.compile has to know of the layers whose derivatives are written out.
+"""What torch.compile must know about the layers that have their own derivatives.
 
-It traces the backward pass of a `torch.autograd.Function` once, as something without a derivative of its own, so that a
-training step, which differentiates it again, would silently lose terms. A function that is kept whole is left to
-AOTAutograd, which runs it as eager mode does, with both derivatives.
+torch.compile traces the backward pass of a `torch.autograd.Function` as if it had no derivative. A training step that
+differentiates twice would silently lose terms. A function that is marked here is not traced into: AOTAutograd runs it
+as in eager mode, with both derivatives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _told = False
 
 
 def keep_whole(function: F) -> F:
-    """Mark a function that must not be traced into. It costs nothing until `tell_compiler`."""
+    """Mark a function that torch.compile must not trace into. This alone does not load the compiler."""
     _functions.append(function)
     return function
 
@@ -33,5 +33,5 @@ def tell_compiler() -> None:
 
 
 def traced_unprepared() -> bool:
-    """Whether torch.compile is at work without having been told: layers then do the same in torch's own operations."""
+    """Whether torch.compile is tracing before `tell_compiler`; layers then use torch's own operations instead."""
     return torch.compiler.is_compiling() and not _told

@@ -1,9 +1,9 @@
-"""A convolution whose second derivative costs what its first does.
+"""A convolution whose second derivative costs as much as its first.
 
-A training step differentiates the network's gradient once more. torch computes the second derivative of a convolution
-with a kernel as large as the image, which can take longer than the rest of the step. But the backward pass of a
-convolution is again one, transposed, so its own derivatives are a convolution and a kernel's gradient, for which every
-backend has fast routines. Here they are used.
+A training step may differentiate the network's gradient once more. torch computes the second derivative of a
+convolution with a kernel as large as the image, which can take longer than the rest of the step. But the backward pass
+of a convolution is a transposed convolution. Its derivatives are a convolution and the gradient of a kernel, for which
+every backend has fast routines. This module uses them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from vpfb_core.networks.compiling import keep_whole, traced_unprepared
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` (one group, zero padding), differentiable any number of times; the second costs as the first."""
+    """`nn.Conv2d` with one group and zero padding, differentiable any number of times at the cost of the first."""
 
     def forward(self, features: Tensor) -> Tensor:
         if traced_unprepared():
             return super().forward(features)
         weight, bias, padding = self.weight, self.bias, self.padding[0]
-        assert isinstance(padding, int)  # and not "same"
+        assert isinstance(padding, int)  # "same" is not supported
         device = features.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -34,7 +34,7 @@ class Conv2d(nn.Conv2d):
 
 @keep_whole
 def convolution(features: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
-    """`F.conv2d`, differentiable as above."""
+    """`F.conv2d` with the derivatives of this module."""
     output: Tensor = _Convolution.apply(features, weight, bias, stride, padding)
     return output
 
@@ -50,7 +50,7 @@ class _Convolution(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
         features, weight, _, ctx.stride, ctx.padding = inputs
         ctx.shape = features.shape
-        # Only the weight's gradient wants the features, and a model that is used has none.
+        # Only the weight's gradient needs the features, and it is not computed outside training.
         ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, weight)
 
     @staticmethod
@@ -69,12 +69,12 @@ class _Convolution(torch.autograd.Function):
 class _Transposed(torch.autograd.Function):
     """The backward pass of a convolution: gradient (N, K, H', W'), weight (K, C, k, k) → (N, C, H, W) = `shape`.
 
-    It is linear in the gradient and in the weight; its derivative in the one is the convolution itself.
+    It is linear in the gradient and in the weight. Its derivative with respect to the gradient is the convolution.
     """
 
     @staticmethod
     def forward(gradient: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
-        features = gradient.new_empty(shape)  # only its shape is read
+        features = gradient.new_empty(shape)  # only its shape is used
         return _backward(gradient, features, weight, stride, padding, (True, False, False))[0]
 
     @staticmethod
@@ -94,15 +94,19 @@ class _Transposed(torch.autograd.Function):
 
 
 def leads_to(ctx: Any, index: int) -> bool:
-    """Whether the backward pass at hand wants the gradient of this input; what is no tensor comes after all that are.
+    """Whether the current backward pass needs the gradient of an input.
 
-    `needs_input_grad` says whether some pass could: of the weight too while only the image's gradient is asked for.
+    `needs_input_grad` says whether any pass may need it: it is also true of the weight while only the gradient of the
+    image is computed.
+
+    Args:
+        index: of the input. Inputs that are tensors must come before all others.
     """
     if not ctx.needs_input_grad[index]:
         return False
     try:
         wanted: bool = torch._C._will_engine_execute_node(ctx.next_functions[index][0])
-    except RuntimeError:  # it does not answer for a leaf that autograd.grad was asked for
+    except RuntimeError:  # torch does not answer for a leaf that autograd.grad was called with
         return True
     return wanted
 

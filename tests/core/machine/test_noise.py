@@ -86,3 +86,18 @@ def test_uniform_noise_fills_a_cell_and_signs_are_fair() -> None:
     signs = noise.signs((100,), 0, range(100), "stream")
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     assert abs(signs.mean()) < 4 / 100
+
+
+def test_a_seeded_global_generator_draws_by_its_seed_and_comes_back_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    cpu, before = torch.device("cpu"), torch.get_rng_state()
+    with noise.seeded_global_generator(cpu, 5):
+        drawn = torch.rand(4)
+    with pytest.raises(ZeroDivisionError), noise.lent_global_generator(cpu, 5, "stream"):
+        keyed = torch.rand(4)
+        raise ZeroDivisionError
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(drawn, torch.rand(4, generator=torch.Generator().manual_seed(5)))
+    assert torch.equal(keyed, torch.rand(4, generator=noise.generator(5, "stream")))
+    assert not seeded, "the generators of other devices stay as they were"

@@ -9,10 +9,7 @@ import torch
 from torch import nn
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.machine import container
-from vpfb_core.model.runs import find_model
-from vpfb_core.model.trained import REFERENCE
-from vpfb_core.networks import MLP, PaperUNet, UNet, build, current_name
+from vpfb_core.networks import MLP, PaperUNet, UNet, build
 from vpfb_core.networks.embedding import ConditionEmbedding, LevelFeatures
 from vpfb_core.networks.unet import Attention, Block, Prototypes, from_patches, to_patches
 
@@ -304,16 +301,30 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 @every_network
-def test_build_depends_on_the_seed_alone_and_leaves_the_global_generator(name: str) -> None:
+def test_build_depends_on_the_seed_alone_and_leaves_the_global_generators(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    monkeypatch.setattr(torch.mps, "manual_seed", seeded.append)
     before = torch.get_rng_state()
     first = build(DESCRIPTIONS[name], seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1234)
-        again, other = build(DESCRIPTIONS[name], seed=1), build(DESCRIPTIONS[name], seed=2)
+    torch.rand(3)
+    again, other = build(DESCRIPTIONS[name], seed=1), build(DESCRIPTIONS[name], seed=2)
+    assert not seeded, "torch.manual_seed would seed every device"
     for key, value in first.state_dict().items():
         assert torch.equal(again.state_dict()[key], value)
     assert any(not torch.equal(other.state_dict()[key], value) for key, value in first.state_dict().items())
+
+
+def test_initial_weights_are_those_of_torch_after_its_global_seed() -> None:
+    built = build(DESCRIPTIONS["unet"], seed=3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        expected = UNet(**{key: value for key, value in DESCRIPTIONS["unet"].items() if key != "name"})
+    for key, value in expected.state_dict().items():
+        assert torch.equal(built.state_dict()[key], value)
 
 
 @every_network
@@ -352,25 +363,3 @@ def test_error_for_an_unknown_network_lists_the_known_ones() -> None:
     assert caught.value.hint is not None
     assert "unet" in caught.value.hint
     assert "mlp" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("stored", "current"),
-    [
-        ("embedding.angle.1.weight", "embedding.level.1.weight"),
-        ("adam/exp_avg/embedding.angle.3.bias", "adam/exp_avg/embedding.level.3.bias"),
-        ("embedding.level.1.weight", "embedding.level.1.weight"),
-        ("embedding.groups.0.weight", "embedding.groups.0.weight"),
-        ("first.weight", "first.weight"),
-    ],
-)
-def test_a_tensor_of_a_file_of_format_version_1_is_found_under_its_current_name(stored: str, current: str) -> None:
-    assert current_name(stored) == current
-
-
-@pytest.mark.parametrize("name", ["digits", "shapes"])
-def test_tensors_of_the_built_in_models_are_those_of_the_networks_that_they_describe(name: str) -> None:
-    stored = container.read(find_model(name), "model")
-    network = build(stored.document["network"])
-    tensors = {current_name(name): tensor for name, tensor in stored.tensors.items() if not name.startswith(REFERENCE)}
-    network.load_state_dict(tensors)
