@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping
 
 import torch
+from models import vpfb_model
 from problems import STD, ExactNetwork, Mixture
 from torch import Tensor, nn
 
+from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.homotopy import OT, Homotopy
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model
 
 COLOURS = (ConditionGroup("colour", ("red", "green", "blue")),)
 SCHEDULE = OT(sigma_min=0.01)
@@ -76,19 +77,26 @@ def exact_model(
     *,
     shifts: Mapping[Condition, float] | None = None,
     errors: Mapping[Condition, float] | None = None,
+    schedule: Homotopy = SCHEDULE,
 ) -> Model:
-    """A calibrated model of these densities, one a condition; () alone for an unconditional one.
+    """A calibrated model of these densities, one per condition; () alone for an unconditional one.
 
     Args:
         shifts: nats that N has too much of, as a network may; the normaliser knows of them.
         errors: nats that the normaliser is wrong by.
     """
     shifts, errors = shifts or {}, errors or {}
-    potential = Potential(ExactClasses(densities, shifts), SCHEDULE, STD).eval().requires_grad_(False)
+    potential = Potential(ExactClasses(densities, shifts), schedule, STD)
     dimension, noise = next(iter(densities.values())).dimension, levels(potential)
     constants = {}
     for condition in densities:
         value = -0.5 * dimension * math.log(2 * math.pi) - shifts.get(condition, 0) + errors.get(condition, 0)
         constants[condition] = Constants((value,) * len(noise), (0.0,) * len(noise), 1)
     normaliser = Normaliser(dimension, noise, constants)
-    return Model(potential, {}, Statistics((0.5,), 0.05), (1, 1, dimension), groups, normaliser=normaliser)
+    return vpfb_model(
+        potential,
+        statistics=Statistics((0.5,), 0.05),
+        shape=(1, 1, dimension),
+        groups=groups,
+        normaliser=normaliser,
+    )

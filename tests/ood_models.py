@@ -6,17 +6,18 @@ import math
 from collections.abc import Callable
 
 import torch
+from models import vpfb_model
 from torch import Tensor, nn
 
+from vpfb_core.api import Model
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model
 
 SHAPE = (1, 2, 2)
 
 
-class Field(nn.Module):
+class Function(nn.Module):
     """A network that is the function N(u (N, d), φ) itself."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -38,9 +39,12 @@ def turning(u: Tensor, angle: Tensor) -> Tensor:
     return torch.cos(angle) * u[:, 0] + torch.sin(angle) * u[:, 1]
 
 
-def model_of(function: Callable[[Tensor, Tensor], Tensor] = gaussian, shape: tuple[int, int, int] = SHAPE) -> Model:
-    potential = Potential(Field(function), OT(sigma_min=0.01), 0.5).eval().requires_grad_(False)
-    return Model(potential, {}, Statistics((0.5,) * shape[0], 0.25), shape)
+def model_of(
+    function: Callable[[Tensor, Tensor], Tensor] = gaussian, shape: tuple[int, int, int] = SHAPE, floor: float = 0.01
+) -> Model:
+    """The model of data of mean 0.5 and deviation 0.25 whose network is this function."""
+    potential = Potential(Function(function), OT(sigma_min=floor), 0.5)
+    return vpfb_model(potential, statistics=Statistics((0.5,) * shape[0], 0.25), shape=shape)
 
 
 def images_of(n: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Tensor:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import vpfb_core as vpfb
 from vpfb_core import networks
+from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.ode import Status
@@ -20,7 +21,6 @@ from vpfb_core.machine.devices import place_network
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.model import runs
-from vpfb_core.model.trained import Model
 
 GROUPS = (ConditionGroup("shape", ("circle", "square")), ConditionGroup("large", ("~large", "large")))
 

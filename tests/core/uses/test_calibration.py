@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import vpfb_core as vpfb
+from vpfb_core.api import Model
 from vpfb_core.errors import DataError
-from vpfb_core.model.trained import Model
 from vpfb_core.training import loop
 from vpfb_core.uses import calibration as finishing
 from vpfb_core.uses.calibration import affordable, finish

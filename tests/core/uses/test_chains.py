@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import vpfb_core as vpfb
+from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.slerp import rms_distance
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model
 
 SHAPE = (1, 2, 2)
 STD = 0.1  # of the pixels: five deviations fit into [0, 1]

@@ -11,13 +11,13 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core import networks
+from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model
 from vpfb_core.uses import density
 
 STATISTICS = Statistics((0.4,), 0.2)

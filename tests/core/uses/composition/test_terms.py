@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from composed_models import exact_model, gaussian
 
+from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.model.trained import Model
 from vpfb_core.uses.composition import Composition, parse
 from vpfb_core.uses.composition.expression import And, ExpressionError, Name, Not
 from vpfb_core.uses.composition.terms import Term, models_named, resolve
@@ -118,9 +118,9 @@ def test_or_needs_calibrated_models_and_the_rest_does_not() -> None:
     model = make()
     with pytest.raises(CheckpointError, match="not calibrated for circle"):
         Composition("(circle | blob) & square", model)
-    model.normaliser = None
+    model.calibration = None
     Composition("circle & ~blob", model)
-    with pytest.raises(CheckpointError, match="no normaliser") as raised:
+    with pytest.raises(CheckpointError, match="the model is not calibrated, so") as raised:
         Composition("circle | blob", model)
     assert raised.value.hint == "vpfb info --calibrate MODEL"
 

@@ -12,12 +12,12 @@ import torch
 from ood_models import model_of
 
 import vpfb_core as vpfb
+from vpfb_core.api import Model
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.transport import DEFAULT_METHOD
 from vpfb_core.methods.vpfb import objectives
-from vpfb_core.model.trained import Model
 from vpfb_core.uses import evaluation
 from vpfb_core.uses.evaluation import distances, features, neighbours, real
 from vpfb_core.uses.evaluation.preparation import FLOW_IMAGES

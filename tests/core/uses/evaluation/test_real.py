@@ -11,9 +11,9 @@ from miniatures import write_mnist
 from ood_models import model_of
 
 import vpfb_core as vpfb
+from vpfb_core.api import Model
 from vpfb_core.data import split
 from vpfb_core.errors import ConfigError, DataError
-from vpfb_core.model.trained import Model
 from vpfb_core.uses.evaluation import real
 
 

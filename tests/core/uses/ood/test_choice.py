@@ -12,13 +12,13 @@ from ood_models import model_of
 
 import vpfb_core as vpfb
 from vpfb_core import networks
+from vpfb_core.api import Model
 from vpfb_core.data import ImageSet, split
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import runs
-from vpfb_core.model.trained import Model
 from vpfb_core.uses.ood import choice
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from ood_models import model_of
 
+from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import DataError
-from vpfb_core.model.trained import Model
 from vpfb_core.uses.ood.ranking import rank
 from vpfb_core.uses.ood.tables import ranking_table
 

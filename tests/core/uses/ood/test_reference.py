@@ -14,11 +14,11 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 import vpfb_core as vpfb
+from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.model.reference import NEIGHBOURS, Neighbourhood, Readings, Reference, shrunk_covariance
-from vpfb_core.model.trained import Model
 from vpfb_core.uses import ood
 
 

@@ -11,11 +11,11 @@ from ood_models import SHAPE, images_of, model_of, turning, unit
 from problems import STD, ExactNetwork, anisotropic
 from torch import Tensor
 
+from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model
 from vpfb_core.uses import ood
 from vpfb_core.uses.ood.readings import LEVELS, SCALAR_LEVEL, levels_of, read, read_all, scalar_level
 from vpfb_core.uses.ood.scores import find_scores
