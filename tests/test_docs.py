@@ -69,12 +69,12 @@ def imports() -> Iterator[tuple[str, str]]:
                 yield module, str(node.module)
 
 
-def test_every_module_has_a_floor() -> None:
+def test_every_room_has_a_floor_on_the_architecture_page() -> None:
     rooms = {path.stem for path in CORE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert rooms - {"__init__", "assets"} == floors().keys()
 
 
-def test_imports_point_down_the_floors() -> None:
+def test_imports_point_down_the_floors_of_the_architecture_page() -> None:
     floor = floors()
     upwards = [
         f"{module} imports {imported}"
@@ -82,19 +82,6 @@ def test_imports_point_down_the_floors() -> None:
         if room_of(module) != "__init__" and floor[room_of(imported)] > floor[room_of(module)]
     ]
     assert upwards == []
-
-
-def test_rooms_of_one_floor_do_not_import_each_other_in_a_circle() -> None:
-    arrows = {(room_of(module), room_of(imported)) for module, imported in imports() if room_of(module) != "__init__"}
-    assert [(one, other) for one, other in arrows if one < other and (other, one) in arrows] == []
-
-
-def test_the_core_prints_nothing_and_knows_no_terminal() -> None:
-    for file in CORE.rglob("*.py"):
-        text = file.read_text("utf-8")
-        assert not re.search(r"^\s*(import|from) (vpfb_cli|typer|rich)\b", text, re.M), file
-        calls = [node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
-        assert not any(isinstance(function, ast.Name) and function.id == "print" for function in calls), file
 
 
 def write_example(name: str, folder: Path) -> None:
