@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 2
-# What safetensors itself allows for a header.
-_LARGEST_HEADER = 100_000_000
-_BEGINNING = 9  # bytes: the length of the header and its first character
+_RESTORE = "restore the file from where it came, or train again"
+
+Entry = tuple[str, str, list[int], Any]  # of a tensor: name, dtype as safetensors names it, shape, bytes
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Checkpoint:
     """What a file holds.
 
     Attributes:
+        tensors: by name.
+        document: JSON values.
         digest: the SHA-256 of both, the same wherever and however often they are written.
     """
 
@@ -43,7 +46,7 @@ def write(path: Path, kind: str, tensors: dict[str, Tensor], document: dict[str,
 
     Args:
         kind: what the file is for ("model", "state"); `read` asks for the same.
-        tensors: any device; stored contiguous.
+        tensors: on any device; stored contiguous.
         document: JSON values; non-finite floats are refused.
     Raises:
         DataError: the file cannot be written.
@@ -51,11 +54,9 @@ def write(path: Path, kind: str, tensors: dict[str, Tensor], document: dict[str,
     from safetensors.torch import save
 
     text = json.dumps({"format": FORMAT_VERSION, "kind": kind, **document}, allow_nan=False)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # The digest reads the layout that safetensors chooses, so the file is laid out once without it.
-    header, data = _split(save(tensors), path)
-    digest = _digest(text, header, data)
-    write_bytes(path, save(tensors, metadata={"vpfb": text, "sha256": digest}))
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = _digest(text, [_entry(name, tensor) for name, tensor in stored.items()])
+    write_bytes(path, save(stored, metadata={"vpfb": text, "sha256": digest}))
 
 
 def read(path: Path, kind: str) -> Checkpoint:
@@ -67,8 +68,7 @@ def read(path: Path, kind: str) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    content = _content(path)
-    document, digest = _checked_document(content, path, kind)
+    content, document, digest = _checked(path, kind)
     try:
         return Checkpoint(load(content), document, digest)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -77,93 +77,95 @@ def read(path: Path, kind: str) -> Checkpoint:
 
 def read_document(path: Path, kind: str) -> dict[str, Any]:
     """The JSON document alone, checked as by `read`, without torch."""
-    return _checked_document(_content(path), path, kind)[0]
+    return _checked(path, kind)[1]
 
 
-_RESTORE = "restore the file from where it came, or train again"
+def _checked(path: Path, kind: str) -> tuple[bytes, dict[str, Any], str]:
+    """The bytes of a file, its document, and the digest that was found right."""
+    from safetensors import SafetensorError, deserialize
+
+    metadata = _metadata(path)
+    if "vpfb" not in metadata:
+        raise CheckpointError(f"{path} is a safetensors file, but not one that vpfb wrote")
+    document = _document(metadata["vpfb"], path)
+    try:
+        content = path.read_bytes()
+        entries = [(name, each["dtype"], each["shape"], each["data"]) for name, each in deserialize(content)]
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}", hint=_RESTORE) from error
+    digest = _digest(metadata["vpfb"], entries)
+    if digest != metadata.get("sha256"):
+        raise CheckpointError(f"{path} is damaged: its checksum does not match its content", hint=_RESTORE)
+    if document["kind"] != kind:
+        raise CheckpointError(f"{path} holds a {document['kind']}, not a {kind}")
+    return content, document, digest
 
 
-def _content(path: Path) -> bytes:
-    """The bytes of a file that begins as the format does: others are refused by their first few, however large."""
+def _metadata(path: Path) -> dict[str, str]:
+    """The metadata in the header of a file; only the header is read, however large the file."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         if path.exists() and not path.is_file():
             raise CheckpointError(f"cannot read {path}: it is not a file")
-        with path.open("rb") as file:
-            beginning = file.read(_BEGINNING)
-            _header_size(beginning, path)
-            return beginning + file.read()
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
     except FileNotFoundError as error:
         raise CheckpointError(f"no such file: {path}") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise CheckpointError(_unreadable(path, str(error)), hint=_RESTORE) from error
 
 
-def _checked_document(content: bytes, path: Path, kind: str) -> tuple[dict[str, Any], str]:
-    """The document, and the digest that was found right."""
-    header, data = _split(content, path)
-    metadata = header.get("__metadata__")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("vpfb"), str):
-        raise CheckpointError(f"{path} is a safetensors file, but not one that vpfb wrote")
-    text = metadata["vpfb"]
+def _unreadable(path: Path, reason: str) -> str:
+    """What is wrong with a file that safetensors refuses."""
+    with path.open("rb") as file:
+        beginning = file.read(9)
+    if len(beginning) < 9 or beginning[8:] != b"{":
+        return f"{path} is not a model file (not in safetensors format)"
+    if "InvalidHeaderLength" in reason or "MetadataIncompleteBuffer" in reason:
+        return f"{path} is truncated, or damaged: {reason}"
+    return f"{path} is damaged: its header cannot be read ({reason})"
+
+
+def _document(text: str, path: Path) -> dict[str, Any]:
     try:
         document = json.loads(text)
-        version, found_kind = document["format"], document["kind"]
+        version = document["format"]
+        document["kind"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: its description cannot be read", hint=_RESTORE) from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} was written by a newer vpfb (format {version}; this one reads {FORMAT_VERSION})",
             hint="pip install --upgrade vpfb",
         )
-    digest = _digest(text, header, data)
-    if digest != metadata.get("sha256"):
-        raise CheckpointError(f"{path} is damaged: its checksum does not match its content", hint=_RESTORE)
-    if found_kind != kind:
-        raise CheckpointError(f"{path} holds a {found_kind}, not a {kind}")
-    return document, digest
+    found: dict[str, Any] = document
+    return found
 
 
-def _split(content: bytes, path: Path) -> tuple[dict[str, Any], memoryview]:
-    """(header, tensor bytes) of a safetensors file: 8 bytes of length, a JSON header, the data."""
-    size = _header_size(content, path)
-    if len(content) < 8 + size:
-        raise CheckpointError(f"{path} is truncated: it ends inside its header", hint=_RESTORE)
-    try:
-        header = json.loads(content[8 : 8 + size])
-        entries = [entry for name, entry in header.items() if name != "__metadata__"]
-        expected = max((entry["data_offsets"][1] for entry in entries), default=0)
-        well_formed = all(_is_entry(entry) for entry in entries)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: its header cannot be read", hint=_RESTORE) from error
-    data = memoryview(content)[8 + size :]
-    if not well_formed:
-        raise CheckpointError(f"{path} is damaged: its header does not describe tensors", hint=_RESTORE)
-    if len(data) < expected:
-        raise CheckpointError(f"{path} is truncated: {len(data)} of {expected} bytes of tensors", hint=_RESTORE)
-    return header, data
+def _entry(name: str, tensor: Tensor) -> Entry:
+    """A contiguous tensor on the CPU as it is stored."""
+    import torch
+
+    names = {
+        torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+        torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+        torch.bool: "BOOL",
+    }  # fmt: skip
+    data = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
+    return name, names[tensor.dtype], list(tensor.shape), data
 
 
-def _header_size(content: bytes, path: Path) -> int:
-    size = int.from_bytes(content[:8], "little")
-    if len(content) < _BEGINNING or not 2 <= size <= _LARGEST_HEADER or content[8:_BEGINNING] != b"{":
-        raise CheckpointError(f"{path} is not a model file (not in safetensors format)")
-    return size
-
-
-def _is_entry(entry: dict[str, Any]) -> bool:
-    start, end = entry["data_offsets"]
-    sizes = [start, end, *entry["shape"]]
-    return isinstance(entry["dtype"], str) and all(type(size) is int and size >= 0 for size in sizes) and start <= end
-
-
-def _digest(text: str, header: dict[str, Any], data: memoryview) -> str:
+def _digest(text: str, entries: Iterable[Entry]) -> str:
     """SHA-256 over the document, then over each tensor in the order of names: name, dtype, shape, bytes."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))  # damage can leave half a character
-    for name in sorted(header):
-        if name != "__metadata__":
-            entry = header[name]
-            digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
-            digest.update(data[slice(*entry["data_offsets"])])
+    for name, dtype, shape, data in sorted(entries, key=lambda entry: entry[0]):
+        digest.update(json.dumps([name, dtype, list(shape)]).encode())
+        digest.update(data)
     return digest.hexdigest()
 
 
