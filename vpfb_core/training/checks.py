@@ -47,33 +47,34 @@ class Checks:
         statistics: that standardise them.
         device: where to compute.
         seed: of the noise of validation and grid.
-        batch_size: images computed at once, at most.
     """
 
-    def __init__(
-        self, images: ImageSet, statistics: Statistics, device: torch.device, seed: int, batch_size: int
-    ) -> None:
+    def __init__(self, images: ImageSet, statistics: Statistics, device: torch.device, seed: int) -> None:
         rows = spread(torch.arange(len(images)), VALIDATION_IMAGES)
         self._images = images.images[rows]
         self._data = statistics.standardise(self._images.to(device))
         self._labels = None if images.labels is None else images.labels[rows].to(device)
-        self.seed, self.batch_size = seed, batch_size
+        self.seed = seed
 
-    def validate(self, model: TrainedModel) -> dict[str, float]:
-        """The means of the method's figures, by name."""
-        count, size = len(self._data), min(self.batch_size, LARGEST_BATCH)
+    def validate(self, model: TrainedModel, batch_size: int = LARGEST_BATCH) -> dict[str, float]:
+        """The means of the method's figures, by name.
+
+        Args:
+            batch_size: images computed at once, at most.
+        """
+        count, size = len(self._data), min(batch_size, LARGEST_BATCH)
         parts = [
             model.method.held_out(model.field, Validation(self._data, self._labels, self.seed, rows))
             for rows in (range(start, min(start + size, count)) for start in range(0, count, size))
         ]
         return {f"val_{name}": float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
 
-    def check(self, model: TrainedModel) -> Checked:
-        """Measure a model, and draw its grid."""
+    def check(self, model: TrainedModel, batch_size: int = LARGEST_BATCH) -> Checked:
+        """Measure a model, and draw its grid. Arguments as in `validate`."""
         began = time.monotonic()
-        validation = self.validate(model)
+        validation = self.validate(model, batch_size)
         seconds = time.monotonic() - began
-        drawn = sample(model, GRID_IMAGES, self.seed, nfe=GRID_NFE, batch_size=min(GRID_IMAGES, self.batch_size))
+        drawn = sample(model, GRID_IMAGES, self.seed, nfe=GRID_NFE, batch_size=min(GRID_IMAGES, batch_size))
         real = self._images[: len(drawn.images)].float() / 255
         accuracy = sample_accuracy(drawn.images, real)
         return Checked(validation, accuracy, drawn.images, seconds / len(self._data))

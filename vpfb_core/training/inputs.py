@@ -62,6 +62,6 @@ class Inputs:
             distributed.group(),
         )  # fmt: skip
 
-    def checks(self, batch_size: int) -> Checks:
-        """The checks of the run, with at most so many images computed at once."""
-        return Checks(self.measured, self.statistics, self.plan.device, self.plan.config.run.seed, batch_size)
+    def checks(self) -> Checks:
+        """The checks of the run."""
+        return Checks(self.measured, self.statistics, self.plan.device, self.plan.config.run.seed)

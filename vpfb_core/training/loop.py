@@ -77,7 +77,7 @@ class Loop:
         self.known_unreadable = frozenset(plan.images.skipped)
         self.inputs = group.together(lambda: Inputs.of(plan))
         self.trainer = self.inputs.trainer()
-        self.checks = self.inputs.checks(2 * self.trainer.micro_batch)  # a step evaluates as many points at once
+        self.checks = self.inputs.checks()
         self.record = Record(self.inputs, folder, self.trainer.average)
         self.clock = Clock(self.config)
         self.figures = Figures(self.config.optimiser.batch_size or 1, group)
@@ -202,7 +202,7 @@ class Loop:
         except StepTooLargeError as error:
             if self.group.first and self.record.saved is not None:
                 self.record.status("interrupted", self.record.saved)
-            error.message += "; the last save is kept"
+            error.message += f", at step {counters.step}; the last save is kept"
             raise
         counters.step += 1
         self.just_begun = False
@@ -242,7 +242,8 @@ class Loop:
         if not self.group.first:
             return
         began, model = time.monotonic(), self._model()
-        found = self.checks.check(model)
+        # A training step evaluates two points per image.
+        found = self.trainer.micro_batch.fit(lambda at_once: self.checks.check(model, batch_size=2 * at_once))
         self.validation, self.sample_accuracy = found.validation, found.sample_accuracy
         self.clock.calibration_seconds = found.seconds_per_image * full_cost(model)
         self.record.grid(self.counters.step, found.grid)
@@ -328,7 +329,9 @@ class Loop:
         gradients = affordable(self.counters.step * (self.config.optimiser.batch_size or 0))
         try:
             with _stopped_by(self.should_stop, model):
-                calibrate(model, images, self.config.run.seed, gradients, self.checks.batch_size)
+                self.trainer.micro_batch.fit(
+                    lambda at_once: calibrate(model, images, self.config.run.seed, gradients, batch_size=2 * at_once)
+                )
         except _StopAskedError:
             return False
         self._tell(self._progress())

@@ -14,10 +14,10 @@ from vpfb_core import networks
 from vpfb_core.config import TrainConfig
 from vpfb_core.data.batches import Batch as LabelledImages
 from vpfb_core.data.statistics import Statistics
-from vpfb_core.errors import StepTooLargeError, is_out_of_memory
 from vpfb_core.machine import noise
 from vpfb_core.machine.devices import place_network
 from vpfb_core.machine.distributed import Group
+from vpfb_core.machine.micro_batch import MicroBatch
 from vpfb_core.methods import version_1
 from vpfb_core.methods.base import Batch, DataShape, Field, Loss, Method, Moment
 from vpfb_core.training import ema
@@ -57,7 +57,8 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.field.parameters(), betas=(0.9, 0.99), fused=True)
         self._has_dropout = any(isinstance(layer, nn.Dropout) and layer.p for layer in self.field.modules())
         self._ema_exponent = ema.power_exponent(config.optimiser.ema)
-        self.micro_batch = config.machine.micro_batch or -(-(config.optimiser.batch_size or 1) // group.count)
+        largest_share = -(-(config.optimiser.batch_size or 1) // group.count)
+        self.micro_batch = MicroBatch(config.machine.micro_batch or largest_share, device, divisible=method.divisible)
         if config.machine.compile == "on":
             self.field.compile(dynamic=False)
 
@@ -75,7 +76,7 @@ class Trainer:
         at = Moment(step, fraction, self._cooled(fraction), rollbacks, self.config.run.seed, self.device)
         batch = self._batch(images, at)
         self.field.train()
-        loss = self._differentiate_within_memory(batch, at)
+        loss = self.micro_batch.fit(lambda at_once: self._differentiate(batch, at, at_once))
         self.group.average_gradients(self.field.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.field.parameters(), self.config.optimiser.clip)
         for group in self.optimizer.param_groups:
@@ -95,36 +96,19 @@ class Trainer:
             condition = condition.masked_fill(chance[first : first + len(condition)] < dropout, -1)
         return Batch(self.statistics.standardise(pixels), condition, first, total)
 
-    def _differentiate_within_memory(self, batch: Batch, at: Moment) -> Tensor:
-        """`_differentiate`, with half as many rows at a time where it ran out of memory."""
-        while True:
-            try:
-                return self._differentiate(batch, at)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.micro_batch <= 1 or not self.method.divisible:
-                    at_once = len(batch.data) if not self.method.divisible else 1
-                    raise StepTooLargeError(
-                        f"out of memory on {self.device} at step {at.step}, with {at_once} images at a time",
-                        hint="use a smaller --preset or --size"
-                        if self.method.divisible
-                        else "use a smaller --batch-size",
-                    ) from error
-                self.micro_batch = (min(self.micro_batch, len(batch.data)) + 1) // 2
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-    def _differentiate(self, batch: Batch, at: Moment) -> Tensor:
+    def _differentiate(self, batch: Batch, at: Moment, at_once: int) -> Tensor:
         """Leave the gradient of the share's part of the loss in the parameters; return that loss.
 
         What is drawn does not depend on how the batch is divided: that changes only the order of sums, and the masks
         of dropout.
+
+        Args:
+            at_once: rows of a micro-batch.
         """
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.device)
         for loss in self.method.losses(self.field, batch, at):
-            for rows in parts(batch, loss, self.micro_batch):
+            for rows in parts(batch, loss, at_once):
                 share = self.group.count * (rows.stop - rows.start) / batch.total
                 with self._dropout_stream(at, batch.first + rows.start):
                     scaled = loss.weight * share * loss.value(rows)
