@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import vpfb_core
-from vpfb_core.data import LoadOptions, catalogue, sets
 
 ROOT = Path(vpfb_core.__file__).parents[1]
 CORE = ROOT / "vpfb_core"
@@ -82,35 +78,3 @@ def test_imports_point_down_the_floors_of_the_architecture_page() -> None:
         if room_of(module) != "__init__" and floor[room_of(imported)] > floor[room_of(module)]
     ]
     assert upwards == []
-
-
-def write_example(name: str, folder: Path) -> None:
-    """Write the block of the extending page that is marked as this file."""
-    page = (ROOT / "docs" / "extending.md").read_text("utf-8")
-    found = re.search(rf"^<!-- file: {re.escape(name)} -->\n```python\n(.*?)^```", page, re.M | re.S)
-    assert found, f"no example {name}"
-    (folder / name).write_text(found[1], "utf-8")
-
-
-def test_the_data_set_of_the_extending_page_is_found_and_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_example("stripes.py", tmp_path)
-    monkeypatch.setattr(sets, "__path__", [*sets.__path__, str(tmp_path)])
-    found = catalogue.registered()["stripes"]
-    images = found.load(LoadOptions(conditional=True)).in_memory()
-    assert (len(images), images.shape, images.groups[0].classes) == (found.images, found.shape, found.classes)
-    horizontal, vertical = images.images[0, 0], images.images[1, 0]
-    assert (horizontal == horizontal[:, :1]).all()
-    assert (vertical == vertical[:1]).all()
-
-
-def test_the_method_of_the_extending_page_trains_draws_and_refuses_what_needs_an_energy(tmp_path: Path) -> None:
-    """In a process of its own, as a user would: a method is registered before anything asks for its name."""
-    for name in ("straight.py", "use_straight.py"):
-        write_example(name, tmp_path)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "use_straight.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "needs an energy" in done.stdout
-    assert (tmp_path / "run" / "model.safetensors").is_file()
