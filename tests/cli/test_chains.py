@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from cli_runner import Vpfb
+from models import vpfb_model
 from PIL import Image
 
 from vpfb_core import networks
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
-from vpfb_core.methods.transport import DEFAULT_NFE
+from vpfb_core.dynamics.solver import DEFAULT_NFE
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model
 
 CLASSES = ("ring", "bar")
 SAMPLE = {"model", "output", "n", "nfe", "solver", "seconds", "seed"}
@@ -36,9 +36,10 @@ def write_model(path: Path, classes: tuple[str, ...]) -> str:
         torch.manual_seed(1)
         for parameter in built.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
-    potential = Potential(built, OT(sigma_min=0.01), 0.5).eval().requires_grad_(False)
     groups = (ConditionGroup("class", classes),) if classes else ()
-    Model(potential, network, Statistics((0.5,), 0.15), (1, 8, 8), groups, {}).save(path)
+    vpfb_model(
+        Potential(built, OT(sigma_min=0.01), 0.5), network=network, statistics=Statistics((0.5,), 0.15), groups=groups
+    ).save(path)
     return str(path)
 
 

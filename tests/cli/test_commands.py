@@ -11,7 +11,7 @@ from PIL import Image
 
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.model.runs import Run
-from vpfb_core.training import loop
+from vpfb_core.training import checks, loop
 from vpfb_core.training.state import locked
 
 QUICK = ["--set", "widths=[8, 8]", "--batch-size", "8", "--steps", "3", "--threads", "1"]
@@ -20,7 +20,7 @@ QUICK = ["--set", "widths=[8, 8]", "--batch-size", "8", "--steps", "3", "--threa
 @pytest.fixture
 def vpfb(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
     """Runs a command line in an empty folder; grids are small."""
-    monkeypatch.setattr(loop, "GRID_IMAGES", 4)
+    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
     monkeypatch.setattr(loop, "CHECKS", 2)
     return vpfb
 
@@ -75,8 +75,8 @@ def test_train_reports_what_it_did_as_json(vpfb: Vpfb) -> None:
 def test_a_dry_run_shows_everything_and_writes_nothing(vpfb: Vpfb) -> None:
     report = vpfb("train", "--data", "digits", "--dry-run", "--json").json
     assert set(report) == {"config", "parameters", "memory_bytes"}
-    assert report["config"]["preset"] == "tiny"
-    assert report["config"]["time_budget"] == 900
+    assert report["config"]["run"]["preset"] == "tiny"
+    assert report["config"]["optimiser"]["time_budget"] == 900
     assert not list(Path().iterdir())
 
 
@@ -147,9 +147,11 @@ def test_an_option_beats_the_environment_which_beats_the_file(vpfb: Vpfb, monkey
     monkeypatch.setenv("VPFB_TRAIN_LR", "0.2")
     monkeypatch.setenv("VPFB_TRAIN_SEED", "2")
     config = vpfb("train", "--config", "c.toml", "--seed", "3", "--dry-run", "--json").json["config"]
-    assert (config["lr"], config["seed"], config["steps"], config["batch_size"]) == (0.2, 3, 5, 4)
+    optimiser = config["optimiser"]
+    assert (optimiser["lr"], config["run"]["seed"], optimiser["steps"], optimiser["batch_size"]) == (0.2, 3, 5, 4)
     config = vpfb("train", "--config", "c.toml", "--time-budget", "2m", "--dry-run", "--json").json["config"]
-    assert (config["steps"], config["time_budget"]) == (None, 120), "one way to say how long replaces the other"
+    optimiser = config["optimiser"]
+    assert (optimiser["steps"], optimiser["time_budget"]) == (None, 120), "one way to say how long replaces the other"
 
 
 def test_the_configuration_of_a_run_trains_another(vpfb: Vpfb) -> None:
@@ -247,7 +249,7 @@ def test_a_harmed_model_is_refused_with_the_reason(harm: str, vpfb: Vpfb) -> Non
     elif harm == "flipped":
         content[-100] ^= 4
     else:
-        content = content.replace(b'\\"format\\": 1', b'\\"format\\": 9')
+        content = content.replace(b'\\"format\\": 2', b'\\"format\\": 9')
     model.write_bytes(content)
     reason = {"truncated": "truncated", "flipped": "damaged", "newer": "newer vpfb (format 9"}[harm]
     for command in (["sample", "-n", "1"], ["info", str(model)]):

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from cli_runner import Vpfb
+from models import vpfb_model
 from PIL import Image
 
 from vpfb_core import networks
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
+from vpfb_core.methods.vpfb.calibration import calibrate
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model
+from vpfb_core.uses.density import dequantised
 
 GROUPS = (ConditionGroup("colour", ("red", "green", "light blue")), ConditionGroup("large", ("~large", "large")))
 QUICK = ["--levels", "4", "-n", "2"]
@@ -29,12 +31,13 @@ def save(path: Path, groups: tuple[ConditionGroup, ...] = GROUPS, mean: float = 
     draws = torch.Generator().manual_seed(1)
     for parameter in built.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=draws)
-    potential = Potential(built, OT(sigma_min=0.01), 0.5).eval().requires_grad_(False)
-    model = Model(potential, network, Statistics((mean,), 0.2), (1, 6, 6), groups)
+    potential = Potential(built, OT(sigma_min=0.01), 0.5)
+    model = vpfb_model(potential, network=network, statistics=Statistics((mean,), 0.2), shape=(1, 6, 6), groups=groups)
     if calibrated:
         images = torch.randint(0, 256, (12, 1, 6, 6), dtype=torch.uint8, generator=draws)
         labels = torch.tensor([[i % 3, i % 2] for i in range(12)])
-        model.calibrate(images, labels, points=4, class_points=4, anchor_points=0)
+        z, classes = model.standardise(dequantised(images, 0)), network["classes"]
+        model.calibration = calibrate(potential, z, labels, classes, points=4, class_points=4, anchor_points=0)
     model.save(path)
 
 

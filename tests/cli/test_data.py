@@ -157,6 +157,7 @@ def test_training_reads_a_named_set_from_the_root_that_counts_most(vpfb: Vpfb, r
     base = ["train", "--data", "mnist", "--no-download", "--dry-run", "--json", "--threads", "1"]
     ran = vpfb(*base)
     assert "data: 12 grey images of 28x28" in ran.err
-    assert (ran.json["config"]["data_root"], ran.json["config"]["download"]) == (str(root), False)
+    settings = ran.json["config"]["data"]
+    assert (settings["data_root"], settings["download"]) == (str(root), False)
     assert "data: 12 " in vpfb(*base, "--config", "c.toml").err, "the environment goes before the file"
     assert "data: 10 " in vpfb(*base, "--data-root", str(tmp_path / "other")).err

@@ -12,7 +12,7 @@ from miniatures import write_mnist
 from PIL import Image
 from torchvision.models import resnet18
 
-from vpfb_core.methods.transport import DEFAULT_METHOD
+from vpfb_core.dynamics.solver import DEFAULT_METHOD
 from vpfb_core.uses.evaluation import classifier, features, weights
 
 CONDITIONS = {"value", "n", "split", "better", "seed", "resize", "extractor", "weights", "solver", "nfe"}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models import vpfb_model
 
 import vpfb_core as vpfb
 from vpfb_cli.__main__ import run
@@ -18,8 +19,7 @@ from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.model.trained import Model
-from vpfb_core.uses import calibration as finish
+from vpfb_core.uses import calibration
 
 TEN = (ConditionGroup("class", tuple("0123456789")),)
 ABOUT = {
@@ -31,10 +31,11 @@ ABOUT = {
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An untrained model of the digits with their classes, calibrated on a few of them only."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(finish, "IMAGES", 24)
+    monkeypatch.setattr(calibration, "IMAGES", 24)
     network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [10]}
     potential = Potential(networks.build(network), OT(sigma_min=0.04))
-    Model(potential, network, Statistics((0.3,), 0.37), (1, 8, 8), TEN, ABOUT).save("model.safetensors")
+    statistics = Statistics((0.3,), 0.37)
+    vpfb_model(potential, network=network, statistics=statistics, groups=TEN, about=ABOUT).save("model.safetensors")
     return tmp_path / "model.safetensors"
 
 
@@ -60,7 +61,7 @@ def test_calibrating_writes_the_normaliser_into_the_model_and_shows_it(
         assert level["blur"] == pytest.approx(level["noise"] * 0.37 * 255)
     assert vpfb_info(capsys, str(model), "--json")[1] == out
     text = vpfb_info(capsys, str(model))[1]
-    assert "yes, without condition and for each of" in text
+    assert "yes; densities for noise of 0.1 or more" in text
     assert "-58.81 +/- 0.00" in text
     loaded = vpfb.load(model, device="cpu")
     assert loaded.log_density(torch.zeros(1, 1, 8, 8)).isfinite().all()

@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     digits, model = vpfb_package.data.load("digits"), vpfb_package.load("digits", device="cpu")
     rows, _ = split(digits, 0.1, 0)
     model.reference = ood.fit_reference(model, digits.images[rows], count=150)
-    model.normaliser = None
+    model.calibration = None
     path = tmp_path_factory.mktemp("model") / "digits.safetensors"
     model.save(path)
     return str(path)
