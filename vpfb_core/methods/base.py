@@ -55,6 +55,8 @@ class Field(nn.Module, ABC):
     def energy_and_score(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The energy −log density in nats, up to a constant of the level, (N,); and ∇ log density, like x.
 
+        Neither keeps a graph.
+
         Args:
             x: points of this level, (N, …).
             level: one of `levels`, for all points.

@@ -217,7 +217,7 @@ def test_the_trace_holds_the_mean_energy_from_the_start_to_the_end() -> None:
     seen: list[int] = []
     walk = walk_in(mixture, level, x, 9, on_step=seen.append)
     length = math.hypot(1, level)
-    mean, std = torch.tensor(1 / length / STD), torch.tensor(level / length)
+    mean, std = torch.tensor([1 / length / STD, level / length], dtype=torch.float64)
     exact = torch.stack([-mixture.log_density(points, mean, std).mean() for points in (x, walk.x)])
     torch.testing.assert_close(walk.trace[[0, -1]] + math.log(2 * math.pi), exact)
     torch.testing.assert_close(walk.trace[-1], walk.energy.mean())

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.per_sample import expand_to, squared_norm
 
 # Steps of the flow are laid out by a time τ with tan φ = r τ / (1 − τ), that of straight paths to data of deviation r,
@@ -56,19 +55,6 @@ class Place:
     def score(self, u: Tensor, gradient: Tensor) -> Tensor:
         """−u + tan φ · ∇N, like u."""
         return self.tangent * gradient - u
-
-
-@dataclass(frozen=True)
-class Arc:
-    """The part of the arc that a schedule covers, from φ(0) to the floor φ(1) < π/2."""
-
-    start: float
-    end: float
-
-    @property
-    def levels(self) -> Levels:
-        """Its noise levels, cot φ."""
-        return Levels(level(self.start), level(self.end))
 
 
 def level(angle: float) -> float:

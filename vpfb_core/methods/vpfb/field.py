@@ -54,17 +54,17 @@ class PotentialField(Field):
         return place.sine, place.cosine
 
     def energy_and_score(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        place = Place.at_level(level)
+        x, place = x.detach(), Place.at_level(level)
         value, gradient = self._arc(x, place, condition)
         return place.energy(x, value), place.score(x, gradient)
 
     def energy_and_velocity(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        place = Place.at_level(level)
+        x, place = x.detach(), Place.at_level(level)
         value, gradient = self._arc(x, place, condition)
         return place.energy(x, value), gradient
 
     def energy(self, x: Tensor, level: float, condition: Tensor | None = None) -> Tensor:
-        place = Place.at_level(level)
+        x, place = x.detach(), Place.at_level(level)
         with torch.no_grad():
             value = self.potential.potential(x, x.new_full((len(x),), place.angle), condition)
         return place.energy(x, value)
