@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Batch, DataShape, Field, Loss, Method, Moment, Validation
 from vpfb_core.methods.vpfb import arc
 from vpfb_core.methods.vpfb.method import PathPoints, PathSettings, path_defaults
@@ -35,10 +36,15 @@ class VelocityField(Field):
         self.has_null = has_null
 
     def forward(self, x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
-        if self.autocast_dtype is None:
-            return self.network(x, s, condition)
-        with torch.autocast(x.device.type, dtype=self.autocast_dtype):
-            return self.network(x, s, condition).float()
+        with torch.autocast(x.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            answer: Tensor = self.network(x, s, condition)
+        if answer.shape != x.shape:
+            raise ConfigError(
+                f"flow matching needs a network that answers in the shape of its input, {tuple(x.shape[1:])} per "
+                f"sample, not {tuple(answer.shape[1:])}",
+                hint="use another network, such as unet",
+            )
+        return answer if self.autocast_dtype is None else answer.float()
 
     def velocity(self, x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
         velocity: Tensor = self(x, s, condition)
