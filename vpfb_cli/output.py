@@ -104,10 +104,10 @@ class Output:
     def _speaks_of(self, error: BaseException) -> bool:
         """Whether this process of a distributed run prints the error.
 
-        An error that the processes agreed on has a speaker. Before they have met, an error is the same on all of them,
-        and the first prints it; a bug is printed wherever it occurs.
+        An error that the processes exchanged says whether it is reported here. Before their first exchange an error is
+        the same on all of them, and the first prints it. A bug is printed wherever it occurs.
         """
-        agreed: bool | None = getattr(error, "speaker", None)
+        agreed: bool | None = getattr(error, "reported_here", None)
         return agreed if agreed is not None else self._primary or describe(error).kind == "internal"
 
 

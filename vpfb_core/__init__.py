@@ -1,12 +1,13 @@
 """vpfb: Variational Potential Flow Bayes in PyTorch.
 
-One scalar potential Φ(x, t) whose gradient carries Gaussian noise to data (Loo et al. 2025, arXiv 2504.16262).
+The method trains one scalar potential Φ(x, t), whose gradient transports Gaussian noise to data (Loo et al. 2025,
+arXiv 2504.16262).
 
     import vpfb_core as vpfb
     model = vpfb.load("digits")
     images = model.sample(64, seed=0).images
 
-Names are imported when they are first used, so that `import vpfb_core` costs nothing and loads no torch.
+Names are imported when they are first used, so that `import vpfb_core` is fast and does not load torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a notebook needs: `Model`, `load` and `train`. Each is defined in one place below, and only named here."""
+"""The public interface: `Model`, `load` and `train`. Their parts are implemented in the packages below."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from vpfb_core.uses.ood import scores
 
 
 class Model(TrainedModel):
-    """A trained model, and what can be done with it; each verb is the function of that name in `vpfb_core.uses`.
+    """A trained model with methods for sampling, densities and scores.
 
-    Images are uint8 or float in [0, 1], (N, C, H, W). Sample i depends on (seed, i) alone.
+    Each method is the function of the same name in `vpfb_core.uses`, where its arguments are documented. Images are
+    uint8 or float in [0, 1], (N, C, H, W). Sample i depends only on (seed, i).
     """
 
     sample = draw.sample
@@ -35,12 +36,15 @@ class Model(TrainedModel):
 
     @classmethod
     def of(cls, trained: TrainedModel) -> Model:
-        """A trained model with its verbs; nothing is copied."""
+        """The same model with the methods of this class. Nothing is copied."""
         return cls(**vars(trained))
 
 
 def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", weights: str = "ema") -> Model:
-    """Load a model file, a run folder or a built-in model; arguments and errors as of `model_file.load`."""
+    """Load a model file, a run folder or a built-in model.
+
+    Arguments and errors are those of `vpfb_core.model.model_file.load`.
+    """
     return model_file.load(Model, name, device=device, weights=weights)
 
 
@@ -50,6 +54,9 @@ def train(
     on_step: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Result:
-    """Train a model; arguments and errors as of `training.session.train`. The result's model has the verbs."""
+    """Train a model. The model of the result is a `Model`.
+
+    Arguments and errors are those of `vpfb_core.training.session.train`.
+    """
     result = session.train(config, on_step=on_step, should_stop=should_stop)
     return replace(result, model=Model.of(result.model))

@@ -1,10 +1,12 @@
-"""The configuration of a training run: sections of settings, from TOML files, key=value and options.
+"""The configuration of a training run, read from TOML files, key=value pairs and options.
+
+It has the sections
 
     [data] [network] [method] [optimiser] [machine] [run]
 
-The settings of [network] and [method] are those of the network and the method that are named there. People may leave
-the section out where they name a setting: `lr` is `optimiser.lr`. A value that is None is chosen from the data and the
-machine (`training.presets.resolve`).
+The settings of [network] and [method] depend on the network and the method that are named there. A setting may be given
+without its section: `lr` means `optimiser.lr`. A value that is None is chosen from the data and the machine
+(`training.presets.resolve`).
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.settings import Settings, require_name, setting
 
 LARGEST_FILE = 2**20  # bytes
-RETIRED = frozenset({"checkpoint_activations"})  # of earlier versions; they changed no result and are ignored
+RETIRED = frozenset({"checkpoint_activations"})  # in old files; ignored, since they never changed a result
 
 
 @dataclass(frozen=True)
 class DataSettings(Settings):
-    """Which data, and how they are read."""
+    """Which data are used, and how they are read."""
 
     source: str = setting("", help="Name of a data set, a folder or a file.", flat="data")
     size: int | None = setting(None, help="Side of the images in pixels.", low=4, high=1024)
@@ -58,7 +60,7 @@ class OptimiserSettings(Settings):
 
 @dataclass(frozen=True)
 class MachineSettings(Settings):
-    """Where and how the run is computed."""
+    """Where and how the run is computed: devices, threads and precision."""
 
     device: str = setting("auto", help="auto, cpu, cuda, cuda:N or mps.", operational=True)
     threads: int | None = setting(None, help="Number of CPU threads.", low=1, high=4096, operational=True)
@@ -75,7 +77,7 @@ class MachineSettings(Settings):
 
 @dataclass(frozen=True)
 class RunSettings(Settings):
-    """The preset, the seed, and what is kept of the run."""
+    """The preset, the seed, and what the run saves."""
 
     preset: str | None = setting(None, help="Size of the network and length of the run.", choices=names.PRESETS)
     seed: int = setting(0, help="Fixes every random number.", low=0, high=2**63 - 1)
@@ -108,26 +110,26 @@ class Part:
     """The network or the method of a run.
 
     Attributes:
-        name: None where it is chosen from the data and the machine.
-        settings: name → value, of those that were asked for or chosen.
+        name: the name of the network or the method; None where it is chosen from the data and the machine.
+        settings: the settings that were given or chosen, by name.
     """
 
     name: str | None
     settings: Mapping[str, Any]
 
     def get(self, setting: str) -> Any:
-        """The value of a setting; None where nothing was asked for."""
+        """The value of a setting; None if it was not given."""
         return self.settings.get(setting)
 
 
 class TrainConfig:
-    """Everything that decides what a training run does.
+    """The settings of a training run.
 
     Args:
-        settings: by the names that people type, with or without a section ("lr" or "optimiser.lr" through `of`), or
-            whole sections as dictionaries.
+        settings: settings by name, such as lr=1e-3, or whole sections as dictionaries. Names with a section, such as
+            "optimiser.lr", can be given through `of`.
     Raises:
-        ConfigError: an unknown setting, with the nearest one, or a value that does not fit.
+        ConfigError: a setting is unknown (the hint suggests the nearest one), or a value does not fit.
     """
 
     data: DataSettings
@@ -142,7 +144,7 @@ class TrainConfig:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> TrainConfig:
-        """The configuration of these settings, which may have dotted names or be tables of a file."""
+        """The configuration with these settings, by bare name, by dotted name, or as sections."""
         return cls(**settings)
 
     def _fill(self, values: Mapping[str, Any]) -> None:
@@ -161,7 +163,7 @@ class TrainConfig:
             setattr(self, part, Part(name, asked))
 
     def flat(self) -> dict[str, Any]:
-        """Path, such as "optimiser.lr" → value, of all settings."""
+        """All settings by their paths, such as "optimiser.lr"."""
         values: dict[str, Any] = {}
         for section in ORDER:
             part = getattr(self, section)
@@ -170,7 +172,7 @@ class TrainConfig:
         return values
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Section → name → value, as `read_file` reads them."""
+        """All settings as sections: section → name → value."""
         tables: dict[str, dict[str, Any]] = {section: {} for section in ORDER}
         for path, value in self.flat().items():
             section, _, name = path.partition(".")
@@ -178,10 +180,13 @@ class TrainConfig:
         return tables
 
     def replace(self, **settings: Any) -> TrainConfig:
-        """A copy with other settings, by the names that people type; names and values are checked."""
+        """A copy with other settings, given as for the constructor. Names and values are checked.
+
+        Where another network or method is named, it keeps those of the old one's settings that it has as well.
+        """
         current = self.flat()
         changed = located(settings, defaults=current)
-        if {"method.name", "network.name"} & changed.keys():  # the settings of another part do not carry over
+        if {"method.name", "network.name"} & changed.keys():
             for part in PARTS:
                 if changed.get(f"{part}.name", current[f"{part}.name"]) != current[f"{part}.name"] is not None:
                     kept = settings_of(part, changed[f"{part}.name"]).names()
@@ -194,7 +199,7 @@ class TrainConfig:
         return copy
 
     def decisive(self) -> dict[str, Any]:
-        """Path → value of the settings that decide what is computed; the others may differ on resuming."""
+        """The settings that decide what is computed, by path. The others may change when a run is resumed."""
         return {path: value for path, value in self.flat().items() if path not in OPERATIONAL}
 
     def requested(self) -> dict[str, Any]:
@@ -214,7 +219,7 @@ class TrainConfig:
         return f"TrainConfig({given})"
 
 
-# Settings that say where and how a run is computed and kept, not what it computes: they may differ on resuming.
+# Settings that say where and how a run is computed and saved, not what it computes. They may change on resuming.
 OPERATIONAL = frozenset(
     f"{section}.{field.name}"
     for section, kind in SECTIONS.items()
@@ -222,7 +227,7 @@ OPERATIONAL = frozenset(
     if field.metadata["operational"]
 )
 
-_INDEX: dict[str, str] = {  # the name that people type → path
+_INDEX: dict[str, str] = {  # bare name → path
     field.metadata["flat"] or field.name: f"{section}.{field.name}"
     for section, kind in SECTIONS.items()
     for field in fields_of(kind)
@@ -230,8 +235,11 @@ _INDEX: dict[str, str] = {  # the name that people type → path
 
 
 def settings_of(part: str, name: str) -> type[Settings]:
-    """The settings of a network or a method, by its name.
+    """The class of the settings of a network or a method.
 
+    Args:
+        part: "network" or "method".
+        name: the name of the network or the method.
     Raises:
         ConfigError: there is no network or method of that name.
     """
@@ -245,7 +253,11 @@ def settings_of(part: str, name: str) -> type[Settings]:
 
 
 def known_names(method: str | None = None, network: str | None = None) -> dict[str, str]:
-    """Every name that people can type → its path; of [method] and [network] those of the ones named, or of all."""
+    """The path of every setting, by its bare name.
+
+    Args:
+        method, network: the method and the network whose settings are included; None includes those of all.
+    """
     found = dict(_INDEX)
     for part, name, all_names in (("network", network, names.NETWORKS), ("method", method, tuple(names.METHODS))):
         for each in [name] if name is not None else all_names:
@@ -257,10 +269,10 @@ def located(settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = No
     """Settings by their paths.
 
     Args:
-        settings: by the names that people type, by path, or as tables of a section.
-        defaults: paths of a configuration from which the names of method and network are taken where none is given.
+        settings: settings by bare name, by path, or as sections.
+        defaults: a configuration by paths, which names the method and the network where `settings` do not.
     Raises:
-        ConfigError: an unknown name, with the nearest one.
+        ConfigError: a name is unknown; the hint suggests the nearest one.
     """
     plain: dict[str, Any] = {}
     for name, value in settings.items():
@@ -269,7 +281,7 @@ def located(settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = No
         elif name not in RETIRED:
             plain[name] = value
     chosen = {part: plain.get(f"{part}.name", plain.get(part, (defaults or {}).get(f"{part}.name"))) for part in PARTS}
-    if all(name in _INDEX or name in _INDEX.values() for name in plain):  # needs no network or method
+    if all(name in _INDEX or name in _INDEX.values() for name in plain):  # no module of a network or method is imported
         known = _INDEX
     else:
         known = known_names(chosen["method"] or names.DEFAULT_METHOD, chosen["network"])
@@ -280,7 +292,7 @@ def located(settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = No
 
 
 def _refuse(name: str, known: Mapping[str, str], chosen: Mapping[str, str | None]) -> None:
-    """The error of a setting that does not exist, or not for the network or method that was chosen."""
+    """Raise the error of a setting that does not exist, or that the chosen network or method does not have."""
     elsewhere = known_names()
     for part in PARTS:
         chosen_name = chosen[part] or (names.DEFAULT_METHOD if part == "method" else None)
@@ -293,25 +305,27 @@ def _refuse(name: str, known: Mapping[str, str], chosen: Mapping[str, str | None
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """ "key=value" → (key, value), the value read as TOML where it is TOML, else as a word.
+    """The key and the value of "key=value". A value that is not TOML is taken as a string.
 
     Raises:
-        ConfigError: no "=".
+        ConfigError: the text has no key or no "=".
     """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise ConfigError(f"{text!r} is not of the form key=value", hint="for example --set lr=5e-4")
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except (ValueError, RecursionError):  # of TOML, or a number or a nesting without end
+    except (ValueError, RecursionError):  # not TOML, too many digits, or nested too deeply
         return name.strip(), value.strip()
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The settings of a TOML file by their paths; in sections, or side by side as older versions wrote them.
+    """The settings of a TOML file by their paths.
+
+    The file may have sections, or all settings at the top level as in files of version 1.
 
     Raises:
-        ConfigError: missing, unreadable, not TOML, or a key that does not exist.
+        ConfigError: the file is missing, unreadable or not TOML, or it has an unknown setting.
     """
     try:
         with path.open("rb") as file:
@@ -323,7 +337,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path} is not a configuration: it is nested too deeply") from error
-    except ValueError as error:  # not UTF-8, not TOML, or a number of thousands of digits
+    except ValueError as error:  # not UTF-8, not TOML, or an integer of thousands of digits
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
     try:
         return located(settings)
@@ -332,7 +346,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, or sections of them, as JSON would give them back: tuples are lists."""
+    """Settings, or sections of settings, as they look after a round trip through JSON: tuples become lists."""
     return {
         name: as_json(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
         for name, value in settings.items()
@@ -340,7 +354,7 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_toml(sections: Mapping[str, Any]) -> str:
-    """Settings as `read_file` reads them, sections as tables; those that are None are left out."""
+    """Settings as the text of a TOML file, with sections as tables. Settings that are None are left out."""
     lines = []
     for name, value in sections.items():
         if isinstance(value, Mapping):
@@ -351,7 +365,7 @@ def to_toml(sections: Mapping[str, Any]) -> str:
 
 
 def _lines(settings: Mapping[str, Any]) -> list[str]:
-    # JSON's values are TOML's, but for the one control character that JSON does not escape.
+    # A JSON value is also a TOML value, except for the one control character that JSON does not escape.
     written = {
         name: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         for name, value in settings.items()
@@ -361,9 +375,13 @@ def _lines(settings: Mapping[str, Any]) -> list[str]:
 
 
 def merge_levels(levels: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings from the lowest level to the highest, by their paths; each overrides those before it.
+    """Settings merged from several levels, by their paths.
 
-    `steps` and `time_budget` are two ways to give the length: a level that gives one replaces the other as well.
+    Args:
+        levels: settings from the lowest level to the highest; each level overrides those before it. `steps` and
+            `time_budget` both give the length of a run, so a level that gives one of them replaces both.
+    Raises:
+        ConfigError: a name is unknown.
     """
     given = [{name: value for name, value in level.items() if value is not None} for level in levels]
     parts: dict[str, Any] = {}
@@ -383,12 +401,18 @@ def merge_levels(levels: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def parse_duration(value: Any) -> Any:
-    """90, "90s", "10m", "1.5h", "1h30m" → seconds; what is neither a number nor a word comes back as it is."""
+    """The seconds of a duration such as "90", "90s", "10m", "1.5h" or "1h30m".
+
+    A value that is not a string is returned unchanged.
+
+    Raises:
+        ConfigError: the string is not a duration.
+    """
     if not isinstance(value, str):
         return value
     text = value.strip().lower()
     parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", text)
     if not text or parts is None:
-        raise ConfigError(f"{value!r} is not a length of time", hint="for example 90s, 10m, 1h30m")
+        raise ConfigError(f"{value!r} is not a duration", hint="for example 90s, 10m, 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in parts.groups())
     return 3600 * hours + 60 * minutes + seconds

@@ -1,17 +1,20 @@
-"""The errors of vpfb: each says what was wrong, with the value, and what to do about it.
+"""The errors of vpfb. Each says what is wrong, with the value, and what to do about it.
 
-The command line turns them into one or two lines and an exit code; a library user catches `VPFBError`.
+The command line prints an error in one or two lines and turns it into an exit code. A program that uses the library
+catches `VPFBError`.
 """
 
 from __future__ import annotations
 
 
 class VPFBError(Exception):
-    """What every error of vpfb derives from.
+    """The base class of every error of vpfb.
 
     Args:
-        message: what is wrong, with the value that was wrong.
+        message: what is wrong, with the value.
         hint: what to do about it, if anything can be done.
+    Attributes:
+        kind: one word for the kind of error, which JSON output contains.
     """
 
     kind = "error"
@@ -23,55 +26,59 @@ class VPFBError(Exception):
 
 
 class ConfigError(VPFBError):
-    """A setting, name or device that does not exist or does not fit."""
+    """A setting, a name or a device does not exist or does not fit."""
 
     kind = "config"
 
 
 class MissingError(VPFBError):
-    """Something optional that is not on this machine: a package of an extra, or weights that are not ours to ship."""
+    """Something optional is not installed: a package of an extra, or weights that vpfb may not distribute."""
 
     kind = "missing"
 
 
 class DataError(VPFBError):
-    """Input that cannot be read, or output that cannot be written."""
+    """Input cannot be read, or output cannot be written."""
 
     kind = "data"
 
 
 class CheckpointError(VPFBError):
-    """A model or state file that is missing, damaged, foreign, too new or does not fit."""
+    """A model file or a saved state is missing, damaged, of another program, too new, or does not fit."""
 
     kind = "checkpoint"
 
 
 class DivergedError(VPFBError):
-    """Training produced a non-finite loss or gradient."""
+    """A loss or a gradient in training is not finite."""
 
     kind = "diverged"
 
 
 class SolverError(VPFBError):
-    """An ODE solve did not reach its end for some sample."""
+    """An ODE solve or a Markov chain failed for some sample."""
 
     kind = "solver"
 
 
 class StepTooLargeError(VPFBError):
-    """A step did not fit into the memory."""
+    """A training step does not fit into the memory."""
 
     kind = "memory"
 
 
 class LostProcessError(VPFBError):
-    """One of several processes on a job has died without a word."""
+    """Another process of a distributed job has died."""
 
     kind = "process"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Also torch's, known by its class name, and the plain RuntimeError of its CPU and MPS allocators, by its words."""
+    """Whether an error says that memory ran out.
+
+    torch's own class is recognised by its name, so that torch need not be imported. Its allocators for the CPU and for
+    MPS raise a plain RuntimeError, which is recognised by its text.
+    """
     if isinstance(error, MemoryError) or any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):
         return True
     words = str(error).lower()

@@ -1,6 +1,6 @@
-"""Every name that people type, without importing torch.
+"""The names of methods, networks, schedules, presets, solvers and scores, available without importing torch.
 
-The modules behind the names are imported when one is asked for. Adding a method is its own file and a row here.
+The module of a method is imported when the method is first used. A new method needs its own file and a row here.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ class MethodName:
     """A training method.
 
     Attributes:
-        summary: what it is, in one line.
-        module: that holds its class.
+        summary: one line that says what it is.
+        module: the module that contains its class.
         attribute: the name of the class.
-        gives: what its fields can do: "energy", "flow".
+        gives: the capabilities of its fields: "energy", "flow".
     """
 
     summary: str
@@ -51,5 +51,5 @@ MCMC = ("none", "ula", "mala")
 
 
 def methods_with(capability: str) -> list[str]:
-    """The names of the methods whose fields have a capability."""
+    """The names of the methods whose fields have a capability, "energy" or "flow"."""
     return [name for name, method in METHODS.items() if capability in method.gives]

@@ -1,4 +1,7 @@
-"""Settings with their limits, choices and help beside them: one declaration serves files, options and messages."""
+"""Groups of settings, each declared once with its limits, choices and help text.
+
+Configuration files, command-line options and error messages all use this one declaration.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +30,16 @@ def setting(
     operational: bool = False,
     flat: str | None = None,
 ) -> Any:
-    """A field of `Settings`.
+    """A field of a `Settings` class.
 
     Args:
-        default: None where the value is chosen from the data and the machine.
-        help: what it is, a sentence.
-        low, high: limits of a number, both included.
-        choices: the values that exist; () for any.
-        operational: it says where and how a run is computed and kept, not what it computes; it may differ on resuming.
-        flat: its name where settings of all sections stand side by side; the name of the field if None.
+        default: the default value; None where the value is chosen from the data and the machine.
+        help: a sentence that says what the setting is.
+        low, high: the limits of a number, both included.
+        choices: the values that are allowed; () allows any.
+        operational: whether the setting says only where and how a run is computed and saved, not what it computes.
+            Such a setting may change when a run is resumed.
+        flat: the name of the setting where the sections are left out; by default the name of the field.
     """
     about = {
         "help": help, "low": low, "high": high, "choices": choices, "operational": operational, "flat": flat,
@@ -45,10 +49,12 @@ def setting(
 
 @dataclass(frozen=True)
 class Settings:
-    """A group of settings, checked when it is made. Values are bool, int, float, str, tuples of them, or None.
+    """A group of settings, whose values are checked when the group is created.
+
+    A value is a bool, int, float, str, a tuple of these, or None.
 
     Raises:
-        ConfigError: a value of another type, out of its limits, or none of its choices.
+        ConfigError: a value has the wrong type, is out of its limits, or is none of its choices.
     """
 
     def __post_init__(self) -> None:
@@ -59,10 +65,10 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The settings of these names, the others at their defaults.
+        """The settings with these values; the others have their defaults.
 
         Raises:
-            ConfigError: an unknown name, with the nearest one, or a value that does not fit.
+            ConfigError: a name is unknown (the hint suggests the nearest one), or a value does not fit.
         """
         names = cls.names()
         return cls(**{require_name(name, names): value for name, value in values.items()})
@@ -74,33 +80,35 @@ class Settings:
 
     @classmethod
     def help_of(cls, name: str) -> str:
-        """What a setting is, a sentence."""
+        """The help text of a setting."""
         return str(_field(cls, name).metadata["help"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Name → value, in order."""
+        """The values by name, in the order of declaration."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def changed(self) -> dict[str, Any]:
-        """Those that differ from their defaults."""
+        """The values that differ from their defaults, by name."""
         return {field.name: value for field in dataclasses.fields(self)
                 if (value := getattr(self, field.name)) != field.default}  # fmt: skip
 
     def replace(self, **values: Any) -> Self:
-        """A copy with other values; names and values are checked."""
+        """A copy with other values. Names and values are checked."""
         return type(self).from_dict(self.to_dict() | values)
 
     def completed(self, defaults: Mapping[str, Any]) -> Self:
-        """A copy in which values that are None are taken from `defaults`, where these have one."""
+        """A copy in which each value that is None is taken from `defaults`, if they contain it."""
         open_ = {name for name, value in self.to_dict().items() if value is None}
         return self.replace(**{name: value for name, value in defaults.items() if name in open_})
 
 
 def require_name(name: str, names: Iterable[str], where: str = "") -> str:
-    """The name, if it is one of these.
+    """Return `name` if it is one of `names`.
 
+    Args:
+        where: the end of the message, such as " in config.toml".
     Raises:
-        ConfigError: it is not; with the nearest one.
+        ConfigError: the name is unknown; the hint suggests the nearest one.
     """
     names = list(names)
     if name in names:
@@ -113,11 +121,11 @@ def require_name(name: str, names: Iterable[str], where: str = "") -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: of any length, and in any base."""
+    """A value as text for a message, cut to a readable length."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a whole number of thousands of digits is not written out
-        return "a value without end"
+    except (ValueError, RecursionError):  # Python refuses to write out an integer of thousands of digits
+        return "a value too long to show"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
@@ -126,12 +134,12 @@ def _field(settings: type[Settings], name: str) -> dataclasses.Field[Any]:
 
 
 def _kinds(settings: type[Settings]) -> dict[str, Any]:
-    """The type of each setting, as written."""
+    """The annotated type of each setting."""
     return typing.get_type_hints(settings)
 
 
 def _checked(field: dataclasses.Field[Any], expected: Any, value: Any) -> Any:
-    """The value in the type of its setting, within its limits."""
+    """The value, converted to the type of its setting and checked against its limits and choices."""
     about, name = field.metadata, field.metadata.get("flat") or field.name
     options = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
     if value is None and type(None) in options:
@@ -146,7 +154,7 @@ def _checked(field: dataclasses.Field[Any], expected: Any, value: Any) -> Any:
             f"unknown {name} {shown(value)}", hint=f"{meant}choices: {', '.join(str(choice) for choice in choices)}"
         )
     low, high = about.get("low"), about.get("high")
-    if (low is not None and not value >= low) or (high is not None and not value <= high):  # NaN is neither
+    if (low is not None and not value >= low) or (high is not None and not value <= high):  # refuses NaN, too
         limits = f"between {low:g} and {high:g}" if low is not None and high is not None else (
             f"at least {low:g}" if low is not None else f"at most {high:g}"
         )  # fmt: skip
@@ -173,7 +181,7 @@ def _converted(name: str, kind: Any, value: Any) -> Any:
         raise wrong
     try:
         return kind(value)
-    except OverflowError:  # a whole number of thousands of digits
+    except OverflowError:  # an integer too large for a float
         raise wrong from None
 
 
@@ -182,5 +190,5 @@ def _described(kind: Any) -> str:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a word can be written to a file and name one: no zero byte, and nothing that is not UTF-8."""
+    """Whether a string can be saved as UTF-8 and used as a file name, which excludes zero bytes."""
     return "\0" not in value and value.encode("utf-8", "replace").decode() == value

@@ -204,7 +204,7 @@ def test_one_process_of_a_distributed_run_speaks(
     def body(out: output.Output) -> None:
         out.note("a word")
         if agreed is not None:
-            error.speaker = agreed  # type: ignore[attr-defined]
+            error.reported_here = agreed  # type: ignore[attr-defined]
         raise error
 
     assert vpfb(body, "try", "--json") == (3 if isinstance(error, DataError) else 1)

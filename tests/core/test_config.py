@@ -43,7 +43,7 @@ def test_any_data_name_survives_toml(tmp_path_factory: pytest.TempPathFactory, n
         ({"conditional": 1}, "true or false"),
         ({"widths": [32, "64"]}, "list of positive whole numbers"),
         ({"widths": []}, "list of positive whole numbers"),
-        ({"time_budget": "soon"}, "not a length of time"),
+        ({"time_budget": "soon"}, "not a duration"),
         ({"time_budget": "0"}, "out of range"),
     ],
 )

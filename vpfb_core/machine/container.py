@@ -1,7 +1,7 @@
-"""The file format: one .safetensors file holds tensors and one JSON document. No pickle, and no knowledge of models.
+"""The container format: a .safetensors file with tensors and one JSON document. It contains no pickle.
 
-The metadata keeps the document (`vpfb`) and a SHA-256 over the document and over every tensor's name, dtype, shape and
-bytes (`sha256`), since safetensors has no checksum of its own and loads flipped bits silently.
+The metadata of the file has two entries: `vpfb` is the document, and `sha256` is a SHA-256 over the document and over
+the name, dtype, shape and bytes of every tensor. safetensors has no checksum and would load flipped bits silently.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 2
-_RESTORE = "restore the file from where it came, or train again"
+_RESTORE = "restore the file from a copy, or train again"
 
-Entry = tuple[str, str, list[int], Any]  # of a tensor: name, dtype as safetensors names it, shape, bytes
+Entry = tuple[str, str, list[int], Any]  # a tensor: its name, its dtype as safetensors spells it, its shape, its bytes
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        tensors: by name.
-        document: JSON values.
-        digest: the SHA-256 of both, the same wherever and however often they are written.
+        tensors: the tensors by name.
+        document: JSON values by name.
+        digest: the SHA-256 of both. It does not depend on where or when they were written.
     """
 
     tensors: dict[str, Tensor]
@@ -42,14 +42,15 @@ class Checkpoint:
 
 
 def write(path: Path, kind: str, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-    """Write a checkpoint so that `path` holds either the old file or the whole new one.
+    """Write a checkpoint. If writing fails, the file that was at `path` before stays as it was.
 
     Args:
-        kind: what the file is for ("model", "state"); `read` asks for the same.
-        tensors: on any device; stored contiguous.
-        document: JSON values; non-finite floats are refused.
+        kind: the purpose of the file, "model" or "state"; `read` checks it.
+        tensors: tensors on any device; they are stored as contiguous.
+        document: JSON values by name, without "format" and "kind".
     Raises:
         DataError: the file cannot be written.
+        ValueError: a float in the document is not finite.
     """
     from safetensors.torch import save
 
@@ -60,10 +61,13 @@ def write(path: Path, kind: str, tensors: dict[str, Tensor], document: dict[str,
 
 
 def read(path: Path, kind: str) -> Checkpoint:
-    """Read and check a checkpoint. Nothing in the file is executed.
+    """Read a checkpoint and verify its checksum. Nothing in the file is executed.
 
+    Args:
+        kind: the purpose that the file must have, "model" or "state".
     Raises:
-        CheckpointError: missing, foreign, truncated, damaged, of another kind, or written by a newer version.
+        CheckpointError: the file is missing, truncated, damaged or of another kind, or another program or a newer
+            version of vpfb wrote it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -76,12 +80,12 @@ def read(path: Path, kind: str) -> Checkpoint:
 
 
 def read_document(path: Path, kind: str) -> dict[str, Any]:
-    """The JSON document alone, checked as by `read`, without torch."""
+    """The JSON document of a file, checked as by `read`. torch is not imported."""
     return _checked(path, kind)[1]
 
 
 def _checked(path: Path, kind: str) -> tuple[bytes, dict[str, Any], str]:
-    """The bytes of a file, its document, and the digest that was found right."""
+    """The bytes of a file, its document, and its verified digest."""
     from safetensors import SafetensorError, deserialize
 
     metadata = _metadata(path)
@@ -104,7 +108,7 @@ def _checked(path: Path, kind: str) -> tuple[bytes, dict[str, Any], str]:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """The metadata in the header of a file; only the header is read, however large the file."""
+    """The metadata in the header of a file. Only the header is read, so that another large file is refused at once."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -121,7 +125,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _unreadable(path: Path, reason: str) -> str:
-    """What is wrong with a file that safetensors refuses."""
+    """The message for a file that safetensors cannot read."""
     with path.open("rb") as file:
         beginning = file.read(9)
     if len(beginning) < 9 or beginning[8:] != b"{":
@@ -148,7 +152,7 @@ def _document(text: str, path: Path) -> dict[str, Any]:
 
 
 def _entry(name: str, tensor: Tensor) -> Entry:
-    """A contiguous tensor on the CPU as it is stored."""
+    """The entry of a contiguous tensor on the CPU, as safetensors stores it."""
     import torch
 
     names = {
@@ -161,8 +165,8 @@ def _entry(name: str, tensor: Tensor) -> Entry:
 
 
 def _digest(text: str, entries: Iterable[Entry]) -> str:
-    """SHA-256 over the document, then over each tensor in the order of names: name, dtype, shape, bytes."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))  # damage can leave half a character
+    """The SHA-256 of the document followed by each tensor's name, dtype, shape and bytes, sorted by name."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))  # a damaged document may contain half a character
     for name, dtype, shape, data in sorted(entries, key=lambda entry: entry[0]):
         digest.update(json.dumps([name, dtype, list(shape)]).encode())
         digest.update(data)
@@ -170,5 +174,5 @@ def _digest(text: str, entries: Iterable[Entry]) -> str:
 
 
 def finite_or_none(value: float) -> float | None:
-    """JSON has no NaN: a figure that is not finite is kept as null."""
+    """The value, or None if it is not finite, since JSON has no NaN and no infinity."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Which device to compute on, and its memory."""
+"""The choice of a device, and its memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vpfb_core.machine.launch import place
 
 
 def available_devices() -> list[str]:
-    """The devices of this machine, best first, as `resolve_device` takes them."""
+    """The names of the devices of this machine, the fastest first."""
     devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     if torch.backends.mps.is_available():
         devices.append("mps")
@@ -25,15 +25,17 @@ def available_devices() -> list[str]:
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps → a device that is there.
+    """The device of a name, which must exist on this machine.
 
-    Where several processes of a job are on this machine, each takes the GPU of its own number.
+    If several processes of a job run on this machine, each takes the GPU of its local rank.
 
+    Args:
+        name: "cpu", "cuda", "cuda:N", "mps" or "auto", which prefers CUDA, then MPS, then the CPU.
     Raises:
-        ConfigError: no such device here; it lists those that are.
+        ConfigError: there is no such device on this machine; the hint lists those that exist.
     """
     devices, here = available_devices(), place()
-    if here.count > 1 and "mps" in devices:  # it cannot exchange gradients
+    if here.count > 1 and "mps" in devices:  # torch.distributed cannot exchange gradients of MPS
         devices.remove("mps")
     if name == "auto":
         name = devices[0]
@@ -47,17 +49,18 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; to a GPU without waiting for it."""
+    """The tensor on the device. A copy to a GPU is asynchronous."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def place_network(network: nn.Module, device: torch.device) -> None:
-    """Move a network, in place; on the CPU the weights of its convolutions lie channels last, and maps follow them.
+    """Move a network to a device, in place.
 
-    There that takes a tenth off a training step and off a gradient; what is computed is the same but for rounding. On
-    other devices the layout stays as it is.
+    On the CPU its convolutions get the memory format "channels last", which their outputs then have as well. That makes
+    a training step and a gradient about 10 % faster there and changes results only by rounding. On other devices the
+    memory format stays as it is.
     """
     network.to(device)
     if device.type == "cpu":
@@ -65,7 +68,11 @@ def place_network(network: nn.Module, device: torch.device) -> None:
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes that the device has, in use or not; on the CPU this process's part of half, since others use it too."""
+    """The memory of a device in bytes, used or not.
+
+    On the CPU it is half the memory of the machine, since other programs use it too, divided by the number of processes
+    of this job on the machine.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if device.type == "mps":
@@ -74,7 +81,7 @@ def memory_of(device: torch.device) -> int:
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Peak bytes: allocated on a GPU, resident on the CPU."""
+    """The peak memory use in bytes: allocated by torch on a GPU, resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
@@ -85,22 +92,23 @@ def memory_in_use(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def keeping_freed_memory(device: torch.device) -> Iterator[None]:
-    """Within, memory that the CPU frees is kept for the next tensor, where the C library is glibc.
+    """Inside this context, glibc keeps freed memory of the CPU for the next tensor.
 
-    By default it gives large blocks back to the system, and a training step asks for them anew: getting the pages again
-    takes as long as computing in them. At the end what is free is given back.
+    By default glibc returns large blocks to the system, and a training step requests them again. Getting the pages anew
+    takes as long as computing in them. At the end of the context the free memory is returned. With another C library or
+    on another device nothing changes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None or device.type != "cpu":
         yield
         return
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD in malloc.h
-    mallopt(mmap_threshold, 2**25)  # the largest that it takes
+    mallopt(mmap_threshold, 2**25)  # the largest value that glibc accepts
     mallopt(trim_threshold, 2**31 - 1)
     try:
         yield
     finally:
-        mallopt(mmap_threshold, 2**17)  # as they were
+        mallopt(mmap_threshold, 2**17)  # glibc's defaults
         mallopt(trim_threshold, 2**17)
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
             trim(0)

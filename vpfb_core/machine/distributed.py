@@ -1,8 +1,8 @@
-"""Several processes on one job: who does what, and how they agree.
+"""The processes of a distributed job: how they divide work, exchange results and fail together.
 
-`torchrun` starts them. Each computes a share; the first alone speaks and writes. What they say to each other goes from
-processor to processor (gloo) and waits for no GPU; only gradients and losses go from GPU to GPU (NCCL). For a process
-that is alone all of this is an ordinary call.
+`torchrun` starts the processes. Each computes a share of the work; only the first prints and writes files. Python
+objects and tensors on the CPU are exchanged through gloo, which waits for no GPU. Tensors on a GPU are exchanged
+through NCCL. In a job of one process every function is an ordinary call.
 """
 
 from __future__ import annotations
@@ -24,17 +24,21 @@ from vpfb_core.machine.launch import Place, place
 
 T = TypeVar("T")
 
-# The others wait while the first process calibrates, draws and saves; one that has died is noticed at once.
-PATIENCE = timedelta(days=7)
+# The other processes wait while the first calibrates, samples and saves. A process that died is noticed at once.
+TIMEOUT = timedelta(days=7)
 
 
 class Group:
-    """The processes of a job, or one alone.
+    """The processes of a job, of which this is one.
+
+    An error that `from_first` or `together` raises on all processes has an attribute `reported_here`: whether this
+    process is the one that prints it.
 
     Attributes:
-        rank, count: which of how many this one is.
-        first: whether it speaks and writes for all.
-        leads: whether it is the first on its machine.
+        rank: the number of this process, from 0.
+        count: the number of processes.
+        first: whether this process prints and writes files for all.
+        leads: whether this process is the first on its machine.
     """
 
     def __init__(self, place: Place) -> None:
@@ -42,21 +46,29 @@ class Group:
         self.leads = place.local_rank == 0
         if self.count == 1:
             return
-        if not distributed.is_initialized():  # or the user's program has done so
+        if not distributed.is_initialized():  # the user's program may have done so
             distributed.init_process_group("gloo")
-        self._words: Any = distributed.new_group(backend="gloo", timeout=PATIENCE)
-        self._nccl: Any = None  # made when a GPU needs it
+        self._gloo: Any = distributed.new_group(backend="gloo", timeout=TIMEOUT)
+        self._nccl: Any = None  # created when a tensor on a GPU is exchanged
 
-    # --- shares -------------------------------------------------------------------------------------------------------
+    # --- dividing work ------------------------------------------------------------------------------------------------
 
     def share(self, total: int) -> range:
-        """The part of `range(total)` that is this process's: parts follow each other and differ by at most one."""
+        """The part of `range(total)` that this process computes.
+
+        The parts of the processes follow each other in the order of ranks. Their lengths differ by at most one.
+        """
         return range(self.rank * total // self.count, (self.rank + 1) * total // self.count)
 
     def sharded(self, total: int, work: Callable[[range], T]) -> list[T] | None:
-        """`work(share)` on each process; the first gets what all of them made, in order, the others None.
+        """Run `work(share)` on each process and collect the results on the first.
 
-        What is made is tensors on the CPU or plain values. An empty share is not worked on.
+        Args:
+            total: the length of the range that is divided.
+            work: a function of this process's share; it returns tensors on the CPU or plain values. It is not called
+                for an empty share.
+        Returns:
+            On the first process the results in the order of ranks, on the others None.
         """
         mine = self.share(total)
         made = self.together(lambda: [work(mine)] if mine else [])
@@ -64,57 +76,57 @@ class Group:
             return made
         parts: list[Any] | None = [None] * self.count if self.first else None
         with _exchange():
-            distributed.gather_object(made, parts, group=self._words)
+            distributed.gather_object(made, parts, group=self._gloo)
         return None if parts is None else [one for part in parts for one in part]
 
-    # --- agreement ----------------------------------------------------------------------------------------------------
+    # --- common results and errors ------------------------------------------------------------------------------------
 
     def largest(self, values: Sequence[float]) -> list[float]:
-        """The largest of each value over the processes."""
+        """The maximum of each value over the processes."""
         if self.count == 1:
             return list(values)
         table = torch.tensor(values, dtype=torch.float64)
         with _exchange():
-            distributed.all_reduce(table, distributed.ReduceOp.MAX, group=self._words)
+            distributed.all_reduce(table, distributed.ReduceOp.MAX, group=self._gloo)
         return table.tolist()
 
     def from_first(self, work: Callable[[], T]) -> T:
-        """`work()` on the first process alone: what it returns or raises, every process does."""
+        """Run `work()` on the first process only. Every process returns its result or raises its error."""
         if self.count == 1:
             return work()
         box: list[Any] = [_attempt(work) if self.first else None]
         with _exchange():
-            distributed.broadcast_object_list(box, 0, group=self._words)
+            distributed.broadcast_object_list(box, 0, group=self._gloo)
         value, error = box[0]
         if error is not None:
-            error.speaker = self.first
+            error.reported_here = self.first
             raise error
         return value
 
     def together(self, work: Callable[[], T]) -> T:
-        """`work()` on each process: where it fails on some, it fails on all, with the error of the lowest rank."""
+        """Run `work()` on every process. If some fail, all raise the error of the lowest rank among them."""
         if self.count == 1:
             return work()
         value, error = _attempt(work)
         if self.largest([error is not None])[0]:
             errors: list[Any] = [None] * self.count
             with _exchange():
-                distributed.all_gather_object(errors, error, group=self._words)
+                distributed.all_gather_object(errors, error, group=self._gloo)
             shared = next(error for error in errors if error is not None)
-            shared.speaker = self.first
+            shared.reported_here = self.first
             raise shared
         return value  # type: ignore[return-value]
 
     def leaders_first(self, work: Callable[[], T]) -> T:
-        """`together`, but for one process of each machine first: what it downloads, the others find there."""
+        """Run `work()` on one process of each machine, then on the others, which find what the first downloaded."""
         value = self.together(lambda: work() if self.leads else None)
         return self.together(lambda: work() if value is None else value)
 
     @contextlib.contextmanager
     def naming_lost_processes(self) -> Iterator[None]:
-        """Within, a connection that broke is the error that another process has died.
+        """Inside this context, a broken connection raises LostProcessError.
 
-        Which process failed, and of what, it says itself; `torchrun` reports its rank.
+        The process that failed reports its own error, and `torchrun` reports its rank.
         """
         try:
             yield
@@ -123,15 +135,15 @@ class Group:
                 raise LostProcessError(
                     "another process of this job has died", hint="its own message, or torchrun's report, says why"
                 ) from error
-            if isinstance(error, VPFBError) and not self.first and getattr(error, "speaker", None) is None:
+            if isinstance(error, VPFBError) and not self.first and getattr(error, "reported_here", None) is None:
                 error.message += f" (process {self.rank} of {self.count})"
-                error.speaker = True  # type: ignore[attr-defined]
+                error.reported_here = True  # type: ignore[attr-defined]
             raise
 
     # --- gradients ----------------------------------------------------------------------------------------------------
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give all processes the values of the first, in place."""
+        """Set the tensors of every process to the values of the first, in place."""
         if self.count == 1:
             return
         with torch.no_grad(), _exchange():
@@ -139,10 +151,10 @@ class Group:
                 distributed.broadcast(tensor.data, 0, group=self._between(tensor.device))
 
     def average_gradients(self, parameters: Iterable[Parameter]) -> None:
-        """Replace each parameter's gradient by its mean over the processes; where one has none, it counts as zero.
+        """Replace each parameter's gradient by its mean over the processes. A missing gradient counts as zero.
 
-        It is done once per step, when all micro-batches have added up, so that processes may divide their shares
-        differently. All gradients of a type travel as one tensor.
+        It is called once per step, when the gradients of all micro-batches are summed, so that each process may divide
+        its share into micro-batches of its own size. All gradients of one dtype are exchanged as one tensor.
         """
         if self.count == 1:
             return
@@ -158,7 +170,7 @@ class Group:
                 gradient.copy_(part.view_as(gradient))
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the processes, in place."""
+        """Replace the values by their mean over the processes, in place, and return them."""
         if self.count > 1:
             with _exchange():
                 distributed.all_reduce(values, group=self._between(values.device))
@@ -166,16 +178,16 @@ class Group:
         return values
 
     def _between(self, device: torch.device) -> Any:
-        """What carries tensors of a device from process to process."""
+        """The process group that exchanges tensors of a device."""
         if device.type != "cuda":
-            return self._words
+            return self._gloo
         self._nccl = self._nccl or distributed.new_group(backend="nccl")
         return self._nccl
 
 
 @functools.cache
 def group() -> Group:
-    """The processes that this one belongs to; the first call meets the others."""
+    """The processes of this job. The first call waits until all of them have made it."""
     here = place()
     if here.count > 1:
         atexit.register(_leave)
@@ -195,7 +207,7 @@ def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error, or where it cannot travel to another process, its words."""
+    """The error, or a RuntimeError with its text if it cannot be pickled for another process."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -205,7 +217,7 @@ def _portable(error: Exception) -> Exception:
 
 @contextlib.contextmanager
 def _exchange() -> Iterator[None]:
-    """Around a message: that the other side is gone has a name."""
+    """Inside this context, an exchange that fails raises LostProcessError."""
     try:
         yield
     except RuntimeError as error:
@@ -213,5 +225,5 @@ def _exchange() -> Iterator[None]:
 
 
 def _is_broken_link(error: Exception) -> bool:
-    """Whether a backward pass failed because a process that it exchanges gradients with is gone."""
+    """Whether an exchange failed because another process has died."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()

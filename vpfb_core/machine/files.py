@@ -1,4 +1,7 @@
-"""Writing files so that nothing is lost: beside, to disk, then renamed; and the user's cache folder."""
+"""Atomic writing of files, and the user's cache folder.
+
+A file is written under a temporary name in the same folder, flushed to disk, and then renamed.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,17 @@ from typing import IO
 
 from vpfb_core.errors import DataError
 
-_PREFIX, _SUFFIX = ".vpfb-", ".part"  # of temporary names
+_PREFIX, _SUFFIX = ".vpfb-", ".part"  # the beginning and the end of temporary names
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes the name `path` only once it is whole and on disk; folders are made.
+    """Open a file for writing that takes the name `path` only when it is complete and on disk.
+
+    Missing folders are created. If writing fails, the file that was at `path` before stays as it was.
 
     Raises:
-        DataError: no permission, no space, or a folder or a device in the way. What stood at `path` before stands
-            there still.
+        DataError: the file cannot be written: no permission, no space, or `path` is a folder or a device.
     """
     temporary: Path | None = None
     try:
@@ -44,25 +48,28 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """The whole of `content` at `path`, or nothing. Raises as `replacing`."""
+    """Write all of `content` to `path`, or nothing. Errors are those of `replacing`."""
     with replacing(path) as file:
         file.write(content)
 
 
 def cache_folder() -> Path:
-    """Where what can be had again is kept between calls: XDG_CACHE_HOME/vpfb, else ~/.cache/vpfb."""
+    """The folder of files that can be computed or downloaded again: XDG_CACHE_HOME/vpfb, else ~/.cache/vpfb."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache") / "vpfb"
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder, to which nobody else may be writing."""
+    """Remove the temporary files of killed processes from a folder. No other process may be writing to the folder."""
     for left in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         left.unlink(missing_ok=True)
 
 
 def _require_replaceable(path: Path) -> None:
-    """Only a file gives way to a file: a rename would also remove a pipe or, for root, /dev/null itself."""
+    """Raise DataError unless `path` is free or a regular file.
+
+    Renaming would also replace a pipe or, for the root user, /dev/null itself.
+    """
     if path.is_dir():
         raise DataError(f"cannot write {path}: it is a folder")
     if (path.exists() and not path.is_file()) or path.parent.resolve() == Path("/dev"):
@@ -70,7 +77,10 @@ def _require_replaceable(path: Path) -> None:
 
 
 def _keep_name(folder: Path) -> None:
-    """Bring a folder's names to disk, so that a power cut does not undo a rename; where the system can."""
+    """Flush the names in a folder to disk, so that a power failure does not undo a rename.
+
+    Systems that cannot flush a folder are left alone.
+    """
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -80,6 +90,7 @@ def _keep_name(folder: Path) -> None:
 
 
 def _umask() -> int:
+    """The umask of this process, which can only be read by setting it."""
     current = os.umask(0)
     os.umask(current)
     return current

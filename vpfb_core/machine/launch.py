@@ -1,4 +1,4 @@
-"""Which of how many processes this is, as `torchrun` says in the environment. Knows no torch."""
+"""The rank of this process and the number of processes, from the variables that `torchrun` sets. torch is not used."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Place:
-    """A process among those of a job.
+    """The place of a process in its job.
 
     Attributes:
-        rank: its number among all.
-        count: how many there are.
-        local_rank: its number on its machine.
-        local_count: how many are on its machine.
+        rank: the number of the process in the job, from 0.
+        count: the number of processes in the job.
+        local_rank: the number of the process on its machine, from 0.
+        local_count: the number of processes of the job on its machine.
     """
 
     rank: int = 0
@@ -24,12 +24,12 @@ class Place:
 
     @property
     def first(self) -> bool:
-        """Whether it is the process that speaks and writes for all."""
+        """Whether this is the process that prints and writes files for all."""
         return self.rank == 0
 
 
 def place() -> Place:
-    """The place of this process; that of one alone unless a launcher has set all of its variables."""
+    """The place of this process. Unless a launcher has set all of its variables, the job has one process."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     values = [os.environ.get(name, "") for name in names]
     if "MASTER_ADDR" not in os.environ or not all(value.isdecimal() for value in values):

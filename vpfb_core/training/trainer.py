@@ -181,7 +181,8 @@ class Trainer:
         if not self._has_dropout:
             yield
             return
-        with noise.lent_global_generator(self.device, self.config.run.seed, "dropout", at.step, at.rollbacks, first):
+        seed = noise.derive_seed(self.config.run.seed, "dropout", at.step, at.rollbacks, first)
+        with noise.seeded_global_generator(self.device, seed):
             yield
 
 

@@ -94,7 +94,7 @@ def test_a_seeded_global_generator_draws_by_its_seed_and_comes_back_as_it_was(mo
     cpu, before = torch.device("cpu"), torch.get_rng_state()
     with noise.seeded_global_generator(cpu, 5):
         drawn = torch.rand(4)
-    with pytest.raises(ZeroDivisionError), noise.lent_global_generator(cpu, 5, "stream"):
+    with pytest.raises(ZeroDivisionError), noise.seeded_global_generator(cpu, noise.derive_seed(5, "stream")):
         keyed = torch.rand(4)
         raise ZeroDivisionError
     assert torch.equal(torch.get_rng_state(), before)

@@ -99,7 +99,7 @@ def fit(
         raise DataError(f"{len(images)} images are too few to fit features to", hint=f"take {FEWEST_IMAGES} or more")
     classes = [len(group.classes) for group in images.groups]
     train, held_out = split(images, HELD_OUT, seed)
-    with noise.lent_global_generator(torch.device("cpu"), seed, "classifier"):
+    with noise.seeded_global_generator(torch.device("cpu"), noise.derive_seed(seed, "classifier")):
         network = Classifier(images.shape[0], images.shape[1], classes).to(device)
     _train(network, images.subset(train), device, seed, on_progress)
     accuracy = _accuracy(network, images.subset(held_out), device)
