@@ -43,11 +43,14 @@ class Levels:
         """The level, if it is one of these.
 
         Raises:
-            ConfigError: it is below the lowest level, or not a number.
+            ConfigError: it is not, or it is not a finite number.
         """
-        if not self.lowest * (1 - 1e-12) <= level < math.inf:
+        if not (self.lowest * (1 - 1e-12) <= level <= self.highest * (1 + 1e-12) and level < math.inf):
+            least, most = f"{self.lowest:.3g}", f"{self.highest:.3g}"
             raise ConfigError(
-                f"level {level} is not at or above {self.lowest:.3g}, the lowest noise level of this model",
+                f"level {level} is not at or above {least}, the lowest noise level of this model"
+                if math.isinf(self.highest)
+                else f"level {level} is not between {least} and {most}, the noise levels of this model",
                 hint="the level is the ratio of noise to data",
             )
         return level

@@ -74,10 +74,20 @@ class Checks:
         began = time.monotonic()
         validation = self.validate(model, batch_size)
         seconds = time.monotonic() - began
-        drawn = sample(model, GRID_IMAGES, self.seed, nfe=GRID_NFE, batch_size=min(GRID_IMAGES, batch_size))
+        drawn = sample(
+            model, GRID_IMAGES, self.seed, condition=self._grid_condition(model), nfe=GRID_NFE,
+            batch_size=min(GRID_IMAGES, batch_size),
+        )  # fmt: skip
         real = self._images[: len(drawn.images)].float() / 255
         accuracy = sample_accuracy(drawn.images, real)
         return Checked(validation, accuracy, drawn.images, seconds / len(self._data))
+
+    def _grid_condition(self, model: TrainedModel) -> Tensor | None:
+        """None; but where the field without a class is not trained, the classes of the real images, in turns."""
+        if self._labels is None or model.field.has_null:
+            return None
+        labels = self._labels[torch.arange(GRID_IMAGES, device=self._labels.device) % len(self._labels)]
+        return labels.clamp(min=0)
 
 
 def sample_accuracy(samples: Tensor, real: Tensor) -> float:

@@ -38,7 +38,8 @@ def full_cost(model: TrainedModel) -> int:
     """Gradients that full calibration takes."""
     if not methods.gives(model.method.name, "energy"):
         return 0
-    return model.method.calibration_cost(model.field, model.data_shape.classes) + fit.IMAGES * READING_COST
+    reference = fit.IMAGES * READING_COST if model.field.has_null else 0
+    return model.method.calibration_cost(model.field, model.data_shape.classes) + reference
 
 
 def calibrate(
@@ -46,7 +47,7 @@ def calibrate(
 ) -> None:
     """Estimate the constants of a model and fit its reference on data that it was trained on; keep both in it.
 
-    A model without an energy needs neither.
+    A model without an energy needs neither, and one whose field without a class is not trained no reference.
 
     Args:
         source: of the model's shape and, if it is conditional, with its condition groups.
@@ -65,7 +66,7 @@ def calibrate(
     if not methods.gives(model.method.name, "energy"):
         return
     chosen = _shuffled(source, seed)
-    count, rest = fit.IMAGES, None
+    count, rest = fit.IMAGES if model.field.has_null else 0, None
     if gradients is not None:
         count = min(count, 2 * gradients // (3 * READING_COST))
         rest = gradients - count * READING_COST

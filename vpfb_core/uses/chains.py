@@ -13,10 +13,10 @@ from torch import Tensor
 from vpfb_core.dynamics.slerp import rms_distance
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
-from vpfb_core.model.conditions import Condition, condition_tensor
+from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
 from vpfb_core.uses import inpainting, long_runs
-from vpfb_core.uses.draw import check_condition
+from vpfb_core.uses.draw import conditions_of
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ def long_run(
     model.require("energy", "a Langevin chain")
     model.require("flow", "a long run")
     chosen = Solver.choose(**solver)
-    check_condition(model, condition, guidance, "a long run")
-    conditions = condition_tensor(condition, model.groups, len(images), first)
+    conditions = conditions_of(model, condition, len(images), first, guidance=guidance, use="a long run")
     data = model.standardise(images)
     parts, ends, nfe = [], [], []
     for rows in _batches(len(data), batch_size):
@@ -138,7 +137,7 @@ def inpaint(
     model.require("flow", "inpainting")
     if n < 1:
         raise ConfigError(f"n = {n}: ask for at least one image")
-    check_condition(model, condition, guidance, "inpainting")
+    conditions = conditions_of(model, condition, n, first, guidance=guidance, use="inpainting")
     if tuple(image.shape) != tuple(model.shape):
         raise ConfigError(
             f"an image of shape {tuple(image.shape)} does not fit a model of {tuple(model.shape)}",
@@ -152,7 +151,6 @@ def inpaint(
     known = known.cpu().expand(model.shape)
     if known.all() or not known.any():
         raise ConfigError(f"the mask keeps {'every pixel' if known.all() else 'no pixel'} of the image")
-    conditions = condition_tensor(condition, model.groups, n, first)
     data = model.standardise(image[None])
     parts, filled = [], []
     nfe = 0

@@ -17,9 +17,9 @@ from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, log_likelihood
-from vpfb_core.model.conditions import Condition, condition_tensor
+from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
-from vpfb_core.uses.draw import check_condition
+from vpfb_core.uses.draw import conditions_of
 
 METHODS = ("explicit", "ode")
 GREY_LEVEL = 1 / 255
@@ -72,17 +72,10 @@ def log_density(
         raise ConfigError(f"batch_size = {batch_size}, probes = {probes}: both must be at least 1")
     if solver and method != "ode":
         raise ConfigError(f"the explicit density takes no {', '.join(solver)}", hint='a solver belongs to "ode"')
-    model.require(*(("energy", "an explicit density") if method == "explicit" else ("flow", "a likelihood")))
-    check_condition(model, condition, None, "a density")
     chosen = Solver.choose(**(solver or {"method": "dopri5"}))
     noisy = method == "explicit" or level is not None
-    if method == "explicit":
-        level = explicit_level(model, level)
-    elif level is None:
-        level = entry_level(model, dequantise)
-    else:
-        level = _lowest(model, level)
-    conditions = condition_tensor(condition, model.groups, len(images), first)
+    level = explicit_level(model, level) if method == "explicit" else flow_level(model, level, dequantise)
+    conditions = conditions_of(model, condition, len(images), first, use="a density")
     parts = []
     for start in range(0, len(images), batch_size):
         rows, index = slice(start, start + batch_size), first + start
@@ -156,15 +149,21 @@ def hutchinson_probes(x: Tensor, count: int, seed: int, first: int) -> Tensor | 
     return noise.signs((count, *x.shape[1:]), seed, range(first, first + len(x)), "probes").to(x)
 
 
-def entry_level(model: TrainedModel, dequantise: bool) -> float:
-    """The level at which an image enters the flow for its likelihood.
+def flow_level(model: TrainedModel, level: float | None, dequantise: bool) -> float:
+    """The level asked for, or the one at which an image as it is enters the flow for its likelihood.
 
-    The lowest; but with dequantisation no later than where the flow's own noise is as wide as that of dequantisation,
-    so that the network meets the noise that it was trained for.
+    That is the lowest; but with dequantisation no later than where the flow's own noise is as wide as that of
+    dequantisation, so that the network meets the noise that it was trained for.
+
+    Raises:
+        ConfigError: the method has no flow, or the flow does not pass this level.
     """
+    model.require("flow", "a likelihood")
     field: Any = model.field
-    lowest = field.level(field.span[1])
-    return max(lowest, DEQUANTISATION * GREY_LEVEL / model.statistics.std) if dequantise else lowest
+    levels = Levels(*(field.level(position) for position in field.span))
+    if level is not None:
+        return levels.require(level)
+    return max(levels.lowest, DEQUANTISATION * GREY_LEVEL / model.statistics.std) if dequantise else levels.lowest
 
 
 def explicit_level(model: TrainedModel, level: float | None) -> float:
@@ -172,19 +171,17 @@ def explicit_level(model: TrainedModel, level: float | None) -> float:
 
     Raises:
         CheckpointError: the model is not calibrated.
-        ConfigError: the model has no such level.
+        ConfigError: the method has no energy, or none at this level.
     """
+    model.require("energy", "an explicit density")
     if model.calibration is None:
         raise CheckpointError(
             "this model is not calibrated, so its energies are not densities", hint="vpfb info --calibrate MODEL"
         )
-    return model.calibration.quoted_level if level is None else _lowest(model, level)
-
-
-def _lowest(model: TrainedModel, level: float) -> float:
-    """The level, if the flow reaches it."""
-    field: Any = model.field
-    return Levels(*(field.level(position) for position in field.span)).require(level)
+    if level is None:
+        return model.calibration.quoted_level
+    assert model.field.levels is not None
+    return model.field.levels.require(level)
 
 
 def _blur_noise(data: Tensor, seed: int, first: int) -> Tensor:

@@ -80,8 +80,7 @@ def sample(
     if n < 1:
         raise ConfigError(f"n = {n}: ask for at least one image")
     chosen = Solver.choose(**solver)
-    check_condition(model, condition, guidance, "sampling")
-    conditions = condition_tensor(condition, model.groups, n, first)
+    conditions = conditions_of(model, condition, n, first, guidance=guidance, use="sampling")
     codes = noise.normal(model.shape, seed, range(first, first + n))
 
     def solve(codes: Tensor, conditions: Tensor | None) -> Solution:
@@ -110,12 +109,11 @@ def decode(
     """
     model.require("flow", "decoding")
     chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
-    check_condition(model, condition, guidance, "decoding")
+    conditions = conditions_of(model, condition, len(codes), guidance=guidance, use="decoding")
 
     def solve(codes: Tensor, conditions: Tensor | None) -> Solution:
         return transport.decode(model.field, codes, conditions, chosen, guidance=guidance)  # type: ignore[arg-type]
 
-    conditions = condition_tensor(condition, model.groups, len(codes))
     solution = _in_batches(model, solve, codes, conditions, batch_size).require_success()
     return model.statistics.to_images(solution.x)
 
@@ -138,7 +136,7 @@ def encode(
     """
     model.require("flow", "encoding")
     chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
-    check_condition(model, condition, guidance, "encoding")
+    conditions = conditions_of(model, condition, len(images), guidance=guidance, use="encoding")
 
     def solve(data: Tensor, conditions: Tensor | None) -> Solution:
         return transport.encode(model.field, data, conditions, chosen, guidance=guidance)  # type: ignore[arg-type]
@@ -146,7 +144,6 @@ def encode(
     data = model.standardise(images)
     if not len(data):
         return torch.empty(data.shape)
-    conditions = condition_tensor(condition, model.groups, len(images))
     return _in_batches(model, solve, data, conditions, batch_size).require_success().x
 
 
@@ -176,17 +173,30 @@ def interpolate(
     return decode(model, codes.flatten(0, 1), condition=conditions, **settings).unflatten(0, codes.shape[:2])
 
 
-def check_condition(model: TrainedModel, condition: Condition, guidance: float | None, use: str) -> None:
-    """Refuse a guidance that is not to be had, and a use of an unconditional field that was not trained.
+def conditions_of(
+    model: TrainedModel,
+    condition: Condition,
+    n: int,
+    first: int = 0,
+    *,
+    guidance: float | None = None,
+    use: str,
+) -> Tensor | None:
+    """The class of each of n samples in each group as of `condition_tensor`, if the model was trained for them.
 
+    Args:
+        use: what they are for, as the subject of a sentence: "sampling".
     Raises:
-        ConfigError: as of `check_guidance` and `TrainedModel.require_null`.
+        ConfigError: a condition that does not exist, guidance that is not to be had, or a use of the field without a
+            class where that was not trained.
     """
     check_guidance(guidance, model.groups)
+    conditions = condition_tensor(condition, model.groups, n, first)
     if guidance is not None and guidance != 1:
         model.require_null("guidance")
-    if condition is None and model.groups:
-        model.require_null(f"{use} without a class")
+    if conditions is not None and bool((conditions < 0).any()):
+        model.require_null(f"{use} without a class" + (" of each group" if len(model.groups) > 1 else ""))
+    return conditions
 
 
 def _in_batches(

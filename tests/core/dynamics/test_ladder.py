@@ -68,6 +68,12 @@ def test_other_levels_are_refused_with_the_lowest_one(level: float) -> None:
     assert "ratio of noise to data" in str(caught.value.hint)
 
 
+def test_levels_above_the_highest_are_refused_where_there_is_one() -> None:
+    assert Levels(2.0, 0.1).require(2.0) == 2.0
+    with pytest.raises(ConfigError, match=r"level 3\.0 is not between 0\.1 and 2, the noise levels"):
+        Levels(2.0, 0.1).require(3.0)
+
+
 # --- the walk ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import vpfb_model
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -15,7 +16,11 @@ from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.base import DataShape
+from vpfb_core.methods.flow_matching import FlowMatching
+from vpfb_core.methods.vpfb import estimation
+from vpfb_core.methods.vpfb.field import PotentialField
+from vpfb_core.methods.vpfb.homotopy import OT, Homotopy
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import density
@@ -24,18 +29,41 @@ STATISTICS = Statistics((0.4,), 0.2)
 DIGITS = ConditionGroup("class", ("0", "1"))
 
 
-def untrained(side: int = 3, groups: tuple[ConditionGroup, ...] = (), noise: float = 0.0) -> Model:
+def untrained(
+    side: int = 3, groups: tuple[ConditionGroup, ...] = (), noise: float = 0.0, *,
+    schedule: Homotopy = OT(sigma_min=0.01), has_null: bool = True,
+) -> Model:  # fmt: skip
     """N = 0, the exact model of independent Gaussian pixels; with noise on its weights, some other."""
     network = {
         "name": "unet", "channels": 1, "size": side, "widths": [8, 8], "classes": [len(g.classes) for g in groups],
     }  # fmt: skip
     built = networks.build(network)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for parameter in built.parameters():
-            parameter.data += noise * torch.randn_like(parameter)
-    potential = Potential(built, OT(sigma_min=0.01), 0.5).eval().requires_grad_(False)
-    return Model(potential, network, STATISTICS, (1, side, side), groups)
+    draws = torch.Generator().manual_seed(1)
+    for parameter in built.parameters():
+        parameter.data += noise * torch.randn(parameter.shape, generator=draws)
+    return vpfb_model(
+        Potential(built, schedule, 0.5), network=network, statistics=STATISTICS, shape=(1, side, side), groups=groups,
+        has_null=has_null,
+    )  # fmt: skip
+
+
+def calibrate(model: Model, images: Tensor, labels: Tensor | None = None, **counts: int) -> None:
+    """Give the model the constants of these images, from as many points as `counts` says."""
+    assert isinstance(model.field, PotentialField)
+    data = model.standardise(density.dequantised(images, 0))
+    counts = {"anchor_points": 0} | counts
+    model.calibration = estimation.calibrate(
+        model.field.potential, data, labels, model.data_shape.classes, **counts
+    )  # fmt: skip
+
+
+def flow_matching(side: int = 3) -> Model:
+    """A velocity that is 0 everywhere: the flow of independent Gaussian pixels, without an energy."""
+    network = {"name": "unet", "channels": 1, "size": side, "widths": [8, 8], "classes": []}
+    method = FlowMatching(FlowMatching.Settings(floor=0.01))
+    shape = DataShape((1, side, side))
+    field = method.field(networks.build(network), shape).eval().requires_grad_(False)
+    return Model(method=method, field=field, network=network, statistics=STATISTICS, shape=shape.shape)
 
 
 def gaussian(images: Tensor, blur: float = 0.0) -> Tensor:
@@ -43,6 +71,11 @@ def gaussian(images: Tensor, blur: float = 0.0) -> Tensor:
     deviation = STATISTICS.std * math.sqrt(1 + blur**2)
     pixels = torch.distributions.Normal(STATISTICS.mean[0], deviation).log_prob(images.double())
     return pixels.flatten(1).sum(1)
+
+
+def lowest_level(model: Model) -> float:
+    assert model.field.levels is not None
+    return model.field.levels.lowest
 
 
 def pictures(n: int, side: int = 3) -> Tensor:
@@ -54,14 +87,13 @@ def test_flow_likelihood_of_gaussian_pixels_is_their_density() -> None:
     model, images = untrained(), pictures(4)
     found = model.log_density(images, method="ode", nfe=4)
     drawn = density.dequantised(images, seed=0)
-    floor = 1 / math.tan(model.potential.angle_range[1])
     assert found.dtype == torch.float64
-    torch.testing.assert_close(found, gaussian(drawn, blur=0), rtol=0, atol=1e-3 + 9 * floor**2)
+    torch.testing.assert_close(found, gaussian(drawn, blur=0), rtol=0, atol=1e-3 + 9 * lowest_level(model) ** 2)
 
 
 def test_explicit_density_of_gaussian_pixels_is_that_of_the_blurred_image() -> None:
     model, images = untrained(), pictures(64)
-    model.calibrate(images, points=16, anchor_points=0)
+    calibrate(model, images, points=16)
     for level in (0.1, 1.0):
         found = model.log_density(images, level=level)
         # The noise that was drawn is not known here, but a Gaussian has all its entropy in the mean over noise.
@@ -76,7 +108,7 @@ def test_explicit_density_of_gaussian_pixels_is_that_of_the_blurred_image() -> N
 
 def test_both_methods_agree_on_the_same_blurred_image() -> None:
     model, images = untrained(), pictures(4)
-    model.calibrate(images, points=4, anchor_points=0)
+    calibrate(model, images, points=4)
     explicit, ode = model.log_density(images, level=0.2), model.log_density(images, method="ode", level=0.2, nfe=4)
     torch.testing.assert_close(explicit, ode, rtol=0, atol=1e-2)
     torch.testing.assert_close(model.blur(0.2), 0.2 * STATISTICS.std * 255)
@@ -97,7 +129,7 @@ def test_uniform_noise_takes_eight_bits_from_a_model_that_knows_nothing_better()
 
 def test_density_of_image_i_depends_on_seed_and_index_alone() -> None:
     model, images = untrained(side=5, noise=0.1), pictures(6, side=5)
-    model.calibrate(images, points=4, anchor_points=0)
+    calibrate(model, images, points=4)
     for settings in ({"method": "explicit"}, {"method": "ode", "nfe": 8}):
         together = model.log_density(images, **settings)
         parts = model.log_density(images, **settings, batch_size=4)
@@ -118,28 +150,30 @@ def test_pictures_in_unit_range_are_read_as_the_file_that_they_would_be_saved_as
 
 def test_the_flow_is_entered_where_its_noise_is_as_wide_as_the_dequantisations() -> None:
     model = untrained()
-    floor = 1 / math.tan(model.potential.angle_range[1])
-    assert density.entry_level(model, dequantise=False) == density.entry_level(model, dequantise=True) == floor
-    model.potential.homotopy = OT(sigma_min=1e-4)
-    level = density.entry_level(model, dequantise=True)
-    assert density.blur(model, level) == pytest.approx(torch.linspace(-0.5, 0.5, 10001).std().item(), rel=1e-3)
+    entries = [density.flow_level(model, None, dequantise) for dequantise in (False, True)]
+    assert entries == [lowest_level(model)] * 2
+    model = untrained(schedule=OT(sigma_min=1e-4))
+    level = density.flow_level(model, None, dequantise=True)
+    assert level > lowest_level(model)
+    assert level * STATISTICS.std * 255 == pytest.approx(torch.linspace(-0.5, 0.5, 10001).std().item(), rel=1e-3)
 
 
 def test_a_class_has_its_own_density_and_two_at_once_have_none() -> None:
     groups = (DIGITS, ConditionGroup("thick", ("~thick", "thick")))
     model, images = untrained(groups=groups), pictures(4)
-    noise = levels(model.potential)
+    assert isinstance(model.field, PotentialField)
+    noise = levels(model.field.potential)
     entries = {
         key: Constants(tuple(value for _ in noise), (0.0,) * len(noise), 1)
         for key, value in {(-1, -1): -1.0, (0, -1): -2.0, (1, -1): -3.0}.items()
     }
-    model.normaliser = Normaliser(9, noise, entries)
+    model.calibration = Normaliser(9, noise, entries)
     none, zero, one = (model.log_density(images, condition=condition) for condition in (None, "0", "1"))
     torch.testing.assert_close(none - zero, torch.ones(4).double())
     torch.testing.assert_close(zero - one, torch.ones(4).double())
     mixed = model.log_density(images, condition=torch.tensor([[0, -1], [1, -1], [-1, -1], [0, -1]]))
     torch.testing.assert_close(mixed, torch.stack([zero[0], one[1], none[2], zero[3]]))
-    with pytest.raises(ConfigError, match="normaliser"):
+    with pytest.raises(ConfigError, match="no normaliser for the class indices"):
         model.log_density(images, condition="0,thick")
     assert model.log_density(images, condition="0,thick", method="ode", nfe=4).isfinite().all()
 
@@ -158,7 +192,7 @@ def test_a_class_has_its_own_density_and_two_at_once_have_none() -> None:
 )
 def test_settings_that_do_not_exist_are_refused(settings: dict[str, object], words: str) -> None:
     model = untrained()
-    model.calibrate(pictures(4), anchor_points=0)
+    calibrate(model, pictures(4))
     with pytest.raises(ConfigError, match=words):
         model.log_density(pictures(1), **settings)  # type: ignore[arg-type]
 
@@ -172,13 +206,42 @@ def test_an_uncalibrated_model_names_the_command_that_helps() -> None:
 def test_the_normaliser_is_kept_in_the_file_and_belongs_to_the_averaged_weights(tmp_path: Path) -> None:
     model, images = untrained(groups=(DIGITS,)), pictures(12)
     labels = torch.arange(12)[:, None] % 2
-    kept = model.calibrate(images, labels, points=4, class_points=2, anchor_points=0)
-    assert kept is model.normaliser
-    assert set(kept.constants) == {(-1,), (0,), (1,)}
+    calibrate(model, images, labels, points=4, class_points=2)
+    assert isinstance(model.calibration, Normaliser)
+    assert set(model.calibration.constants) == {(-1,), (0,), (1,)}
     model.save(tmp_path / "model.safetensors")
     loaded = vpfb.load(tmp_path / "model.safetensors", device="cpu")
-    assert loaded.normaliser == model.normaliser
+    assert loaded.calibration == model.calibration
     assert torch.equal(loaded.log_density(images), model.log_density(images))
+
+
+# --- what a model cannot do -------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_an_energy_has_the_likelihood_of_its_flow_and_no_other_density() -> None:
+    model, images = flow_matching(), pictures(4)
+    found = model.log_density(images, method="ode", nfe=4)
+    torch.testing.assert_close(found, gaussian(density.dequantised(images, seed=0)), rtol=0, atol=1e-2)
+    for ask in (
+        lambda: model.log_density(images),
+        lambda: model.bits_per_dim(images),
+        lambda: model.log_density(images, level=0.2),
+        lambda: model.blur(),
+    ):
+        with pytest.raises(ConfigError, match=r"density needs an energy, .* flow-matching does not") as caught:
+            ask()
+        assert caught.value.hint == "methods that have one: vpfb"
+
+
+def test_a_model_that_was_never_trained_without_a_class_has_densities_of_classes_alone() -> None:
+    model, images = untrained(groups=(DIGITS,), has_null=False), pictures(4)
+    calibrate(model, images, torch.arange(4)[:, None] % 2, points=4, class_points=2)
+    for settings in ({"method": "explicit"}, {"method": "ode", "nfe": 4}):
+        assert model.log_density(images, condition="1", **settings).isfinite().all()
+        for nothing in (None, torch.tensor([[0], [1], [-1], [0]])):
+            with pytest.raises(ConfigError, match=r"a density without a class .*condition_dropout = 0") as caught:
+                model.log_density(images, condition=nothing, **settings)
+            assert "name a class" in str(caught.value.hint)
 
 
 def test_no_images_have_no_densities() -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
-from problems import STD, ExactNetwork, Mixture, correlated_gaussian, scattered
+from problems import STD, Mixture, correlated_gaussian, exact_field, scattered
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.homotopy import OT
-from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.uses.inpainting import annealing, inpaint
+from vpfb_core.uses.inpainting import inpaint
 
 
-def potential_of(mixture: Mixture) -> Potential:
-    return Potential(ExactNetwork(mixture), OT(0.005), STD)
+def field_of(mixture: Mixture) -> PotentialField:
+    return exact_field(mixture, OT(0.005))
 
 
 def conditional_on_a_grid(mixture: Mixture, given: float) -> tuple[Tensor, Tensor]:
@@ -32,10 +31,10 @@ def conditional_on_a_grid(mixture: Mixture, given: float) -> tuple[Tensor, Tenso
 def test_a_gaussian_is_filled_in_by_its_conditional() -> None:
     n, given, correlation = 500, 1.2, 0.8
     z = torch.tensor([given, 99.0], dtype=torch.float64).expand(n, 2)
-    found = inpaint(potential_of(correlated_gaussian(correlation)), z, torch.tensor([True, False]), seed=0, levels=25)
-    assert (found.z[:, 0] == given).all()
+    found = inpaint(field_of(correlated_gaussian(correlation)), z, torch.tensor([True, False]), seed=0, levels=25)
+    assert (found.data[:, 0] == given).all()
     variance = 1 - correlation**2
-    free = found.z[:, 1]
+    free = found.data[:, 1]
     assert abs(free.mean() - correlation * given) < 4 * math.sqrt(variance / n)
     assert abs(free.var() - variance) < 4 * variance * math.sqrt(2 / n)
     assert found.acceptance.min() > 0.4
@@ -51,7 +50,7 @@ def test_two_answers_that_agree_on_what_is_known_are_given_in_their_proportions(
     truth = float(probability[grid > 0].sum())
     assert truth == pytest.approx(2 / 3, abs=0.01)
     z = torch.tensor([given, 0.0], dtype=torch.float64).expand(n, 2)
-    free = inpaint(potential_of(mixture), z, torch.tensor([True, False]), seed=0).z[:, 1]
+    free = inpaint(field_of(mixture), z, torch.tensor([True, False]), seed=0).data[:, 1]
     assert abs((free > 0).double().mean() - truth) < 4 * math.sqrt(truth * (1 - truth) / n)
     for side, there in [(grid > 0, free[free > 0]), (grid < 0, free[free < 0])]:
         share = probability[side] / probability[side].sum()
@@ -71,7 +70,7 @@ def test_two_answers_told_apart_by_what_is_known_come_with_the_bias_that_is_know
     truth = float(probability[grid > 0].sum())
     assert truth == pytest.approx(2 / 3, abs=0.01)
     z = torch.tensor([given, 0.0], dtype=torch.float64).expand(n, 2)
-    share = float((inpaint(potential_of(mixture), z, torch.tensor([True, False]), seed=0).z[:, 1] > 0).double().mean())
+    share = float((inpaint(field_of(mixture), z, torch.tensor([True, False]), seed=0).data[:, 1] > 0).double().mean())
     assert 0.5 < share < truth + 4 * math.sqrt(truth * (1 - truth) / n)
     assert abs(share - 0.6) < 4 * math.sqrt(truth * (1 - truth) / n)
 
@@ -80,39 +79,27 @@ def test_known_pixels_come_back_bit_for_bit_and_samples_do_not_depend_on_their_b
     mixture = scattered(4)
     z = (mixture.sample(3, torch.Generator().manual_seed(0)) / STD).reshape(3, 1, 2, 2)
     known = torch.tensor([[[True, False], [False, True]]])
-    potential = potential_of(mixture)
-    whole = inpaint(potential, z, known, seed=2, levels=8)
-    assert torch.equal(whole.z[:, known], z[:, known])
-    assert (whole.z != z)[:, ~known].all()
+    field = field_of(mixture)
+    whole = inpaint(field, z, known, seed=2, levels=8)
+    assert torch.equal(whole.data[:, known], z[:, known])
+    assert (whole.data != z)[:, ~known].all()
     for i in range(3):
-        alone = inpaint(potential, z[i : i + 1], known, seed=2, first=i, levels=8)
-        torch.testing.assert_close(alone.z[0], whole.z[i], rtol=0, atol=1e-7)
+        alone = inpaint(field, z[i : i + 1], known, seed=2, first=i, levels=8)
+        torch.testing.assert_close(alone.data[0], whole.data[i], rtol=0, atol=1e-7)
 
 
 def test_every_level_is_reported() -> None:
     seen: list[int] = []
     z = torch.zeros(2, 2, dtype=torch.float64)
     found = inpaint(
-        potential_of(correlated_gaussian()), z, torch.tensor([True, False]), seed=0, levels=6, steps=20,
+        field_of(correlated_gaussian()), z, torch.tensor([True, False]), seed=0, levels=6, steps=20,
         on_level=seen.append,
     )  # fmt: skip
     assert (len(found.acceptance), len(found.energy), seen) == (6, 6, [1, 2, 3, 4, 5, 6])
     assert found.nfe == 6 * (2 + 6 + 21)
 
 
-@pytest.mark.parametrize("start", [0.0, 0.1])
-def test_levels_are_uniform_in_log_tan_and_end_at_the_floor(start: float) -> None:
-    angles = annealing((start, 1.56), 20)
-    assert (angles[0], angles[-1]) == (start, 1.56)
-    spaced = [math.log(math.tan(angle)) for angle in angles[1:]]
-    steps = [b - a for a, b in pairwise(spaced)]
-    assert max(steps) == pytest.approx(min(steps))
-    assert min(steps) > 0
-    if start == 0:
-        assert (len(angles), spaced[0]) == (21, pytest.approx(-4))
-
-
 def test_no_levels_are_refused() -> None:
     z = torch.zeros(1, 2)
     with pytest.raises(ConfigError, match="levels = 1"):
-        inpaint(potential_of(correlated_gaussian()), z, torch.tensor([True, False]), seed=0, levels=1)
+        inpaint(field_of(correlated_gaussian()), z, torch.tensor([True, False]), seed=0, levels=1)

@@ -35,9 +35,10 @@ def fit_reference(
         on_batch: called with the number of images that have been read.
     Raises:
         DataError: fewer than two images, or readings that are not finite.
-        ConfigError: a method without an energy.
+        ConfigError: a method without an energy, or a field without a class that was not trained.
     """
     model.require("energy", "an out-of-distribution reference")
+    model.require_null("an out-of-distribution reference")
     if len(images) < 2:
         raise DataError(
             f"{len(images)} image is too few to tell which images are unusual", hint="at least 2 are needed"

@@ -89,7 +89,8 @@ def score(
     Returns:
         float32 (N,) on the CPU; higher is more out-of-distribution.
     Raises:
-        ConfigError: an unknown score, or images that do not fit the model.
+        ConfigError: an unknown score, images that do not fit the model, a method without an energy, or a field without
+            a class that was not trained.
         CheckpointError: the score needs what calibration makes, and the model lacks it.
     """
     chosen = require_ready(model, name)
@@ -125,7 +126,7 @@ def find_scores(names: Iterable[str]) -> list[str]:
 
 
 def require_ready(model: TrainedModel, name: str) -> Score:
-    """The score of that name, if the model has what it needs; else raises CheckpointError."""
+    """The score of that name, if the model has what it needs; errors as of `score`."""
     chosen = find_score(name)
     model.require("energy", "out-of-distribution detection")
     model.require_null("out-of-distribution detection")
