@@ -15,7 +15,7 @@ from PIL import Image
 from vpfb_core import networks
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
-from vpfb_core.methods.vpfb.calibration import calibrate
+from vpfb_core.methods.vpfb.estimation import calibrate
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses.density import dequantised
