@@ -13,6 +13,7 @@ import torch
 from problems import draw, ring
 
 from vpfb_core.methods.transport import decode
+from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 
@@ -62,7 +63,11 @@ def test_error_of_an_untrained_potential_is_that_of_the_gaussian_it_starts_from(
 
 def test_samples_of_a_short_training_have_the_moments_of_the_data(learned: Potential) -> None:
     n = 4000
-    z = decode(learned, torch.randn(n, 2, generator=torch.Generator().manual_seed(0))).require_success().x
+    z = (
+        decode(PotentialField(learned), torch.randn(n, 2, generator=torch.Generator().manual_seed(0)))
+        .require_success()
+        .x
+    )
     # Training errs by a few hundredths, on top of what is expected of the draw.
     assert (z.mean(0).abs() < 0.05 + 4 / math.sqrt(n)).all()
     covariance = torch.cov(z.T)
