@@ -35,6 +35,7 @@ _EXIT_BY_KIND = {
     "diverged": EXIT_RUN,
     "solver": EXIT_RUN,
     "memory": EXIT_RUN,
+    "budget": EXIT_RUN,
     "process": EXIT_RUN,
     "interrupted": EXIT_INTERRUPTED,
 }

@@ -61,6 +61,12 @@ class SolverError(VPFBError):
     kind = "solver"
 
 
+class NoStepError(VPFBError):
+    """A run ended before its first training step."""
+
+    kind = "budget"
+
+
 class StepTooLargeError(VPFBError):
     """A training step does not fit into the memory."""
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -72,6 +73,7 @@ def train(
     assignments: Annotated[list[str] | None, option("--set KEY=VALUE", METHOD, "Set any setting of config.toml by its name. Can be repeated.")] = None,
     out: Annotated[str | None, option("--out DIR", RUN, "The run folder.", show_default="a new folder runs/NNN-data")] = None,
     resume: Annotated[str, option("--resume auto|never|DIR", RUN, "Continue a run: DIR, or with auto the newest unfinished one with the same settings.")] = RUN_DEFAULTS.resume,
+    init: Annotated[str | None, option("--init MODEL", RUN, "Start from the weights of this model; sizes and classes must fit.", show_default="random weights")] = None,
     save_every: Annotated[int | None, option("--save-every STEPS", RUN, "Number of steps between saves.", show_default="once per minute")] = None,
     sample_every: Annotated[int | None, option("--sample-every STEPS", RUN, "Number of steps between sample grids and validations.", show_default="ten times per run")] = None,
     keep: Annotated[int, option("--keep N", RUN, "Number of earlier saved states that are kept.")] = RUN_DEFAULTS.keep,
@@ -96,7 +98,9 @@ def train(
     Example:
       vpfb train --data ./imgs
       vpfb train --data digits --conditional --time-budget 3m
+      vpfb train --resume runs/001-imgs --steps 40000
     """
+    began = time.monotonic()
     with signals.importing():
         from vpfb_core import training
     settings = _settings(ctx, config, assignments or [])
@@ -110,8 +114,9 @@ def train(
         return
     with signals.graceful(say.note) as stop, progress(say, "training") as bar:
         result = training.run(
-            plan, on_step=lambda now: bar.update(now.fraction, lambda: _fields(now, plan)), should_stop=stop
-        )
+            plan, on_step=lambda now: bar.update(now.fraction, lambda: _fields(now, plan)), should_stop=stop,
+            began=began,
+        )  # fmt: skip
     for note in result.notes:
         say.note(f"data: {note}")
     if result.status == "interrupted":

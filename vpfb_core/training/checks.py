@@ -20,6 +20,7 @@ VALIDATION_IMAGES = 512  # of the held-out images, those that are measured
 LARGEST_BATCH = 128
 GRID_IMAGES = 64
 GRID_NFE = 12
+FIRST_IMAGES, FIRST_NFE = 64, 2  # of the check before the first step: it must not use up a time budget
 
 
 @dataclass(frozen=True)
@@ -56,31 +57,40 @@ class Checks:
         self._labels = None if images.labels is None else images.labels[rows].to(device)
         self.seed = seed
 
-    def validate(self, model: TrainedModel, batch_size: int = LARGEST_BATCH) -> dict[str, float]:
+    def validate(
+        self, model: TrainedModel, batch_size: int = LARGEST_BATCH, images: int = VALIDATION_IMAGES
+    ) -> dict[str, float]:
         """The means of the method's figures, by name.
 
         Args:
             batch_size: images computed at once, at most.
+            images: that are measured, at most.
         """
-        count, size = len(self._data), min(batch_size, LARGEST_BATCH)
+        count, size = min(len(self._data), images), min(batch_size, LARGEST_BATCH)
         parts = [
             model.method.held_out(model.field, Validation(self._data, self._labels, self.seed, rows))
             for rows in (range(start, min(start + size, count)) for start in range(0, count, size))
         ]
         return {f"val_{name}": float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
 
-    def check(self, model: TrainedModel, batch_size: int = LARGEST_BATCH) -> Checked:
-        """Measure a model, and draw its grid. Arguments as in `validate`."""
+    def check(
+        self,
+        model: TrainedModel,
+        batch_size: int = LARGEST_BATCH,
+        images: int = VALIDATION_IMAGES,
+        nfe: int = GRID_NFE,
+    ) -> Checked:
+        """Measure a model, and draw its grid by `nfe` evaluations per image. Arguments as in `validate`."""
         began = time.monotonic()
-        validation = self.validate(model, batch_size)
+        validation = self.validate(model, batch_size, images)
         seconds = time.monotonic() - began
         drawn = sample(
-            model, GRID_IMAGES, self.seed, condition=self._grid_condition(model), nfe=GRID_NFE,
+            model, GRID_IMAGES, self.seed, condition=self._grid_condition(model), nfe=nfe,
             batch_size=min(GRID_IMAGES, batch_size),
         )  # fmt: skip
         real = self._images[: len(drawn.images)].float() / 255
         accuracy = sample_accuracy(drawn.images, real)
-        return Checked(validation, accuracy, drawn.images, seconds / len(self._data))
+        return Checked(validation, accuracy, drawn.images, seconds / min(images, len(self._data)))
 
     def _grid_condition(self, model: TrainedModel) -> Tensor | None:
         """None; but where the field without a class is not trained, the classes of the real images, in turns."""

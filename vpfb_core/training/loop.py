@@ -16,6 +16,7 @@ from vpfb_core.errors import (
     ConfigError,
     DataError,
     DivergedError,
+    NoStepError,
     StepTooLargeError,
 )
 from vpfb_core.machine.container import finite_or_none
@@ -24,19 +25,20 @@ from vpfb_core.machine.distributed import Group
 from vpfb_core.model import model_file
 from vpfb_core.model.runs import Run
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.training.checks import spread
+from vpfb_core.training.checks import FIRST_IMAGES, FIRST_NFE, spread
 from vpfb_core.training.clock import Clock
 from vpfb_core.training.figures import Figures, NotFiniteError
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.plan import Plan
 from vpfb_core.training.progress import Progress, Result
 from vpfb_core.training.record import Record
-from vpfb_core.training.resuming import restore, take_over
+from vpfb_core.training.resuming import restore, start_from, take_over
 from vpfb_core.training.state import Counters, State, read_state
 from vpfb_core.uses.calibration import IMAGES, affordable, calibrate, full_cost
 
 LOG_SECONDS = 2.0  # between lines of the log, unless log_every says otherwise
-SAVE_SECONDS = 60.0  # between saves, unless save_every says otherwise
+SAVE_SECONDS = 60.0  # between saves, unless save_every says otherwise; and at least so many times what a save takes:
+SAVE_SHARE = 50
 CHECKS = 10  # checks per run, unless sample_every says otherwise
 MAX_ROLLBACKS = 5
 
@@ -60,7 +62,7 @@ class Loop:
         folder: of the run, claimed by the first process.
         group: the processes that train.
         on_step: as of `session.run`.
-        should_stop: as of `session.run`.
+        should_stop, began: as of `session.run`.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Loop:
         group: Group,
         on_step: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool],
+        began: float | None = None,
     ) -> None:
         self.plan, self.folder, self.group = plan, folder, group
         self.on_step, self.should_stop = on_step, should_stop
@@ -79,12 +82,12 @@ class Loop:
         self.trainer = self.inputs.trainer()
         self.checks = self.inputs.checks()
         self.record = Record(self.inputs, folder, self.trainer.average)
-        self.clock = Clock(self.config)
+        self.clock = Clock(self.config, began)
         self.figures = Figures(self.config.optimiser.batch_size or 1, group)
         self.counters = Counters()
         self.validation: Mapping[str, float] = {f"val_{name}": math.nan for name in plan.method.figures}
         self.sample_accuracy = self.best = math.nan
-        self.next_check = 0.0
+        self.next_check = self.seconds_per_gradient = 0.0
         self.just_begun = True  # no step has been taken since the last state was loaded
 
     def run(self) -> Result:
@@ -151,9 +154,10 @@ class Loop:
     def _finished_before(self) -> Result | None:
         """The result of a run that has nothing left to do; None if it has."""
         model = self._model()
-        if not self.group.from_first(lambda: self.folder.finished and take_over(self.record, model)):
-            return None
         self.clock.go_on(self.counters.seconds)
+        at_end = self.clock.fraction(self.counters.step) >= 1  # else it was given more steps, or more time
+        if not self.group.from_first(lambda: self.folder.finished and at_end and take_over(self.record, model)):
+            return None
         return self._result("already finished", model)
 
     def _begin(self, damaged: tuple[Path, ...]) -> None:
@@ -162,6 +166,8 @@ class Loop:
         self.clock.go_on(self.counters.seconds)
         self.figures.start(self.counters.step)
         if self.counters.step == 0:
+            if (init := self.config.run.init) is not None:
+                self.group.together(lambda: start_from(self.trainer, init))
             self._check()
             self._log(anew=True)
             self._save("running")
@@ -175,12 +181,16 @@ class Loop:
         due = [
             self._due(self.config.run.log_every, time.monotonic() - self.figures.line_began > LOG_SECONDS),
             self._due(self.config.run.sample_every, fraction >= self.next_check),
-            self._due(self.config.run.save_every, time.monotonic() - self.record.saved_at > SAVE_SECONDS),
+            self._due(self.config.run.save_every, time.monotonic() - self.record.saved_at > self._save_interval()),
         ]
         mine = [fraction, *due] if self.group.first else [0.0] * 4
         fraction, *agreed = self.group.largest([*mine, self.should_stop()])
         log_due, check_due, save_due, stop = (bool(wish) and not self.just_begun for wish in agreed)
         return _Now(fraction, log_due, check_due, save_due, stop)
+
+    def _save_interval(self) -> float:
+        """Seconds between saves."""
+        return max(SAVE_SECONDS, SAVE_SHARE * self.record.save_seconds)
 
     def _due(self, every: int | None, otherwise: bool) -> bool:
         return otherwise if every is None else self.counters.step % every == 0
@@ -242,9 +252,12 @@ class Loop:
         if not self.group.first:
             return
         began, model = time.monotonic(), self._model()
+        untrained = self.counters.step == 0 and self.config.run.init is None
+        care = {"images": FIRST_IMAGES, "nfe": FIRST_NFE} if untrained else {}
         # A training step evaluates two points per image.
-        found = self.trainer.micro_batch.fit(lambda at_once: self.checks.check(model, batch_size=2 * at_once))
+        found = self.trainer.micro_batch.fit(lambda at_once: self.checks.check(model, batch_size=2 * at_once, **care))
         self.validation, self.sample_accuracy = found.validation, found.sample_accuracy
+        self.seconds_per_gradient = found.seconds_per_image
         self.clock.calibration_seconds = found.seconds_per_image * full_cost(model)
         self.record.grid(self.counters.step, found.grid)
         first = next(iter(found.validation.values()))
@@ -309,7 +322,16 @@ class Loop:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _end(self) -> Result:
-        """Measure, calibrate and save; the other processes wait."""
+        """Measure, calibrate and save; the other processes wait.
+
+        Raises:
+            NoStepError: no step was taken.
+        """
+        if not self.counters.step:
+            raise NoStepError(
+                f"the time budget of {self.config.optimiser.time_budget:g} s was over before the first step",
+                hint="give the run more time, or use a smaller --preset or --size",
+            )
         self._check()
         self._log(anew=True)
         self._save("running")  # whatever calibration meets, the weights are safe
@@ -322,18 +344,25 @@ class Loop:
     def _calibrate(self, model: TrainedModel) -> bool:
         """Calibrate the averaged weights; in proportion to the run, so that a short one is not held up.
 
-        False if it was asked to stop meanwhile: it is then to be done again.
+        What is not done when the time budget is over is left out. False if it was asked to stop meanwhile: calibration
+        is then to be done again.
         """
         self._tell(self._progress(calibrating=True))
         images = self.plan.images.subset(spread(self.inputs.rows, IMAGES))
-        gradients = affordable(self.counters.step * (self.config.optimiser.batch_size or 0))
+        gradients, deadline = affordable(self.counters.step * (self.config.optimiser.batch_size or 0)), math.inf
+        if (end := self.clock.deadline()) is not None:
+            deadline = end
+            left = max(end - time.monotonic(), 0.0)
+            gradients = min(gradients, int(left / max(self.seconds_per_gradient, 1e-9)))
         try:
-            with _stopped_by(self.should_stop, model):
+            with _ended_by(self.should_stop, deadline, model):
                 self.trainer.micro_batch.fit(
                     lambda at_once: calibrate(model, images, self.config.run.seed, gradients, batch_size=2 * at_once)
                 )
         except _StopAskedError:
             return False
+        except _DeadlineError:
+            pass  # the model keeps what was done in time
         self._tell(self._progress())
         return True
 
@@ -359,16 +388,27 @@ class _StopAskedError(Exception):
     """Calibration was interrupted by a wish to stop."""
 
 
-@contextmanager
-def _stopped_by(should_stop: Callable[[], bool], model: TrainedModel) -> Iterator[None]:
-    """Within, each evaluation of the model's network asks whether to stop, and raises `_StopAskedError` if so."""
+class _DeadlineError(Exception):
+    """Calibration was interrupted by the end of the time budget."""
 
-    def ask(*_evaluation: object) -> None:
+
+@contextmanager
+def _ended_by(should_stop: Callable[[], bool], deadline: float, model: TrainedModel) -> Iterator[None]:
+    """Within, each evaluation of the model's network looks whether to go on.
+
+    Raises:
+        _StopAskedError: somebody wishes to stop.
+        _DeadlineError: the monotonic clock has passed the deadline.
+    """
+
+    def look(*_evaluation: object) -> None:
         if should_stop():
             raise _StopAskedError
+        if time.monotonic() > deadline:
+            raise _DeadlineError
 
-    asking = model.field.network.register_forward_pre_hook(ask)
+    looking = model.field.network.register_forward_pre_hook(look)
     try:
         yield
     finally:
-        asking.remove()
+        looking.remove()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,14 @@ from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, located, read_fi
 from vpfb_core.data import LoadOptions, Source
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import distributed
-from vpfb_core.machine.devices import resolve_device
+from vpfb_core.machine.devices import available_devices, resolve_device
 from vpfb_core.methods.base import DataShape, Method
 from vpfb_core.model.runs import RUNS, Run, list_runs
 from vpfb_core.training import presets
 
+# Settings that a run may exceed when it goes on, and those that are chosen anew when it goes on elsewhere.
+LENGTH = ("optimiser.steps", "optimiser.time_budget")
+MACHINE = tuple(f"machine.{name}" for name in ("device", "threads", "workers", "micro_batch", "compile"))
 COPIES = 5  # of the weights that training keeps, in float32
 
 
@@ -91,7 +96,10 @@ def _begun(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any], Run | None
     if existing is None:
         return config, requested, None
     config = _stored_config(existing, config, requested)
-    return config, existing.status().get("requested", requested), existing  # by which it is found again
+    begun_with = _was_requested(existing) or requested  # by which it is found again
+    if length := {path: requested[path] for path in LENGTH if path in requested}:
+        begun_with = {path: value for path, value in begun_with.items() if path not in LENGTH} | length
+    return config, begun_with, existing
 
 
 def _found(group: distributed.Group, config: TrainConfig, device: torch.device) -> Source:
@@ -140,20 +148,44 @@ def _was_requested(run: Run) -> dict[str, Any] | None:
 
 
 def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> TrainConfig:
-    """The configuration of a run, where and how to compute taken from the new one.
+    """The configuration of a run, its length and its machine taken from the new one where that says so.
 
     Raises:
-        ConfigError: something else than the run's own settings was asked for.
+        ConfigError: something else than the run's own settings was asked for, or a length that is behind it.
     """
     stored = TrainConfig.of(read_file(run.config))
     kept, asked, defaults = as_json(stored.flat()), config.flat(), TrainConfig().flat()
     for path, value in requested.items():
-        if kept.get(path) != value:
+        if path not in LENGTH and kept.get(path) != value:
             raise ConfigError(
                 f"the run {run.path} has {path} = {_shown(kept.get(path))}, not {_shown(value)}",
                 hint="a run is resumed with the settings it was begun with; --out FOLDER begins another",
             )
+    length = {path: asked[path] for path in LENGTH if asked[path] is not None}
+    if any(kept[path] != value for path, value in length.items()):
+        _require_ahead(run, length)
+        stored = stored.replace(**dict.fromkeys(LENGTH)).replace(**length)
+    if _is_elsewhere(run, stored):  # how to compute is chosen anew
+        stored = stored.replace(**{path: defaults[path] for path in MACHINE})
     return stored.replace(**{path: asked[path] for path in OPERATIONAL if asked[path] != defaults[path]})
+
+
+def _require_ahead(run: Run, length: Mapping[str, float]) -> None:
+    """A run goes on to a length that it does not have yet."""
+    status = run.status()
+    for path, done in (("optimiser.steps", status.get("step")), ("optimiser.time_budget", status.get("seconds"))):
+        if path in length and isinstance(done, int | float) and length[path] <= done:
+            unit = "steps" if path == "optimiser.steps" else "seconds"
+            raise ConfigError(
+                f"the run {run.path} has already taken {done:,.0f} {unit}, so it cannot go on to {length[path]:,.0f}",
+                hint="ask for more than that in all",
+            )
+
+
+def _is_elsewhere(run: Run, stored: TrainConfig) -> bool:
+    """Whether a run was made on another machine than this one, or on a device that is not here."""
+    host = run.status().get("host")
+    return (host is not None and host != platform.node()) or stored.machine.device not in available_devices()
 
 
 def _shown(value: Any) -> str:

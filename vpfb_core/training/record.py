@@ -53,6 +53,7 @@ class Record:
         fingerprint: of the data.
         saved: where the run was when its newest state was written; None while there is none.
         saved_at: when something was saved last, by the monotonic clock.
+        save_seconds: what the last save took.
     """
 
     def __init__(self, inputs: Inputs, folder: Run, average: Field) -> None:
@@ -60,7 +61,7 @@ class Record:
         self.fingerprint = self.plan.images.fingerprint()
         self.columns = log.columns([f"val_{name}" for name in self.plan.method.figures])
         self.saved: Counters | None = None
-        self.saved_at = time.monotonic()
+        self.saved_at, self.save_seconds = time.monotonic(), 0.0
 
     def begin(self, counters: Counters, damaged: Iterable[Path] = ()) -> None:
         """Write what stands before the first step; cut the log where the state is.
@@ -109,6 +110,7 @@ class Record:
                 is worth more than a copy.
             about: what else resuming wants to know.
         """
+        began = time.monotonic()
         if self.saved is None or self.saved.step != counters.step:
             kept = {"data": self.fingerprint, "config": self.decisive(), "versions": versions()}
             save_state(self.folder, tensors(), counters, {**about, **kept}, self.plan.config.run.keep)
@@ -119,6 +121,7 @@ class Record:
             write_bytes(self.folder.skipped, table(skipped))
         self.status(status, counters)
         self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - began
 
     def model(self, counters: Counters, figures: Mapping[str, float]) -> TrainedModel:
         """The model as it stands, with the averaged weights."""

@@ -10,8 +10,10 @@ from vpfb_core.config import as_json, located
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.model import model_file
 from vpfb_core.model.trained import TrainedModel
+from vpfb_core.training.plan import LENGTH
 from vpfb_core.training.record import Record
 from vpfb_core.training.state import Restored, read_state
+from vpfb_core.training.trainer import Trainer
 
 
 def restore(record: Record) -> Restored | None:
@@ -46,7 +48,7 @@ def _require_same_run(record: Record, fingerprint: str, config: dict[str, Any]) 
         )
     begun = as_json(located(config))  # older versions wrote settings without sections
     for path, value in record.decisive().items():
-        if begun.get(path, value) != value:
+        if path not in LENGTH and begun.get(path, value) != value:
             raise ConfigError(
                 f"{record.folder.config} has {path} = {value}, but the run was begun with {begun[path]}",
                 hint="put it back as it was, or begin another run",
@@ -64,3 +66,27 @@ def take_over(record: Record, model: TrainedModel) -> bool:
         return False
     model.calibration, model.reference = finished.calibration, finished.reference
     return True
+
+
+def start_from(trainer: Trainer, name: str) -> None:
+    """Give a trainer the weights of a model: a file, a run folder, or a built-in name.
+
+    Raises:
+        CheckpointError: no such model, or one whose weights do not fit; with the first difference.
+    """
+    model = model_file.load(TrainedModel, name, device=str(trainer.device))
+    given, wanted = model.field.state_dict(), trainer.field.state_dict()
+    for tensor in sorted(given.keys() | wanted.keys()):
+        if tensor not in given or tensor not in wanted:
+            owner, other = (name, "this run") if tensor in given else ("this run", name)
+            reason = f"{owner} has a tensor {tensor!r}, which {other} lacks"
+        elif given[tensor].shape != wanted[tensor].shape:
+            reason = f"{tensor!r} has shape {tuple(given[tensor].shape)}, not {tuple(wanted[tensor].shape)}"
+        else:
+            continue
+        raise CheckpointError(
+            f"the weights of {name} do not fit this run: {reason}",
+            hint="use the network, size and classes of that model: vpfb info MODEL shows them",
+        )
+    trainer.field.load_state_dict(given)
+    trainer.average.load_state_dict(given)

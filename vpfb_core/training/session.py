@@ -34,6 +34,7 @@ def run(
     *,
     on_step: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    began: float | None = None,
 ) -> Result:
     """Carry out a plan: begin or go on with its run, train, and leave a whole run folder.
 
@@ -44,6 +45,7 @@ def run(
         on_step: hears of every step, in the first process.
         should_stop: asked after every step; once it says True in some process the run is saved and left as
             "interrupted".
+        began: when the session began, by the monotonic clock: a time budget counts from there. None is now.
     Raises:
         ConfigError: the run is held by another process, or the data is not what it was begun with.
         DivergedError: a non-finite loss or gradient; the last good state is kept.
@@ -66,7 +68,7 @@ def run(
         stack.enter_context(warnings_silenced())
         stack.enter_context(group.naming_lost_processes())
         loop = stack.enter_context(
-            contextlib.closing(Loop(plan, folder, group, on_step, should_stop or (lambda: False)))
+            contextlib.closing(Loop(plan, folder, group, on_step, should_stop or (lambda: False), began))
         )
         return loop.run()
 

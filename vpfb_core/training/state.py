@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import platform
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -171,7 +172,7 @@ def _rename(path: Path, target: Path) -> None:
 
 def write_status(run: Run, status: str, counters: Counters, requested: dict[str, Any]) -> None:
     """The sidecar that people and scripts read: status (running, interrupted, diverged, finished), step, seconds."""
-    content = {"status": status, **asdict(counters), "requested": requested}
+    content = {"status": status, **asdict(counters), "requested": requested, "host": platform.node()}
     write_bytes(run.progress, (json.dumps(content, indent=1) + "\n").encode())
 
 
