@@ -19,7 +19,6 @@ from vpfb_core.dynamics import ode, tableaux
 from vpfb_core.methods.base import DataShape
 from vpfb_core.methods.vpfb import homotopy
 from vpfb_core.methods.vpfb.method import VPFB
-from vpfb_core.networks.build import NETWORKS
 from vpfb_core.uses.ood import scores
 from vpfb_core.uses.ood.readings import read
 
@@ -94,8 +93,11 @@ def test_a_new_schedule_has_the_derivatives_and_the_floor_that_it_states(
 def test_a_new_network_builds_from_its_description_and_starts_at_the_gaussian_flow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = defined("plain.py", tmp_path)["Plain"]
-    monkeypatch.setitem(NETWORKS, plain.name, plain)
+    written("plain.py", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(names.NETWORKS, "plain", "plain:Plain")
+    plain: Any = networks.find("plain")
+    monkeypatch.delitem(sys.modules, "plain")
     settings = plain.Settings.from_dict(plain.defaults((1, 8, 8), (3,), {}, {}))
     plain.check(settings, (1, 8, 8), (3,))
     network = networks.build(plain.describe(settings, (1, 8, 8), (3,)))

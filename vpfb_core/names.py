@@ -1,6 +1,6 @@
 """The names of methods, networks, schedules, presets, solvers and scores, available without importing torch.
 
-The module of a method is imported when the method is first used. A new method needs its own file and a row here.
+The module of a method or a network is imported when it is first used. A new one needs its own file and a row here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ DEFAULT_METHOD = "vpfb"
 
 OBJECTIVES = ("stein", "ritz", "official")
 SCHEDULES = ("ot", "vp", "log-homotopy")
-NETWORKS = ("unet", "paper-unet", "mlp")
+# Where the class of each network is, as "module:class".
+NETWORKS: dict[str, str] = {
+    "unet": "vpfb_core.networks.unet:UNet",
+    "paper-unet": "vpfb_core.networks.paper:PaperUNet",
+    "mlp": "vpfb_core.networks.mlp:MLP",
+}
 PRESETS = ("tiny", "small", "base", "paper", "celeba64")
 SOLVERS = ("arc3", "euler", "midpoint", "heun", "rk4", "ab2", "ab3", "bosh3", "dopri5")
 SCORES = ("multiscale", "energy", "gradient", "typicality", "density", "likelihood")

@@ -118,10 +118,10 @@ def test_what_the_registry_says_of_methods_is_so() -> None:
 
 
 def test_the_names_that_people_type_are_those_of_the_modules() -> None:
+    from vpfb_core import networks
     from vpfb_core.dynamics.tableaux import METHODS
     from vpfb_core.methods.vpfb.homotopy import SCHEDULES
     from vpfb_core.methods.vpfb.objectives import OBJECTIVES
-    from vpfb_core.networks.build import NETWORKS
     from vpfb_core.training.presets import PRESETS
     from vpfb_core.uses.ood.scores import SCORES
 
@@ -130,4 +130,4 @@ def test_the_names_that_people_type_are_those_of_the_modules() -> None:
     assert tuple(OBJECTIVES) == names.OBJECTIVES
     assert tuple(PRESETS) == names.PRESETS
     assert tuple(SCORES) == names.SCORES
-    assert tuple(NETWORKS) == names.NETWORKS
+    assert all(networks.find(name).name == name for name in names.NETWORKS)

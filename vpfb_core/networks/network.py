@@ -1,4 +1,4 @@
-"""What every network states of itself: its settings and their defaults, for which data it is, what features it has."""
+"""What every network states about itself: its settings, their defaults, the data it is for, and its feature layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from vpfb_core.settings import Settings, setting
 
 
 class Network(nn.Module):
-    """A network, forward(u (N, ...), level (N,) or None, condition (N, G) or None)."""
+    """A network, forward(u, level=None, condition=None) → a tensor shaped like u, or one scalar per sample, (N,).
+
+    A new network is a file with a subclass of this class, and a row in `names.NETWORKS`.
+
+    Attributes:
+        name: as people type it, and as descriptions hold it.
+        Settings: what can be chosen about it; None is chosen from the data and the preset.
+    """
 
     name: ClassVar[str]
     Settings: ClassVar[type[Settings]]
@@ -22,42 +29,52 @@ class Network(nn.Module):
     def defaults(
         cls, shape: tuple[int, ...], classes: tuple[int, ...], preset: Mapping[str, Any], asked: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Values for all settings, for data of this shape with this many classes in each condition group.
+        """Return values for all settings.
 
         Args:
-            preset: values of the preset, of which a network takes those that it has.
-            asked: values that were asked for, on which others may depend.
+            shape: of a datum, (C, H, W) or (d,).
+            classes: number of classes in each condition group.
+            preset: values of the preset, which stand above the network's own; names that it does not have are ignored.
+            asked: values that the user chose. Other defaults may depend on them.
         """
         raise NotImplementedError
 
     @classmethod
     def check(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> None:
-        """Refuse settings that do not fit the data. Raises ConfigError with what to change."""
+        """Refuse settings that do not fit the data. Other arguments as in `defaults`.
+
+        Args:
+            settings: of the class's `Settings`, without None.
+        Raises:
+            ConfigError: with what to change.
+        """
         raise NotImplementedError
 
     @classmethod
     def describe(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> dict[str, Any]:
-        """The network as `networks.build` reads it, JSON values."""
+        """Return the description that `networks.build` reads, JSON values. Arguments as in `check`."""
         raise NotImplementedError
 
     @property
     def feature_layer(self) -> nn.Module | None:
-        """The layer whose output describes a datum, (N, channels, h, w); None without one."""
+        """The layer whose output (N, channels, h, w) is read as features of a datum; None if there is none."""
         return None
 
 
 @dataclass(frozen=True)
 class ImageNetworkSettings(Settings):
-    """The settings of networks for square images that halve the image from level to level."""
+    """The settings of networks for square images that halve the size from resolution to resolution."""
 
-    widths: tuple[int, ...] | None = setting(None, help="Channels at each resolution; each halves the one before.")
+    widths: tuple[int, ...] | None = setting(
+        None, help="Channels at each resolution; each has half the size of the one before."
+    )
     blocks: int | None = setting(None, help="Residual blocks per resolution.", low=1, high=16)
     attention: tuple[int, ...] | None = setting(None, help="Sizes of the feature maps that get self-attention.")
     dropout: float | None = setting(None, help="Dropout probability in the residual blocks.", low=0, high=0.9)
 
 
 class ImageNetwork(Network):
-    """A network for square images (C, S, S) that halves the image from resolution to resolution."""
+    """A network for square images (C, S, S) that halves the size from resolution to resolution."""
 
     Settings: ClassVar[type[Settings]] = ImageNetworkSettings
 
@@ -66,24 +83,25 @@ class ImageNetwork(Network):
         cls, shape: tuple[int, ...], classes: tuple[int, ...], preset: Mapping[str, Any], asked: Mapping[str, Any]
     ) -> dict[str, Any]:
         del classes
-        chosen: dict[str, Any] = {"blocks": 1, "attention": 0, "dropout": 0.0, **preset}
+        own = {name: value for name, value in preset.items() if name in cls.Settings.names()}
+        chosen: dict[str, Any] = {"widths": (32, 64), "blocks": 1, "attention": 0, "dropout": 0.0, **own}
         sizes = cls.sizes(shape, asked.get("widths") or chosen["widths"], {**chosen, **asked})
-        # A preset says up to which size a feature map is to have attention: the first that small gets it.
+        # A preset gives the largest size of a feature map with attention; the first map that small has it.
         chosen["attention"] = next(((size,) for size in sizes if size <= chosen["attention"]), ())
-        return {name: value for name, value in chosen.items() if name in cls.Settings.names()}
+        return chosen
 
     @classmethod
     def sizes(cls, shape: tuple[int, ...], widths: tuple[int, ...], settings: Mapping[str, Any]) -> list[int]:
-        """H of the feature maps at each resolution."""
+        """Return H of the feature maps at each resolution."""
         return level_sizes(shape[-1], len(widths), settings.get("patch") or 1)
 
     @classmethod
     def check(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> None:
         del classes
         if len(shape) != 3 or shape[1] != shape[2]:
-            raise ConfigError(f"the network {cls.name} takes square images, not data of shape {shape}")
+            raise ConfigError(f"the network {cls.name} is for square images, not for data of shape {shape}")
         if not settings.widths:
-            raise ConfigError("widths = []: a network has at least one resolution", hint="--set widths=[32,64]")
+            raise ConfigError("widths = []: a network needs at least one resolution", hint="--set widths=[32,64]")
         sizes, halvings = cls.sizes(shape, settings.widths, settings.to_dict()), len(settings.widths) - 1
         if sizes[0] < 2**halvings:
             patch = settings.to_dict().get("patch") or 1
@@ -95,7 +113,7 @@ class ImageNetwork(Network):
         if unused := set(settings.attention or ()) - set(sizes):
             raise ConfigError(
                 f"attention at {sorted(unused)}, but the feature maps have sizes {sizes}",
-                hint="name sizes of feature maps: --set attention=[8]",
+                hint=f"choose sizes of feature maps, for example --set attention=[{sizes[-1]}]",
             )
 
     @classmethod
@@ -113,7 +131,7 @@ class ImageNetwork(Network):
 
 
 def level_sizes(size: int, levels: int, patch: int = 1) -> list[int]:
-    """H of the feature maps at each resolution, halved upwards; of the first, in patches."""
+    """Return H of the feature maps at each resolution. The first is counted in patches; halving rounds up."""
     sizes = [-(-size // patch)]
     for _ in range(levels - 1):
         sizes.append((sizes[-1] + 1) // 2)

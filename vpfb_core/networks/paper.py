@@ -75,7 +75,7 @@ class PaperUNet(ImageNetwork):
 
     @property
     def feature_layer(self) -> nn.Module:
-        """The layer whose output describes an image: the coarsest."""
+        """The blocks at the coarsest resolution."""
         return self.middle
 
     def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:

@@ -74,9 +74,9 @@ class UNet(ImageNetwork):
     ) -> None:
         super().__init__()
         if patch < 1:
-            raise ValueError(f"patches of {patch} pixels")
+            raise ValueError(f"patch = {patch}: a patch has at least 1 pixel per side")
         if prototypes and not classes:
-            raise ValueError("prototypes are of classes, and there are none")
+            raise ValueError("prototypes need classes, and there are none")
         self.patch = patch
         sizes, channels = level_sizes(size, len(widths), patch), channels * patch**2
         embedding = 4 * widths[0]
@@ -128,7 +128,7 @@ class UNet(ImageNetwork):
 
     @property
     def feature_layer(self) -> nn.Module:
-        """The layer whose output describes an image: the coarsest."""
+        """The blocks at the coarsest resolution."""
         return self.middle
 
     def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:

@@ -71,7 +71,7 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     asked = config.flat() | chosen
     chosen |= {path: value for path, value in open_settings.items() if asked[path] is None}
     network = networks.find(chosen["network.name"])
-    asked_network = dict(config.network.settings)
+    asked_network = {name: value for name, value in config.network.settings.items() if value is not None}
     values = network.defaults(data.shape, data.classes, preset, asked_network) | asked_network
     chosen |= {f"network.{name}": value for name, value in values.items()}
     kind = methods.find(str(config.method.name))
