@@ -20,7 +20,7 @@ from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core.dynamics.slerp import rms_distance
+from vpfb_core.dynamics.per_sample import rms_distance
 from vpfb_core.model.trained import Model
 from vpfb_core.uses import pictures
 

@@ -61,7 +61,7 @@ def interpolate(
         import torch
 
         from vpfb_core.data.single import read_image
-        from vpfb_core.dynamics.slerp import rms_distance
+        from vpfb_core.dynamics.per_sample import rms_distance
         from vpfb_core.machine import noise
         from vpfb_core.machine.files import write_bytes
         from vpfb_core.methods.transport import ENCODING_SOLVER

@@ -1,1 +1,1 @@
-"""Solvers of ODEs and Markov chains; nothing here knows a training method."""
+"""Solvers of ODEs, Markov chains and ladders of noise levels. Nothing here knows a training method."""

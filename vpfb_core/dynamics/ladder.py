@@ -1,4 +1,4 @@
-"""Noise levels, and the walk down a ladder of them from noise to data."""
+"""The noise levels of a field, and a sampler that goes down a ladder of them from noise to data."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from torch import Tensor
 
 from vpfb_core.errors import ConfigError, SolverError
 
-STEP_COST = 2  # evaluations of the velocity that a step of `descend` takes
-LARGEST_RUNG = math.exp(4.0)  # where ladders begin: at more noise next to nothing of the data is left
+STEP_COST = 2  # evaluations of the velocity per step of `descend`
+LARGEST_RUNG = math.exp(4.0)  # the highest level of a ladder; above it, samples hardly depend on the data
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The noise levels at which a field has an energy. A level is the ratio of noise to data, σ/(μ a).
+    """The range of noise levels at which a field has an energy.
+
+    A level is the ratio of noise to data, σ/(μ a), where the sample is μ x̄ + σ ε and a is the standard deviation of x̄.
 
     Attributes:
-        highest: the level of the prior; infinite where it is pure noise.
-        lowest: the level nearest the data.
+        highest: the level of the prior; infinite if the prior is pure noise.
+        lowest: the level nearest to the data.
     """
 
     highest: float
     lowest: float
 
     def ladder(self, count: int) -> list[float]:
-        """`count` levels from noise to data, evenly spaced in their logarithm; the last one is the lowest.
+        """Noise levels from noise to data, evenly spaced in their logarithm. The last one is `lowest`.
 
+        Args:
+            count: the number of levels.
         Raises:
-            ConfigError: fewer than two levels.
+            ConfigError: `count` is below 2.
         """
         if count < 2:
             raise ConfigError(f"levels = {count}: a ladder has at least 2 noise levels")
@@ -40,10 +44,10 @@ class Levels:
         return [math.exp(first + (last - first) * i / (count - 1)) for i in range(count - 1)] + [self.lowest]
 
     def require(self, level: float) -> float:
-        """The level, if it is one of these.
+        """Return `level` if the field has an energy there.
 
         Raises:
-            ConfigError: it is not, or it is not a finite number.
+            ConfigError: the level is outside of this range, or it is not a finite number.
         """
         if not (self.lowest * (1 - 1e-12) <= level <= self.highest * (1 + 1e-12) and level < math.inf):
             least, most = f"{self.lowest:.3g}", f"{self.highest:.3g}"
@@ -56,7 +60,7 @@ class Levels:
         return level
 
 
-Settle = Callable[[Tensor, float, int], Tensor]  # (x, level, index of the level) → x
+Settle = Callable[[Tensor, float, int], Tensor]  # (x, level, index of the level) → x at the same level
 
 
 def descend(
@@ -67,19 +71,21 @@ def descend(
     position: Callable[[float], float],
     settle: Settle,
 ) -> Tensor:
-    """Carry points from the prior to the data: one step of Heun's method to each level, and `settle` there.
+    """Transport points from the prior to the last of the levels.
+
+    Each level is reached by one step of Heun's method along the flow, after which `settle` is called.
 
     Args:
-        velocity: (x (N, …), s) → (N, …), the flow's velocity at position s.
+        velocity: (x (N, …), s) → (N, …), the velocity of the flow at position s.
         x: points of the prior, (N, …).
         start: the position of the prior along the flow.
-        levels: noise levels, falling.
-        position: level → position along the flow.
-        settle: what happens at each level, such as a few steps of a Markov chain.
+        levels: noise levels in falling order.
+        position: maps a level to its position along the flow.
+        settle: moves the points at one level, for example by a few steps of a Markov chain.
     Returns:
-        points at the last level, (N, …).
+        The points at the last level, (N, …).
     Raises:
-        SolverError: a point left the finite numbers.
+        SolverError: a point became non-finite.
     """
     before = start
     for index, level in enumerate(levels):
@@ -91,7 +97,7 @@ def descend(
             lost = int((~x.flatten(1).isfinite().all(1)).sum())
             if lost:
                 raise SolverError(
-                    f"{lost} of {len(x)} samples left the finite numbers on the way to noise level {level:.3g}",
+                    f"{lost} of {len(x)} samples became non-finite on the way to noise level {level:.3g}",
                     hint="check the model and its input",
                 )
         x = settle(x, level, index)

@@ -1,7 +1,8 @@
-"""Langevin chains at one noise level: MALA, which the explicit energy makes exact, and ULA.
+"""Langevin chains at one noise level: MALA, which is exact because the energy is explicit, and ULA.
 
-A step is x' = x + η ∇log ρ + √(2η) ξ with η = c v d^(−1/3), v the variance of the noise at that level. The Metropolis
-test takes the step with the chance that makes ρ stationary (Roberts and Tweedie 1996, Bernoulli 2, 341–363).
+A step proposes x' = x + η ∇log ρ + √(2η) ξ with η = c v d^(−1/3), where v is the variance of the noise at that level
+and d is the dimension. MALA accepts the proposal with the probability that makes ρ the stationary density (Roberts and
+Tweedie 1996, Bernoulli 2, 341–363).
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from vpfb_core.dynamics.per_sample import expand_to, squared_norm
 from vpfb_core.errors import ConfigError, SolverError
 from vpfb_core.machine import noise
 
-# x (N, …) → (energy, −log density up to a constant, (N,); score, the gradient of the log density, like x)
+# x (N, …) → (energy: −log density up to a constant, (N,); score: the gradient of the log density, like x)
 Target = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 CHAINS = ("mala", "ula")
-BEST_ACCEPTANCE = 0.57  # of MALA in many dimensions (Roberts and Rosenthal 1998)
-ADAPTATION = 0.3
-SCALES = (0.02, 20.0)
-DRAWN_AT_ONCE = 4096  # numbers per chain: a generator costs as much as the drawing of many
+BEST_ACCEPTANCE = 0.57  # the optimal acceptance of MALA in many dimensions (Roberts and Rosenthal 1998)
+ADAPTATION = 0.3  # the rate at which the logarithm of a step scale adapts
+SCALES = (0.02, 20.0)  # the limits of an adapted step scale
+DRAWN_AT_ONCE = 4096  # random numbers per chain and generator, since creating a generator costs as much as many draws
 
 
 @dataclass(frozen=True)
 class Walk:
-    """What N chains did at one level.
+    """The result of N chains at one level.
 
     Attributes:
-        x: where they ended, (N, …).
-        energy: there, up to the target's constant, (N,).
-        acceptance: share of the proposals that were accepted, over chains and steps; 1 for ULA.
-        step_scale: c of each chain after the last step, (N,).
-        trace: energy before the first and after each step, the mean over chains, (steps + 1,).
-        evaluations: of the target, per chain.
+        x: the final states, (N, …).
+        energy: the energy of the final states, up to the constant of the target, (N,).
+        acceptance: the share of accepted proposals over all chains and steps; 1 for ULA.
+        step_scale: the scale c of each chain after the last step, (N,).
+        trace: the mean energy over the chains before the first step and after each step, (steps + 1,).
+        evaluations: evaluations of the target per chain.
     """
 
     x: Tensor
@@ -63,24 +64,29 @@ def langevin(
     mask: Tensor | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Walk:
-    """Walk `steps` steps from each point. What chain i draws at a step is fixed by (seed, stream, first + i, step).
+    """Run N Langevin chains from the points x.
+
+    The random numbers of chain i are fixed by (seed, stream, first + i, step) and do not depend on the batch.
 
     Args:
-        target: energy and score; called without autograd.
-        x: where the chains start, (N, …).
-        variance: v, of the noise at the level of the chains, in the units of x.
-        stream: the name of the noise; a different one for every level or call that is to be independent of this one.
-        first: index of the first chain, where these are a part of many.
-        method: "mala", or "ula", the same steps without the Metropolis test and therefore biased.
-        scale: c, one for all or (N,), as `Walk.step_scale` returns it.
-        adapt: c ← c·exp(0.3 (acceptance − 0.57)) in [0.02, 20] after each step, the acceptance being the chance of the
-            chain's own proposal: no chain depends on the others of its batch. For burn-in, since a chain that adapts
-            is not exact. ULA has no acceptance and keeps its c.
-        mask: 1 where a chain may move and 0 where it may not, shaped like one sample (…) or like x; None is everywhere.
+        target: returns energy and score; it is called without autograd.
+        x: the initial states, (N, …).
+        variance: v, the variance of the noise at this level, in the squared units of x.
+        steps: the number of steps.
+        seed: the seed of all chains.
+        stream: the name of the noise. Levels and calls that should be independent need different names.
+        first: the index of the first chain, if these chains are a part of a larger set.
+        method: "mala" or "ula". ULA takes the same steps without the Metropolis test and is therefore biased.
+        scale: c, one number or (N,), as in `Walk.step_scale`.
+        adapt: whether c adapts after each step: c ← c·exp(0.3 (acceptance − 0.57)), kept in [0.02, 20]. The acceptance
+            is the probability of the chain's own proposal, so that no chain depends on the others of its batch.
+            Adaptation is meant for the burn-in, since an adapting chain is not exact. ULA keeps its c.
+        mask: 1 where a chain may move and 0 where it may not, shaped like one sample (…) or like x. None lets it move
+            everywhere.
         on_step: called after each step with the number of steps done.
     Raises:
-        ConfigError: no steps, or an unknown method.
-        SolverError: the energy is not finite where a chain starts, or ULA has left the finite numbers.
+        ConfigError: `steps` is below 1, or the method is unknown.
+        SolverError: the energy of an initial state is not finite, or a chain of ULA became non-finite.
     """
     if method not in CHAINS:
         raise ConfigError(f"unknown chain {method!r}", hint=f"chains: {', '.join(CHAINS)}")
@@ -96,7 +102,7 @@ def langevin(
         if not energy.isfinite().all():
             raise SolverError(
                 f"the energy is not finite at {int((~energy.isfinite()).sum())} of {len(x)} starting points",
-                hint="the flow that led there is not to be trusted: use another solver, or train the model longer",
+                hint="the flow to these points is inaccurate: use another solver, or train the model longer",
             )
         trace = [energy.mean()]
         for step, (xi, draw) in enumerate(draws):
@@ -123,17 +129,18 @@ def langevin(
                 on_step(step + 1)
     if not energy.isfinite().all():
         raise SolverError(
-            f"{int((~energy.isfinite()).sum())} of {len(x)} chains left the finite numbers",
-            hint="mala refuses such steps; ula needs a smaller scale",
+            f"{int((~energy.isfinite()).sum())} of {len(x)} chains became non-finite",
+            hint="use mala, which rejects such steps, or give ula a smaller scale",
         )
     acceptance = float(accepted.mean()) / steps if len(x) else math.nan
     return Walk(x, energy, acceptance, c, torch.stack(trace), steps + 1)
 
 
 def _draws(x: Tensor, steps: int, seed: int, chains: range, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each step, ξ shaped like x and a number from [0, 1) for the test of each chain, (N,).
+    """The random numbers of each step: ξ, like x, and for each chain a uniform number in [0, 1) for its test, (N,).
 
-    Drawn some steps at a time; how many depends on the shape alone, and so do the draws.
+    They are drawn for several steps at once. How many depends only on the shape of a sample, so the numbers do not
+    depend on the batch either.
     """
     at_once = max(1, min(32, DRAWN_AT_ONCE // max(1, x[0].numel() if len(x) else 1)))
     for begin in range(0, steps, at_once):

@@ -1,11 +1,11 @@
 """Solve dx/dt = f(x, t) for a batch of samples, each with its own time, step, status and count of evaluations.
 
-The methods are tables (`tableaux.py`); the stepping is here, once for steps that are given and once for steps chosen
-per sample. Sources: Hairer, Nørsett & Wanner, *Solving Ordinary Differential Equations I* (1993), II.4, and Hairer's
-DOPRI5 code for the constants; Dormand & Prince (1980).
+The methods are tables (`tableaux.py`). This module does the stepping: on a given grid, and with steps that are chosen
+per sample. Sources: Hairer, Nørsett & Wanner, *Solving Ordinary Differential Equations I* (1993), II.4; Hairer's DOPRI5
+code for the constants; Dormand & Prince (1980).
 
-Whether a graph is recorded is the caller's business (`torch.no_grad`); the choice of the step size is never part of it.
-Times on the device are in the dtype of the state, so nothing there is float64 unless the state is.
+The caller decides whether autograd records the solve (`torch.no_grad`); the choice of a step size is never recorded.
+Times on the device have the dtype of the state, so that a device without float64 can be used.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Status(IntEnum):
 
 
 _RUNNING = -1
-_FAILURES = {
+_FAILURES = {  # status → (what happened to a sample, what to do about it)
     Status.MAX_STEPS: ("ran out of steps", "raise max_steps, or loosen rtol and atol"),
     Status.STEP_TOO_SMALL: ("needed a step below the resolution of time", "loosen rtol and atol, or end earlier"),
     Status.NON_FINITE: ("became non-finite", "take smaller steps, or check the model and its input"),
@@ -58,16 +58,16 @@ _FAILURES = {
 
 @dataclass(frozen=True)
 class Solution:
-    """The end of a solve, sample by sample.
+    """The result of a solve for N samples.
 
     Attributes:
-        x: state at t1, (N, ...); for a sample that failed, its last finite state.
-        t: the time that x belongs to, (N,), in the dtype of x.
-        nfe: evaluations of f that the sample needed, (N,) int64, whatever else was in the batch.
-        accepted: steps taken, (N,) int64.
-        rejected: steps tried and not taken, (N,) int64.
-        status: `Status`, (N,) int64.
-        path: states at the points of the grid, (points, N, ...), on the CPU and without graph; only with `keep_path`.
+        x: the state at t1, (N, ...); for a sample that failed, its last finite state.
+        t: the time of x, (N,), in the dtype of x.
+        nfe: evaluations of f per sample, (N,) int64. They do not depend on the other samples of the batch.
+        accepted: accepted steps per sample, (N,) int64.
+        rejected: rejected steps per sample, (N,) int64.
+        status: the `Status` of each sample, (N,) int64.
+        path: the states at the points of the grid, (points, N, ...), on the CPU and detached; only with `keep_path`.
     """
 
     x: Tensor
@@ -79,7 +79,11 @@ class Solution:
     path: Tensor | None = None
 
     def require_success(self) -> Solution:
-        """This solution, or SolverError if a sample did not reach t1: how many, why, and what to do."""
+        """Return this solution if every sample reached t1.
+
+        Raises:
+            SolverError: a sample did not reach t1. The message says how many and why, the hint what to do.
+        """
         status = self.status.cpu()
         counts = {failure: int((status == failure).sum()) for failure in _FAILURES}
         failures = [failure for failure, count in counts.items() if count]
@@ -112,26 +116,28 @@ def solve(
 ) -> Solution:
     """Solve dx/dt = f(x, t, *args) from t0 to t1, forwards or backwards.
 
-    Methods of fixed step (euler, midpoint, heun, rk4, ab2, ab3, arc3) take `steps` or `grid`; bosh3 and dopri5 choose a
-    step for each sample and take `rtol`, `atol`, `max_steps` and `first_step`. For the trajectory of the latter, solve
-    piece by piece between the times that are wanted.
+    Fixed-step methods (euler, midpoint, heun, rk4, ab2, ab3, arc3) take `steps` or `grid`. Adaptive methods (bosh3,
+    dopri5) choose the steps of each sample and take `rtol`, `atol`, `max_steps` and `first_step`. They keep no path; to
+    get states on the way, solve in several calls between the times that are wanted.
 
     Args:
-        f: x (n, ...), t (n,) in the dtype of x, and the rows of `args` of the same samples → (n, ...). n falls as
-            samples finish. It is never called beyond t1, and by euler, midpoint, ab2, ab3 and arc3 not at t1 either.
-        x0: float32 or float64, (N, ...); N may be 0.
+        f: maps x (n, ...), t (n,) in the dtype of x, and the rows of `args` of the same samples to (n, ...). n falls as
+            samples finish. f is never called beyond t1; euler, midpoint, ab2, ab3 and arc3 do not call it at t1 either.
+        x0: the initial state, float32 or float64, (N, ...); N may be 0.
+        t0, t1: the initial and the final time, in either order.
+        method: the name of an ODE method.
         args: tensors with N rows, such as conditions.
-        steps: number of equal steps from t0 to t1.
-        grid: strictly monotone times instead; its ends take the place of t0 and t1, which are then not read.
-        rtol, atol: a step is taken when the root mean square over the sample's dimensions of
+        steps: the number of equal steps from t0 to t1.
+        grid: strictly monotone times. Its ends replace t0 and t1, which are then ignored.
+        rtol, atol: tolerances. A step is accepted if the root mean square over the sample's dimensions of
             (estimated error of the step)/(atol + rtol·max(|x|, |x_new|)) is at most 1.
-        max_steps: steps that a sample may try, taken or not.
-        first_step: length of the first step; by default Hairer's estimate, which costs one evaluation.
-        keep_path: keep the state at every point of the grid, a copy to the CPU each step.
+        max_steps: the largest number of steps per sample, accepted or rejected.
+        first_step: the length of the first step; by default Hairer's estimate, which costs one evaluation.
+        keep_path: whether the state at every point of the grid is copied to the CPU and returned.
     Returns:
-        A `Solution`. A sample that fails says so in `status` and disturbs no other.
+        A `Solution`. The failure of a sample is recorded in `status` and does not affect the other samples.
     Raises:
-        ConfigError: settings that do not exist or do not fit together, or an f that returns another shape than x.
+        ConfigError: a setting does not exist or does not fit the method, or f returns another shape than x.
     """
     table = find_method(method)
     if x0.dim() == 0 or x0.dtype not in (torch.float32, torch.float64):
@@ -143,7 +149,7 @@ def solve(
         if steps is not None or grid is not None or keep_path:
             raise ConfigError(
                 f"{method!r} chooses its own steps, so it takes no steps, grid or keep_path",
-                hint="use rtol and atol with it, or a method of fixed step",
+                hint="use rtol and atol with it, or a fixed-step method",
             )
         return _solve_adaptively(f, x0, args, _Control(table, t0, t1, rtol, atol, max_steps, first_step))
     if first_step is not None:
@@ -153,7 +159,7 @@ def solve(
 
 def _call(f: RightHandSide, x: Tensor, t: Tensor, args: tuple[Tensor, ...]) -> Tensor:
     if not x.numel():
-        return x  # a network need not know what to do with no samples
+        return x  # not every network accepts an empty batch
     slope = f(x, t, *args)
     if slope.shape != x.shape:
         raise ConfigError(f"the right-hand side returned shape {tuple(slope.shape)} for a state of {tuple(x.shape)}")
@@ -161,22 +167,22 @@ def _call(f: RightHandSide, x: Tensor, t: Tensor, args: tuple[Tensor, ...]) -> T
 
 
 def _finite(x: Tensor) -> Tensor:
-    """(N, ...) → (N,) bool."""
+    """Whether all numbers of each sample are finite, (N, ...) → (N,) bool."""
     return x.isfinite().flatten(1).all(1) if x.dim() > 1 else x.isfinite()
 
 
 def _rms(x: Tensor) -> Tensor:
-    """(N, ...) → (N,)."""
+    """The root mean square of each sample, (N, ...) → (N,)."""
     return x.flatten(1).square().mean(1).sqrt() if x.dim() > 1 else x.abs()
 
 
 def _solve_on_grid(
     f: RightHandSide, x: Tensor, args: tuple[Tensor, ...], method: Method, grid: list[float], keep_path: bool
 ) -> Solution:
-    """From each point of the grid to the next.
+    """Solve with a fixed-step method from each point of the grid to the next.
 
-    A sample that goes non-finite stays where it last was finite. It is still evaluated with the others, which costs
-    less than asking the device about it at every step, but no longer counted.
+    A sample that becomes non-finite keeps its last finite state. It is still evaluated with the others, since finding
+    it would cost a synchronisation with the device at every step, but its evaluations are no longer counted.
     """
     alive = _finite(x)
     t = x.new_full((len(x),), grid[0])
@@ -196,12 +202,13 @@ def _solve_on_grid(
 
 
 _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 10.0
-_CHECK_EVERY = {"cpu": 1}  # steps between compactions; elsewhere 4, since asking an accelerator means waiting for it
+# Steps between removals of finished samples from the batch. It is 4 on accelerators, where it means a synchronisation.
+_CHECK_EVERY = {"cpu": 1}
 
 
 @dataclass(frozen=True)
 class _Control:
-    """What decides about steps, and is the same for all samples."""
+    """The method and the settings of step-size control, which are the same for all samples."""
 
     table: Tableau
     t0: float
@@ -222,45 +229,52 @@ class _Control:
 
     @property
     def direction(self) -> float:
+        """1 if time runs forwards from t0 to t1, −1 if it runs backwards."""
         return math.copysign(1.0, self.t1 - self.t0)
 
     def smallest_step(self, t: Tensor) -> Tensor:
+        """The shortest step that the resolution of time allows, (N,)."""
         return 10 * torch.finfo(t.dtype).eps * t.abs().clamp(min=abs(self.t1 - self.t0))
 
     def error_norm(self, error: Tensor, x: Tensor, x_new: Tensor) -> Tensor:
-        """(N,); infinite where anything is not finite, also when the scale is infinite and would hide it."""
+        """The error of a step relative to the tolerance, (N,).
+
+        It is infinite if the new state is not finite, also where an infinite scale would hide that.
+        """
         norm = _rms(error / (self.atol + self.rtol * torch.maximum(x.abs(), x_new.abs())))
         return torch.where(_finite(x_new) & norm.isfinite(), norm, math.inf)
 
     def factor(self, error: Tensor, previous: Tensor, accept: Tensor) -> Tensor:
-        """h_next/h by the PI controller of Hairer's DOPRI5, its β = 0.04 written as 0.2/order."""
+        """h_next/h by the PI controller of Hairer's DOPRI5, whose β = 0.04 is written as 0.2/order, (N,)."""
         beta = 0.2 / self.table.order
         proposal = _SAFETY * error.clamp(min=1e-10) ** (0.75 * beta - 1 / self.table.order)
-        # A step that was not taken says nothing about the trend, so only the next one taken looks back.
+        # A rejected step says nothing about the trend, so the previous error is used only after an accepted one.
         return torch.where(accept, proposal * previous**beta, proposal).clamp(_SHRINK, _GROW)
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """The samples still on the way, one a row, and what belongs to each."""
+    """The samples that are still being solved, one per row, and the state of each."""
 
-    index: Tensor  # row in x0
+    index: Tensor  # the row in x0
     x: Tensor
     t: Tensor
     slope: Tensor  # f(x, t), the first stage of the next step
-    h: Tensor  # length of the next step, positive in both directions
-    previous: Tensor  # error norm of the last step taken
+    h: Tensor  # the length of the next step, positive in both directions
+    previous: Tensor  # the error norm of the last accepted step
     accepted: Tensor
     rejected: Tensor
     status: Tensor
     args: tuple[Tensor, ...]
 
     def rows(self, rows: Tensor) -> _Samples:
+        """The samples of these rows."""
         taken = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "args"}
         return _Samples(**taken, args=tuple(arg[rows] for arg in self.args))
 
 
 def _solve_adaptively(f: RightHandSide, x0: Tensor, args: tuple[Tensor, ...], control: _Control) -> Solution:
+    """Solve with an adaptive method, removing finished samples from the batch."""
     samples = _start(f, x0, args, control)
     done = []
     check_every = _CHECK_EVERY.get(x0.device.type, 4)
@@ -289,6 +303,7 @@ def _solve_adaptively(f: RightHandSide, x0: Tensor, args: tuple[Tensor, ...], co
 
 
 def _start(f: RightHandSide, x: Tensor, args: tuple[Tensor, ...], control: _Control) -> _Samples:
+    """All samples at t0, with their first slope and the length of their first step."""
     t = x.new_full((len(x),), control.t0)
     slope = _call(f, x, t, args)
     h = _first_step(f, x, t, slope, args, control)
@@ -311,7 +326,7 @@ def _start(f: RightHandSide, x: Tensor, args: tuple[Tensor, ...], control: _Cont
 def _first_step(
     f: RightHandSide, x: Tensor, t: Tensor, slope: Tensor, args: tuple[Tensor, ...], control: _Control
 ) -> Tensor:
-    """The length asked for, or Hairer's estimate (Hairer et al., II.4; the exponent as in his DOPRI5), (N,)."""
+    """The length of the first step, (N,): as given, or Hairer's estimate (Hairer et al., II.4, exponent of DOPRI5)."""
     if control.first_step is not None:
         return torch.full_like(t, control.first_step)
     scale = control.atol + control.rtol * x.abs()
@@ -326,9 +341,9 @@ def _first_step(
 
 
 def _try_step(f: RightHandSide, s: _Samples, control: _Control) -> _Samples:
-    """One step tried by every sample; those that have ended are evaluated with the others and left as they are."""
+    """Try one step of every sample. Finished samples are evaluated with the others but not changed."""
     table, running = control.table, s.status == _RUNNING
-    # Stretched by up to 1 % rather than leaving a sliver, and t1 itself rather than a sum that rounds to its neighbour.
+    # The last step is stretched by up to 1 %, so that no tiny step remains. It ends exactly at t1, without rounding.
     last = 1.01 * s.h >= (control.t1 - s.t).abs()
     t_new = torch.where(last, control.t1, s.t + control.direction * s.h)
     h = t_new - s.t

@@ -1,4 +1,4 @@
-"""Numbers that belong to one sample each, beside tensors of samples."""
+"""Numbers per sample and tensors of samples: broadcasting, norms and distances."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from torch import Tensor
 
 
 def expand_to(per_sample: Tensor, like: Tensor) -> Tensor:
-    """(N,) or () → (N, 1, …, 1), so that it multiplies `like` (N, …) sample by sample."""
+    """Reshape (N,) to (N, 1, …, 1), so that it multiplies `like` (N, …) sample by sample; () stays as it is."""
     if per_sample.ndim == 0:
         return per_sample
     return per_sample.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """‖x‖² of each sample, (N, …) → (N,)."""
+    """The squared norm ‖x‖² of each sample, (N, …) → (N,)."""
     return x.flatten(1).square().sum(1)
+
+
+def rms_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Root mean square difference of each pair of samples, in their units; (N, …) twice → (N,)."""
+    return (first - second).flatten(1).square().mean(1).sqrt()

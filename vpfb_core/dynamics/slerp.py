@@ -1,4 +1,4 @@
-"""Interpolation between prior points, along the sphere that normal noise lies on."""
+"""Spherical interpolation between points of the prior."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from torch import Tensor
 
 from vpfb_core.errors import ConfigError
 
-# Below this sine of the turn between two vectors, the great circle through them is lost in rounding.
+# If the sine of the angle between two vectors is smaller, rounding hides the great circle through them.
 LEAST_SINE = 1e-4
 
 
 def slerp(start: Tensor, end: Tensor, frames: int) -> Tensor:
-    """Points on the way from each `start` to its `end`, equally far apart, both ends included.
+    """Spherical linear interpolation from each `start` to its `end` (Shoemake 1985, SIGGRAPH 19(3)).
 
-    Spherical linear interpolation (Shoemake 1985, SIGGRAPH 19(3)): the direction turns at a constant rate, and the
-    length goes straight from one to the other. The straight line between two normal vectors would pass through points
-    that are too short by up to √2, where no noise lies. Vectors that are parallel or opposite to within rounding, or
-    zero, are joined by that line all the same.
+    The direction turns at a constant rate, and the length changes linearly. A straight line between two normal vectors
+    would pass through points that are too short by up to √2, which noise almost never is. Vectors that are zero, or
+    parallel or opposite up to rounding, are nevertheless joined by a straight line.
 
     Args:
-        start, end: prior points, (N, …).
-        frames: at least 2.
+        start, end: points of the prior, (N, …).
+        frames: the number of points per path, at least 2.
     Returns:
-        (frames, N, …), whose first and last are `start` and `end`.
+        (frames, N, …); the first and the last frame are `start` and `end`.
     Raises:
-        ConfigError: fewer than two frames.
+        ConfigError: `frames` is below 2.
     """
     if frames < 2:
-        raise ConfigError(f"{frames} frames: an interpolation shows both its ends, so it takes at least 2")
+        raise ConfigError(f"{frames} frames: an interpolation includes both ends, so it needs at least 2")
     a, b = start.double().flatten(1), end.double().flatten(1)
     fractions = torch.linspace(0, 1, frames, dtype=torch.float64, device=a.device)[:, None, None]
     line = (1 - fractions) * a + fractions * b
@@ -42,8 +41,3 @@ def slerp(start: Tensor, end: Tensor, frames: int) -> Tensor:
     path = torch.where(turns, turned, line).reshape(frames, *start.shape).to(start.dtype)
     path[0], path[-1] = start, end
     return path
-
-
-def rms_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Root mean square difference of two images each, in their units; (N, …) twice → (N,)."""
-    return (first - second).flatten(1).square().mean(1).sqrt()

@@ -1,4 +1,4 @@
-"""The choice of an ODE solver: a method, and how many evaluations or which tolerance."""
+"""The choice of an ODE solver: a method with a number of evaluations or with tolerances."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DEFAULT_METHOD = ARC3.name
 DEFAULT_NFE = 16
 DEFAULT_TOLERANCE = 1e-4
 
-Grid = Callable[[float, float, int], list[float]]  # (start, end, steps) → the steps + 1 times of a fixed-step method
+Grid = Callable[[float, float, int], list[float]]  # (start, end, steps) → the steps + 1 times of a fixed-step solve
 
 
 class Layout(NamedTuple):
-    """A method of fixed step and the times that it steps on."""
+    """A fixed-step method and the times of its steps."""
 
     method: str
     grid: list[float]
@@ -28,7 +28,13 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Solver:
-    """How a flow is solved: by a fixed-step method within `nfe` evaluations per sample, or by an adaptive one."""
+    """The settings with which a flow is solved.
+
+    Attributes:
+        method: the name of an ODE method.
+        nfe: the largest number of evaluations per sample of a fixed-step method; None for an adaptive method.
+        rtol, atol: the tolerances of an adaptive method.
+    """
 
     method: str
     nfe: int | None
@@ -43,10 +49,12 @@ class Solver:
         rtol: float | None = None,
         atol: float | None = None,
     ) -> Solver:
-        """The solver that these wishes mean: a tolerance asks for an adaptive method, else steps are fixed.
+        """The solver for the given settings.
+
+        Without a method, a tolerance selects dopri5; otherwise the default is arc3 with 16 evaluations.
 
         Raises:
-            ConfigError: an unknown method, or wishes that exclude each other.
+            ConfigError: the method is unknown, or the settings exclude each other.
         """
         tolerance = rtol is not None or atol is not None
         if method is None:
@@ -55,12 +63,12 @@ class Solver:
         if adaptive and nfe is not None:
             raise ConfigError(
                 f"{method} chooses its own number of evaluations, so nfe = {nfe} cannot be met",
-                hint="set rtol and atol with it, or take a method of fixed step",
+                hint="set rtol and atol with it, or use a fixed-step method",
             )
         if not adaptive and tolerance:
             raise ConfigError(
                 f"{method} takes a fixed number of evaluations, not a tolerance",
-                hint="set nfe with it, or take the method dopri5",
+                hint="set nfe with it, or use the method dopri5",
             )
         if not adaptive:
             nfe = DEFAULT_NFE if nfe is None else nfe
@@ -70,26 +78,26 @@ class Solver:
 
     @property
     def wishes(self) -> dict[str, Any]:
-        """The arguments from which `choose` makes this solver."""
+        """The arguments from which `choose` returns this solver."""
         if self.nfe is not None:
             return {"method": self.method, "nfe": self.nfe}
         return {"method": self.method, "rtol": self.rtol, "atol": self.atol}
 
     def in_words(self) -> str:
-        """The method and, of an adaptive one, its tolerances."""
+        """The name of the method, with the tolerances of an adaptive one."""
         return self.method if self.nfe else f"{self.method}, rtol {self.rtol:g}, atol {self.atol:g}"
 
     def layout(self, start: float, end: float, grid: Grid, *, entry: float | None = None) -> Layout | None:
-        """The steps of this solver from `start` to `end`; None if it is adaptive.
+        """The method and the times of this solver from `start` to `end`; None if it is adaptive.
 
         Args:
             start, end: times, in either order; time 0 is pure noise.
-            grid: where a method of fixed step steps.
-            entry: the time on the way at which the points lie already; the rest of the usual steps is taken.
+            grid: returns the times of a fixed-step solve.
+            entry: the time of the points, if it is not `start`. Only the steps of the usual grid after it are taken.
         """
         if self.nfe is None:
             return None
-        # `arc3` leaves its first point without looking at it, which only pure noise allows (`tableaux.HALFWAY`).
+        # arc3 does not evaluate the velocity at its first point, which is accurate only from pure noise (see HALFWAY).
         elsewhere = self.method == ARC3.name and (start if entry is None else entry) != 0
         method = AB3.name if elsewhere else self.method
         times = grid(start, end, steps_for(method, self.nfe))
@@ -107,12 +115,12 @@ class Solver:
         entry: float | None = None,
         keep_path: bool = False,
     ) -> Solution:
-        """Follow dx/ds = velocity(x, s, *args) from `start` to `end`, or to it from `entry` on the way.
+        """Solve dx/ds = velocity(x, s, *args) from `start`, or from `entry` if it is given, to `end`.
 
-        Arguments as in `layout` and `ode.solve`.
+        Arguments are those of `layout` and `ode.solve`.
 
         Raises:
-            ConfigError: `keep_path` with an adaptive method.
+            ConfigError: `keep_path` is given with an adaptive method.
         """
         layout = self.layout(start, end, grid, entry=entry)
         if layout is not None:
@@ -120,11 +128,11 @@ class Solver:
         if keep_path:
             raise ConfigError(
                 f"{self.method} chooses its own steps, so it keeps no path",
-                hint="take a method of fixed step, such as arc3",
+                hint="use a fixed-step method, such as arc3",
             )
         begin = start if entry is None else entry
         return solve(velocity, x, begin, end, self.method, args=args, rtol=self.rtol, atol=self.atol)
 
 
 DEFAULT_SOLVER = Solver(DEFAULT_METHOD, DEFAULT_NFE, DEFAULT_TOLERANCE, DEFAULT_TOLERANCE)
-ENCODING_SOLVER = Solver("dopri5", None, 1e-5, 1e-5)  # an image that is encoded and decoded must come back the same
+ENCODING_SOLVER = Solver("dopri5", None, 1e-5, 1e-5)  # so accurate that encoding and decoding reproduce an image

@@ -1,4 +1,4 @@
-"""ODE methods as data: a table of numbers and an order, and the grids they walk on. The stepping is in `solvers.py`.
+"""ODE methods as tables of numbers, their costs, and time grids. The stepping is in `ode.py`.
 
 Sources: Hairer, Nørsett & Wanner, *Solving Ordinary Differential Equations I* (1993), chapters II and III;
 Bogacki & Shampine (1989); Dormand & Prince (1980).
@@ -22,7 +22,7 @@ VectorField = Callable[[Tensor, Tensor], Tensor]  # x (N, ...), t (N,) → (N, .
 
 
 class Slope(NamedTuple):
-    """f at one time of the grid or between its points: what a later step may still want to know."""
+    """The value of f at one time, which later steps of a multistep method use."""
 
     t: float
     value: Tensor  # (N, ...)
@@ -33,10 +33,14 @@ class Tableau:
     """An explicit Runge–Kutta method: kᵢ = f(x + h Σⱼ aᵢⱼ kⱼ, t + cᵢ h), x ← x + h Σᵢ bᵢ kᵢ.
 
     Attributes:
-        a: row i holds the i numbers before the diagonal.
-        embedded: b̂ of the error estimate h Σᵢ (bᵢ − b̂ᵢ) kᵢ, one order lower. Only a table that has one chooses its own
-            steps, and such a table has its last stage at the new point (first same as last), so a step taken costs
-            one evaluation less than it has stages.
+        name: the name of the method.
+        order: its order of accuracy.
+        c: the times of the stages.
+        a: the weights of the earlier stages; row i contains the i numbers before the diagonal.
+        b: the weights of the step.
+        embedded: b̂ of the error estimate h Σᵢ (bᵢ − b̂ᵢ) kᵢ, of one order lower; None for a fixed-step method. The last
+            stage of a table with an error estimate is at the new point (first same as last), so that a step costs one
+            evaluation less than it has stages.
     """
 
     name: str
@@ -54,12 +58,14 @@ class Tableau:
         time: Callable[[float], Tensor],
         first: Tensor,
     ) -> list[Tensor]:
-        """The slopes kᵢ of one step from x, (N, ...) each.
+        """The slopes kᵢ of one step from x, each (N, ...).
 
         Args:
-            h: length of the step, a number or broadcastable against x.
-            time: cᵢ → t + cᵢ h, (N,).
-            first: k₁ = f(x, t + c₁ h), which every caller has already.
+            f: the right-hand side.
+            x: the state, (N, ...).
+            h: the length of the step, a number or broadcastable against x.
+            time: maps cᵢ to t + cᵢ h, (N,).
+            first: k₁ = f(x, t + c₁ h), which the caller has already.
         """
         k = [first]
         for c, row in zip(self.c[1:], self.a[1:], strict=True):
@@ -69,7 +75,7 @@ class Tableau:
     def grid_step(
         self, f: VectorField, x: Tensor, grid: Sequence[float], i: int, history: list[Slope]
     ) -> tuple[Tensor, list[Slope]]:
-        """The state at grid[i + 1] from x at grid[i], and the slopes that the next step may want, newest first."""
+        """The state at grid[i + 1] from x at grid[i], and the slopes that the next step can use, newest first."""
         del history
         now, after = grid[i], grid[i + 1]
         h = after - now
@@ -87,17 +93,23 @@ class Tableau:
 
     @property
     def error(self) -> tuple[float, ...]:
-        """b − b̂, or nothing for a table without an error estimate."""
+        """b − b̂, or () for a table without an error estimate."""
         return tuple(b - lower for b, lower in zip(self.b, self.embedded or (), strict=False))
 
 
 @dataclass(frozen=True)
 class AdamsBashforth:
-    """An explicit multistep method: one evaluation a step, through the polynomial of the latest `order` slopes.
+    """An explicit multistep method, which integrates the polynomial through the latest slopes.
 
-    The first step is one of `start`, and the next ones take as many slopes as there are. A start one order lower than
-    the method keeps the method's order, since it errs in a fixed number of steps only (Hairer et al., III.4); at equal
-    numbers of evaluations it was the better one on the flow of a Gaussian mixture, too.
+    It needs one evaluation per step. The first step is one of `start`, and the next steps use as many slopes as there
+    are, up to `order`. A start of one order lower keeps the order of the method, since the number of steps of the lower
+    order is fixed (Hairer et al., III.4). With equal numbers of evaluations such a start was also more accurate on the
+    flow of a Gaussian mixture.
+
+    Attributes:
+        name: the name of the method.
+        order: its order of accuracy, and the largest number of slopes.
+        start: the method of the first step.
     """
 
     name: str
@@ -120,9 +132,10 @@ class AdamsBashforth:
         return x + (grid[i + 1] - grid[i]) * combine(weights, [slope.value for slope in slopes]), slopes
 
     def weights(self, times: Sequence[float], t_next: float) -> list[float]:
-        """wⱼ = (1/h) ∫ Lⱼ dt over [times[0], t_next], Lⱼ the Lagrange polynomials through `times`, newest first.
+        """The weights wⱼ = (1/h) ∫ Lⱼ dt over [times[0], t_next] of the slopes at `times`, newest first.
 
-        They are the numbers that integrate 1, s, s², … exactly, s = (t − times[0])/h, which is how they are found.
+        Lⱼ are the Lagrange polynomials through `times`. The weights are found as the solution of the linear system that
+        says that they integrate 1, s, s², … exactly, where s = (t − times[0])/h.
         """
         s = (np.asarray(times, dtype=np.float64) - times[0]) / (t_next - times[0])
         powers = np.vander(s, increasing=True).T
@@ -134,7 +147,7 @@ Method = Tableau | AdamsBashforth
 
 
 def combine(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """Σᵢ weightsᵢ slopesᵢ, leaving out the zeros of the tables."""
+    """Σᵢ weightsᵢ slopesᵢ without the terms whose weight is zero, (N, ...)."""
     (w, k), *rest = [(w, k) for w, k in zip(weights, slopes, strict=True) if w != 0]
     total = w * k
     for w, k in rest:
@@ -152,12 +165,12 @@ RK4 = Tableau(
     ((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
     (1 / 6, 1 / 3, 1 / 3, 1 / 6),
 )
-# Midpoint without its first stage: of second order, for the price of Euler, where f(x, t₀) is the same for every x, for
-# there the way to the middle of the step changes f by O(h²). Elsewhere it is of first order.
+# The midpoint method without its first stage. It needs one evaluation like Euler. It is of second order if f(x, t₀)
+# does not depend on x, since moving x to the middle of the step then changes f by O(h²); else it is of first order.
 HALFWAY = Tableau("halfway", 1, (1 / 2,), ((),), (1.0,))
 AB2 = AdamsBashforth("ab2", 2, start=EULER)
 AB3 = AdamsBashforth("ab3", 3, start=MIDPOINT)
-# A flow from pure noise begins so: there the velocity is the mean of the data, whatever the noise.
+# A flow from pure noise satisfies that condition: the velocity at its start is the mean of the data for every x.
 ARC3 = AdamsBashforth("arc3", 3, start=HALFWAY)
 BOSH3 = Tableau(
     "bosh3",
@@ -190,12 +203,16 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 
 def is_adaptive(method: Method) -> TypeGuard[Tableau]:
-    """Whether the method chooses its own steps (and then takes tolerances instead of a grid)."""
+    """Whether the method chooses its own steps, and takes tolerances instead of a grid."""
     return isinstance(method, Tableau) and method.embedded is not None
 
 
 def find_method(name: str) -> Method:
-    """The method of that name; ConfigError, with the names and the nearest one, where there is none."""
+    """The ODE method of that name.
+
+    Raises:
+        ConfigError: there is no such method; the message lists the methods, and the hint suggests the nearest one.
+    """
     if name in METHODS:
         return METHODS[name]
     nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.4)
@@ -206,10 +223,10 @@ def find_method(name: str) -> Method:
 
 
 def evaluations(method: str, steps: int) -> int:
-    """Evaluations of f that `steps` steps of a fixed-step method cost.
+    """The number of evaluations of f in `steps` steps of a fixed-step method.
 
     Raises:
-        ConfigError: an unknown or adaptive method, or fewer than one step.
+        ConfigError: the method is unknown or adaptive, or `steps` is below 1.
     """
     first, later = _find_fixed(method).costs
     if steps < 1:
@@ -218,10 +235,10 @@ def evaluations(method: str, steps: int) -> int:
 
 
 def steps_for(method: str, nfe: int) -> int:
-    """The largest number of steps of a fixed-step method that fits into `nfe` evaluations of f.
+    """The largest number of steps of a fixed-step method within `nfe` evaluations of f.
 
     Raises:
-        ConfigError: an unknown or adaptive method, or a budget below one step.
+        ConfigError: the method is unknown or adaptive, or `nfe` is too small for one step.
     """
     first, later = _find_fixed(method).costs
     if nfe < first:
@@ -230,6 +247,7 @@ def steps_for(method: str, nfe: int) -> int:
 
 
 def _find_fixed(name: str) -> Method:
+    """The fixed-step method of that name; ConfigError if it is unknown or adaptive."""
     method = find_method(name)
     if is_adaptive(method):
         fixed = ", ".join(name for name, other in METHODS.items() if not is_adaptive(other))
@@ -241,19 +259,19 @@ def _find_fixed(name: str) -> Method:
 
 
 def check_interval(t0: float, t1: float) -> None:
-    """ConfigError unless the times are finite and different."""
+    """Raise ConfigError unless the times are finite and different."""
     if not (math.isfinite(t0) and math.isfinite(t1) and t0 != t1):
         raise ConfigError(f"t0 and t1 must be finite and different, not {t0} and {t1}")
 
 
 def time_grid(t0: float, t1: float, steps: int | None, grid: Sequence[float] | Tensor | None) -> list[float]:
-    """The times of a fixed-step solve in float64: `grid` if given, else `steps` equal steps from t0 to t1.
+    """The times of a fixed-step solve: `grid` if it is given, else `steps` equal steps from t0 to t1.
 
     Raises:
-        ConfigError: neither or both given, or times that are not finite and strictly monotone.
+        ConfigError: neither or both are given, or the times are not finite and strictly monotone.
     """
     if (steps is None) == (grid is None):
-        raise ConfigError("a method of fixed step needs steps or grid, one of the two", hint="for example steps=20")
+        raise ConfigError("a fixed-step method needs either steps or grid", hint="for example steps=20")
     if grid is None:
         if not isinstance(steps, int | np.integer) or steps < 1:
             raise ConfigError(f"steps must be a whole number of at least 1, not {steps!r}")

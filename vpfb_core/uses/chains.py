@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpfb_core.dynamics.slerp import rms_distance
+from vpfb_core.dynamics.per_sample import rms_distance
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import Condition

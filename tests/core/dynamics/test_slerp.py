@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vpfb_core.dynamics.slerp import rms_distance, slerp
+from vpfb_core.dynamics.slerp import slerp
 from vpfb_core.errors import ConfigError
 
 
@@ -63,9 +63,3 @@ def test_parallel_opposite_and_absent_vectors_are_joined_by_a_line(factor: float
 def test_fewer_than_two_frames_are_refused() -> None:
     with pytest.raises(ConfigError, match="1 frames"):
         slerp(normal(1, 2), normal(1, 2), 1)
-
-
-def test_the_rms_distance_is_that_of_each_image() -> None:
-    a = torch.zeros(2, 1, 2, 2)
-    b = torch.tensor([[[[0.5, 0.5], [0.5, 0.5]]], [[[1.0, 0], [0, 0]]]])
-    torch.testing.assert_close(rms_distance(a, b), torch.tensor([0.5, 0.5]))

@@ -12,7 +12,7 @@ import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
-from vpfb_core.dynamics.slerp import rms_distance
+from vpfb_core.dynamics.per_sample import rms_distance
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
