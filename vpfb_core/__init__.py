@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vpfb_core import names
+
 if TYPE_CHECKING:
     from vpfb_core import data, errors, networks
     from vpfb_core.api import Model, load, train
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from vpfb_core.methods.vpfb import homotopy, objectives
     from vpfb_core.methods.vpfb.potential import Potential
 
-__version__ = "0.1.0"
+__version__ = names.VERSION
 
 _MODULES = {
     "data": "data",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+VERSION = "0.1.0"
+
 
 @dataclass(frozen=True)
 class MethodName:

@@ -60,9 +60,8 @@ def score(
         from vpfb_core import data
         from vpfb_core.machine.files import write_bytes
         from vpfb_core.uses import pictures
-        from vpfb_core.uses.ood.ranking import rank
+        from vpfb_core.uses.ood.ranking import rank, ranking_table
         from vpfb_core.uses.ood.scores import find_score, require_ready
-        from vpfb_core.uses.ood.tables import ranking_table
     find_score(name)
     loaded, model_name = open_model(say, model, machine)
     require_ready(loaded, name)

@@ -19,6 +19,7 @@ from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.machine import noise
+from vpfb_core.methods import transport
 from vpfb_core.settings import Settings, setting
 
 
@@ -341,8 +342,6 @@ class Method(ABC):
         Raises:
             ConfigError: the field has no flow, and the method does not say how it draws.
         """
-        from vpfb_core.methods import transport
-
         return transport.decode(field, codes, condition, solver, guidance=guidance, keep_path=keep_path)
 
     def calibrate(

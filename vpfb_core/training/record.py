@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import vpfb_core
 from vpfb_core import names
 from vpfb_core.config import TrainConfig, as_json, to_toml
 from vpfb_core.data.unreadable import table
@@ -158,7 +157,7 @@ class Record:
 
 def versions() -> dict[str, str]:
     """Versions of what a model depends on."""
-    return {"vpfb": vpfb_core.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {"vpfb": names.VERSION, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def model_card(model: TrainedModel) -> str:

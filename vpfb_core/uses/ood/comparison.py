@@ -18,7 +18,7 @@ from vpfb_core.machine.files import write_bytes
 from vpfb_core.uses import plots
 from vpfb_core.uses.ood.detection import Detection, compare
 from vpfb_core.uses.ood.scores import DEFAULT_BATCH, SCORES, score
-from vpfb_core.uses.ood.tables import scores_table
+from vpfb_core.uses.ood.tables import cell, csv_table, image_name
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
@@ -144,3 +144,14 @@ def _file_names(sources: Sequence[str]) -> dict[str, str]:
         source: name if taken[name] == 1 else f"{name}-{number}"  # a/b and a-b
         for number, (source, name) in enumerate(plain.items(), start=1)
     }
+
+
+def scores_table(sets: Sets, scores: Scores) -> bytes:
+    """Every image of every set: set, role (in or out), image, and one column per score."""
+    names = list(next(iter(scores.values())))
+    rows = (
+        [name, role, image_name(images, index), *(cell(float(scores[name, role][each][index])) for each in names)]
+        for (name, role), images in sets.items()
+        for index in range(len(images))
+    )
+    return csv_table(["set", "role", "image", *names], rows)

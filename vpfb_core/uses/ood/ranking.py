@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from vpfb_core.data.images import ImageSet
 from vpfb_core.errors import DataError
 from vpfb_core.uses import density
 from vpfb_core.uses.ood.scores import DEFAULT_BATCH, score
-from vpfb_core.uses.ood.tables import image_name
+from vpfb_core.uses.ood.tables import cell, csv_table, image_name
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
@@ -62,3 +62,9 @@ def rank(
         )
         for index in scores.argsort(descending=True, stable=True).tolist()
     ]
+
+
+def ranking_table(ranking: Sequence[RankedImage]) -> bytes:
+    """The images of a ranking: file, score, energy, bits_per_dim."""
+    rows = ([one.file, cell(one.score), cell(one.energy), cell(one.bits_per_dim)] for one in ranking)
+    return csv_table(["file", "score", "energy", "bits_per_dim"], rows)

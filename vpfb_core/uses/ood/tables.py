@@ -10,25 +10,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vpfb_core.data.images import ImageSet
-    from vpfb_core.uses.ood.comparison import Scores, Sets
-    from vpfb_core.uses.ood.ranking import RankedImage
-
-
-def scores_table(sets: Sets, scores: Scores) -> bytes:
-    """Every image of every set: set, role (in or out), image, and one column per score."""
-    names = list(next(iter(scores.values())))
-    rows = (
-        [name, role, image_name(images, index), *(_figure(float(scores[name, role][each][index])) for each in names)]
-        for (name, role), images in sets.items()
-        for index in range(len(images))
-    )
-    return _csv(["set", "role", "image", *names], rows)
-
-
-def ranking_table(ranking: Sequence[RankedImage]) -> bytes:
-    """The images of a ranking: file, score, energy, bits_per_dim."""
-    rows = ([one.file, _figure(one.score), _figure(one.energy), _figure(one.bits_per_dim)] for one in ranking)
-    return _csv(["file", "score", "energy", "bits_per_dim"], rows)
 
 
 def image_name(images: ImageSet, index: int) -> str:
@@ -42,7 +23,8 @@ def image_name(images: ImageSet, index: int) -> str:
     return f"./{file}" if file.startswith(("=", "+", "-", "@")) else file
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+def csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A CSV file of these columns and rows, UTF-8."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -52,7 +34,8 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     )  # names of files that are not UTF-8 come back as they were
 
 
-def _figure(value: float | None) -> str:
+def cell(value: float | None) -> str:
+    """A number for people and programs to read; empty for None."""
     if value is None:
         return ""
     return f"{value:.6g}" if math.isfinite(value) else str(value)

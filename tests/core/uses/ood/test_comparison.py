@@ -14,7 +14,7 @@ from PIL import Image
 
 from vpfb_core.data import ImageSet
 from vpfb_core.uses.ood import comparison
-from vpfb_core.uses.ood.tables import scores_table
+from vpfb_core.uses.ood.comparison import scores_table
 
 
 def read(content: bytes) -> list[list[str]]:

@@ -13,8 +13,7 @@ from ood_models import model_of
 from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import DataError
-from vpfb_core.uses.ood.ranking import rank
-from vpfb_core.uses.ood.tables import ranking_table
+from vpfb_core.uses.ood.ranking import rank, ranking_table
 
 
 def test_outliers_among_digits_come_first(digits: tuple[Model, ImageSet]) -> None:
