@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ from vpfb_core.machine.distributed import Group
 from vpfb_core.model import model_file
 from vpfb_core.model.runs import Run
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.training.checks import FIRST_IMAGES, FIRST_NFE, spread
+from vpfb_core.training.agenda import Agenda, Due
+from vpfb_core.training.checks import FIRST_IMAGES, FIRST_NFE
 from vpfb_core.training.clock import Clock
+from vpfb_core.training.ending import calibrate_in_time
 from vpfb_core.training.figures import Figures, NotFiniteError
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.plan import Plan
@@ -34,24 +35,9 @@ from vpfb_core.training.progress import Progress, Result
 from vpfb_core.training.record import Record
 from vpfb_core.training.resuming import restore, start_from, take_over
 from vpfb_core.training.state import Counters, State, read_state
-from vpfb_core.uses.calibration import IMAGES, affordable, calibrate, full_cost
+from vpfb_core.uses.calibration import full_cost
 
-LOG_SECONDS = 2.0  # between lines of the log, unless log_every says otherwise
-SAVE_SECONDS = 60.0  # between saves, unless save_every says otherwise; and at least so many times what a save takes:
-SAVE_SHARE = 50
-CHECKS = 10  # checks per run, unless sample_every says otherwise
 MAX_ROLLBACKS = 5
-
-
-@dataclass(frozen=True)
-class _Now:
-    """What all processes do before the next step: the clock is the first one's, any may wish to stop."""
-
-    fraction: float
-    log: bool
-    check: bool
-    save: bool
-    stop: bool
 
 
 class Loop:
@@ -87,7 +73,8 @@ class Loop:
         self.counters = Counters()
         self.validation: Mapping[str, float] = {f"val_{name}": math.nan for name in plan.method.figures}
         self.sample_accuracy = self.best = math.nan
-        self.next_check = self.seconds_per_gradient = 0.0
+        self.agenda = Agenda(self.config.run, self.clock, group)
+        self.seconds_per_gradient = 0.0
         self.just_begun = True  # no step has been taken since the last state was loaded
 
     def run(self) -> Result:
@@ -97,25 +84,35 @@ class Loop:
             return finished
         self._begin(damaged)
         while True:
-            now = self._agree()
+            due = self.agenda.due(
+                self.counters.step, self.figures.line_began, self.record.saved_at, self.record.save_seconds,
+                self.should_stop(),
+            )  # fmt: skip
             try:
-                if now.fraction >= 1:
+                if due.fraction >= 1:
                     self.figures.read(self.counters.step)
                     break
-                if now.log:
-                    self.figures.read(self.counters.step)
-                    self._log()
-                if now.stop:
-                    self._save("interrupted")
-                    return self._result("interrupted", self._model())
-                if now.check:
-                    self._check()
-                if now.save:
-                    self._save("running")
-                self._step(now.fraction)
+                if not self.just_begun and (stopped := self._attend_to(due)):
+                    return stopped
+                self._step(due.fraction)
             except NotFiniteError as bad:
                 self._roll_back(bad)
         return self._end()
+
+    def _attend_to(self, due: Due) -> Result | None:
+        """Log, check, save and stop as far as they are due; the result if the run stops here."""
+        if due.log:
+            self.figures.read(self.counters.step)
+            self._log()
+        if due.stop:
+            self._save("interrupted")
+            return self._result("interrupted", self._model())
+        if due.check:
+            self.figures.read(self.counters.step)  # a model that is not finite is not drawn
+            self._check()
+        if due.save:
+            self._save("running")
+        return None
 
     def close(self) -> None:
         """Let go of the data."""
@@ -171,29 +168,9 @@ class Loop:
             self._check()
             self._log(anew=True)
             self._save("running")
-        self._plan_next_check()
+        self.agenda.checked(self.counters.step)
 
     # --- from step to step --------------------------------------------------------------------------------------------
-
-    def _agree(self) -> _Now:
-        """What to do now: one message between the processes, which waits for no GPU."""
-        fraction = self.clock.fraction(self.counters.step)
-        due = [
-            self._due(self.config.run.log_every, time.monotonic() - self.figures.line_began > LOG_SECONDS),
-            self._due(self.config.run.sample_every, fraction >= self.next_check),
-            self._due(self.config.run.save_every, time.monotonic() - self.record.saved_at > self._save_interval()),
-        ]
-        mine = [fraction, *due] if self.group.first else [0.0] * 4
-        fraction, *agreed = self.group.largest([*mine, self.should_stop()])
-        log_due, check_due, save_due, stop = (bool(wish) and not self.just_begun for wish in agreed)
-        return _Now(fraction, log_due, check_due, save_due, stop)
-
-    def _save_interval(self) -> float:
-        """Seconds between saves."""
-        return max(SAVE_SECONDS, SAVE_SHARE * self.record.save_seconds)
-
-    def _due(self, every: int | None, otherwise: bool) -> bool:
-        return otherwise if every is None else self.counters.step % every == 0
 
     def _step(self, fraction: float) -> None:
         """Take a step.
@@ -231,7 +208,7 @@ class Loop:
         self._load(replace(state, counters=Counters(state.counters.step, seconds, rollbacks)))
         self.record.saved = None  # it says nothing of the roll-back
         self.figures.start(self.counters.step)
-        self._plan_next_check()
+        self.agenda.checked(self.counters.step)
 
     def _last_good_state(self, bad: NotFiniteError, rollbacks: int) -> State:
         state = read_state(self.folder)
@@ -265,10 +242,7 @@ class Loop:
             self.best = first
             model_file.save(self._model(), self.folder.best)
         self.clock.check_seconds = time.monotonic() - began
-        self._plan_next_check()
-
-    def _plan_next_check(self) -> None:
-        self.next_check = self.clock.fraction(self.counters.step) + 1 / CHECKS
+        self.agenda.checked(self.counters.step)
 
     def _log(self, *, anew: bool = False) -> None:
         if self.group.first:
@@ -336,35 +310,17 @@ class Loop:
         self._log(anew=True)
         self._save("running")  # whatever calibration meets, the weights are safe
         model = self._model()
-        done = self.group.from_first(lambda: self._calibrate(model))
+        self._tell(self._progress(calibrating=True))
+        done = self.group.from_first(
+            lambda: calibrate_in_time(
+                model, self.inputs, self.counters.step, self.clock, self.seconds_per_gradient,
+                self.trainer.micro_batch, self.should_stop,
+            )
+        )  # fmt: skip
+        self._tell(self._progress())
         status, model = ("finished", model) if done else ("interrupted", self._model())
         self.group.together(lambda: self._save(status, model))
         return self._result(status, model)
-
-    def _calibrate(self, model: TrainedModel) -> bool:
-        """Calibrate the averaged weights; in proportion to the run, so that a short one is not held up.
-
-        What is not done when the time budget is over is left out. False if it was asked to stop meanwhile: calibration
-        is then to be done again.
-        """
-        self._tell(self._progress(calibrating=True))
-        images = self.plan.images.subset(spread(self.inputs.rows, IMAGES))
-        gradients, deadline = affordable(self.counters.step * (self.config.optimiser.batch_size or 0)), math.inf
-        if (end := self.clock.deadline()) is not None:
-            deadline = end
-            left = max(end - time.monotonic(), 0.0)
-            gradients = min(gradients, int(left / max(self.seconds_per_gradient, 1e-9)))
-        try:
-            with _ended_by(self.should_stop, deadline, model):
-                self.trainer.micro_batch.fit(
-                    lambda at_once: calibrate(model, images, self.config.run.seed, gradients, batch_size=2 * at_once)
-                )
-        except _StopAskedError:
-            return False
-        except _DeadlineError:
-            pass  # the model keeps what was done in time
-        self._tell(self._progress())
-        return True
 
     def _result(self, status: str, model: TrainedModel) -> Result:
         counters = self._counters()
@@ -382,33 +338,3 @@ class Loop:
             validation=self.validation,
             notes=(f"left out {counted(met)}",) if met else (),
         )
-
-
-class _StopAskedError(Exception):
-    """Calibration was interrupted by a wish to stop."""
-
-
-class _DeadlineError(Exception):
-    """Calibration was interrupted by the end of the time budget."""
-
-
-@contextmanager
-def _ended_by(should_stop: Callable[[], bool], deadline: float, model: TrainedModel) -> Iterator[None]:
-    """Within, each evaluation of the model's network looks whether to go on.
-
-    Raises:
-        _StopAskedError: somebody wishes to stop.
-        _DeadlineError: the monotonic clock has passed the deadline.
-    """
-
-    def look(*_evaluation: object) -> None:
-        if should_stop():
-            raise _StopAskedError
-        if time.monotonic() > deadline:
-            raise _DeadlineError
-
-    looking = model.field.network.register_forward_pre_hook(look)
-    try:
-        yield
-    finally:
-        looking.remove()

@@ -1,0 +1,86 @@
+"""Calibration at the end of a run, within its time budget and while nobody wishes to stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from vpfb_core.machine.micro_batch import MicroBatch
+from vpfb_core.model.trained import TrainedModel
+from vpfb_core.training.checks import spread
+from vpfb_core.training.clock import Clock
+from vpfb_core.training.inputs import Inputs
+from vpfb_core.uses.calibration import IMAGES, affordable, calibrate
+
+
+def calibrate_in_time(
+    model: TrainedModel,
+    inputs: Inputs,
+    steps: int,
+    clock: Clock,
+    seconds_per_gradient: float,
+    micro_batch: MicroBatch,
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Calibrate a model in proportion to its run, so that a short one is not held up.
+
+    What is not done when the time budget is over is left out.
+
+    Args:
+        inputs: of the run.
+        steps: that it has taken.
+        clock: of the run.
+        seconds_per_gradient: that a gradient of the energy takes, about.
+        micro_batch: images that a step computes at once.
+    Returns:
+        False if somebody wished to stop meanwhile: calibration is then to be done again.
+    """
+    config = inputs.plan.config
+    images = inputs.plan.images.subset(spread(inputs.rows, IMAGES))
+    gradients, deadline = affordable(steps * (config.optimiser.batch_size or 0)), math.inf
+    if (end := clock.deadline()) is not None:
+        deadline = end
+        left = max(end - time.monotonic(), 0.0)
+        gradients = min(gradients, int(left / max(seconds_per_gradient, 1e-9)))
+    try:
+        with _ended_by(should_stop, deadline, model):
+            micro_batch.fit(
+                lambda at_once: calibrate(model, images, config.run.seed, gradients, batch_size=2 * at_once)
+            )
+    except _StopAskedError:
+        return False
+    except _DeadlineError:
+        pass  # the model keeps what was done in time
+    return True
+
+
+class _StopAskedError(Exception):
+    """Calibration was interrupted by a wish to stop."""
+
+
+class _DeadlineError(Exception):
+    """Calibration was interrupted by the end of the time budget."""
+
+
+@contextmanager
+def _ended_by(should_stop: Callable[[], bool], deadline: float, model: TrainedModel) -> Iterator[None]:
+    """Within, each evaluation of the model's network looks whether to go on.
+
+    Raises:
+        _StopAskedError: somebody wishes to stop.
+        _DeadlineError: the monotonic clock has passed the deadline.
+    """
+
+    def look(*_evaluation: object) -> None:
+        if should_stop():
+            raise _StopAskedError
+        if time.monotonic() > deadline:
+            raise _DeadlineError
+
+    looking = model.field.network.register_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        looking.remove()
