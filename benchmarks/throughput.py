@@ -88,7 +88,7 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
     peak = _peak_memory(bench, bench.step(trainer, 1), bench.step(trainer, images))
     steps = {
         "stein": bench.step(trainer, images),
-        "flow matching": bench.step(bench.inputs.trainer("flow-matching"), images),
+        "flow matching": bench.step(bench.inputs.trainer(method="flow-matching"), images),
     }
     if row["compile"] == "off":
         theirs = bench.inputs.trainer(objective="official", batch_size=2 * images, micro_batch=2 * images)
