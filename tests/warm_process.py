@@ -85,10 +85,10 @@ def _serve() -> None:
     import torch._dynamo  # of the optimiser: half of what else is imported later
 
     import vpfb_core.uses.ood  # noqa: F401
-    from vpfb_core.training import loop
+    from vpfb_core.training import checks
 
     torch.set_num_threads(1)
-    loop.GRID_IMAGES = 4
+    checks.GRID_IMAGES = 4
     for line in sys.stdin:
         print(json.dumps(_forked(json.loads(line))), flush=True)
 
