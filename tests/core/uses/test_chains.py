@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from models import vpfb_model
 from torch import Tensor, nn
 
 import vpfb_core as vpfb
@@ -18,6 +20,7 @@ from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 
 SHAPE = (1, 2, 2)
+CLASSES = (ConditionGroup("class", ("zero", "one")),)
 STD = 0.1  # of the pixels: five deviations fit into [0, 1]
 
 
@@ -33,9 +36,10 @@ class Shifted(nn.Module):
         return self.shift * total * (0.0 if condition is None else condition[:, 0].clamp(min=0).to(u.dtype))
 
 
-def make(groups: tuple[ConditionGroup, ...] = (ConditionGroup("class", ("zero", "one")),)) -> Model:
-    potential = Potential(Shifted(), OT(sigma_min=0.01), 0.5).eval().requires_grad_(False)
-    return Model(potential, {}, Statistics((0.5,), STD), SHAPE, groups)
+def make(groups: tuple[ConditionGroup, ...] = CLASSES, *, has_null: bool = True) -> Model:
+    potential = Potential(Shifted(), OT(sigma_min=0.01), 0.5)
+    statistics = Statistics((0.5,), STD)
+    return vpfb_model(potential, statistics=statistics, shape=SHAPE, groups=groups, has_null=has_null)
 
 
 def images(n: int, seed: int = 0) -> Tensor:
@@ -48,9 +52,9 @@ def images(n: int, seed: int = 0) -> Tensor:
 def test_guided_samples_are_shifted_by_the_weight() -> None:
     model = make()
     settings = {"condition": "one", "method": "dopri5", "rtol": 1e-6}
-    plain, guided = (model.sample(4, guidance=weight, **settings) for weight in (None, 2.5))
+    plain, guided = (model.sample(4, guidance=weight, **settings).images for weight in (None, 2.5))
     torch.testing.assert_close(guided - plain, torch.full_like(plain, 1.5 * STD), rtol=0, atol=1e-3)
-    unconditional = model.sample(4, guidance=2.5, method="dopri5", rtol=1e-6)
+    unconditional = model.sample(4, guidance=2.5, method="dopri5", rtol=1e-6).images
     torch.testing.assert_close(plain - unconditional, torch.full_like(plain, STD), rtol=0, atol=1e-3)
 
 
@@ -77,6 +81,33 @@ def test_an_unconditional_model_is_not_guided() -> None:
             call()
 
 
+def test_what_needs_the_unconditional_model_is_refused_where_that_was_not_trained() -> None:
+    model, pictures, known = make(has_null=False), images(2), torch.tensor([[[True, False], [True, True]]])
+    with_class: dict[str, Callable[..., object]] = {
+        "sampling": lambda **settings: model.sample(2, **settings),
+        "encoding": lambda **settings: model.encode(pictures, **settings),
+        "decoding": lambda **settings: model.decode(pictures, **settings),
+        "a long run": lambda **settings: model.long_run(pictures, 1, **settings),
+        "inpainting": lambda **settings: model.inpaint(pictures[0], known, 2, levels=2, **settings),
+    }
+    for use, call in with_class.items():
+        call(condition="one")
+        call(condition=torch.tensor([[0], [1]]), guidance=1.0)
+        for settings in ({}, {"condition": torch.tensor([[1], [-1]])}):
+            with pytest.raises(ConfigError, match=f"{use} without a class needs the unconditional model") as caught:
+                call(**settings)
+            assert "condition_dropout" in str(caught.value.hint)
+        with pytest.raises(ConfigError, match="guidance needs the unconditional model"):
+            call(condition="one", guidance=2.0)
+
+
+def test_of_several_groups_each_must_have_a_class_where_nothing_else_was_trained() -> None:
+    model = make((*CLASSES, ConditionGroup("size", ("small", "large"))), has_null=False)
+    model.sample(1, condition="one,large")
+    with pytest.raises(ConfigError, match="sampling without a class of each group"):
+        model.sample(1, condition="one")
+
+
 # --- interpolation ----------------------------------------------------------------------------------------------------
 
 
@@ -97,18 +128,19 @@ def test_interpolation_runs_from_image_to_image() -> None:
 
 def test_a_long_run_stays_in_its_class_and_says_how_it_went() -> None:
     model, seen = make(), []
-    run = model.long_run(model.sample(100), 60, seed=1, condition="one", batch_size=40, level=1.0,
+    drawn = model.sample(100).images
+    run = model.long_run(drawn, 60, seed=1, condition="one", batch_size=40, level=1.0,
                          on_progress=seen.append)  # fmt: skip
     assert run.images.shape == (100, *SHAPE)
     assert abs(run.images.mean() - (0.5 + STD)) < 4 * STD / math.sqrt(400)
-    assert (run.images - model.sample(100)).square().flatten(1).mean(1).sqrt() == pytest.approx(run.moved, abs=1e-6)
+    assert (run.images - drawn).square().flatten(1).mean(1).sqrt() == pytest.approx(run.moved, abs=1e-6)
     assert 0.4 < run.acceptance < 0.75
     assert len(run.energy) == 61
     # −log ρ but for its constant is ½‖u − sin φ‖²: 2 on average in four dimensions, with a variance of 2.
     assert abs(run.energy[-20:].mean() - 2) < 4 * math.sqrt(2 / 100)
     assert seen == sorted(seen)
     assert seen[-1] == pytest.approx(1)
-    # Neighbours are independent: their mean square distance is 2 STD² a pixel.
+    # Neighbours are independent: their mean square distance is 2 STD² per pixel.
     assert run.apart == pytest.approx(STD * math.sqrt(2), rel=0.15)
 
 
@@ -198,7 +230,7 @@ def test_real_digits_come_back_from_their_codes() -> None:
 
 def test_walking_digits_move_and_stay_digits() -> None:
     model, _ = digits(0)
-    drawn = model.sample(12)
+    drawn = model.sample(12).images
     run = model.long_run(drawn, 150)
     assert run.moved.mean() > 0.1
     assert distance_to_real(run.images).mean() < distance_to_real(drawn).mean() + 0.02
@@ -208,7 +240,7 @@ def test_walking_digits_move_and_stay_digits() -> None:
 @pytest.mark.slow
 def test_after_a_thousand_steps_digits_have_moved_and_are_still_digits() -> None:
     model, _ = digits(0)
-    drawn = model.sample(32)
+    drawn = model.sample(32).images
     run = model.long_run(drawn, 1000)
     assert run.moved.mean() > 0.4 * run.apart
     assert 0.4 < run.acceptance < 0.75
@@ -225,6 +257,6 @@ def test_half_a_digit_is_completed_plausibly_in_more_than_one_way() -> None:
     model, known = vpfb.load("digits", device="cpu"), torch.zeros(1, 8, 8, dtype=torch.bool)
     known[:, :4] = True
     completed = model.inpaint(real.images[3], known, 24)  # the upper half of a three
-    assert distance_to_real(completed.images).mean() < distance_to_real(model.sample(24)).mean() + 0.03
+    assert distance_to_real(completed.images).mean() < distance_to_real(model.sample(24).images).mean() + 0.03
     assert len(set(reader.predict(completed.images.flatten(1).numpy()).tolist())) > 1
     assert completed.apart > 0.15

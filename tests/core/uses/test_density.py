@@ -57,11 +57,10 @@ def calibrate(model: Model, images: Tensor, labels: Tensor | None = None, **coun
     )  # fmt: skip
 
 
-def flow_matching(side: int = 3) -> Model:
-    """A velocity that is 0 everywhere: the flow of independent Gaussian pixels, without an energy."""
-    network = {"name": "unet", "channels": 1, "size": side, "widths": [8, 8], "classes": []}
-    method = FlowMatching(FlowMatching.Settings(floor=0.01))
-    shape = DataShape((1, side, side))
+def flow_matching() -> Model:
+    """A model with a flow and without an energy."""
+    network = {"name": "unet", "channels": 1, "size": 3, "widths": [8, 8], "classes": []}
+    method, shape = FlowMatching(FlowMatching.Settings()), DataShape((1, 3, 3))
     field = method.field(networks.build(network), shape).eval().requires_grad_(False)
     return Model(method=method, field=field, network=network, statistics=STATISTICS, shape=shape.shape)
 
@@ -218,10 +217,8 @@ def test_the_normaliser_is_kept_in_the_file_and_belongs_to_the_averaged_weights(
 # --- what a model cannot do -------------------------------------------------------------------------------------------
 
 
-def test_a_model_without_an_energy_has_the_likelihood_of_its_flow_and_no_other_density() -> None:
-    model, images = flow_matching(), pictures(4)
-    found = model.log_density(images, method="ode", nfe=4)
-    torch.testing.assert_close(found, gaussian(density.dequantised(images, seed=0)), rtol=0, atol=1e-2)
+def test_a_model_without_an_energy_is_not_told_to_calibrate() -> None:
+    model, images = flow_matching(), pictures(1)
     for ask in (
         lambda: model.log_density(images),
         lambda: model.bits_per_dim(images),
