@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import vpfb_model
 from ood_models import model_of
 
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.api import Model
 from vpfb_core.data import ImageSet, split
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
@@ -26,7 +26,7 @@ def run_trained_on(data: str, path: Path, age: int = 0) -> Path:
     """A run folder with a model of random weights, `age` seconds old."""
     network = {"name": "unet", "channels": 1, "size": 8, "widths": [4, 4], "classes": []}
     potential = Potential(networks.build(network), OT(), 0.5)
-    model = Model(potential, network, Statistics((0.5,), 0.25), (1, 8, 8), about={"data": {"name": data}})
+    model = vpfb_model(potential, network=network, about={"data": {"name": data}})
     model.save(path / "model.safetensors")
     (path / "config.toml").write_text("")
     for file in path.iterdir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,10 +33,12 @@ def test_an_uncalibrated_model_leaves_bits_empty_and_a_calibrated_one_fills_them
 ) -> None:
     model, held_out = digits
     images = held_out.subset(torch.arange(3))
-    rows = list(csv.reader(io.StringIO(ranking_table(rank(model, images, "energy")).decode())))
-    assert rows[0] == ["file", "score", "energy", "bits_per_dim"]
-    assert all((row[3] == "") == (model.normaliser is None) for row in rows[1:])
-    assert all(row[1] == row[2] for row in rows[1:]), "the energy is the score that was asked for"
+    assert model.calibration is not None
+    for ranked, is_calibrated in ((model, True), (replace(model, calibration=None), False)):
+        rows = list(csv.reader(io.StringIO(ranking_table(rank(ranked, images, "energy")).decode())))
+        assert rows[0] == ["file", "score", "energy", "bits_per_dim"]
+        assert all((row[3] != "") == is_calibrated for row in rows[1:])
+        assert all(row[1] == row[2] for row in rows[1:]), "the energy is the score that was asked for"
 
 
 def test_a_score_that_is_not_a_number_names_the_file() -> None:

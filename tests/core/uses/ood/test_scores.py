@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 import torch
 from ood_models import SHAPE, images_of, model_of, turning, unit
-from problems import STD, ExactNetwork, anisotropic
+from problems import STD, anisotropic, exact_field
 from torch import Tensor
 
 from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.methods.vpfb.homotopy import OT
-from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import ood
 from vpfb_core.uses.ood.readings import LEVELS, SCALAR_LEVEL, levels_of, read, read_all, scalar_level
 from vpfb_core.uses.ood.scores import find_scores
@@ -25,7 +23,7 @@ from vpfb_core.uses.ood.scores import find_scores
 def test_energy_and_score_of_a_mixture_are_its_exact_ones(level: float) -> None:
     mixture = anisotropic()
     z = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    reading = read(Potential(ExactNetwork(mixture), OT(), STD), z, level)
+    reading = read(exact_field(mixture), z, level)
     sine, cosine = unit(level), unit(level) * level
     exact = mixture.log_density(sine * z, torch.tensor(sine / STD), torch.tensor(cosine))
     assert torch.allclose(reading.energy, -exact - math.log(2 * math.pi), atol=1e-8), "C(φ) is −(d/2) log 2π"
@@ -49,7 +47,7 @@ def test_typicality_is_two_sided() -> None:
     assert wild > 10 * usual
 
 
-def test_density_and_likelihood_are_minus_the_models_own(digits: tuple[Model, ImageSet]) -> None:
+def test_density_and_likelihood_are_minus_the_models_own() -> None:
     model, images = model_of(turning), images_of(5).clamp(0, 1)
     exact = model.log_density(images, method="ode", seed=3).float()
     assert torch.allclose(ood.score(model, images, "likelihood", seed=3, batch_size=2), -exact, rtol=1e-4, atol=1e-3)
@@ -91,13 +89,12 @@ def test_a_score_does_not_depend_on_the_batch(digits: tuple[Model, ImageSet]) ->
 
 def test_readings_hold_every_level_and_the_coarsest_layer(digits: tuple[Model, ImageSet]) -> None:
     model, held_out = digits
-    z = model.standardise(held_out.images[:3]) / model.potential.data_std
-    scalars, features = read_all(model.potential, z, LEVELS)
+    scalars, features = read_all(model.field, model.standardise(held_out.images[:3]), LEVELS)
     assert scalars.shape == (3, 2 * len(LEVELS))
     width = model.network["widths"][-1]
     assert features.shape == (3, 3 * 2 * width), "mean and deviation of each channel, at three levels"
-    assert not model.potential.network.middle._forward_hooks, "nothing is left behind"
-    assert read_all(model_of().potential, images_of(3), LEVELS).features.shape == (3, 0)
+    assert not model.field.network.middle._forward_hooks, "nothing is left behind"
+    assert read_all(model_of().field, images_of(3), LEVELS).features.shape == (3, 0)
 
 
 @pytest.mark.parametrize("name", ["multiscale", "typicality", "density"])
@@ -139,10 +136,11 @@ def test_the_scores_are_finite_for_flat_and_extreme_images(digits: tuple[Model, 
 
 
 @pytest.mark.parametrize(("floor", "levels"), [(1e-3, 10), (0.1, 6), (0.25, 4)])
-def test_images_are_read_at_no_level_beyond_the_floor_of_the_schedule(floor: float, levels: int) -> None:
-    model = model_of()
-    model.potential.homotopy = OT(sigma_min=floor)
-    lowest = 1 / math.tan(model.potential.angle_range[1])
-    assert len(levels_of(model.potential)) == levels
-    assert min(levels_of(model.potential)) >= lowest
-    assert scalar_level(model.potential) == max(SCALAR_LEVEL, lowest)
+def test_images_are_read_at_no_level_below_the_lowest_of_the_model(floor: float, levels: int) -> None:
+    field = model_of(floor=floor).field
+    assert field.levels is not None
+    lowest = field.levels.lowest
+    assert lowest == pytest.approx(floor / 0.5), "of OT paths to data of deviation 0.5"
+    assert len(levels_of(field)) == levels
+    assert min(levels_of(field)) >= lowest
+    assert scalar_level(field) == max(SCALAR_LEVEL, lowest)
