@@ -28,10 +28,10 @@ from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
+from vpfb_core.api import Model
 from vpfb_core.data import ConditionGroup
 from vpfb_core.data.sets import shapes
 from vpfb_core.model.conditions import parse_condition
-from vpfb_core.model.trained import Model
 from vpfb_core.training import prepare, run
 from vpfb_core.uses import pictures
 from vpfb_core.uses.composition import And, Composition, Expression, Name, Not, Or, Weighted, names_of, parse, sample
@@ -129,7 +129,7 @@ def evaluate(
     for way, guidance in (("direct", None), ("guided", GUIDANCE)):
         drawn[way] = model.sample(
             n, seed, condition=ways(expression, model.groups), guidance=guidance, batch_size=arguments.batch_size
-        )
+        ).images
     judgements = {way: judged(expression, read(images), model.groups) for way, images in drawn.items()}
     return {way: figures.get(way, {}) | judgement for way, judgement in judgements.items()}, drawn
 

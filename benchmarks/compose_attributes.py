@@ -52,7 +52,7 @@ def main() -> None:
         logits = judge.network(pictures.to_bytes(seen).to(model.device))
         return torch.stack([logit.argmax(1) for logit in logits], 1).cpu()
 
-    anything = read(model.sample(max(256, arguments.n), arguments.seed))
+    anything = read(model.sample(max(256, arguments.n), arguments.seed).images)
     _, held_out = vpfb.data.split(images, classifier.HELD_OUT, 0)
     real = images.subset(held_out)
     assert real.labels is not None

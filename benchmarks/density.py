@@ -18,18 +18,20 @@ from typing import Any
 
 import torch
 from mixture2d import TIMES, Settings, train
-from problems import ExactNetwork, Mixture, draw, ring  # mixture2d has made it importable
+from problems import Mixture, draw, exact_field, ring  # mixture2d has made it importable
 from record import record, show
 from torch import Tensor
+from vpfb_core.methods.vpfb.calibration import calibrate
 
 import vpfb_core as vpfb
 from vpfb_core import data
+from vpfb_core.dynamics.solver import Solver
 from vpfb_core.methods.likelihood import log_likelihood
-from vpfb_core.methods.transport import Solver
-from vpfb_core.methods.vpfb.estimation import calibrate, unnormalised
+from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.uses import calibration
 
 LEVELS = (2.0, 1.0, 0.5, 0.2, 0.1)
 PRECISE = Solver.choose("dopri5", rtol=1e-5)
@@ -39,33 +41,32 @@ def rms(error: Tensor) -> float:
     return float(error.square().mean().sqrt())
 
 
-def quadrature(potential: Potential, angle: float) -> float:
-    """−log ∫ exp(−½‖u‖² + tan φ N) du over the plane, by the rectangle rule."""
+def quadrature(field: PotentialField, level: float) -> float:
+    """−log ∫ exp(−energy) du over the plane, by the rectangle rule."""
     axis = torch.linspace(-5, 5, 801, dtype=torch.float64)
-    parts = torch.cartesian_prod(axis, axis).split(2**16)
-    energy = [unnormalised(potential, part, torch.full((len(part),), angle, dtype=torch.float64)) for part in parts]
-    return -float(torch.logsumexp(torch.cat(energy), 0)) - 2 * math.log(axis[1] - axis[0])
+    energy = [field.energy(part, level) for part in torch.cartesian_prod(axis, axis).split(2**16)]
+    return -float(torch.logsumexp(-torch.cat(energy), 0)) - 2 * math.log(axis[1] - axis[0])
 
 
 def compare(potential: Potential, normaliser: Normaliser, mixture: Mixture, t: float, points: int) -> dict[str, Any]:
     """Learned against exact at time t; the flow at a twentieth of the points."""
-    x, times = draw(mixture, potential.homotopy, t, points, seed=1)
+    field, homotopy = PotentialField(potential), potential.homotopy
+    x, times = draw(mixture, homotopy, t, points, seed=1)
     scale, angle = float(potential.scale(times[:1])), float(potential.angle(times[:1]))
-    exact = mixture.log_density(x, potential.homotopy.mean(times), potential.homotopy.std(times))
-    u, angles = x / scale, torch.full((points,), angle, dtype=torch.float64)
-    constant = float(normaliser.constant(angles[:1]))
-    explicit = unnormalised(potential, u, angles) + constant - 2 * math.log(scale)
+    exact = mixture.log_density(x, homotopy.mean(times), homotopy.std(times))
+    u, level = x / scale, field.level(angle)
+    constant = normaliser.constant(level)
+    explicit = constant - field.energy(u, level) - 2 * math.log(scale)
     few = points // 20
-    exact_potential = Potential(ExactNetwork(mixture), potential.homotopy, mixture.std)
     flow, solver_only = (
-        log_likelihood(p, u[:few], [angle], solver=PRECISE).log_density[0] - 2 * math.log(scale) - exact[:few]
-        for p in (potential, exact_potential)
+        log_likelihood(each, u[:few], [angle], solver=PRECISE).log_density[0] - 2 * math.log(scale) - exact[:few]
+        for each in (field, exact_field(mixture, homotopy))
     )
     return {
         "t": t,
         "explicit_rms": rms(explicit - exact),
         "explicit_std": float((explicit - exact).std()),
-        "normaliser_error": constant - quadrature(potential, angle),
+        "normaliser_error": constant - quadrature(field, level),
         "flow_rms": rms(flow),
         "flow_mean": float(flow.mean()),
         "exact_potential_flow_rms": rms(solver_only),
@@ -86,9 +87,8 @@ def digits_figures(images: int) -> dict[str, Any]:
     """Bits per dimension of held-out digits."""
     model, digits = vpfb.load("digits", device="cpu"), data.load("digits", conditional=True)
     train_rows, held_out = data.split(digits, 0.1, 0)
-    order = train_rows[torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(0))]
-    assert digits.labels is not None
-    normaliser = model.calibrate(digits.images[order], digits.labels[order])
+    calibration.calibrate(model, digits.subset(train_rows))
+    assert model.calibration is not None
     shown = digits.images[held_out[:images]]
     rows = []
     for level in LEVELS:
@@ -103,7 +103,7 @@ def digits_figures(images: int) -> dict[str, Any]:
         "levels": rows,
         "flow": float(whole.mean()),
         "flow_error": float(whole.std()) / math.sqrt(len(shown)),
-        "normaliser": normaliser.describe(model.statistics.std),
+        "normaliser": model.calibration.describe(model.statistics.std),
     }
 
 

@@ -40,7 +40,7 @@ def main() -> None:
             config = vpfb.TrainConfig(data="digits", time_budget=arguments.time_budget, out=out, seed=seed)
             result = vpfb.train(config)
         began = time.perf_counter()
-        samples = result.model.sample(len(images), seed=seed)
+        samples = result.model.sample(len(images), seed=seed).images
         seconds = time.perf_counter() - began
         if seed == 0:
             (folder() / "digits-3m.png").write_bytes(pictures.png(pictures.tile(samples[:64])))

@@ -9,8 +9,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from vpfb_core.api import Model
 from vpfb_core.data.statistics import Statistics
-from vpfb_core.model.trained import Model
 
 COMPONENTS = 16
 BLOCKS = 16  # of the jackknife

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import vpfb_core as vpfb
 from vpfb_core.training import Progress
-from vpfb_core.uses.calibration import finish
+from vpfb_core.uses.calibration import calibrate
 
 ASSET = Path(vpfb.__file__).parent / "assets" / "digits.safetensors"
 STEPS = 2000
@@ -39,7 +39,7 @@ def main() -> None:
     model, images = result.model, vpfb.data.load("digits", conditional=True)
     parts = model.split_of(images)
     assert parts is not None
-    finish(model, images.subset(parts[0]))
+    calibrate(model, images.subset(parts[0]))
     model.save(ASSET)
     size = ASSET.stat().st_size
     if size > LARGEST:

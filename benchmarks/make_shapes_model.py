@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import vpfb_core as vpfb
-from vpfb_core.uses.calibration import finish
+from vpfb_core.uses.calibration import calibrate
 
 ASSET = Path(vpfb.__file__).parent / "assets" / "shapes.safetensors"
 
@@ -24,7 +24,7 @@ def main() -> None:
         result = vpfb.train(config)
     parts = result.model.split_of(images)
     assert parts is not None
-    finish(result.model, images.subset(parts[0]))
+    calibrate(result.model, images.subset(parts[0]))
     result.model.save(ASSET)
     print(f"{ASSET}: {result.step} steps, held-out residual {result.model.about['figures']['val_residual']:.4f}")
 

@@ -19,9 +19,9 @@ from record import parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
+from vpfb_core.api import Model
 from vpfb_core.data.catalogue import canonical
 from vpfb_core.machine import noise
-from vpfb_core.model.trained import Model
 from vpfb_core.uses.ood import SCORES, choice, compare, score
 
 

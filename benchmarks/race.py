@@ -3,8 +3,8 @@
     python benchmarks/race.py [--data digits] [--seconds 240]
 
 All train the same U-Net by the same loop on the same batches. Whichever has had the least time takes the next step,
-so that they meet the same conditions; only steps are timed. The residual is the held-out ‖∇N − y‖²/d of METHOD: for the
-velocity network that of its answer, for the authors' potential that of its gradient. `official` runs with the authors'
+so that they meet the same conditions; only steps are timed. The residual is the held-out ‖v − y‖²/d, where v is the
+velocity: the gradient of a potential, or the answer of flow matching's network. `official` runs with the authors'
 learning rate, 10⁻⁴, and with ours.
 """
 
@@ -16,43 +16,22 @@ from dataclasses import dataclass, field
 
 import torch
 from record import parsed, record, show
-from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import networks
 from vpfb_core.config import parse_setting
 from vpfb_core.data.batches import Batches
-from vpfb_core.methods.vpfb.potential import ArcField, Potential
+from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training import prepare
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer
 
 AUTHORS_RATE = 1e-4
-CHECKS = 40  # a method
-
-
-class VelocityNetwork(Potential):
-    """Plain flow matching: the network is the velocity on the arc, and there is no energy."""
-
-    def arc(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> ArcField:
-        return ArcField(u.new_zeros(len(u)), self._run_network(u, angle, condition))
-
-    forward = arc
-
-
-class FlowMatching(Trainer):
-    """The same training of a velocity network."""
-
-    def _potential(self, network: dict[str, object]) -> Potential:
-        ours = super()._potential(network)
-        plain = VelocityNetwork(networks.build(network, self.config.seed), ours.homotopy, ours.data_std)
-        plain.autocast_dtype = ours.autocast_dtype
-        return plain
+CHECKS = 40  # per method
 
 
 @dataclass
 class Runner:
-    """One of the four on its way: (seconds, steps, residual) at every check."""
+    """One of the five on its way: (seconds, steps, residual) at every check."""
 
     trainer: Trainer
     batches: Batches
@@ -85,23 +64,28 @@ def main() -> None:
             data=arguments.data, data_root=arguments.data_root, steps=10**9, device=arguments.device, **settings
         )
     )
-    config, inputs = plan.config, Inputs.of(plan)
+    inputs = Inputs.of(plan)
     trainers = {
         "stein": inputs.trainer(),
         "ritz": inputs.trainer(objective="ritz"),
         "official": inputs.trainer(objective="official", lr=AUTHORS_RATE),
         "official, our rate": inputs.trainer(objective="official"),
-        "flow matching": inputs.trainer(FlowMatching),
+        "flow matching": inputs.trainer(method="flow-matching"),
     }
     runners = {name: Runner(trainer, inputs.batches) for name, trainer in trainers.items()}
-    held_out = inputs.held_out(trainers["stein"])
+    checks = inputs.checks()
+
+    def residual_of(trainer: Trainer) -> float:
+        model = TrainedModel(trainer.method, trainer.average, plan.network, inputs.statistics, plan.images.shape)
+        return checks.validate(model)["val_residual"]
+
     waiting = list(runners.values())
     while waiting:
         runner_now = min(waiting, key=lambda one: one.seconds)
         due = (len(runner_now.path) + 1) * arguments.seconds / CHECKS
         runner_now.step(arguments.seconds)
         if runner_now.seconds >= due:
-            residual = held_out.residual(runner_now.trainer.average)
+            residual = residual_of(runner_now.trainer)
             runner_now.path.append((runner_now.seconds, runner_now.steps, residual))
         if runner_now.seconds >= arguments.seconds:
             waiting.remove(runner_now)
@@ -122,11 +106,11 @@ def main() -> None:
     figures = {
         "data": arguments.data,
         "parameters": plan.parameters,
-        "batch_size": config.batch_size,
-        "lr": config.lr,
+        "batch_size": plan.config.optimiser.batch_size,
+        "lr": plan.config.optimiser.lr,
         "path": {name: one.path for name, one in runners.items()},
         "reached": reached,
-        "seconds_a_step": per_step,
+        "seconds_per_step": per_step,
     }
     record(f"race-{arguments.data}", figures, plan.device)
 

@@ -15,13 +15,14 @@ import torch
 from rich.console import Console
 
 from vpfb_cli.output import jsonable, table
-from vpfb_core import Model
+from vpfb_core.api import Model
+from vpfb_core.config import located
 
 RESULTS = Path(os.environ.get("VPFB_RESULTS") or Path(__file__).parent / "results")
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments, with --device and --threads among them; so many threads are set, if any."""
+    """The arguments, with --device and --threads among them. Sets the number of threads if it is given."""
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
@@ -55,6 +56,11 @@ def record(name: str, figures: Any, device: torch.device | str = "cpu") -> None:
 def training(model: Model) -> dict[str, Any]:
     """How long a model was trained, and to what."""
     return {key: model.about.get(key) for key in ("step", "seconds", "figures")}
+
+
+def settings(model: Model) -> dict[str, Any]:
+    """The settings that a model was trained with, by their paths, such as "optimiser.lr"."""
+    return located(model.about["config"])
 
 
 def show(columns: list[str], rows: list[list[object]]) -> None:

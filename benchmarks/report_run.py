@@ -12,17 +12,13 @@ import argparse
 import csv
 from pathlib import Path
 
-from record import folder, record, show
+from record import folder, record, settings, show
 
 import vpfb_core as vpfb
 from vpfb_core.model.runs import Run
 from vpfb_core.uses import pictures
 
-KEPT = (
-    "data", "preset", "size", "channels", "batch_size", "lr", "widths", "blocks", "attention",
-    "position_embedding", "patch", "prototypes", "contrast", "angle_mean", "angle_std", "precision", "device",
-    "threads", "steps", "time_budget", "seed",
-)  # fmt: skip
+LEFT_OUT = ("data.data_root", "data.download")  # of the settings: what concerns only the machine's disk
 
 
 def residual_curve(path: Path) -> list[dict[str, float]]:
@@ -51,19 +47,20 @@ def main() -> None:
         ["step", "seconds", "held-out residual"],
         [[point["step"], f"{point['seconds']:.0f}", f"{point['residual']:.4f}"] for point in curve],
     )
-    images = model.sample(64, seed=0)
+    images = model.sample(64, seed=0).images
     grid = folder(model.device) / f"{name}.png"
     grid.write_bytes(pictures.png(pictures.tile(images)))
-    about = model.about
+    about, config = model.about, settings(model)
     figures = {
         "images": about["data"]["images"],
-        "parameters": model.parameters,
+        "parameters": model.parameter_count,
         "steps": about["step"],
         "seconds": about["seconds"],
-        "images_per_second": about["step"] * about["config"]["batch_size"] / about["seconds"],
+        "images_per_second": about["step"] * config["optimiser.batch_size"] / about["seconds"],
         "memory_bytes": float(last["memory_bytes"]),
         "residual": curve,
-        "config": {key: about["config"].get(key) for key in KEPT} | {"data": Path(about["config"]["data"]).name},
+        "config": {path: value for path, value in config.items() if path not in LEFT_OUT and value is not None}
+        | {"data.source": Path(config["data.source"]).name},
         "trained_with": about["versions"],
     }
     record(name, figures, model.device)

@@ -1,4 +1,4 @@
-"""Images a second at equal quality: our default sampler, our dopri5, and other people's solvers on the same potential.
+"""Images per second at equal quality: our default sampler, our dopri5, and others' solvers on the same flow.
 
     python benchmarks/sampling_speed.py [-m digits] [-n 64] [--rounds 3] [--device auto] [--threads N]
 
@@ -23,9 +23,10 @@ from solvers import TRUTH
 from torch import Tensor
 
 import vpfb_core as vpfb
+from vpfb_core.dynamics.solver import DEFAULT_SOLVER, Solver
 from vpfb_core.machine import noise
-from vpfb_core.methods.transport import DEFAULT_SOLVER, Solver, decode
-from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.methods.base import Transports
+from vpfb_core.methods.transport import decode
 
 TOLERANCES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 
@@ -35,14 +36,14 @@ Sampler = Callable[[float], Tensor]  # tolerance → samples
 class Counted:
     """The velocity of the flow, and how many samples' gradients were asked for."""
 
-    def __init__(self, potential: Potential) -> None:
-        self.potential, self.samples = potential, 0
+    def __init__(self, field: Transports) -> None:
+        self.field, self.samples = field, 0
 
     def __call__(self, u: Tensor, angle: float | Tensor) -> Tensor:
         self.samples += len(u)
         angles = torch.as_tensor(angle, dtype=u.dtype, device=u.device).expand(len(u))
         with torch.no_grad():
-            return self.potential.arc(u, angles).gradient
+            return self.field.velocity(u, angles)
 
 
 @dataclass
@@ -57,12 +58,12 @@ class Contestant:
     seconds: float = float("inf")
 
 
-def contestants(potential: Potential, codes: Tensor, velocity: Counted) -> list[Contestant]:
-    first, last = potential.angle_range
+def contestants(field: Transports, codes: Tensor, velocity: Counted) -> list[Contestant]:
+    first, last = field.span
     span = torch.tensor([first, last], device=codes.device)
 
     def ours(solver: Solver) -> Tensor:
-        solution = decode(potential, codes, solver=solver).require_success()
+        solution = decode(field, codes, solver=solver).require_success()
         velocity.samples += int(solution.nfe.sum())
         return solution.x
 
@@ -97,9 +98,9 @@ def main() -> None:
     arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)
     codes = noise.normal(model.shape, 0, range(arguments.n)).to(model.device)
-    truth = decode(model.potential, codes, solver=TRUTH).require_success().x
-    velocity = Counted(model.potential)
-    default, *others = every = contestants(model.potential, codes, velocity)
+    truth = decode(model.field, codes, solver=TRUTH).require_success().x
+    velocity = Counted(model.field)
+    default, *others = every = contestants(model.field, codes, velocity)
 
     def measure(contestant: Contestant, tolerance: float) -> None:
         velocity.samples = 0

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpfb_core.methods.transport import Solver, arc_grid, decode
+from vpfb_core.dynamics.solver import Solver
+from vpfb_core.methods.transport import decode
+from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.homotopy import OT
-from vpfb_core.methods.vpfb.potential import Potential
 
 Steps = Callable[[int], Sequence[float]]  # number of steps → their angles
 PATH_STEPS = 64
@@ -23,9 +24,9 @@ def both_ends(last: float, a: float, b: float) -> Steps:
     return lambda steps: (last * (1 - (1 - np.linspace(0, 1, steps + 1) ** a) ** b)).tolist()
 
 
-def grids(potential: Potential) -> dict[str, Steps]:
+def grids(field: PotentialField) -> dict[str, Steps]:
     """Those of a formula."""
-    _, last = potential.angle_range
+    (_, last), potential = field.span, field.potential
     schedule, a = potential.homotopy if isinstance(potential.homotopy, OT) else OT(), potential.data_std
 
     def in_time(steps: int) -> list[float]:
@@ -39,15 +40,15 @@ def grids(potential: Potential) -> dict[str, Steps]:
     named = {f"φ_max q^{power:g}": both_ends(last, power, 1.0) for power in (0.8, 1.0, 1.3, 1.6)}
     named["φ_max (1 − (1 − q)^1.3)"] = both_ends(last, 1.0, 1.3)
     named["φ_max (1 − (1 − q^1.25)^1.25)"] = both_ends(last, 1.25, 1.25)
-    named["default grid"] = lambda steps: arc_grid(0.0, last, steps)
+    named["default grid"] = lambda steps: field.grid(0.0, last, steps)
     return named | {"uniform in t of ot": in_time, "uniform in log tan φ": in_log_tangent}
 
 
-def measured(potential: Potential, noise: Tensor) -> dict[str, Steps]:
+def measured(field: PotentialField, noise: Tensor) -> dict[str, Steps]:
     """Equal parts of the length of the paths from some noise, and of the square root of their curvature."""
-    solution = decode(potential, noise, solver=Solver.choose("arc3", nfe=PATH_STEPS), keep_path=True)
+    solution = decode(field, noise, solver=Solver.choose("arc3", nfe=PATH_STEPS), keep_path=True)
     assert solution.path is not None
-    angles = np.asarray(arc_grid(*potential.angle_range, PATH_STEPS))
+    angles = np.asarray(field.grid(*field.span, PATH_STEPS))
     speeds = solution.path.diff(dim=0).double().flatten(1) / torch.from_numpy(np.diff(angles))[:, None]
     middles = (angles[1:] + angles[:-1]) / 2
     bends = (speeds.diff(dim=0) / torch.from_numpy(np.diff(middles))[:, None]).square().mean(1).sqrt()
@@ -64,8 +65,8 @@ def _equidistributed(angles: np.ndarray, where: np.ndarray, density: np.ndarray)
     return lambda steps: np.interp(np.linspace(0, mass[-1], steps + 1), mass, angles).tolist()
 
 
-def fitted(potential: Potential, distance: Callable[[Steps], float]) -> tuple[tuple[float, float], Steps]:
+def fitted(field: PotentialField, distance: Callable[[Steps], float]) -> tuple[tuple[float, float], Steps]:
     """The powers (a, b) of `both_ends` whose distance to the converged solution is least, and their grid."""
-    _, last = potential.angle_range
+    _, last = field.span
     powers = min(itertools.product(POWERS, POWERS), key=lambda pair: distance(both_ends(last, *pair)))
     return powers, both_ends(last, *powers)

@@ -29,10 +29,11 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core.dynamics.ode import METHODS, solve, steps_for
+from vpfb_core.dynamics.solver import Solver
 from vpfb_core.dynamics.tableaux import is_adaptive
 from vpfb_core.machine import noise
-from vpfb_core.methods.transport import Solver, arc_grid, decode
-from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.methods.transport import decode
+from vpfb_core.methods.vpfb.field import PotentialField
 
 NFES = (4, 6, 8, 10, 12, 16, 20, 24, 40)
 GRID_NFES = {"midpoint": (10, 20), "ab2": (10, 20), "ab3": (10, 20), "arc3": (6, 10, 14, 20)}
@@ -51,35 +52,27 @@ Steps = Callable[[int], Sequence[float]]  # number of steps → their angles
 class Flow:
     """The flow of a model from fixed noise."""
 
-    potential: Potential
+    field: PotentialField
     noise: Tensor  # (N, …)
 
     @classmethod
     def of(cls, model: vpfb.Model, first: int, n: int) -> Flow:
-        return cls(model.potential, noise.normal(model.shape, 0, range(first, first + n)).to(model.device))
+        return cls(model.field, noise.normal(model.shape, 0, range(first, first + n)).to(model.device))
 
     def adaptive(self, solver: Solver) -> tuple[Tensor, float]:
         """Where the flow ends, (N, …), and the mean number of evaluations."""
-        parts = [decode(self.potential, some, solver=solver).require_success() for some in self.noise.split(BATCH)]
+        parts = [decode(self.field, some, solver=solver).require_success() for some in self.noise.split(BATCH)]
         return torch.cat([part.x for part in parts]), float(torch.cat([part.nfe for part in parts]).double().mean())
 
     def stepped(self, method: str, nfe: int, grid: Steps) -> Tensor:
         """The same by the steps of a grid."""
         angles = grid(steps_for(method, nfe))
-
-        def velocity(u: Tensor, angle: Tensor) -> Tensor:
-            return self.potential.arc(u, angle).gradient
-
         with torch.no_grad():
             parts = [
-                solve(velocity, some, method=method, grid=angles).require_success() for some in self.noise.split(BATCH)
+                solve(self.field.velocity, some, method=method, grid=angles).require_success()
+                for some in self.noise.split(BATCH)
             ]
         return torch.cat([part.x for part in parts])
-
-
-def default_grid(potential: Potential) -> Steps:
-    first, last = potential.angle_range
-    return lambda steps: arc_grid(first, last, steps)
 
 
 def main() -> None:
@@ -89,7 +82,8 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=128, help="samples")
     arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)
-    potential = model.potential
+    field = model.field
+    assert isinstance(field, PotentialField)
     flow, other = Flow.of(model, 0, arguments.n), Flow.of(model, arguments.n, FITTING_SAMPLES)
     fidelity = Fidelity.of(model, vpfb.data.load(arguments.data).images[:10_000], flow.adaptive(TRUTH)[0])
 
@@ -100,18 +94,18 @@ def main() -> None:
 
     for method, nfe in itertools.product(FIXED, NFES):
         if nfe >= METHODS[method].costs[0]:
-            note(method, "default", nfe, flow.stepped(method, nfe, default_grid(potential)))
+            note(method, "default", nfe, flow.stepped(method, nfe, lambda steps: field.grid(*field.span, steps)))
     for method, tolerance in itertools.product(ADAPTIVE, TOLERANCES):
         ends, nfe = flow.adaptive(Solver.choose(method, rtol=tolerance))
         note(method, f"tolerance {tolerance:g}", nfe, ends)
 
-    layouts = grids(potential) | measured(potential, other.noise[:MEASURING_SAMPLES])
+    layouts = grids(field) | measured(field, other.noise[:MEASURING_SAMPLES])
     truth = other.adaptive(TRUTH)[0]
 
     def distance(grid: Steps) -> float:
         return float((other.stepped("arc3", FITTING_NFE, grid) - truth).square().flatten(1).mean(1).sqrt().median())
 
-    powers, layouts["fitted to the model"] = fitted(potential, distance)
+    powers, layouts["fitted to the model"] = fitted(field, distance)
     for (name, grid), (method, nfes) in itertools.product(layouts.items(), GRID_NFES.items()):
         for nfe in nfes:
             note(method, name, nfe, flow.stepped(method, nfe, grid))

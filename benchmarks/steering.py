@@ -20,8 +20,8 @@ from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
+from vpfb_core.api import Model
 from vpfb_core.dynamics.per_sample import rms_distance
-from vpfb_core.model.trained import Model
 from vpfb_core.uses import pictures
 
 FRAMES = 10
@@ -52,7 +52,7 @@ def completed(model: Model, images: Tensor, seed: int) -> tuple[dict[str, Any], 
 
 def walked(model: Model, real: Tensor, steps: int, seed: int) -> tuple[dict[str, Any], Tensor]:
     """Samples against real pictures, before and after a long run from them."""
-    samples = model.sample(len(real), seed)
+    samples = model.sample(len(real), seed).images
     after = model.long_run(samples, steps, seed)
     half = len(real) // 2
     figures = {

@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py [--preset small] [--size 28] [--channels 1] [--compile] [--bf16]
 
-Random pictures, since time does not depend on them. All variants take turns in one run, and each figure is the least of
-several; `--compile` and `--bf16` add those variants. Compiling takes minutes.
+The pictures are random, since time does not depend on them. All variants take turns in one run, and each figure is the
+least of several. `--compile` and `--bf16` add those variants. Compiling takes minutes.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ import time
 from collections.abc import Callable
 
 import torch
-from race import VelocityNetwork
 from record import parsed, record, show
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import networks
+from vpfb_core import methods, networks
 from vpfb_core.data import ImageSet
 from vpfb_core.machine.devices import keeping_freed_memory, resolve_device
-from vpfb_core.methods.vpfb import homotopy, objectives
-from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
+from vpfb_core.methods.base import Batch, DataShape, Moment
 from vpfb_core.training import presets
 
-KINDS = {"stein": Potential, "official": UnpreconditionedPotential, "flow matching": VelocityNetwork}
+KINDS: dict[str, tuple[str, dict[str, object]]] = {  # name → method and its settings
+    "stein": ("vpfb", {}),
+    "official": ("vpfb", {"objective": "official"}),
+    "flow matching": ("flow-matching", {}),
+}
 
 
 class Variant:
@@ -41,30 +43,33 @@ class Variant:
             ["bf16" if bf16 else "fp32", *["channels last"] * channels_last, *["compiled"] * compiled]
         )
         self.data, self.seconds = data, dict.fromkeys([*KINDS, "gradient", "forward"], float("inf"))
-        self.generator = torch.Generator(device=data.device).manual_seed(0)
-        self.potentials = {}
-        for name, kind in KINDS.items():
-            potential = kind(networks.build(network), homotopy.OT(), 0.5).to(data.device, memory_format=layout)
-            potential.autocast_dtype = torch.bfloat16 if bf16 else None
-            for parameter in potential.parameters():  # layers that start at zero would be too easy
-                torch.nn.init.normal_(parameter, std=0.05, generator=self.generator)
-            if compiled:
-                potential.compile()
-            self.potentials[name] = potential
+        self.moment = Moment(0, device=data.device)
+        draws = torch.Generator(device=data.device).manual_seed(0)
+        self.methods = {name: methods.build(*kind) for name, kind in KINDS.items()}
+        self.fields = {}
+        for name, method in self.methods.items():
+            field = method.field(networks.build(network), DataShape(tuple(data.shape[1:])))
+            field.to(data.device, memory_format=layout)  # type: ignore[call-overload]
+            field.autocast_dtype = torch.bfloat16 if bf16 else None
+            for parameter in field.parameters():  # layers that start at zero would be too easy
+                torch.nn.init.normal_(parameter, std=0.05, generator=draws)
+            if compiled and method.compilable:
+                field.compile()
+            self.fields[name] = field
 
     def measure(self) -> None:
         """Every figure once; the least is kept."""
-        u, angle = torch.cat([self.data, self.data]), torch.ones(2 * len(self.data), device=self.data.device)
-        for name, potential in self.potentials.items():
-            objective = objectives.official if name == "official" else objectives.stein
-            # The authors draw one noise an image: twice the images make the same number of points.
-            data = u if name == "official" else self.data
-            self._time(name, lambda p=potential, o=objective, d=data: o(p, d, generator=self.generator).backward())
-            potential.zero_grad()
+        x, s = torch.cat([self.data, self.data]), torch.ones(2 * len(self.data), device=self.data.device)
+        for name, field in self.fields.items():
+            # The authors draw one noise per image: twice the images make the same number of points.
+            data = x if name == "official" else self.data
+            (loss,) = self.methods[name].losses(field, Batch(data, None, 0, len(data)), self.moment)
+            self._time(name, lambda loss=loss, n=len(data): loss.value(slice(0, n)).backward())
+            field.zero_grad()
         with torch.no_grad():
-            ours = self.potentials["stein"].requires_grad_(False)
-            self._time("gradient", lambda: ours.arc(u, angle))
-            self._time("forward", lambda: ours.network(u, angle))
+            ours = self.fields["stein"].requires_grad_(False)
+            self._time("gradient", lambda: ours.velocity(x, s))
+            self._time("forward", lambda: ours.network(x, s))
             ours.requires_grad_(True)
 
     def _time(self, name: str, work: Callable[[], object]) -> None:
@@ -91,7 +96,7 @@ def main() -> None:
     asked = vpfb.TrainConfig(data="random", preset=arguments.preset, batch_size=arguments.batch_size)
     config = presets.resolve(asked, images, device)
     network = presets.network_description(config, images)
-    data = 0.5 * torch.randn(config.batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    data = torch.randn(config.optimiser.batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
 
     variants = [
         Variant(network, data, bf16=bf16, channels_last=channels_last, compiled=compiled)
@@ -111,9 +116,9 @@ def main() -> None:
         stein, gradient = f"{seconds['stein'] / base:.2f}", f"{seconds['gradient'] / seconds['forward']:.2f}"
         rows.append([variant.name, f"{1000 * seconds['stein']:.0f}", stein, official, gradient])
     show(["", "step, ms", "stein / flow matching", "official / flow matching", "gradient / forward"], rows)
-    parameters = sum(parameter.numel() for parameter in variants[0].potentials["stein"].parameters())
+    parameters = sum(parameter.numel() for parameter in variants[0].fields["stein"].parameters())
     figures = {
-        "preset": arguments.preset, "shape": shape, "points_a_step": 2 * len(data), "parameters": parameters,
+        "preset": arguments.preset, "shape": shape, "points_per_step": 2 * len(data), "parameters": parameters,
         "seconds": {variant.name: variant.seconds for variant in variants},
     }  # fmt: skip
     record(f"train-step-{arguments.preset}-{arguments.size}", figures, device)

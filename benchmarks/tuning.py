@@ -1,4 +1,4 @@
-"""Which settings learn most in a given time? Held-out residual after so many seconds of training, a line a trial.
+"""Which settings learn most in a given time? Held-out residual after so many seconds of training, one line per trial.
 
     python benchmarks/tuning.py --data mnist --seconds 150 "batch_size=16" "batch_size=32 lr=8e-3" "widths=[32,64,64]"
     vpfb eval --fit-features --data mnist && python benchmarks/tuning.py --data mnist --samples 400 "angle_mean=0.5"
@@ -21,9 +21,9 @@ import torch
 from record import folder, record, show
 
 import vpfb_core as vpfb
+from vpfb_core.api import Model
 from vpfb_core.config import parse_setting
 from vpfb_core.machine.devices import keeping_freed_memory
-from vpfb_core.methods.vpfb.objectives import AngleDistribution
 from vpfb_core.training import prepare
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.uses import evaluation
@@ -37,12 +37,13 @@ def trial(data: str, data_root: Path | None, words: str, seconds: float, samples
     root = data_root and str(data_root)
     base = {"data": data, "data_root": root, "device": "cpu", "threads": 1, "time_budget": seconds}
     plan = prepare(vpfb.TrainConfig(**(base | settings)))
-    config, inputs = plan.config, Inputs.of(plan)
-    trainer = inputs.trainer()
-    # Measured where the default draws its angles, wherever the trial draws them.
-    measured = inputs.trainer(angle_mean=1.0, angle_std=1.2)
-    assert measured.angles == AngleDistribution()
-    held_out = inputs.held_out(measured)
+    inputs = Inputs.of(plan)
+    trainer, checks = inputs.trainer(), inputs.checks()
+    # Measured where angles are drawn by default in few dimensions, wherever the trial draws them.
+    method = inputs.trainer(angle_mean=1.0, angle_std=1.2).method
+    field = method.field(trainer.average.network, plan.data_shape)
+    about = {"data": {"name": plan.images.name}}
+    model = Model(method, field, plan.network, inputs.statistics, plan.images.shape, plan.images.groups, about)
     used, step, path = 0.0, 0, []
     with keeping_freed_memory(plan.device):
         while len(path) < CHECKS:
@@ -50,17 +51,15 @@ def trial(data: str, data_root: Path | None, words: str, seconds: float, samples
             trainer.step(inputs.batches[step], step, min(1.0, used / seconds))
             used, step = used + time.process_time() - began, step + 1
             if used >= (len(path) + 1) * seconds / CHECKS:
-                path.append((used, step, held_out.residual(trainer.average)))
+                path.append((used, step, checks.validate(model)["val_residual"]))
     distance = None
     if samples:
-        about = {"data": {"name": plan.images.name}}
-        model = vpfb.Model(trainer.average, plan.network, inputs.statistics, plan.images.shape, about=about)
         asked = evaluation.prepare(model, data, ("frechet",), n=samples, extractor="classifier", root=data_root)
         distance = evaluation.evaluate(model, asked).metrics["frechet"].value
     return {
-        "trial": words, "seconds": seconds, "parameters": plan.parameters, "batch_size": config.batch_size,
-        "lr": config.lr, "steps": step, "residual": path[-1][2], "path": path,
-        "frechet": distance, "samples": samples,
+        "trial": words, "seconds": seconds, "parameters": plan.parameters,
+        "batch_size": plan.config.optimiser.batch_size, "lr": plan.config.optimiser.lr, "steps": step,
+        "residual": path[-1][2], "path": path, "frechet": distance, "samples": samples,
     }  # fmt: skip
 
 
