@@ -21,12 +21,12 @@ from mixture2d import TIMES, Settings, train
 from problems import Mixture, draw, exact_field, ring  # mixture2d has made it importable
 from record import record, show
 from torch import Tensor
-from vpfb_core.methods.vpfb.calibration import calibrate
 
 import vpfb_core as vpfb
 from vpfb_core import data
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.methods.likelihood import log_likelihood
+from vpfb_core.methods.vpfb.estimation import calibrate
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Normaliser

@@ -1,6 +1,6 @@
 """Faults of every kind in real runs of the command line: what it says, its exit code, and what is left.
 
-    python benchmarks/faults.py
+    python benchmarks/faults.py [WORD ...]
 
 A run of eight steps is killed once it has saved step 6; each fault meets a copy of it. "Both states" means that its two
 states are afterwards what they were, byte for byte; "same end", that it then went on and all tensors of state and model
@@ -9,6 +9,7 @@ equal those of a run that nothing happened to. Faults that need a mount take pla
 
 from __future__ import annotations
 
+import argparse
 import random
 import shutil
 import signal
@@ -225,6 +226,12 @@ FAULTS: dict[str, Fault] = {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "faults", nargs="*", metavar="WORD", help="only the faults that have one of these words in them"
+    )
+    words = parser.parse_args().faults
+    chosen = {name: fault for name, fault in FAULTS.items() if not words or any(word in name for word in words)}
     began, rows = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -237,7 +244,7 @@ def main() -> None:
         # A run that stops of itself where it was to be killed: at the first step after its save of step 6.
         stops = DIVERGING.replace("STEPS", "{6}").replace("/ (0 if", "/ (__import__('os')._exit(9) if")
         assert Scene(killed, {}).vpfb(*begin, program=[sys.executable, "-c", stops]).code == 9
-        for number, (fault, happen) in enumerate(FAULTS.items()):
+        for number, (fault, happen) in enumerate(chosen.items()):
             scene = folder / str(number)
             shutil.copytree(killed, scene)
             ended, left = happen(Scene(scene, tensors(Run(whole / "run"))))

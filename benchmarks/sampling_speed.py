@@ -97,10 +97,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)
-    codes = noise.normal(model.shape, 0, range(arguments.n)).to(model.device)
-    truth = decode(model.field, codes, solver=TRUTH).require_success().x
-    velocity = Counted(model.field)
-    default, *others = every = contestants(model.field, codes, velocity)
+    field, codes = model.field, noise.normal(model.shape, 0, range(arguments.n)).to(model.device)
+    assert isinstance(field, Transports)
+    truth = decode(field, codes, solver=TRUTH).require_success().x
+    velocity = Counted(field)
+    default, *others = every = contestants(field, codes, velocity)
 
     def measure(contestant: Contestant, tolerance: float) -> None:
         velocity.samples = 0

@@ -16,10 +16,10 @@ from vpfb_core.errors import ConfigError, SolverError
 N = 1200
 
 
-def walk_in(mixture: Mixture, level: float, x: Tensor, steps: int, **settings: Any) -> Walk:
+def walk_in(mixture: Mixture, level: float, x: Tensor, steps: int, **asked: Any) -> Walk:
     """A walk in the exact density of the mixture at a noise level."""
     field = exact_field(mixture)
-    settings = {"seed": 0, "stream": "test"} | settings
+    settings: dict[str, Any] = {"seed": 0, "stream": "test"} | asked
     return langevin(lambda x: field.energy_and_score(x, level), x, noise_variance(level), steps=steps, **settings)
 
 
@@ -225,7 +225,8 @@ def test_the_trace_holds_the_mean_energy_from_the_start_to_the_end() -> None:
 
 
 def test_what_cannot_be_walked_is_refused() -> None:
-    x, call = torch.zeros(3, 2), {"seed": 0, "stream": "test"}
+    x = torch.zeros(3, 2)
+    call: dict[str, Any] = {"seed": 0, "stream": "test"}
     with pytest.raises(ConfigError, match="steps = 0"):
         langevin(standard_normal, x, 1.0, steps=0, **call)
     with pytest.raises(ConfigError, match="hmc") as caught:

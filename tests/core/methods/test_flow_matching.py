@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -58,11 +59,11 @@ class Perceptron(nn.Module):
         return self.outer(torch.tanh(self.inner(torch.cat([u, angle[:, None]], 1))))
 
 
-def flow_matching(**settings: float) -> FlowMatching:
+def flow_matching(**settings: Any) -> FlowMatching:
     return FlowMatching(PathSettings(floor=0.01, **settings))
 
 
-def field_of(mixture: Mixture, **settings: float) -> VelocityField:
+def field_of(mixture: Mixture, **settings: Any) -> VelocityField:
     return flow_matching(**settings).field(ExactVelocity(mixture), DataShape((mixture.dimension,)))
 
 
@@ -235,7 +236,8 @@ def test_levels_and_positions_are_each_others_inverse_and_say_how_much_a_point_h
 
 def model_of(mixture: Mixture) -> Model:
     """A model of pictures of 1×2 pixels, grey values 0.5 ± 0.1."""
-    field = flow_matching().field(ExactVelocity(mixture).float(), DataShape((1, 1, 2))).requires_grad_(False)
+    field = flow_matching().field(ExactVelocity(mixture).float(), DataShape((1, 1, 2)))
+    field.requires_grad_(False)
     return Model(flow_matching(), field, {}, Statistics((0.5,), 0.1), (1, 1, 2))
 
 

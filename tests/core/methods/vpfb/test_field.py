@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.networks import MLP
 
 LEVELS = (0.05, 0.3, 1.0, 5.0)
-TIGHT = {"rtol": 1e-8, "atol": 1e-8}
+TIGHT: dict[str, Any] = {"rtol": 1e-8, "atol": 1e-8}
 
 every_mixture = pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES.keys())
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())

@@ -1,4 +1,4 @@
-"""Calibration: constants estimated on exact and on wrong potentials, against closed forms and quadrature."""
+"""Constants of densities, estimated on exact and on wrong potentials, against closed forms and quadrature."""
 
 from __future__ import annotations
 
