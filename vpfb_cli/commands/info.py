@@ -16,6 +16,7 @@ from vpfb_cli.wording import duration
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
 from vpfb_core.model import description
 from vpfb_core.model.runs import Run, builtin_models, find_model, list_runs
+from vpfb_core.names import methods_with
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -128,7 +129,7 @@ def _in_words(facts: dict[str, Any], calibration: Calibration | None) -> list[tu
         "shape": "x".join(map(str, facts["shape"])),
         "parameters": f"{facts['parameters']:,}",
         "steps": UNKNOWN if facts["steps"] is None else f"{facts['steps']:,}",
-        "calibrated": _calibrated(calibration),
+        "calibrated": _calibrated(facts["method"], calibration),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "figures": ", ".join(f"{_spoken(name)} {_figure(value)}" for name, value in facts["figures"].items()),
         "seconds": UNKNOWN if facts["seconds"] is None else duration(facts["seconds"]),
@@ -153,7 +154,9 @@ def _calibration_of(described: Description, path: Path) -> Calibration | None:
         raise CheckpointError(f"invalid model file {path}: its calibration cannot be read: {error}") from error
 
 
-def _calibrated(calibration: Calibration | None) -> str:
+def _calibrated(method: str, calibration: Calibration | None) -> str:
+    if method not in methods_with("energy"):
+        return f"no: the method {method} has no energy"
     if calibration is None:
         return "no: energies can be compared, but densities are not normalised"
     return f"yes; densities for noise of {calibration.quoted_level:.2g} or more"
@@ -202,6 +205,7 @@ def _calibrate(say: Output, path: Path, source: str | None, access: DataAccess, 
             hint="name a run or a file: vpfb info --calibrate MODEL",
         )
     loaded, name = open_model(say, str(path), machine)
+    loaded.require("energy", "calibration")
     with signals.importing():
         from vpfb_core import data
         from vpfb_core.data import LoadOptions

@@ -78,6 +78,8 @@ def sample(
     _check_combination(writer, langevin, known, mask, flow)
     solver = flow.choose()
     loaded, name = open_model(say, model, machine, weights)
+    if langevin is not None or known is not None:
+        loaded.require("energy", "a Langevin chain")
     condition.warn_if_idle(say, loaded)
 
     began = time.monotonic()

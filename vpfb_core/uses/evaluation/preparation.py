@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vpfb_core import methods
 from vpfb_core.errors import ConfigError
 from vpfb_core.uses import density
 from vpfb_core.uses.evaluation import features, metrics, real
@@ -89,7 +90,7 @@ def prepare(
     notes = list(images.notes)
     if found is not None:
         notes.append(f"features: {found.name}" + (f", weights {found.weights[:8]}" if found.weights else ""))
-    if wanted is None and "bpd" not in names:
+    if wanted is None and "bpd" not in names and methods.gives(model.method.name, "energy"):
         notes.append("left out: bpd, which needs a calibrated model (vpfb info --calibrate MODEL)")
     warnings = list(images.warnings)
     count = len(images.images)
