@@ -26,7 +26,8 @@ from problems import Mixture, draw, ring  # noqa: E402
 
 from vpfb_core import networks  # noqa: E402
 from vpfb_core.methods.vpfb.homotopy import OT, Homotopy  # noqa: E402
-from vpfb_core.methods.vpfb.objectives import DEFAULT_ANGLES, AngleDistribution, stein  # noqa: E402
+from vpfb_core.methods.vpfb.objectives import stein  # noqa: E402
+from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution  # noqa: E402
 from vpfb_core.methods.vpfb.potential import Potential  # noqa: E402
 from vpfb_core.training import ema  # noqa: E402
 

@@ -21,8 +21,8 @@ from vpfb_core.data.batches import BatchesInMemory
 from vpfb_core.errors import DataError
 from vpfb_core.machine import distributed
 from vpfb_core.methods.vpfb import objectives
+from vpfb_core.methods.vpfb.draws import Part
 from vpfb_core.methods.vpfb.homotopy import OT
-from vpfb_core.methods.vpfb.objectives import Part
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.training import Result, loop
 from vpfb_core.training.trainer import Trainer

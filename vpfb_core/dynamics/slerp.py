@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vpfb_core.errors import ConfigError
 
-# If the sine of the angle between two vectors is smaller, rounding hides the great circle through them.
+# If the sine of the turn between two vectors is smaller than this, rounding hides the great circle through them.
 LEAST_SINE = 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Training methods: the seam (`base`), and one file or folder per method."""
+"""Training methods: the interface of a method (`base`), and one module or folder per method."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ if TYPE_CHECKING:
 __all__ = ["build", "find", "gives", "register", "require", "version_1"]
 
 
-_registered: dict[str, type[Method]] = {}  # by `register`, beside those that `names.METHODS` says where to import
+_registered: dict[str, type[Method]] = {}  # the methods of `register`; others are imported as `names.METHODS` says
 
 
 def register(method: type[Method], *, summary: str, gives: tuple[str, ...]) -> None:
-    """Make a method known by its name, for this process.
+    """Make a method available by its name in this process.
 
     Args:
-        summary: what it is, in one line.
-        gives: what its fields can do: "energy", "flow".
+        method: the class of the method.
+        summary: one line that says what it is.
+        gives: the capabilities of its fields: "energy", "flow".
     """
     names.METHODS[method.name] = names.MethodName(summary, method.__module__, method.__name__, gives)
     _registered[method.name] = method
 
 
 def find(name: str) -> type[Method]:
-    """The method of that name.
+    """The class of the method of that name.
 
     Raises:
-        ConfigError: there is none, with the nearest one.
+        ConfigError: there is no such method; the hint suggests the nearest one.
     """
     if name not in names.METHODS:
         near = difflib.get_close_matches(name, names.METHODS, 1)
@@ -49,10 +50,10 @@ def find(name: str) -> type[Method]:
 
 
 def build(name: str, settings: Mapping[str, Any]) -> Method:
-    """A method with these settings, the others at their defaults.
+    """A method with these settings; the others have their defaults.
 
     Raises:
-        ConfigError: an unknown name or setting.
+        ConfigError: the name or a setting is unknown, or a value does not fit.
     """
     method = find(name)
     return method(method.Settings.from_dict(settings))
@@ -65,14 +66,14 @@ def gives(name: str, capability: str) -> bool:
 
 
 def require(capability: str, name: str, use: str) -> None:
-    """Refuse a use that the fields of a method cannot serve, in one sentence that names the methods that can.
+    """Raise ConfigError if the fields of a method lack a capability.
 
     Args:
         capability: "energy" or "flow".
-        name: of the method.
-        use: what was asked for, as the subject of a sentence: "out-of-distribution detection".
+        name: the name of the method.
+        use: what needs the capability, as the subject of a sentence, such as "out-of-distribution detection".
     Raises:
-        ConfigError: the method lacks the capability.
+        ConfigError: the method lacks the capability. The hint names the methods that have it.
     """
     if gives(name, capability):
         return

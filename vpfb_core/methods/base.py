@@ -1,8 +1,9 @@
-"""The seam: what a training method is, and what everything else may ask of it.
+"""The interface between a training method and everything else.
 
-A method is what is trained (a `Field`), how it is trained (`losses`), how it draws (`draw`), and what its energy means.
-Data, networks, solvers, chains, training runs, files and commands are shared by all methods, and ask a field for a
-capability: an energy (`levels`, `energy_and_score`), a flow (`Transports`), an unconditional field (`has_null`).
+A method defines what is trained (a `Field`), how it is trained (`losses`), how samples are drawn (`draw`), and how
+energies become densities (`calibrate`). Data, networks, solvers, chains, training runs, files and commands are shared
+by all methods. They require only capabilities of a field: an energy (`levels`, `energy_and_score`), a flow
+(`Transports`), or a trained unconditional field (`has_null`).
 """
 
 from __future__ import annotations
@@ -24,69 +25,68 @@ from vpfb_core.settings import Settings, setting
 
 
 class Field(nn.Module, ABC):
-    """What is trained and kept in the model file: a network, and what the method reads from it.
+    """What is trained and saved in the model file: a network and its interpretation by the method.
 
-    Points of a field, "x", are in its own coordinates: `at_level` makes them of data of unit variance and noise.
+    The points x of a field have coordinates of their own; `at_level` computes them from data and noise.
 
     Attributes:
-        network: the network whose features describe an image; all parameters of the field are in its state_dict.
-        levels: the noise levels at which it has an energy; None if it has none.
+        network: the network, whose features describe an image. All parameters of the field are in its state_dict.
+        levels: the noise levels at which the field has an energy; None if it has no energy.
         has_null: whether the unconditional field is trained.
+        autocast_dtype: the dtype in which the network alone runs in training; None leaves its own.
     """
 
     network: nn.Module
     levels: Levels | None = None
     has_null: bool = True
-    autocast_dtype: torch.dtype | None = None  # in which the network alone runs in training; None is its own
+    autocast_dtype: torch.dtype | None = None
 
     @abstractmethod
     def scales(self, level: float) -> tuple[float, float]:
-        """How much of the data and of the noise a point of this level holds: (signal, noise)."""
+        """The factors of the data and of the noise in a point of this level: (signal, noise)."""
 
     def at_level(self, data: Tensor, level: float, noise: Tensor | None = None) -> Tensor:
-        """Data → a point of that level.
+        """Points of a noise level, like data.
 
         Args:
-            data: of unit variance, (N, …).
-            noise: standard normal, like data; None adds none.
+            data: data of unit variance, (N, …).
+            level: the noise level of all points.
+            noise: standard normal noise, like data; None adds no noise.
         """
         signal, deviation = self.scales(level)
         return signal * data if noise is None else signal * data + deviation * noise
 
     def energy_and_score(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The energy −log density in nats, up to a constant of the level, (N,); and ∇ log density, like x.
-
-        Neither keeps a graph.
+        """The energy and the score at points of a noise level.
 
         Args:
             x: points of this level, (N, …).
-            level: one of `levels`, for all points.
-            condition: class index in each condition group, int64 (N, G), −1 for none; None for none at all.
+            level: the noise level of all points, one of `levels`.
+            condition: the class index in each condition group, int64 (N, G), −1 for none; None is unconditional.
+        Returns:
+            The energy, −log density in nats up to a constant that depends only on the level and the condition, (N,),
+            and the score, ∇ log density, like x. Both are detached.
         """
         raise NotImplementedError
 
     def energy(self, x: Tensor, level: float, condition: Tensor | None = None) -> Tensor:
-        """The energy alone, where it costs less. Arguments as in `energy_and_score`."""
+        """The energy alone, (N,), which may cost less. Arguments are those of `energy_and_score`."""
         return self.energy_and_score(x, level, condition)[0]
-
-    def compile(self, *args: Any, **settings: Any) -> None:
-        """Compile for training, in place; arguments as of `torch.compile`."""
-        super().compile(*args, **settings)
 
 
 @runtime_checkable
 class Transports(Protocol):
-    """A field with a flow from noise to data: ODE sampling, encoding and likelihood.
+    """A field with a flow from noise to data, which allows sampling by an ODE, encoding and the flow's likelihood.
 
     Attributes:
-        span: positions s of the prior and of the data along the flow; 0 is pure noise.
+        span: the positions s of the prior and of the data along the flow; 0 is pure noise.
     """
 
     @property
     def span(self) -> tuple[float, float]: ...
 
     def velocity(self, x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
-        """dx/ds at positions s (N,), like x; differentiable in x where autograd is on."""
+        """The velocity dx/ds at positions s (N,), like x. It is differentiable in x if autograd is enabled."""
         ...
 
     def position(self, level: float) -> float:
@@ -94,41 +94,44 @@ class Transports(Protocol):
         ...
 
     def level(self, position: float) -> float:
-        """The noise level of a position, the inverse of `position`; infinite for pure noise."""
+        """The noise level of a position; infinite for pure noise. It is the inverse of `position`."""
         ...
 
     def grid(self, start: float, end: float, steps: int) -> list[float]:
-        """The steps + 1 positions on which a fixed-step solver steps, in either direction."""
+        """The steps + 1 positions of a fixed-step solve from `start` to `end`, in either direction."""
         ...
 
 
 @runtime_checkable
 class EnergyFlow(Transports, Protocol):
-    """A field that has an energy and a flow at once, so that composed densities have both."""
+    """A field with both an energy and a flow, so that compositions of its densities have both."""
 
     def energy_and_velocity(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The energy (N,) as in `Field.energy_and_score`, and the velocity there, like x."""
+        """The energy (N,) and the velocity, like x. Arguments are those of `Field.energy_and_score`."""
         ...
 
 
 class Calibration(Protocol):
-    """Constants C that make the energies of a field normalised densities: log density = −energy + C(level)."""
+    """The constants C that turn the energies of a field into normalised densities: log density = −energy + C(level)."""
 
     @property
     def quoted_level(self) -> float:
-        """The noise level nearest the data at which densities are quoted."""
+        """The noise level at which densities are reported by default, the nearest reliable one to the data."""
         ...
 
     def constant(self, level: float, condition: Sequence[int] | None = None) -> float:
-        """C in nats, under a condition (the class index in each group, −1 for none) or without.
+        """C at a noise level, in nats.
 
+        Args:
+            level: the noise level.
+            condition: the class index in each condition group, −1 for none; None is unconditional.
         Raises:
-            ConfigError: a condition that is not calibrated.
+            ConfigError: the condition is not calibrated.
         """
         ...
 
     def require_shape(self, dimension: int, groups: int) -> None:
-        """ValueError if the constants are of data of another dimension, or of another number of condition groups."""
+        """Raise ValueError if the constants belong to another dimension or another number of condition groups."""
         ...
 
     def knows(self, condition: Sequence[int]) -> bool:
@@ -136,21 +139,25 @@ class Calibration(Protocol):
         ...
 
     def describe(self, std: float) -> list[dict[str, float | None]]:
-        """One row of JSON values per level that tables show; std: of the images, in units of [0, 1]."""
+        """One row of JSON values per level for tables.
+
+        Args:
+            std: the standard deviation of the images, in units of [0, 1].
+        """
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, as `Method.read_calibration` reads them."""
+        """JSON values from which `Method.read_calibration` returns this calibration."""
         ...
 
 
 @dataclass(frozen=True)
 class DataShape:
-    """What a method knows of the data before it sees any.
+    """The shape of the data and the numbers of classes.
 
     Attributes:
-        shape: of a datum, (C, H, W) or (d,).
-        classes: number of classes in each condition group.
+        shape: the shape of a datum, (C, H, W) or (d,).
+        classes: the number of classes in each condition group.
     """
 
     shape: tuple[int, ...]
@@ -158,19 +165,19 @@ class DataShape:
 
     @property
     def dimension(self) -> int:
-        """d, how many numbers a datum has."""
+        """The number of values per datum, d."""
         return int(torch.Size(self.shape).numel())
 
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's share of a batch.
+    """The share of a batch that this process computes.
 
     Attributes:
-        data: of unit variance, (N, …).
+        data: data of unit variance, (N, …).
         condition: class indices, int64 (N, G), −1 for none; None for an unconditional model.
         first: the row of the whole batch with which the share begins.
-        total: rows of the whole batch.
+        total: the number of rows of the whole batch.
     """
 
     data: Tensor
@@ -179,24 +186,24 @@ class Batch:
     total: int
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
-        """(data, condition) of some of its rows."""
+        """The data and the condition of some rows."""
         return self.data[rows], None if self.condition is None else self.condition[rows]
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When a step is taken, and its random numbers.
+    """A moment of a training run, and the random numbers of its step.
 
-    What is drawn at a step is drawn for the whole batch, by (seed, stream, step, rollbacks), and cut: how a batch is
-    shared among processes and micro-batches changes only the order of sums.
+    Random numbers are drawn for the whole batch by (seed, stream, step, rollbacks) and then cut. Dividing a batch among
+    processes and micro-batches therefore changes only the order of sums.
 
     Attributes:
-        step: counted from 0.
-        fraction: share of the run that is done, in [0, 1].
+        step: the number of the step, from 0.
+        fraction: the share of the run that is done, in [0, 1].
         cooling: how far the learning rate has fallen, from 0 to 1.
         rollbacks: how often the run has returned to an earlier state.
-        seed: of the run.
-        device: on which random numbers are drawn.
+        seed: the seed of the run.
+        device: the device on which random numbers are drawn.
     """
 
     step: int
@@ -207,20 +214,20 @@ class Moment:
     device: torch.device | str = "cpu"
 
     def generator(self, stream: str) -> torch.Generator:
-        """A fresh generator for one use; asked again for the same stream, it draws the same."""
+        """A new generator for one purpose. Every generator of the same stream draws the same numbers."""
         return noise.generator(self.seed, stream, self.step, self.rollbacks, device=self.device)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One term of what a step minimises.
+    """One term of the training loss.
 
     Attributes:
-        name: for logs and messages.
-        value: rows of the batch (a slice) → the mean loss of these rows, ().
-        weight: of the term in the sum.
-        divisible: whether the means of parts, weighted by their rows, add up to the mean of the batch.
-        unit: rows that must not be parted: parts begin at multiples of it, counted in the whole batch.
+        name: the name of the term in logs and messages.
+        value: maps a slice of rows of the batch to the mean loss of these rows, ().
+        weight: the weight of the term in the sum.
+        divisible: whether the mean losses of parts, weighted by their numbers of rows, add up to that of the batch.
+        unit: the number of rows that must stay together. Parts begin at multiples of it, counted in the whole batch.
     """
 
     name: str
@@ -232,13 +239,13 @@ class Loss:
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out data with which a field is measured.
+    """Validation data on which a field is evaluated.
 
     Attributes:
-        data: of unit variance, (N, …).
+        data: data of unit variance, (N, …).
         condition: class indices, int64 (N, G), or None.
-        seed: of what is drawn; the draws for datum i do not depend on how the data are divided.
-        rows: which of the data are wanted; None is all.
+        seed: the seed of the noise. The noise of datum i does not depend on how the data are divided.
+        rows: the rows of the data that are evaluated; None evaluates all.
     """
 
     data: Tensor
@@ -247,8 +254,8 @@ class Validation:
     rows: range | None = None
 
 
-# Of one condition group, and of each of several: there a composition asks for one class and for nothing of the other
-# groups, and with a half every set of groups is as likely as any other.
+# The default with one condition group, and with several. A composition conditions on one group and leaves the others
+# open, and with a probability of one half every subset of several groups is trained equally often.
 CONDITION_DROPOUT = (0.1, 0.5)
 
 
@@ -265,11 +272,15 @@ class Method(ABC):
     """A way to train and use a generative model.
 
     Args:
-        settings: of the class's `Settings`, resolved: nothing is None that `defaults` gives.
+        settings: an instance of the class's `Settings` in which no setting is None that `defaults` contains.
+    Attributes:
+        name: the name of the method.
+        figures: the names of the figures that `held_out` returns. The first one chooses the best model.
+        Settings: the class of the settings.
     """
 
     name: ClassVar[str]
-    figures: ClassVar[tuple[str, ...]] = ("residual",)  # that `held_out` answers, the most telling first
+    figures: ClassVar[tuple[str, ...]] = ("residual",)
     Settings: ClassVar[type[MethodSettings]]
 
     def __init__(self, settings: Any) -> None:
@@ -277,55 +288,59 @@ class Method(ABC):
 
     @classmethod
     def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Values for the settings of the method that are None.
+        """The values of settings that are None.
 
         Args:
-            data: that the model is for.
-            asked: the settings of the method that were asked for.
+            data: the shape of the data that the model is for.
+            asked: the settings that were given, and `decay` of the optimiser.
         """
         del asked
         return {"condition_dropout": CONDITION_DROPOUT[len(data.classes) > 1]}
 
     def check(self, data: DataShape, *, decay: float, processes: int) -> None:
-        """Refuse settings that do not fit the data or the run.
+        """Check that the settings fit the data and the run.
 
         Args:
-            decay: share of the run over which the learning rate falls.
-            processes: that share a batch.
+            data: the shape of the data that the model is for.
+            decay: the share of the run over which the learning rate falls.
+            processes: the number of processes that divide a batch.
         Raises:
-            ConfigError: with what to change.
+            ConfigError: they do not fit; the hint says what to change.
         """
         del data, decay, processes
 
     @property
     def divisible(self) -> bool:
-        """Whether a batch can be parted among processes and micro-batches."""
+        """Whether a batch can be divided among processes and micro-batches."""
         return True
 
     @property
     def compilable(self) -> bool:
-        """Whether `Field.compile` helps training."""
+        """Whether compiling the field makes training faster."""
         return True
 
     @abstractmethod
     def field(self, network: nn.Module, data: DataShape) -> Field:
-        """The field over a network."""
+        """The field of a network."""
 
     @abstractmethod
     def losses(self, field: Any, batch: Batch, at: Moment) -> Iterable[Loss]:
-        """The terms that a step minimises. Every parameter takes part in at least one of them."""
+        """The terms of the training loss for a batch. Every parameter occurs in at least one of them."""
 
     def state(self) -> dict[str, Tensor]:
-        """What the method itself keeps between steps, such as replay pools, by name."""
+        """The tensors that the method keeps between steps, such as replay pools, by name."""
         return {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
         del tensors
 
     @abstractmethod
     def held_out(self, field: Any, data: Validation) -> dict[str, Tensor]:
-        """Figures of each held-out datum, lower is better, (N,) each; the mean of the first chooses the best model."""
+        """Figures for each datum of the validation data, (N,) each. Lower is better.
+
+        The mean of the first figure chooses the best model.
+        """
 
     def draw(
         self,
@@ -337,40 +352,48 @@ class Method(ABC):
         guidance: float | None = None,
         keep_path: bool = False,
     ) -> Solution:
-        """Prior points (N, …) → data of unit variance; by default along the field's flow.
+        """Samples from points of the prior; by default along the flow of the field.
 
-        Raises:
-            ConfigError: the field has no flow, and the method does not say how it draws.
+        Args:
+            field: the field, which has a flow.
+            codes: points of the prior, (N, …).
+            condition: class indices, int64 (N, G), or None.
+            solver: the solver of the flow.
+            guidance: the guidance weight; None uses none.
+            keep_path: whether the state at every step is kept.
+        Returns:
+            A `Solution` whose x are data of unit variance, (N, …).
         """
         return transport.decode(field, codes, condition, solver, guidance=guidance, keep_path=keep_path)
 
     def calibrate(
         self, field: Any, data: Validation, classes: Sequence[int], gradients: int | None, batch_size: int
     ) -> Calibration | None:
-        """Constants that make energies densities; None where the method has none.
+        """The constants that turn energies into densities; None if there are none or the effort is too small.
 
         Args:
-            data: dequantised, in random order.
-            classes: number of classes in each condition group.
-            gradients: of the energy, about as many as may be spent; None is as many as it takes.
-            batch_size: data computed at once.
+            field: the field.
+            data: dequantised data in random order.
+            classes: the number of classes in each condition group.
+            gradients: the approximate number of gradients of the energy to spend; None spends the full effort.
+            batch_size: the number of data that are computed at once.
         """
         del field, data, classes, gradients, batch_size
         return None
 
     def calibration_cost(self, field: Any, classes: Sequence[int]) -> int:
-        """Gradients of the energy that `calibrate` takes with all care."""
+        """The number of gradients of the energy that `calibrate` takes with full effort."""
         del field, classes
         return 0
 
     def read_calibration(self, document: Mapping[str, Any]) -> Calibration:
-        """The inverse of `Calibration.to_dict`.
+        """The calibration that `Calibration.to_dict` described.
 
         Raises:
-            ValueError: the document is not one of this method.
+            ValueError: the document is not a calibration of this method.
         """
         raise ValueError(f"the method {self.name} has no calibration: {sorted(document)}")
 
     def describe(self) -> dict[str, Any]:
-        """Facts of the model for `vpfb info`, JSON values."""
+        """Facts about the model for `vpfb info`, as JSON values by name."""
         return {}

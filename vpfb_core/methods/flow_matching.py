@@ -1,7 +1,7 @@
-"""Flow matching: a velocity network without a potential, the baseline of every comparison.
+"""Flow matching: a velocity network without a potential, the baseline of comparisons.
 
-Lipman et al. 2023 (arXiv 2210.02747), on the paths and at the noise levels of VPFB: the network f(u, φ) is regressed on
-the conditional velocity y of u. It draws, encodes and has a likelihood by the flow, but it has no energy.
+The method is that of Lipman et al. 2023 (arXiv 2210.02747) on the path of VPFB: the network f(u, φ) is regressed on the
+conditional velocity y at u. Its flow samples, encodes and has a likelihood, but the field has no energy.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.base import Batch, DataShape, Field, Loss, Method, Moment, Validation
+from vpfb_core.methods.base import Batch, DataShape, Loss, Method, Moment, Validation
 from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.method import PathPoints, PathSettings, path_defaults
-from vpfb_core.methods.vpfb.objectives import AngleDistribution, Part, draw_pairs
+from vpfb_core.methods.vpfb.draws import Part, ValidationPoints, draw_pairs
+from vpfb_core.methods.vpfb.path import AngleDistribution, PathField, PathSettings, path_defaults
 
 
-class VelocityField(Field):
-    """A network that answers the velocity at a point of the path.
+class VelocityField(PathField):
+    """A field whose network returns the velocity at points of the path.
 
     Args:
         network: maps (x (N, …), s (N,), condition (N, G) or None) to the shape of x.
-        settings: of the path.
+        settings: the settings of the path.
         has_null: whether the unconditional velocity is trained.
     """
 
@@ -40,7 +40,7 @@ class VelocityField(Field):
             answer: Tensor = self.network(x, s, condition)
         if answer.shape != x.shape:
             raise ConfigError(
-                f"flow matching needs a network that answers in the shape of its input, {tuple(x.shape[1:])} per "
+                f"flow matching needs a network whose output has the shape of its input, {tuple(x.shape[1:])} per "
                 f"sample, not {tuple(answer.shape[1:])}",
                 hint="use another network, such as unet",
             )
@@ -50,22 +50,9 @@ class VelocityField(Field):
         velocity: Tensor = self(x, s, condition)
         return velocity
 
-    def scales(self, level: float) -> tuple[float, float]:
-        place = arc.Place.at_level(level)
-        return place.sine, place.cosine
-
-    def position(self, level: float) -> float:
-        return arc.angle(level)
-
-    def level(self, position: float) -> float:
-        return arc.level(position)
-
-    def grid(self, start: float, end: float, steps: int) -> list[float]:
-        return arc.grid(start, end, steps)
-
 
 class FlowMatching(Method):
-    """A plain velocity network."""
+    """Flow matching with a velocity network."""
 
     name: ClassVar[str] = "flow-matching"
     Settings = PathSettings
@@ -79,7 +66,7 @@ class FlowMatching(Method):
         return VelocityField(network, self.settings, has_null=not data.classes or self.settings.condition_dropout != 0)
 
     def losses(self, field: VelocityField, batch: Batch, at: Moment) -> Iterable[Loss]:
-        """E‖f(u, φ) − y‖²/d, each datum with ε and −ε."""
+        """The mean of ‖f(u, φ) − y‖²/d, where each datum occurs with ε and with −ε."""
 
         def mean(rows: slice) -> Tensor:
             data, condition = batch.rows(rows)
@@ -90,8 +77,8 @@ class FlowMatching(Method):
         yield Loss("flow-matching", mean)
 
     def held_out(self, field: VelocityField, data: Validation) -> dict[str, Tensor]:
-        """`residual`: E‖f − y‖²/d where training draws, comparable with that of VPFB."""
-        points = PathPoints.of(field.span, field.angles, data)
+        """The `residual` ‖f − y‖²/d of each datum at the angles of training, comparable with that of VPFB."""
+        points = ValidationPoints.of(field.span, field.angles, data)
         with torch.no_grad():
             return {"residual": squared_error(field, points.data, points.angle, points.noise, points.condition)}
 
@@ -100,6 +87,6 @@ class FlowMatching(Method):
 
 
 def squared_error(field: VelocityField, z: Tensor, angle: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
-    """‖f(u, φ) − y‖²/d for each sample, (N,); arguments as of `arc.point`."""
+    """‖f(u, φ) − y‖²/d for each sample, (N,). Arguments are those of `arc.point`, and the condition."""
     u, y = arc.point(z, angle, noise)
     return (field(u, angle, condition) - y).flatten(1).square().mean(1)

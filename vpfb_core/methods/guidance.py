@@ -1,9 +1,9 @@
-"""Guidance: a condition stated more strongly than the data state it.
+"""Classifier-free guidance of energies, scores and velocities (Ho and Salimans 2022, arXiv 2207.12598).
 
-Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) mixes the conditional and the unconditional field as
-F_∅ + W (F_c − F_∅). Energies, scores and velocities are mixed alike, so that guidance keeps an energy: at every level
-the density of the chains is ρ_∅ (ρ_c/ρ_∅)^W up to a constant, and the Metropolis test holds. W = 1 is the condition
-itself, W = 0 the unconditional field.
+Guidance with weight W mixes the conditional and the unconditional field as F_∅ + W (F_c − F_∅). W = 1 is the
+conditional field, and W = 0 is the unconditional field. Energies, scores and velocities are mixed in the same way, so
+that a guided field has an energy: at every level its density is ρ_∅ (ρ_c/ρ_∅)^W up to a constant, and the Metropolis
+test of MALA remains exact for it.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ from vpfb_core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Guided:
-    """A field whose condition has a weight; each call costs two evaluations, or one where there is nothing to guide.
+    """A field with a guidance weight.
+
+    A call costs two evaluations of the field, or one without guidance or without a condition.
 
     Attributes:
-        field: with an energy, a flow, or both.
-        weight: W; None or 1 is the field itself.
+        field: a field with an energy, a flow, or both.
+        weight: the guidance weight W; None or 1 is the conditional field itself.
     """
 
     field: Any
     weight: float | None = None
 
     def velocity(self, x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The velocity of the flow at positions s (N,), like x; condition (N, G) or None."""
+        """The velocity of the flow. Arguments are those of `Transports.velocity`."""
         if self._is_plain(condition):
             return self.field.velocity(x, s, condition)
         return self._mixed(self.field.velocity(torch.cat([x, x]), torch.cat([s, s]), _with_null(condition)))
 
     def energy_and_score(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As in `Field.energy_and_score`."""
+        """The energy and the score. Arguments and shapes are those of `Field.energy_and_score`."""
         if self._is_plain(condition):
             return self.field.energy_and_score(x, level, condition)
         energy, score = self.field.energy_and_score(torch.cat([x, x]), level, _with_null(condition))
@@ -59,15 +61,15 @@ def _with_null(condition: Tensor | None) -> Tensor:
 
 
 def check_guidance(guidance: float | None, groups: Sequence[object]) -> None:
-    """Whether a model with these condition groups can be guided by this weight.
+    """Raise ConfigError unless a model with these condition groups can use this guidance weight.
 
     Raises:
-        ConfigError: it is not finite, or the model is unconditional.
+        ConfigError: the weight is not finite, or the model is unconditional.
     """
     if guidance is not None and not math.isfinite(guidance):
-        raise ConfigError(f"guidance {guidance} is not a finite number", hint="1 is the class itself; try 2")
+        raise ConfigError(f"guidance {guidance} is not a finite number", hint="1 is no guidance; try 2")
     if guidance is not None and not groups:
         raise ConfigError(
-            f"guidance {guidance:g}: this model is unconditional, so there is nothing to guide it towards",
-            hint="train one with vpfb train --conditional",
+            f"guidance {guidance:g} needs a class, but this model is unconditional",
+            hint="train a model with vpfb train --conditional",
         )

@@ -1,8 +1,8 @@
-"""The likelihood by the flow: log p(x, s) = log N(x₀; 0, I) − ∫ ∇·v ds along the encoding of x, v the velocity.
+"""The likelihood of a flow: log p(x, s) = log N(x₀; 0, I) − ∫ ∇·v ds along the encoding of x, where v is the velocity.
 
-The instantaneous change of variables (Chen et al. 2018, arXiv 1806.07366) with the trace exact in few dimensions and by
-Hutchinson's estimator in many (Grathwohl et al. 2019, arXiv 1810.01367). It is the normalised density of what the flow
-draws: nothing in it has to be calibrated.
+This is the instantaneous change of variables (Chen et al. 2018, arXiv 1806.07366). The divergence is exact in few
+dimensions and uses Hutchinson's estimator in many (Grathwohl et al. 2019, arXiv 1810.01367). The result is the
+normalised density of the samples of the flow, which needs no calibration.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from vpfb_core.dynamics.solver import Solver
 if TYPE_CHECKING:
     from vpfb_core.methods.base import Transports
 
-EXACT_TRACE_DIMENSION = 16  # up to here the trace costs less than the probes that would replace it
+EXACT_TRACE_DIMENSION = 16  # up to this dimension the exact trace costs less than the probes that would replace it
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Densities along the encodings of N points.
+    """The log-densities of a flow along the encodings of N points.
 
     Attributes:
-        log_density: of the flow at each position asked for, in the coordinates of the field, nats, (positions, N), in
-            the dtype of x.
+        log_density: the log-density at each requested position, in nats and in the coordinates of the field,
+            (positions, N), in the dtype of x.
         x: the encodings at these positions, (positions, N, …).
-        codes: prior points, (N, …).
+        codes: the encodings at the prior, (N, …).
         nfe: evaluations of the velocity and its divergence per point, (N,) int64.
     """
 
@@ -51,15 +51,16 @@ def log_likelihood(
     probes: Tensor | None = None,
     solver: Solver | None = None,
 ) -> Likelihood:
-    """The flow's log-density at x, and at the points that its encoding passes.
+    """The log-density of the flow at x and at later points of its encoding.
 
     Args:
+        field: a field with a flow.
         x: points of the field at the first position, float32 or float64, (N, …).
-        positions: where the density is asked for, falling towards the prior.
+        positions: the positions at which the density is computed, falling towards the prior.
         condition: class indices, int64 (N, G), or None.
-        probes: ±1, (N, probes, …), for Hutchinson's estimate; None takes the exact trace, at the cost of d second
-            differentiations. Either way the divergence is a smooth function along the path.
-        solver: dopri5 at the default tolerance if None.
+        probes: random signs ±1 for Hutchinson's estimator, (N, probes, …). They are fixed along the path, so that the
+            estimate is smooth. None computes the exact trace with d backward passes per evaluation.
+        solver: the ODE solver; None is dopri5 with the default tolerance.
     Raises:
         SolverError: the encoding of some point did not reach the prior.
     """
@@ -98,17 +99,18 @@ def log_likelihood(
 def velocity_and_divergence(
     field: Transports, x: Tensor, s: Tensor, condition: Tensor | None = None, probes: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The velocity, like x, and its divergence, (N,): exact, or Σ vᵀ (∂velocity/∂x) v over the probes v, averaged.
+    """The velocity, like x, and its divergence, (N,), both detached.
 
-    Keeps no graph. Arguments as in `log_likelihood`.
+    The divergence is exact, or the mean of wᵀ (∂velocity/∂x) w over the probes w. Arguments are those of
+    `log_likelihood`, and the positions s (N,).
     """
-    # Copies, because tensors made under torch.inference_mode cannot be differentiated.
+    # The tensors are copied, since tensors that were created under torch.inference_mode cannot be differentiated.
     with torch.inference_mode(False), torch.enable_grad():
         x, s = x.detach().clone().requires_grad_(), s.detach().clone()
         velocity = field.velocity(x, s, None if condition is None else condition.clone())
         directions = _unit_vectors(x) if probes is None else probes.to(x.dtype).transpose(0, 1)
         divergence = x.new_zeros(len(x))
-        for direction in directions if velocity.requires_grad else ():  # a constant velocity has no divergence
+        for direction in directions if velocity.requires_grad else ():  # the divergence of a constant velocity is zero
             along = (velocity * direction).sum()
             (curved,) = torch.autograd.grad(along, x, retain_graph=True, materialize_grads=True)
             divergence = divergence + (curved * direction).flatten(1).sum(1)
@@ -118,6 +120,6 @@ def velocity_and_divergence(
 
 
 def _unit_vectors(x: Tensor) -> Tensor:
-    """(d, 1, …): one direction per dimension."""
+    """The unit vector of each dimension, (d, 1, …)."""
     dimension = x[0].numel()
     return torch.eye(dimension, dtype=x.dtype, device=x.device).reshape(dimension, 1, *x.shape[1:])

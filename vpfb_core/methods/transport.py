@@ -1,4 +1,4 @@
-"""Sampling and encoding along the flow of a field, from noise to data and back."""
+"""Decoding from noise to data, and encoding from data to noise, along the flow of a field."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ def decode(
     keep_path: bool = False,
     start: float | None = None,
 ) -> Solution:
-    """Carry prior points to data along the flow.
+    """Transport points of the prior to data along the flow.
 
     Args:
-        codes: prior points of unit variance, (N, …).
+        field: a field with a flow.
+        codes: points of the prior, of unit variance, (N, …).
         condition: class indices, int64 (N, G), or None.
-        guidance: weight of the condition, as in `guidance.Guided`; None is plain.
-        keep_path: keep the state at every step; for methods of fixed step.
-        start: the position at which the points lie where they are on their way already. The rest of the usual steps
-            is taken.
+        solver: the solver of the flow.
+        guidance: the guidance weight (see `guidance.Guided`); None uses none.
+        keep_path: whether the state at every step is kept, which only fixed-step methods allow.
+        start: the position of the points, if it is not that of the prior. Only the usual steps after it are taken.
     Returns:
-        `Solution` with x = data of unit variance, (N, …).
+        A `Solution` whose x are data of unit variance, (N, …).
     """
     first, end = field.span
     return _follow(field, codes, condition, solver, guidance, first, end, entry=start, keep_path=keep_path)
@@ -49,10 +50,14 @@ def encode(
     *,
     guidance: float | None = None,
 ) -> Solution:
-    """Carry data of unit variance (N, …) back to prior points, the inverse of `decode`; arguments as there.
+    """Transport data to points of the prior; the inverse of `decode`.
 
+    Args:
+        field: a field with a flow.
+        data: data of unit variance, (N, …).
+        condition, solver, guidance: as in `decode`.
     Returns:
-        `Solution` with x = the prior points, (N, …).
+        A `Solution` whose x are points of the prior, (N, …).
     """
     end, start = field.span
     return _follow(field, data, condition, solver, guidance, start, end)

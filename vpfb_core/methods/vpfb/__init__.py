@@ -1,1 +1,1 @@
-"""vpfb."""
+"""Variational Potential Flow Bayes: the potential, its losses, its normaliser and its field."""

@@ -1,18 +1,19 @@
-"""The arc: one coordinate system in which every schedule is the same.
+"""The arc: coordinates from noise to data in which every schedule is the same.
 
-With z = x̄/a (data of unit variance), u = x/S(t) and φ = atan2(μ a, σ) ∈ [0, π/2), every schedule becomes
+With z = x̄/a (data of unit variance), u = x/S(t), S² = μ² a² + σ² and φ = atan2(μ a, σ) ∈ [0, π/2), every schedule
+becomes
 
     u = sin φ · z + cos φ · ε            a point on the arc from noise to data; unit variance at every φ
     y = cos φ · z − sin φ · ε = du/dφ    its conditional velocity along the arc; unit variance
 
-and with a potential N(u, φ) written around that of Gaussian data,
+The potential N(u, φ) is the difference between Φ and the potential of Gaussian data (`potential.py`). It gives
 
     flow      du/dφ = ∇_u N(u, φ)
-    energy    E = ½‖u‖² − tan φ · N(u, φ),  −log ρ up to C(φ), in nats
+    energy    E = ½‖u‖² − tan φ · N(u, φ), which is −log ρ in nats up to C(φ)
     score     ∇_u log ρ = −u + tan φ · ∇_u N
 
-The noise level of a point is cot φ = σ/(μ a), the ratio of noise to data. Sines, cosines and tangents of a level are
-float64 numbers: tan φ reaches 500 and magnifies the rounding of a float32 angle by as much.
+The noise level of a point is cot φ = σ/(μ a), the ratio of noise to data. The sine, cosine and tangent of a level are
+float64 numbers, since tan φ reaches 500 and multiplies the rounding error of a float32 angle.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from torch import Tensor
 
 from vpfb_core.dynamics.per_sample import expand_to, squared_norm
 
-# Steps of the flow are laid out by a time τ with tan φ = r τ / (1 − τ), that of straight paths to data of deviation r,
-# as τ = τ_max (1 − (1 − q)^p): finest where the flow leaves the noise and bends most, and finer again before the data,
-# so that the last step, which nothing corrects, is short. Chosen by benchmarks/solvers.py.
+# The steps of the flow are spaced in a time τ with tan φ = r τ / (1 − τ), which is the time of straight paths to data
+# of standard deviation r, as τ = τ_max (1 − (1 − q)^p) with q uniform. Steps are shortest where the flow leaves the
+# noise, since its velocity changes most there. They are short again before the data, since no later step corrects the
+# last one. r and p were chosen with benchmarks/solvers.py.
 GRID_RATIO, GRID_POWER = 0.5, 1.3
 
 
 @dataclass(frozen=True)
-class Place:
-    """A place on the arc, in float64."""
+class ArcPosition:
+    """A position on the arc: φ with its sine, cosine and tangent, as float64 numbers."""
 
     angle: float
     sine: float
@@ -41,29 +43,33 @@ class Place:
     tangent: float
 
     @classmethod
-    def at_level(cls, level: float) -> Place:
-        """The place where the ratio of noise to data is `level`; 0 < level ≤ ∞."""
+    def at_level(cls, level: float) -> ArcPosition:
+        """The position of a noise level, 0 < level ≤ ∞."""
         length = math.hypot(1.0, level)
         if math.isinf(length):
             return cls(0.0, 0.0, 1.0, 0.0)
         return cls(math.atan2(1.0, level), 1 / length, level / length, 1 / level)
 
+    def point(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """u = sin φ z + cos φ ε and its conditional velocity y = cos φ z − sin φ ε, both (N, …)."""
+        return _point(z, noise, self.sine, self.cosine)
+
     def energy(self, u: Tensor, value: Tensor) -> Tensor:
-        """½‖u‖² − tan φ · N, nats up to C(φ), (N,)."""
+        """The energy ½‖u‖² − tan φ · N in nats up to C(φ), (N,), from u (N, …) and N (N,)."""
         return 0.5 * squared_norm(u) - self.tangent * value
 
     def score(self, u: Tensor, gradient: Tensor) -> Tensor:
-        """−u + tan φ · ∇N, like u."""
+        """The score −u + tan φ · ∇N, like u."""
         return self.tangent * gradient - u
 
 
 def level(angle: float) -> float:
-    """cot φ; infinite at φ = 0."""
+    """The noise level cot φ of an angle; infinite at φ = 0."""
     return math.cos(angle) / math.sin(angle) if angle > 0 else math.inf
 
 
 def angle(level: float) -> float:
-    """φ, the inverse of `level`."""
+    """The angle φ of a noise level; the inverse of `level`."""
     return math.atan2(1.0, level)
 
 
@@ -72,15 +78,18 @@ def point(z: Tensor, angle: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         z: data of unit variance, (N, …).
-        angle: φ, (N,).
+        angle: φ of each datum, (N,).
         noise: ε, like z.
     """
-    sine, cosine = expand_to(torch.sin(angle), z), expand_to(torch.cos(angle), z)
+    return _point(z, noise, expand_to(torch.sin(angle), z), expand_to(torch.cos(angle), z))
+
+
+def _point(z: Tensor, noise: Tensor, sine: Tensor | float, cosine: Tensor | float) -> tuple[Tensor, Tensor]:
     return sine * z + cosine * noise, cosine * z - sine * noise
 
 
 def grid(start: float, end: float, steps: int) -> list[float]:
-    """The `steps` + 1 angles from `start` to `end` on which a fixed-step solver steps, in either direction."""
+    """The `steps` + 1 angles of a fixed-step solve from `start` to `end`, in either direction."""
     low, high = min(start, end), max(start, end)
     first, last = (math.sin(angle) / (GRID_RATIO * math.cos(angle) + math.sin(angle)) for angle in (low, high))
     times = [last - (last - first) * (1 - i / steps) ** GRID_POWER for i in range(1, steps)]

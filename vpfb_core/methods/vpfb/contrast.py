@@ -1,4 +1,4 @@
-"""The contrast of conditions: a loss for what gradients leave open, the energy of one class at another's data."""
+"""The contrast loss, which trains the energy of one class at the data of another."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.objectives import DEFAULT_ANGLES, AngleDistribution, Part
+from vpfb_core.methods.vpfb.draws import Part
+from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution
 from vpfb_core.methods.vpfb.potential import Potential
 
-# The first two of this many rows of a batch are a pair: half of the images, for a fifth of the cost of a step.
+# The first two of every four rows of a batch are a pair. That uses half of the images and a fifth of the cost of a
+# step.
 PAIR_EVERY = 4
 
 
@@ -23,26 +25,28 @@ def contrast(
     angles: AngleDistribution = DEFAULT_ANGLES,
     part: Part | None = None,
 ) -> Tensor:
-    """Which of two data has which condition? The cross-entropy of what the energies answer, in nats.
+    """The cross-entropy of classifying which of two points has which condition, in nats.
 
-    u was drawn under c, and u' at the same angle under c'. The log-odds of that, against the other way round, are
+    u is drawn under c, and u' at the same angle under c'. The energies give the log-odds of this assignment against the
+    exchanged one as
 
-        tan φ [N(u|c) + N(u'|c') − N(u|c') − N(u'|c)],
+        tan φ [N(u|c) + N(u'|c') − N(u|c') − N(u'|c)].
 
-    where everything that depends on one of the four alone cancels, the normalisers too. Only ratios of the true
-    densities minimise it (noise-contrastive estimation, Gutmann & Hyvärinen 2010; energies as a classifier, Grathwohl
-    et al. 2020), so that its minimiser is that of `stein` as well. But gradients at the data of one class leave the
-    energy open that it has at those of another, far from them; the quotients of a composition, and every Metropolis
-    test between them, depend on it. In half of the pairs c' is no condition at all.
+    Terms that depend on only one point or one condition cancel, and so do the normalisers. The loss is minimal only for
+    the ratios of the true densities (noise-contrastive estimation, Gutmann & Hyvärinen 2010; energies as a classifier,
+    Grathwohl et al. 2020), so that it has the same minimiser as `stein`. It is needed because gradients at the data of
+    one class do not determine the energy of that class at the distant data of another. The quotients of a composition
+    and its Metropolis tests depend on that energy. In half of the pairs c' is unconditional.
 
-    Of several condition groups a pair is asked about one, drawn at random, and the others are none: otherwise the one
-    that is easiest to see, such as the colour, answers for all, and the rest is not learned.
+    With several condition groups, a pair compares one group, drawn at random, and leaves the others open. Otherwise the
+    group that is easiest to recognise, such as the colour, would determine the loss, and the others would not be
+    learned.
 
     Args:
-        condition: class indices, int64 (N, G), −1 for none; otherwise arguments as in `objectives.stein`.
+        condition: class indices, int64 (N, G), −1 for none. The other arguments are those of `objectives.stein`.
     Returns:
-        the loss, (); 0 where there is no pair, or no condition. Pairs are rows 4k and 4k + 1 of the batch, and a pair
-        that is cut in two by the parts of the batch is left out.
+        The loss, (); 0 if there is no pair or no condition. Pairs are rows 4k and 4k + 1 of the batch. A pair whose
+        rows are in different parts of the batch is left out.
     """
     part = part or Part(0, len(data))
     total = _pairs_before(part.total)
@@ -50,7 +54,7 @@ def contrast(
     if condition is None or pairs.start >= pairs.stop:
         return data.new_zeros(())
 
-    # Everything is drawn for the whole batch, and cut to the pairs at hand.
+    # Everything is drawn for the whole batch, and the pairs of this part are cut from it.
     angle = angles.sample(total, potential.angle_range, like=data, generator=generator)[pairs]
     noise = torch.randn((2, total, *data.shape[1:]), generator=generator, dtype=data.dtype, device=data.device)
     hides_second = (torch.rand(total, generator=generator, device=data.device) < 0.5)[pairs, None]
@@ -63,21 +67,21 @@ def contrast(
     left_out = _all_groups_but_one((one >= 0) & (other >= 0), order)
     one, other = one.masked_fill(left_out, -1), other.masked_fill(left_out | hides_second, -1)
 
-    # Each point under its own condition, and then under that of the other.
+    # Each point is evaluated under its own condition, and then under that of the other point.
     value = potential.potential(u.repeat(2, *[1] * (u.ndim - 1)), angle.repeat(4), torch.cat([one, other, other, one]))
     own, exchanged = (torch.tan(angle).repeat(4) * value).chunk(2)
     of_first, of_second = (own - exchanged).chunk(2)
-    weight = torch.tan(angle).clamp(min=1).reciprocal()  # the same for all angles would be that of the largest
+    weight = torch.tan(angle).clamp(min=1).reciprocal()  # without it the largest angles would dominate
     loss = (weight * F.softplus(-of_first - of_second)).sum()
     return loss * (part.total / (len(data) * total))
 
 
 def _pairs_before(row: int) -> int:
-    """How many whole pairs end before a row of the batch."""
+    """The number of pairs that are complete before a row of the batch."""
     return (row + PAIR_EVERY - 2) // PAIR_EVERY
 
 
 def _all_groups_but_one(known: Tensor, order: Tensor) -> Tensor:
-    """True for all groups but the known one that comes last in the order; both (pairs, G)."""
+    """A mask that is False only for one known group per pair, the one with the largest `order`; all are (pairs, G)."""
     groups = torch.arange(known.shape[1], device=known.device)
     return groups != order.masked_fill(~known, -1).argmax(1, keepdim=True)

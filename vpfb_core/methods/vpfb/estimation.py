@@ -1,8 +1,9 @@
-"""Estimate the normaliser of a potential from data: forward passes and gradients only (see `normaliser.py`).
+"""The estimate of the normaliser of a potential from data (see `normaliser.py` for the derivation).
 
-A class's constant is that without condition plus their difference, and the difference is Bennett's acceptance ratio
-(1976) between the two densities: what either adds up over an image is common to both and drops out, so that with as
-many points it is ten times as exact as the constant itself. "or" lives on these differences.
+It needs only values and gradients of the potential. The constant of a class is the unconditional constant plus a
+difference, which is Bennett's acceptance ratio (1976) between the two densities. The errors that both constants share
+cancel in the difference, so that with the same number of points it is ten times as accurate as either constant. The
+operator "or" of a composition depends on these differences.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import DivergedError, SolverError
 from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, Likelihood, log_likelihood
+from vpfb_core.methods.vpfb.arc import ArcPosition
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.normaliser import Anchor, Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
 
 POINTS, CLASS_POINTS, ANCHOR_POINTS = 256, 64, 64
 ANCHOR_TOLERANCE = 1e-3
-FEWEST = 4  # points of a class or of the anchor
-FEWEST_POINTS = 16  # where the data are fewer, they take turns, each time with other noise
+FEWEST = 4  # the least number of points of a class or of the anchor
+FEWEST_POINTS = 16  # fewer data are repeated up to this number, each time with other noise
 BATCH = 256
-LEAST_EFFORT = 0.03  # with less, the constants would be worthless
-CLASS_COST = 1.5  # of a point of a class, in points without one: eight values of N for two gradients
-ANCHOR_COST = 300  # gradients of N per point of the anchor: a hundred evaluations, each with the divergence
-# Of −(d/2) log 2π and the like: more digits would only fill the file.
-_DIGITS = 7
+LEAST_EFFORT = 0.03  # with less effort the constants would be too inaccurate to use
+CLASS_COST = (
+    1.5  # the cost of a point of a class relative to an unconditional one: eight values of N, not two gradients
+)
+ANCHOR_COST = 300  # gradients of N per point of the anchor: about a hundred evaluations with the divergence
+_DIGITS = 7  # significant digits of the constants in the file, which is more than they are accurate to
 _NOT_FINITE = "the normaliser is not finite, because the model's potential is not"
 
 
@@ -49,39 +52,41 @@ def calibrate(
     batch_size: int = BATCH,
     unconditional: bool = True,
 ) -> Normaliser:
-    """C(φ) without condition and for each class, and the anchor beside it.
+    """Estimate C(φ) without a condition and for each class, and the anchor.
 
-    A point of the data takes a gradient of N at two points of the arc (ε and −ε) at each of some forty levels; a point
-    of a class takes eight values of N there; a point of the anchor takes some hundred evaluations of ∇N and its
+    An unconditional point costs two gradients of N (at ε and −ε) at each of about forty levels. A point of a class
+    costs eight values of N per level. A point of the anchor costs about a hundred evaluations of ∇N with its
     divergence.
 
     Args:
-        z: data in units of its standard deviation, dequantised, in random order, (n, …), on the potential's device.
-        labels: int64 (n, G), −1 where unknown; None without conditions.
-        classes: number of classes in each condition group.
-        seed: of the noise.
-        points: how many of the data to use without condition.
-        class_points: how many of each class. A class without data is left out.
-        batch_size: points of the arc at once.
-        anchor_points: how many for the anchor; 0 leaves it out, and so does a flow that does not reach the prior.
-        unconditional: whether the potential has learned to do without a condition. If not, the classes have no measure
-            in common, and each is estimated by itself.
+        potential: the potential.
+        z: dequantised data of unit variance in random order, (n, …), on the device of the potential.
+        labels: class indices, int64 (n, G), −1 where unknown; None without conditions.
+        classes: the number of classes in each condition group.
+        seed: the seed of the noise.
+        points: the number of data for the unconditional constants.
+        class_points: the number of data per class. A class without data is left out.
+        anchor_points: the number of data for the anchor; 0 leaves it out. It is also left out if the flow does not
+            reach the prior.
+        batch_size: the number of points that are computed at once.
+        unconditional: whether the unconditional potential is trained. If it is not, the constants of each class are
+            estimated independently.
     Raises:
         DivergedError: the potential is not finite.
     """
     noises, null = levels(potential), (-1,) * len(classes)
 
-    def alone(condition: tuple[int, ...], rows: Tensor) -> Constants:
+    def independent(condition: tuple[int, ...], rows: Tensor) -> Constants:
         given = _repeated(condition, len(rows), z)
         return _summary(_constants(potential, z[rows], given, noises, seed, batch_size))
 
     everything = _at_least_a_few(torch.arange(len(z)))
-    constants, others = {null: alone(null, everything[:points])}, everything[:class_points]
+    constants, others = {null: independent(null, everything[:points])}, everything[:class_points]
     for condition, rows in _of_classes(labels, classes):
         if not unconditional:
-            constants[condition] = alone(condition, _at_least_a_few(rows)[:class_points])
+            constants[condition] = independent(condition, _at_least_a_few(rows)[:class_points])
             continue
-        own = _at_least_a_few(rows.flip(0))[:class_points]  # from the other end, so that few images are in both
+        own = _at_least_a_few(rows.flip(0))[:class_points]  # reversed, so that few images occur in both sets
         ratios = _log_ratios(potential, z[torch.cat([others, own])], condition, noises, seed, batch_size)
         constants[condition] = _relative(constants[null], *_bennett(ratios, len(others)), len(own))
     normaliser = Normaliser(z[0].numel(), noises, constants, seed=seed)
@@ -93,7 +98,7 @@ def calibrate(
 
 
 def counts(effort: float) -> dict[str, int]:
-    """The numbers of points for a share `effort` of the full care."""
+    """The numbers of points for a share `effort` of the full effort, as arguments of `calibrate`."""
     return {
         "points": round(effort * POINTS),
         "class_points": max(FEWEST, round(effort * CLASS_POINTS)),
@@ -102,13 +107,13 @@ def counts(effort: float) -> dict[str, int]:
 
 
 def cost(noises: Sequence[float], classes: Sequence[int]) -> int:
-    """Gradients of N that `calibrate` takes at full effort."""
+    """The number of gradients of N that `calibrate` takes with full effort, at these levels and classes."""
     points = POINTS + round(CLASS_COST * sum(classes) * CLASS_POINTS)
     return 2 * len(noises) * points + ANCHOR_COST * ANCHOR_POINTS
 
 
 def _of_classes(labels: Tensor | None, classes: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Every class as a condition, and the rows of the data that belong to it; not those that have none."""
+    """Each class that has data, as a condition, with the rows of its data."""
     for group, count in enumerate(classes if labels is not None else ()):
         assert labels is not None
         for index in range(count):
@@ -118,10 +123,12 @@ def _of_classes(labels: Tensor | None, classes: Sequence[int]) -> Iterator[tuple
 
 
 def _at_least_a_few(rows: Tensor) -> Tensor:
+    """The rows, repeated if there are fewer than `FEWEST_POINTS`."""
     return rows[torch.arange(max(len(rows), FEWEST_POINTS)) % len(rows)]
 
 
 def _repeated(condition: tuple[int, ...], n: int, like: Tensor) -> Tensor | None:
+    """The condition for n points, int64 (n, G); None without condition groups."""
     return torch.tensor(condition, device=like.device).expand(n, -1) if condition else None
 
 
@@ -130,21 +137,22 @@ def _constants(
 ) -> Tensor:
     """An estimate of C at each level from each image, float64 (levels, n) on the CPU.
 
-    The noise of every level is drawn anew, since what is shared between levels adds up; ±ε cancel what is odd in it,
-    and its length, known on average, takes out most of what is even.
+    Each level has noise of its own, since errors that the levels share would add up in the integral. The pair ±ε
+    cancels the part of the error that is odd in ε. A regression on ‖ε‖², whose mean is known, removes most of the even
+    part.
     """
     gains, tilts = [], []
-    for level, cotangent in enumerate(noises):
-        angle = math.atan(1 / cotangent)
+    for level, noise_level in enumerate(noises):
+        position = ArcPosition.at_level(noise_level)
         epsilon = noise.normal(z.shape[1:], seed, range(len(z)), f"calibration {level}").to(z)
         parts = [
-            _pair(potential, z[rows], epsilon[rows], angle, None if condition is None else condition[rows])
+            _pair(potential, z[rows], epsilon[rows], position, None if condition is None else condition[rows])
             for rows in torch.arange(len(z), device=z.device).split(batch_size)
         ]
         gain, tilt = (torch.cat(values).cpu().double() for values in zip(*parts, strict=True))
         excess = epsilon.cpu().double().flatten(1).square().sum(1) - z[0].numel()
-        gains.append(math.sin(angle) ** 2 * _without(gain, excess))
-        tilts.append(math.tan(angle) * _without(tilt, excess))
+        gains.append(position.sine**2 * _without(gain, excess))
+        tilts.append(position.tangent * _without(tilt, excess))
     gain, tilt = torch.stack(gains), torch.stack(tilts)
     if not (gain.isfinite().all() and tilt.isfinite().all()):
         raise DivergedError(_NOT_FINITE, hint="train it again")
@@ -153,14 +161,13 @@ def _constants(
 
 
 def _pair(
-    potential: Potential, z: Tensor, epsilon: Tensor, angle: float, condition: Tensor | None
+    potential: Potential, z: Tensor, epsilon: Tensor, position: ArcPosition, condition: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """2 ∇N·y − ‖∇N‖² and N at u, each the mean of ε and −ε, (n,)."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    angles = z.new_full((len(z),), angle)
+    """2 ∇N·y − ‖∇N‖² and N at u, each averaged over ε and −ε, (n,)."""
+    angles = z.new_full((len(z),), position.angle)
     gain, tilt = torch.zeros_like(angles), torch.zeros_like(angles)
     for sign in (1, -1):
-        u, y = sine * z + sign * cosine * epsilon, cosine * z - sign * sine * epsilon
+        u, y = position.point(z, sign * epsilon)
         with torch.no_grad():
             field = potential.arc(u, angles, condition)
         gradient = field.gradient
@@ -172,31 +179,34 @@ def _pair(
 def _log_ratios(
     potential: Potential, z: Tensor, condition: tuple[int, ...], noises: Sequence[float], seed: int, batch_size: int
 ) -> Tensor:
-    """tan φ (N(u, φ | condition) − N(u, φ)) at points u of the arc, float64 (levels, 2, n): of ε and of −ε."""
+    """tan φ (N(u, φ | condition) − N(u, φ)) at points u with noise ε and −ε, float64 (levels, 2, n) on the CPU."""
     ratios = torch.empty(len(noises), 2, len(z), dtype=torch.float64)
     given, none = _repeated(condition, len(z), z), _repeated((-1,) * len(condition), len(z), z)
     assert given is not None and none is not None
-    for level, cotangent in enumerate(noises):
-        angle = math.atan(1 / cotangent)
+    for level, noise_level in enumerate(noises):
+        position = ArcPosition.at_level(noise_level)
         epsilon = noise.normal(z.shape[1:], seed, range(len(z)), f"calibration {condition} {level}").to(z)
         for i, sign in enumerate((1, -1)):
             for rows in torch.arange(len(z), device=z.device).split(batch_size):
-                u = math.sin(angle) * z[rows] + sign * math.cos(angle) * epsilon[rows]
-                angles = z.new_full((len(rows),), angle)
+                u, _ = position.point(z[rows], sign * epsilon[rows])
+                angles = z.new_full((len(rows),), position.angle)
                 with torch.no_grad():
                     of_class, of_all = (potential.potential(u, angles, known[rows]) for known in (given, none))
-                ratios[level, i, rows.cpu()] = math.tan(angle) * (of_class - of_all).cpu().double()
+                ratios[level, i, rows.cpu()] = position.tangent * (of_class - of_all).cpu().double()
     return ratios
 
 
 def _bennett(ratios: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The shift c that makes exp(ratio + c) the ratio of two normalised densities, and its standard error; (levels,).
+    """The shift c for which exp(ratio + c) is the ratio of two normalised densities, and its standard error, (levels,).
 
-    It is where as many points are taken for the class's as there are (Bennett 1976; Shirts et al. 2003, eq. 8): the
-    intercept of a logistic regression. The error counts ε and −ε as one point.
+    The shift is the intercept of a logistic regression: with it, the expected number of points that are assigned to the
+    class is the actual number (Bennett 1976; Shirts et al. 2003, eq. 8). It is found by bisection. The standard error
+    counts ε and −ε as one point.
 
     Args:
-        ratios: log-ratios, class over all, (levels, 2, n + m), of n points of all data and then m of the class.
+        ratios: log-ratios of the class and all data, (levels, 2, n + m), at n points of all data and then m points of
+            the class.
+        n: the number of points of all data.
     """
     if not ratios.isfinite().all():
         raise DivergedError(_NOT_FINITE, hint="train it again")
@@ -213,22 +223,22 @@ def _bennett(ratios: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _relative(base: Constants, differences: Tensor, errors: Tensor, points: int) -> Constants:
-    """Constants from others and the differences to them, at every level."""
+    """The constants `base` plus differences that were estimated from so many points."""
     values = torch.tensor(base.value, dtype=torch.float64) + differences
     spread = torch.tensor(base.error, dtype=torch.float64).hypot(errors)
     return Constants(_rounded(values), _rounded(spread), points)
 
 
 def _without(values: Tensor, excess: Tensor) -> Tensor:
-    """Values less what they owe to a quantity of mean zero, by the slope of the regression; (n,)."""
+    """The values (n,) minus their regression on `excess` (n,), a quantity whose mean is known to be zero."""
     slope = (values - values.mean()) @ excess / (excess - excess.mean()).square().sum().clamp(min=1e-12)
     return values - slope * excess
 
 
 def _integrate(gains: Tensor, noises: Sequence[float], start: float) -> Tensor:
-    """∫ from the prior to each level, over log tan φ, by a cubic spline through the levels; (levels, n).
+    """The integral over log tan φ from the prior to each level, by a cubic spline through the levels, (levels, n).
 
-    Before the first level, where ∇N ∝ φ for an exact N, the integrand falls as tan⁴ φ.
+    From the prior to the first level the integrand is taken as proportional to tan⁴ φ, since ∇N ∝ φ for an exact N.
     """
     before = 0.25 * gains[:1] * (1 - (math.tan(start) * noises[0]) ** 4)
     if len(noises) == 1:
@@ -239,28 +249,33 @@ def _integrate(gains: Tensor, noises: Sequence[float], start: float) -> Tensor:
 
 
 def _summary(estimates: Tensor) -> Constants:
+    """The means and standard errors of estimates, (levels, n)."""
     n = estimates.shape[1]
     return Constants(_rounded(estimates.mean(1)), _rounded(estimates.std(1) / math.sqrt(n)), n)
 
 
 def _rounded(values: Tensor) -> tuple[float, ...]:
+    """The values with the number of digits that the file keeps."""
     return tuple(float(f"{value:.{_DIGITS}g}") for value in values.tolist())
 
 
 def _anchor(
     potential: Potential, z: Tensor, groups: int, normaliser: Normaliser, seed: int, batch_size: int
 ) -> tuple[Anchor, ...]:
-    """C by the flow's likelihood at the reported levels: one encoding, from the least noise on, passes them all."""
+    """C by the likelihood of the flow at the reported levels, relative to the normaliser; () if the flow fails.
+
+    One encoding per datum starts at the lowest level and passes through all of them.
+    """
     field, noises = PotentialField(potential), sorted(normaliser.noise[i] for i in normaliser.reported)
     if not noises:
         return ()
-    angles = [math.atan(1 / noise) for noise in noises]
+    angles = [field.position(level) for level in noises]
     epsilon = noise.normal(z.shape[1:], seed, range(len(z)), "anchor").to(z)
     condition = _repeated((-1,) * groups, len(z), z)
     probes = None
     if z[0].numel() > EXACT_TRACE_DIMENSION:
         probes = noise.signs((1, *z.shape[1:]), seed, range(len(z)), "anchor probes").to(z)
-    start, solver = math.sin(angles[0]) * z + math.cos(angles[0]) * epsilon, Solver.choose(rtol=ANCHOR_TOLERANCE)
+    start, solver = field.at_level(z, noises[0], epsilon), Solver.choose(rtol=ANCHOR_TOLERANCE)
 
     def likelihood(rows: Tensor) -> Likelihood:
         some, given = (None if table is None else table[rows] for table in (probes, condition))

@@ -1,4 +1,4 @@
-"""The field of VPFB: what everything outside reads from a potential, at noise levels instead of angles."""
+"""The field of VPFB, which offers a potential to the rest of vpfb at noise levels instead of angles."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.dynamics.ladder import Levels
-from vpfb_core.methods.base import Field
 from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.arc import Place
-from vpfb_core.methods.vpfb.objectives import DEFAULT_ANGLES, AngleDistribution
+from vpfb_core.methods.vpfb.arc import ArcPosition
+from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution, PathField
 from vpfb_core.methods.vpfb.potential import Potential
 
 
-class PotentialField(Field):
-    """A potential as a field: points are u on the arc, of unit variance at every level; positions are angles φ.
+class PotentialField(PathField):
+    """A potential as a field, with an energy and a flow.
 
     Args:
-        potential: N over a network, with its schedule.
-        angles: where training draws.
+        potential: the potential N of a network, with its schedule.
+        angles: the distribution of the angles in training.
         has_null: whether the unconditional potential is trained.
     """
 
@@ -49,27 +48,23 @@ class PotentialField(Field):
         start, end = self.potential.angle_range
         return Levels(arc.level(start), arc.level(end))
 
-    def scales(self, level: float) -> tuple[float, float]:
-        place = Place.at_level(level)
-        return place.sine, place.cosine
-
     def energy_and_score(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x, place = x.detach(), Place.at_level(level)
+        x, place = x.detach(), ArcPosition.at_level(level)
         value, gradient = self._arc(x, place, condition)
         return place.energy(x, value), place.score(x, gradient)
 
     def energy_and_velocity(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x, place = x.detach(), Place.at_level(level)
+        x, place = x.detach(), ArcPosition.at_level(level)
         value, gradient = self._arc(x, place, condition)
         return place.energy(x, value), gradient
 
     def energy(self, x: Tensor, level: float, condition: Tensor | None = None) -> Tensor:
-        x, place = x.detach(), Place.at_level(level)
+        x, place = x.detach(), ArcPosition.at_level(level)
         with torch.no_grad():
             value = self.potential.potential(x, x.new_full((len(x),), place.angle), condition)
         return place.energy(x, value)
 
-    def _arc(self, x: Tensor, place: Place, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _arc(self, x: Tensor, place: ArcPosition, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             return self.potential.arc(x, x.new_full((len(x),), place.angle), condition)
 
@@ -81,15 +76,6 @@ class PotentialField(Field):
 
     def velocity(self, x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
         return self.potential.arc(x, s, condition).gradient
-
-    def position(self, level: float) -> float:
-        return arc.angle(level)
-
-    def level(self, position: float) -> float:
-        return arc.level(position)
-
-    def grid(self, start: float, end: float, steps: int) -> list[float]:
-        return arc.grid(start, end, steps)
 
     def compile(self, *args: Any, **settings: Any) -> None:
         self.potential.compile(*args, **settings)

@@ -1,11 +1,11 @@
-"""Homotopy schedules: how a noise sample becomes a data point as time runs from 0 to 1.
+"""Homotopy schedules: how noise turns into data as time runs from 0 to 1.
 
-The conditional homotopy is ρ(x | x̄, t) = N(x; μ(t) x̄, σ(t)² I), so x = μ x̄ + σ ε with ε ~ N(0, I)
-(Loo et al. 2025, arXiv 2504.16262, section 3: by Bayes' rule ρ ∝ q(x)^α p(x̄ | x)^β with prior q = N(0, ω² I) and
-likelihood p = N(x̄; x, ν² I), hence 1/σ² = α/ω² + β/ν² and μ = β σ²/ν²).
+The conditional homotopy is ρ(x | x̄, t) = N(x; μ(t) x̄, σ(t)² I), so that x = μ x̄ + σ ε with ε ~ N(0, I). It follows
+from Bayes' rule, ρ ∝ q(x)^α p(x̄ | x)^β, with the prior q = N(0, ω² I) and the likelihood p = N(x̄; x, ν² I), which give
+1/σ² = α/ω² + β/ν² and μ = β σ²/ν² (Loo et al. 2025, arXiv 2504.16262, section 3).
 
-A schedule matters only at the edge: everything inside runs on the angle φ = atan2(μ a, σ), the arc of
-`vpfb_core.methods.vpfb.potential`.
+Training and sampling use the angle φ = atan2(μ a, σ) instead of time (`arc.py`), where every schedule is the same. A
+schedule therefore matters only for its range of angles and for functions of (x, t).
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from vpfb_core.errors import ConfigError
 
 Time = Tensor | float
 
-# 60 halvings of [0, 1] reach the last bit of a float64.
+# After 60 bisections of [0, 1] an interval is smaller than the resolution of a float64.
 _BISECTIONS = 60
 
 
 def as_time(t: Time) -> Tensor:
-    """t as a tensor of floats. A number becomes a float64 scalar: it keeps its digits and no batch takes its dtype."""
+    """t as a tensor of floats.
+
+    A number becomes a float64 tensor of shape (), which keeps all its digits and does not change the dtype of a batch.
+    """
     return t if isinstance(t, Tensor) and t.is_floating_point() else torch.as_tensor(t, dtype=torch.float64)
 
 
@@ -36,14 +39,14 @@ def as_time(t: Time) -> Tensor:
 class Homotopy(ABC):
     """A schedule (μ, σ) on t ∈ [0, 1], with W = μ̇ σ − μ σ̇ > 0.
 
-    All functions of t are elementwise, on a tensor of any shape or a float.
+    All functions of t are elementwise and take a tensor of any shape or a number.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def mean(self, t: Time) -> Tensor:
-        """μ(t), the coefficient of the data point."""
+        """μ(t), the coefficient of the data."""
 
     @abstractmethod
     def std(self, t: Time) -> Tensor:
@@ -51,32 +54,36 @@ class Homotopy(ABC):
 
     @abstractmethod
     def mean_derivative(self, t: Time) -> Tensor:
-        """μ̇(t)."""
+        """μ̇(t), the derivative of `mean`."""
 
     @abstractmethod
     def std_derivative(self, t: Time) -> Tensor:
-        """σ̇(t)."""
+        """σ̇(t), the derivative of `std`."""
 
     def wronskian(self, t: Time) -> Tensor:
-        """W(t) = μ̇ σ − μ σ̇, positive; dφ/dt = a W / S²."""
+        """W(t) = μ̇ σ − μ σ̇, which is positive; dφ/dt = a W / S²."""
         return self.mean_derivative(t) * self.std(t) - self.mean(t) * self.std_derivative(t)
 
     def angle(self, t: Time, data_std: float) -> Tensor:
-        """φ(t) = atan2(μ a, σ) ∈ [0, π/2): where on the arc from noise to data time t lies."""
+        """φ(t) = atan2(μ a, σ) ∈ [0, π/2), the position of time t on the arc from noise to data.
+
+        Args:
+            t: homotopy time.
+            data_std: a, the standard deviation of the standardised data.
+        """
         return torch.atan2(self.mean(t) * data_std, self.std(t))
 
     def angle_range(self, data_std: float) -> tuple[float, float]:
-        """(φ(0), φ(1)): the part of the arc that this schedule covers. φ(1) < π/2 is the floor."""
-        ends = torch.tensor(
-            [0.0, 1.0], dtype=torch.float64, device="cpu"
-        )  # numbers, on whatever device a field is built
+        """(φ(0), φ(1)), the part of the arc that this schedule covers. The noise floor keeps φ(1) below π/2."""
+        # The CPU is named, since the default device may be another one without float64.
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")
         start, end = self.angle(ends, data_std).tolist()
         return start, end
 
     def time(self, angle: Tensor, data_std: float) -> Tensor:
-        """t(φ), the inverse of `angle`; φ outside the schedule's range gives the nearest end.
+        """t(φ), the inverse of `angle`. An angle outside of the schedule's range gives the nearest end.
 
-        By bisection: μ/σ grows with t because W > 0.
+        It is found by bisection, since μ/σ grows with t because of W > 0.
         """
         low, high = torch.zeros_like(angle), torch.ones_like(angle)
         for _ in range(_BISECTIONS):
@@ -86,7 +93,7 @@ class Homotopy(ABC):
         return 0.5 * (low + high)
 
     def sample(self, data: Tensor, t: Time, noise: Tensor) -> Tensor:
-        """x = μ x̄ + σ ε, a draw of ρ(x | x̄, t).
+        """x = μ x̄ + σ ε, a sample of ρ(x | x̄, t), like data.
 
         Args:
             data: x̄, standardised, (N, …).
@@ -96,33 +103,33 @@ class Homotopy(ABC):
         return expand_to(self.mean(t), data) * data + expand_to(self.std(t), data) * noise
 
     def velocity(self, data: Tensor, t: Time, noise: Tensor) -> Tensor:
-        """u = μ̇ x̄ + σ̇ ε, the conditional velocity at x = μ x̄ + σ ε; shapes as in `sample`."""
+        """u = μ̇ x̄ + σ̇ ε, the conditional velocity at x = μ x̄ + σ ε, like data. Arguments are those of `sample`."""
         return expand_to(self.mean_derivative(t), data) * data + expand_to(self.std_derivative(t), data) * noise
 
     def innovation(self, data: Tensor, t: Time, noise: Tensor) -> Tensor:
-        """g = ∂ₜ log ρ(x | x̄, t) at x = μ x̄ + σ ε: the innovation of the Deep Ritz functional.
+        """g = ∂ₜ log ρ(x | x̄, t) at x = μ x̄ + σ ε, the innovation of the Deep Ritz functional.
 
-        Up to a factor −2 and a constant, γ in Loo et al. 2025 (arXiv 2504.16262), Proposition 1.
+        Up to a factor −2 and a constant it is γ in Loo et al. 2025 (arXiv 2504.16262), Proposition 1.
 
         Args:
             data: x̄, standardised, (N, …).
             t: homotopy time in [0, 1], (N,) or ().
             noise: ε, like data.
         Returns:
-            (N,), mean zero at every t.
+            (N,), of mean zero at every t.
         """
         data, noise = data.flatten(1), noise.flatten(1)
         excess = noise.square().sum(1) - noise.shape[1]
         return (self.std_derivative(t) * excess + self.mean_derivative(t) * (data * noise).sum(1)) / self.std(t)
 
     def to_dict(self) -> dict[str, Any]:
-        """The name and parameters, as `from_dict` reads them and checkpoints keep them."""
+        """The name and the parameters, from which `from_dict` returns this schedule."""
         return {"name": self.name, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class OT(Homotopy):
-    """The optimal-transport schedule with a floor: μ = t, σ = 1 − (1 − σ_min) t; the paper's experiments. W = 1."""
+    """The optimal-transport schedule with a noise floor, which the paper uses: μ = t, σ = 1 − (1 − σ_min) t, W = 1."""
 
     name = "ot"
     sigma_min: float = 1e-3
@@ -149,7 +156,7 @@ class OT(Homotopy):
 
 @dataclass(frozen=True)
 class VP(Homotopy):
-    """The variance-preserving schedule with a floor: θ = arccos σ_min, μ = sin θt, σ = cos θt. W = θ."""
+    """The variance-preserving schedule with a noise floor: θ = arccos σ_min, μ = sin θt, σ = cos θt, W = θ."""
 
     name = "vp"
     sigma_min: float = 1e-3
@@ -181,8 +188,8 @@ class VP(Homotopy):
 class LogHomotopy(Homotopy):
     """The log-homotopy from prior N(0, ω² I) to likelihood N(x̄; x, ν² I): α = 1 − t, β = (ν^(−2t) − 1)/(ν^(−2) − 1).
 
-    With this β the noise falls as σ ≈ ν^t; the plain β = t is unusable, μ(0.001) = 0.91 at ν = 0.01.
-    A subclass may bring other α, β ≥ 0 (not both 0, W > 0) by overriding the four functions.
+    With this β the noise falls as σ ≈ ν^t. The simpler β = t is not usable, since μ(0.001) = 0.91 at ν = 0.01. A
+    subclass can define other α, β ≥ 0, not both 0 and with W > 0, by overriding the four functions.
     """
 
     name = "log-homotopy"
@@ -200,6 +207,7 @@ class LogHomotopy(Homotopy):
         return 1 - as_time(t)
 
     def prior_weight_derivative(self, t: Time) -> Tensor:
+        """α̇(t)."""
         return torch.full_like(as_time(t), -1.0)
 
     def likelihood_weight(self, t: Time) -> Tensor:
@@ -208,6 +216,7 @@ class LogHomotopy(Homotopy):
         return torch.expm1(rate * as_time(t)) / math.expm1(rate)
 
     def likelihood_weight_derivative(self, t: Time) -> Tensor:
+        """β̇(t)."""
         rate = -2 * math.log(self.nu)
         return rate * torch.exp(rate * as_time(t)) / math.expm1(rate)
 
@@ -236,7 +245,7 @@ def _require_floor(sigma_min: float) -> None:
     if not 0 < sigma_min < 1:
         raise ConfigError(
             f"sigma_min = {sigma_min}: the noise floor must lie between 0 and 1",
-            hint="densities are singular without a floor; 0.001 is invisible in 8-bit images",
+            hint="densities are singular without a noise floor; 0.001 is invisible in 8-bit images",
         )
 
 
@@ -244,7 +253,11 @@ SCHEDULES: dict[str, type[Homotopy]] = {schedule.name: schedule for schedule in 
 
 
 def from_dict(description: dict[str, Any]) -> Homotopy:
-    """The schedule that `to_dict` described, for example {"name": "ot", "sigma_min": 0.001}."""
+    """The schedule of a description such as {"name": "ot", "sigma_min": 0.001}, the inverse of `Homotopy.to_dict`.
+
+    Raises:
+        ConfigError: the name or a parameter is unknown, or a value does not fit.
+    """
     parameters = dict(description)
     name = parameters.pop("name", None)
     if name not in SCHEDULES:
@@ -252,4 +265,4 @@ def from_dict(description: dict[str, Any]) -> Homotopy:
     try:
         return SCHEDULES[name](**parameters)
     except TypeError as error:
-        raise ConfigError(f"schedule {name!r} does not take these parameters: {parameters}") from error
+        raise ConfigError(f"schedule {name!r} does not have these parameters: {parameters}") from error

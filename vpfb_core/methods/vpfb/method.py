@@ -11,60 +11,23 @@ from torch import Tensor, nn
 
 from vpfb_core import names
 from vpfb_core.errors import ConfigError
-from vpfb_core.machine import noise
-from vpfb_core.methods.base import Batch, DataShape, Loss, Method, MethodSettings, Moment, Validation
-from vpfb_core.methods.vpfb import estimation as calibration
-from vpfb_core.methods.vpfb import homotopy
+from vpfb_core.methods.base import Batch, DataShape, Loss, Method, Moment, Validation
+from vpfb_core.methods.vpfb import estimation
 from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
+from vpfb_core.methods.vpfb.draws import Part, ValidationPoints
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import Homotopy
 from vpfb_core.methods.vpfb.normaliser import Normaliser, levels
-from vpfb_core.methods.vpfb.objectives import OBJECTIVES, AngleDistribution, Objective, Part, residual
+from vpfb_core.methods.vpfb.objectives import OBJECTIVES, Objective, residual
+from vpfb_core.methods.vpfb.path import PathSettings, path_defaults
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.settings import setting
 
-CONTRAST = 0.02  # one nat of the contrast weighs, in the end, as much as 2 % of the variance of the velocity
-
-
-@dataclass(frozen=True)
-class PathSettings(MethodSettings):
-    """The path from noise to data, and where on it training draws."""
-
-    schedule: str = setting("ot", help="Homotopy schedule from noise to data.", choices=names.SCHEDULES)
-    floor: float | None = setting(
-        None, help="Noise left at the data: sigma_min, or nu of the log-homotopy.", low=1e-6, high=0.5
-    )
-    data_std: float = setting(0.5, help="Standard deviation of the standardised data.", low=1e-3, high=1e3)
-    angle_mean: float | None = setting(
-        None, help="Mean of the log signal-to-noise ratio at which training draws.", low=-10, high=10
-    )
-    angle_std: float | None = setting(None, help="Standard deviation of that ratio.", low=1e-3, high=10)
-
-    @property
-    def homotopy(self) -> Homotopy:
-        """The schedule."""
-        parameters: dict[str, object] = {"name": self.schedule}
-        if self.floor is not None:
-            parameters["nu" if self.schedule == "log-homotopy" else "sigma_min"] = self.floor
-        return homotopy.from_dict(parameters)
-
-    @property
-    def angles(self) -> AngleDistribution:
-        """Where training draws; that of 64 dimensions where nothing is set."""
-        default = AngleDistribution()
-        mean = default.mean if self.angle_mean is None else self.angle_mean
-        return AngleDistribution(mean, default.std if self.angle_std is None else self.angle_std)
-
-
-def path_defaults(data: DataShape) -> dict[str, Any]:
-    """Where training draws for data of this dimension."""
-    angles = AngleDistribution.for_dimensions(data.dimension)
-    return {"angle_mean": angles.mean, "angle_std": angles.std}
+CONTRAST = 0.02  # at the end of a run one nat of the contrast counts as much as 2 % of the variance of the velocity
 
 
 @dataclass(frozen=True)
 class VPFBSettings(PathSettings):
-    """What the potential is trained with."""
+    """The settings of the path and of the losses."""
 
     objective: str = setting("stein", help="Loss function.", choices=names.OBJECTIVES)
     contrast: float | None = setting(
@@ -73,7 +36,7 @@ class VPFBSettings(PathSettings):
 
 
 class VPFB(Method):
-    """One potential whose gradient is the flow, and whose value is the energy."""
+    """Training of one potential, whose gradient is the velocity of a flow and whose value gives an energy."""
 
     name: ClassVar[str] = "vpfb"
     Settings = VPFBSettings
@@ -91,7 +54,7 @@ class VPFB(Method):
             raise ConfigError("the official objective is defined for the schedule ot only", hint="--schedule ot")
         if settings.objective == "official" and processes > 1:
             raise ConfigError(
-                "the official objective takes its statistics over the whole batch, which cannot be divided",
+                "the official objective uses statistics of the whole batch, which therefore cannot be divided",
                 hint="train in one process",
             )
         if settings.contrast and not data.classes:
@@ -127,7 +90,7 @@ class VPFB(Method):
 
             return mean
 
-        # The contrast sets in while the learning rate falls. Earlier, it slows down learning to draw.
+        # The contrast begins when the learning rate falls. Earlier it would slow down learning to sample.
         weight = (self.settings.contrast or 0.0) * at.cooling
         if weight and batch.condition is not None:
             yield Loss("contrast", mean_of(contrast, "contrast"), weight, unit=PAIR_EVERY)
@@ -135,8 +98,8 @@ class VPFB(Method):
         yield Loss(objective, mean_of(OBJECTIVES[objective], "step"), divisible=self.divisible)
 
     def held_out(self, field: PotentialField, data: Validation) -> dict[str, Tensor]:
-        """`residual`: E‖∇N − y‖²/d at the angles where training draws; 1 for a Gaussian potential."""
-        points = PathPoints.of(field.potential.angle_range, field.angles, data)
+        """The `residual` ‖∇N − y‖²/d of each datum at the angles of training; its mean is 1 for N = 0."""
+        points = ValidationPoints.of(field.potential.angle_range, field.angles, data)
         with torch.no_grad():
             values = residual(
                 field.potential, points.data * self.settings.data_std, points.angle, points.noise, points.condition
@@ -147,15 +110,15 @@ class VPFB(Method):
         self, field: PotentialField, data: Validation, classes: Sequence[int], gradients: int | None, batch_size: int
     ) -> Normaliser | None:
         effort = 1.0 if gradients is None else min(1.0, gradients / self.calibration_cost(field, classes))
-        if effort < calibration.LEAST_EFFORT:
+        if effort < estimation.LEAST_EFFORT:
             return None
-        return calibration.calibrate(
+        return estimation.calibrate(
             field.potential, data.data, data.condition, classes, seed=data.seed, unconditional=field.has_null,
-            batch_size=batch_size, **calibration.counts(effort),
+            batch_size=batch_size, **estimation.counts(effort),
         )  # fmt: skip
 
     def calibration_cost(self, field: PotentialField, classes: Sequence[int]) -> int:
-        return calibration.cost(levels(field.potential), classes)
+        return estimation.cost(levels(field.potential), classes)
 
     def read_calibration(self, document: Mapping[str, Any]) -> Normaliser:
         return Normaliser.from_dict(document)
@@ -164,34 +127,11 @@ class VPFB(Method):
         return {"schedule": self.settings.schedule}
 
 
-@dataclass(frozen=True)
-class PathPoints:
-    """Points of the path for validation: fixed data with fixed angles and noise, so that figures can be compared."""
-
-    data: Tensor
-    condition: Tensor | None
-    angle: Tensor
-    noise: Tensor
-
-    @classmethod
-    def of(cls, angle_range: tuple[float, float], angles: AngleDistribution, data: Validation) -> PathPoints:
-        """The points of the wanted rows; their angles stand at equal quantiles of the distribution."""
-        z, count = data.data, len(data.data)
-        rows = data.rows or range(count)
-        # Strata in an order that has nothing to do with that of the data.
-        order = torch.randperm(count, generator=noise.generator(data.seed, "held-out angles"))
-        quantiles = ((order[rows.start : rows.stop] + 0.5) / count).to(z.device)
-        chosen = slice(rows.start, rows.stop)
-        epsilon = noise.normal(z.shape[1:], data.seed, rows, "held-out").to(z)
-        condition = None if data.condition is None else data.condition[chosen]
-        return cls(z[chosen], condition, angles.quantile(quantiles, angle_range), epsilon)
-
-
 def settings_of(potential: Potential) -> VPFBSettings:
-    """The settings that make such a potential: its schedule, and the deviation of its data.
+    """The settings that describe a potential: its schedule, its objective and the standard deviation of its data.
 
     Raises:
-        ValueError: a schedule with parameters that no setting names.
+        ValueError: the schedule has parameters that the settings cannot express.
     """
     description = potential.homotopy.to_dict()
     floor = description.get("nu", description.get("sigma_min"))

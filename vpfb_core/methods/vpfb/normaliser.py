@@ -1,26 +1,32 @@
 """The normaliser C(φ) of the explicit density log ρ_u(u, φ) = −½‖u‖² + tan φ · N(u, φ) + C(φ).
 
-N may be shifted by any function of φ without changing the flow, so C is not known beforehand. It follows from the
-data: with R(φ) = E‖∇N − y‖², the denoising residual, the variational bound on the entropy of ρ_φ is (by the I-MMSE
-relation of Guo, Shamai & Verdú 2005, and as the bound of Kingma et al. 2021, arXiv 2107.00630, written on the arc)
+Adding a function of φ to N does not change the flow, so that C is not known beforehand. It follows from the data. Let
+R(φ) = E‖∇N − y‖² be the denoising residual. The variational bound on the entropy of ρ_φ is
 
-    h(φ) = (d/2) log 2πe − ∫ tan φ (d − R) dφ    from the prior to φ,
+    h(φ) = (d/2) log 2πe − ∫ tan φ (d − R) dφ    from the prior to φ
 
-and C(φ) is what makes the mean of −log ρ_u over the data equal to it. Half of the terms cancel:
+(the I-MMSE relation of Guo, Shamai & Verdú 2005; the bound of Kingma et al. 2021, arXiv 2107.00630, on the arc). C(φ)
+is chosen so that the mean of −log ρ_u over the data is h(φ). Half of the terms cancel:
 
     C(φ) = −(d/2) log 2π − E[tan φ · N(u, φ)] + ∫ tan φ · E[2 ∇N·y − ‖∇N‖²] dφ.
 
-No second derivative and no score of the data appear. In expectation this is the integral of
-C' = E[−Δ_u N − ∇N·score − ∂_φ(−½‖u‖² + tan φ N)] over u ~ ρ_φ, whatever N is.
+This needs no second derivative and no score of the data. In expectation it is, for every N, the integral of
+C' = E[−Δ_u N − ∇N·score − ∂_φ(−½‖u‖² + tan φ N)] over u ~ ρ_φ.
 
-For the exact N, C makes exp(log ρ_u) integrate to 1. For a learned N it does so up to a difference of second order in
-the error of N: with p the normalised density of the energy, C − C_p = KL(ρ_φ ‖ p) − ∫ tan φ E‖∇N − v‖² dφ, v the
-exact velocity. In the plane, by quadrature, that was about −0.02, −0.09 and −0.36 nats at cot φ = 0.1 for energies off
-by waves of height 0.2, 0.5 and 1. The anchor is an independent estimate of C_p: the mean over data of log p_flow less
-the unnormalised log-density, by the flow's own likelihood. It differs from C_p by KL(ρ_φ ‖ p) − KL(ρ_φ ‖ p_flow), which
-was up to six times as much there, so an anchor that agrees says that the potential is consistent with its own flow.
+For the exact N, exp(log ρ_u) with this C integrates to 1. For a learned N the deviation is of second order in the error
+of N: if p is the normalised density of the energy, C_p its constant, and v the exact velocity, then
 
-The constant of a class is that without condition plus their difference, which is known far better (`calibration.py`).
+    C − C_p = KL(ρ_φ ‖ p) − ∫ tan φ E‖∇N − v‖² dφ.
+
+In two dimensions, by quadrature, it was about −0.02, −0.09 and −0.36 nats at cot φ = 0.1 for energies with errors in
+the form of waves of height 0.2, 0.5 and 1.
+
+The anchor is an independent estimate of C_p: the mean over data of log p_flow minus the unnormalised log-density, where
+p_flow is the likelihood of the flow. It differs from C_p by KL(ρ_φ ‖ p) − KL(ρ_φ ‖ p_flow), which was up to six times
+as large in that example. An anchor that agrees with C shows that the potential is consistent with its own flow.
+
+The constant of a class is the unconditional constant plus a difference, which is known much more accurately
+(`estimation.py`).
 """
 
 from __future__ import annotations
@@ -38,40 +44,53 @@ if TYPE_CHECKING:
     from vpfb_core.methods.vpfb.potential import Potential
 
 LEVELS_PER_DECADE = 10
-HIGHEST_NOISE = 10**1.5  # cot φ of the first level; below it next to nothing of the data is left
-REPORTED = (2.0, 1.0, 0.5, 0.2, 0.1)  # cot φ of the levels that tables show, where the floor lies below
-LARGEST = 1e300  # of numbers that are read: NaN and infinity are not below it, and a whole number beyond is no float
-LEAST_NOISE = 0.1  # no density is quoted at less: tan φ magnifies the error of N
+HIGHEST_NOISE = 10**1.5  # cot φ of the first level; at more noise the density hardly depends on the data
+REPORTED = (2.0, 1.0, 0.5, 0.2, 0.1)  # cot φ of the levels in tables, as far as they are above the floor
+LARGEST = 1e300  # the limit of numbers in a file, which excludes NaN, infinity and integers that no float can hold
+LEAST_NOISE = 0.1  # the lowest level at which densities are reported, since tan φ multiplies the error of N
 
 
 @dataclass(frozen=True)
 class Constants:
-    """C of one condition at every level, nats, with its standard error."""
+    """C of one condition at every level, in nats.
+
+    Attributes:
+        value: C at each level.
+        error: the standard error of C at each level.
+        points: the number of data from which it was estimated.
+    """
 
     value: tuple[float, ...]
     error: tuple[float, ...]
-    points: int  # of the data that it was estimated from
+    points: int
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """C by the flow's likelihood less C as kept, without condition, at one level; nats."""
+    """The difference of the unconditional C by the flow's likelihood and C of the normaliser, in nats.
 
-    noise: float  # cot φ
+    Attributes:
+        noise: cot φ of the level.
+        difference: the difference.
+        error: the standard error of the difference.
+    """
+
+    noise: float
     difference: float
-    error: float  # standard error of the difference
+    error: float
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """C(φ) without condition and for each class alone, at levels uniform in log tan φ.
+    """C(φ) without a condition and for each single class, at levels uniform in log tan φ.
 
     Attributes:
-        dimension: d.
-        noise: cot φ of the levels, the noise-to-signal ratio, falling towards the data.
-        constants: by condition: the class index in each group, −1 for none; at most one is a class.
-        anchor: an independent estimate beside it.
-        seed: of the noise that it was estimated with.
+        dimension: the number of values per datum, d.
+        noise: cot φ of the levels, falling towards the data.
+        constants: the constants by condition, which is the class index in each group, −1 for none. At most one index of
+            a condition is a class.
+        anchor: an independent estimate at the reported levels.
+        seed: the seed of the noise of the estimate.
     """
 
     dimension: int
@@ -82,26 +101,26 @@ class Normaliser:
 
     @property
     def quoted_level(self) -> float:
-        """cot φ of the level nearest the data at which densities are quoted: the first at or above 0.1."""
+        """cot φ of the level at which densities are reported by default: the lowest level not below 0.1."""
         return min((noise for noise in self.noise if noise > 0.99 * LEAST_NOISE), default=self.noise[-1])
 
     @property
     def reported(self) -> tuple[int, ...]:
-        """Indices of the levels that tables show."""
+        """The indices of the levels that tables contain."""
         wanted = [_level(noise) for noise in REPORTED]
         return tuple(i for i, noise in enumerate(self.noise) if _level(noise) in wanted)
 
     def constant(self, level: float, condition: Sequence[int] | None = None) -> float:
-        """C at cot φ = level, by cubic interpolation in log tan φ between the levels, nats.
+        """C in nats, by cubic interpolation in log tan φ between the levels.
 
-        Towards the prior it goes to −(d/2) log 2π in proportion to tan φ; past the last level, which is less than one
-        level from the floor, it goes on as a line.
+        Above the first level the difference to −(d/2) log 2π, the value at the prior, is proportional to tan φ. Below
+        the last level, which is less than one level above the floor, C is extrapolated linearly.
 
         Args:
-            level: cot φ > 0; infinite for the prior.
-            condition: the class index in each group, −1 for none; None is without condition.
+            level: the noise level cot φ > 0; infinite at the prior.
+            condition: the class index in each group, −1 for none; None is unconditional.
         Raises:
-            ConfigError: a condition that is not calibrated, such as two classes at once.
+            ConfigError: the condition is not calibrated, for example because it has two classes.
         """
         values = self._of(self._null if condition is None else tuple(condition)).value
         prior, last = -0.5 * self.dimension * _LOG_2PI, len(self.noise) - 1
@@ -112,15 +131,15 @@ class Normaliser:
             return prior + (values[0] - prior) * self.noise[0] / level
         if position > last:
             return values[last] + (values[last] - values[max(last - 1, 0)]) * (position - last)
-        # The four nearest levels; at either end of the row the four that are there.
+        # The four nearest levels; at either end the first or the last four.
         left = min(max(int(position) - 1, 0), max(last - 3, 0))
         nodes = range(left, min(left + 4, last + 1))
         return float(krogh_interpolate(nodes, [values[node] for node in nodes], position))
 
     def require_shape(self, dimension: int, groups: int) -> None:
-        """ValueError if the constants are of data of another dimension, or of another number of condition groups."""
+        """Raise ValueError if the constants belong to another dimension or another number of condition groups."""
         if self.dimension != dimension or any(len(condition) != groups for condition in self.constants):
-            raise ValueError("its normaliser is that of other data or classes")
+            raise ValueError("the normaliser belongs to other data or classes")
 
     def knows(self, condition: Sequence[int]) -> bool:
         """Whether this condition is calibrated."""
@@ -128,21 +147,22 @@ class Normaliser:
 
     @property
     def _null(self) -> tuple[int, ...]:
+        """The unconditional condition, −1 in every group."""
         return next(condition for condition in self.constants if all(index < 0 for index in condition))
 
     def _of(self, condition: tuple[int, ...]) -> Constants:
         if condition not in self.constants:
             raise ConfigError(
                 f"no normaliser for the class indices {list(condition)}",
-                hint="densities are calibrated without condition and for one class at a time",
+                hint="densities are calibrated without a condition and for single classes",
             )
         return self.constants[condition]
 
     def describe(self, std: float) -> list[dict[str, float | None]]:
-        """What there is to say of each reported level, without condition: JSON values.
+        """The unconditional constants at the reported levels, one row of JSON values per level.
 
         Args:
-            std: of the images in units of [0, 1], for the blur in grey levels.
+            std: the standard deviation of the images in units of [0, 1], which gives the blur in grey levels.
         """
         constants, anchors = self._of(self._null), {_level(anchor.noise): anchor for anchor in self.anchor}
         rows: list[dict[str, float | None]] = []
@@ -161,7 +181,7 @@ class Normaliser:
         return rows
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, as `from_dict` reads them and checkpoints keep them."""
+        """JSON values from which `from_dict` returns this normaliser."""
         return {
             "dimension": self.dimension,
             "noise": list(self.noise),
@@ -172,7 +192,11 @@ class Normaliser:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Normaliser:
-        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError where the document is not one."""
+        """The normaliser that `to_dict` described.
+
+        Raises:
+            KeyError, TypeError, ValueError: the document does not describe a normaliser.
+        """
         constants = {
             tuple(entry["condition"]): Constants(
                 tuple(map(_number, entry["value"])), tuple(map(_number, entry["error"])), entry["points"]
@@ -186,9 +210,9 @@ class Normaliser:
         if any(not len(entry.value) == len(entry.error) == len(noise) for entry in constants.values()):
             raise ValueError("a normaliser needs one constant per level")
         if not noise or min(*noise, *(entry.noise for entry in anchor), 1) <= 0:
-            raise ValueError("a normaliser needs levels of noise above 0")
+            raise ValueError("a normaliser needs noise levels above 0")
         if not any(all(type(index) is int and index < 0 for index in condition) for condition in constants):
-            raise ValueError("a normaliser needs constants without condition")
+            raise ValueError("a normaliser needs unconditional constants")
         if type(document["dimension"]) is not int or type(document["seed"]) is not int:
             raise ValueError("the dimension and the seed of a normaliser are whole numbers")
         return cls(document["dimension"], noise, constants, anchor, document["seed"])
@@ -198,7 +222,7 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value of JSON is a number that a float can hold."""
+    """Whether a JSON value is a finite number that a float can hold."""
     return type(value) in (int, float) and abs(value) < LARGEST  # type: ignore[arg-type]
 
 
@@ -209,7 +233,7 @@ def _number(value: object) -> float:
 
 
 def levels(potential: Potential) -> tuple[float, ...]:
-    """cot φ from `HIGHEST_NOISE` down to the floor, ten per decade, powers of ten and their tenths among them."""
+    """The noise levels of a normaliser: cot φ = 10^(−k/10) for integers k, from `HIGHEST_NOISE` down to the floor."""
     start, floor = potential.angle_range
     first = max(_level(HIGHEST_NOISE), math.ceil(LEVELS_PER_DECADE * math.log10(max(math.tan(start), 1e-9))))
     last = math.floor(LEVELS_PER_DECADE * math.log10(math.tan(floor)) + 1e-9)
@@ -217,5 +241,5 @@ def levels(potential: Potential) -> tuple[float, ...]:
 
 
 def _level(noise: float) -> int:
-    """The number of a level: ten times log₁₀ tan φ."""
+    """The number k of a level: ten times log₁₀ tan φ, rounded."""
     return round(-LEVELS_PER_DECADE * math.log10(noise))

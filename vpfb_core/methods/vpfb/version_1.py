@@ -1,4 +1,4 @@
-"""Files of format version 1, in which there was one method: documents and tensor names as they are written today."""
+"""Conversion of files of format version 1, which had only one method, to the current documents and tensor names."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 METHOD = "vpfb"
 _POTENTIALS = {"arc": "stein", "unpreconditioned": "official"}
-_FIELD = "potential.network."  # what the names of the network's tensors begin with in the field of that method
+_FIELD = "potential.network."  # the prefix of the network's tensors in the field of that method
 _STATE_PREFIXES = ("network/", "ema/", "adam/exp_avg/", "adam/exp_avg_sq/")
 
 
 def upgraded(document: dict[str, Any]) -> dict[str, Any]:
-    """The document of a model file as today's version writes it; what does not fit is left for the reader to refuse."""
+    """The document of a model file in the current format. The reader refuses what does not fit."""
     if document.get("format") != 1:
         return document
     homotopy = document.get("homotopy")
@@ -39,12 +39,12 @@ def upgraded(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a network by their names in the field of today."""
+    """The tensors of a network by their current names in the field."""
     return {_FIELD + _current(name): tensor for name, tensor in tensors.items()}
 
 
 def state_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a training state by their names of today."""
+    """The tensors of a training state by their current names."""
     renamed = {}
     for name, tensor in tensors.items():
         prefix = next((prefix for prefix in _STATE_PREFIXES if name.startswith(prefix)), None)
@@ -53,5 +53,5 @@ def state_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _current(name: str) -> str:
-    """Today's name of a network's tensor."""
+    """The current name of a tensor of the network."""
     return name.replace("embedding.angle.", "embedding.level.")

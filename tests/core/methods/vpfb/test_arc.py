@@ -12,7 +12,7 @@ from problems import MIXTURES, STD, ExactNetwork, Mixture, draw_at
 from torch import Tensor
 
 from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.arc import Place
+from vpfb_core.methods.vpfb.arc import ArcPosition
 
 LEVELS = (1e-6, 1.7e-4, 2e-3, 0.1, 1 / 3, 1.0, math.sqrt(3), 31.6, 1e5)
 DIGITS = 1e-15  # a few roundings of float64
@@ -40,7 +40,7 @@ def exact(level: float) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_sine_cosine_and_tangent_of_a_level_are_exact_to_float64(level: float) -> None:
-    place = Place.at_level(level)
+    place = ArcPosition.at_level(level)
     assert (place.sine, place.cosine, place.tangent) == pytest.approx(exact(level), rel=DIGITS, abs=0)
 
 
@@ -48,7 +48,7 @@ def test_sine_cosine_and_tangent_of_a_level_are_exact_to_float64(level: float) -
 def test_the_angle_of_a_level_is_the_one_whose_cotangent_it_is(level: float) -> None:
     angle = KNOWN_ANGLES[level]
     assert arc.angle(level) == pytest.approx(angle, rel=DIGITS, abs=0)
-    assert Place.at_level(level).angle == arc.angle(level)
+    assert ArcPosition.at_level(level).angle == arc.angle(level)
     assert arc.level(angle) == pytest.approx(level, rel=DIGITS, abs=0)
 
 
@@ -77,7 +77,7 @@ def test_the_level_of_an_angle_near_the_right_angle_keeps_every_digit_of_the_ang
 
 
 def test_an_infinite_level_is_pure_noise_at_the_angle_zero() -> None:
-    assert Place.at_level(math.inf) == Place(angle=0.0, sine=0.0, cosine=1.0, tangent=0.0)
+    assert ArcPosition.at_level(math.inf) == ArcPosition(angle=0.0, sine=0.0, cosine=1.0, tangent=0.0)
     assert arc.angle(math.inf) == 0
     assert arc.level(0.0) == math.inf
 
@@ -127,7 +127,7 @@ def test_energy_and_score_of_gaussian_data_are_those_of_the_gaussian_at_that_lev
 ) -> None:
     """z ~ N(0, v): u has the variance s² = v sin² φ + cos² φ, and its flow u ∝ s has N = ½ (log s)' ‖u‖²."""
     u = draws()[0]
-    place = Place.at_level(level)
+    place = ArcPosition.at_level(level)
     spread = (variance + level**2) / (1 + level**2)
     rate = (variance - 1) * place.sine * place.cosine / spread
     energy, score = place.energy(u, 0.5 * rate * u.square().sum(1)), place.score(u, rate * u)
@@ -139,7 +139,7 @@ def test_energy_and_score_of_gaussian_data_are_those_of_the_gaussian_at_that_lev
 @pytest.mark.parametrize("level", [0.1, 0.5, 2.0, 20.0])
 @pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES.keys())
 def test_energy_and_score_of_a_mixture_are_those_of_its_log_density(mixture: Mixture, level: float) -> None:
-    u, place = draw_at(mixture, level, 40).requires_grad_(), Place.at_level(level)
+    u, place = draw_at(mixture, level, 40).requires_grad_(), ArcPosition.at_level(level)
     value = ExactNetwork(mixture)(u, torch.full((40,), place.angle, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(value.sum(), u)
     mean, std = torch.tensor([place.sine / STD, place.cosine], dtype=torch.float64)
@@ -150,6 +150,6 @@ def test_energy_and_score_of_a_mixture_are_those_of_its_log_density(mixture: Mix
 
 
 def test_energy_at_pure_noise_is_that_of_the_standard_normal_whatever_the_potential() -> None:
-    u, place = draws()[0], Place.at_level(math.inf)
+    u, place = draws()[0], ArcPosition.at_level(math.inf)
     torch.testing.assert_close(place.energy(u, 7 * u[:, 0]), 0.5 * u.square().sum(1))
     torch.testing.assert_close(place.score(u, 7 * u), -u)

@@ -12,8 +12,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 from vpfb_core.methods.vpfb.contrast import contrast
+from vpfb_core.methods.vpfb.draws import Part
 from vpfb_core.methods.vpfb.homotopy import OT
-from vpfb_core.methods.vpfb.objectives import AngleDistribution, Part
+from vpfb_core.methods.vpfb.path import AngleDistribution
 from vpfb_core.methods.vpfb.potential import Potential
 
 

@@ -18,6 +18,7 @@ from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.transport import DEFAULT_METHOD
 from vpfb_core.methods.vpfb import objectives
+from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES
 from vpfb_core.uses import evaluation
 from vpfb_core.uses.evaluation import distances, features, neighbours, real
 from vpfb_core.uses.evaluation.preparation import FLOW_IMAGES
@@ -102,7 +103,7 @@ def test_what_is_measured_on_real_images_is_what_the_model_says_of_them(digits: 
 
     data = digits.standardise(unseen)
     epsilon = noise.normal(data.shape[1:], 5, range(len(data)), "another")
-    angles = objectives.DEFAULT_ANGLES.sample(
+    angles = DEFAULT_ANGLES.sample(
         len(data), digits.potential.angle_range, like=data, generator=torch.Generator().manual_seed(5)
     )
     with torch.no_grad():
