@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from vpfb_cli.options import MODEL, at_least_one, option
+from vpfb_cli.wording import one_of
+from vpfb_core.names import SOLVERS
 
 if TYPE_CHECKING:
     from vpfb_cli.output import Output
@@ -40,11 +42,7 @@ class Flow:
 
     solver: Annotated[
         str | None,
-        option(
-            "--solver NAME",
-            FLOW,
-            "arc3, euler, midpoint, heun, rk4, ab2 or ab3 (with --nfe); bosh3 or dopri5 (with --rtol).",
-        ),
+        option("--solver NAME", FLOW, f"{one_of(SOLVERS)}. Adaptive solvers take --rtol and --atol, the others --nfe."),
     ] = None
     nfe: Annotated[
         int | None, option("--nfe N", FLOW, "Number of gradient evaluations per image.", callback=at_least_one)

@@ -1,6 +1,8 @@
-"""Durations, sizes and counts as people read them."""
+"""Durations, sizes, counts and lists of names as people read them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def duration(seconds: float) -> str:
@@ -24,3 +26,9 @@ def byte_count(count: float) -> str:
 def counted(count: int, noun: str) -> str:
     """1 thread, 1,000 threads."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def one_of(names: Sequence[object]) -> str:
+    """a, b or c."""
+    *others, last = map(str, names)
+    return f"{', '.join(others)} or {last}" if others else last

@@ -13,8 +13,9 @@ from vpfb_cli.models import open_model
 from vpfb_cli.options import OUTPUT, BatchSizeOption, CountOption, Machine, ModelOption, at_least_one, option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
-from vpfb_cli.wording import duration
+from vpfb_cli.wording import duration, one_of
 from vpfb_core.errors import ConfigError
+from vpfb_core.names import MCMC
 
 if TYPE_CHECKING:
     from vpfb_core.api import Model
@@ -42,7 +43,7 @@ def compose(
     model: ModelOption = None,
     mcmc: Annotated[
         str,
-        option("--mcmc none|ula|mala", CHAINS, "mala is exact. none is the composed flow alone, biased for & and ~."),
+        option("--mcmc NAME", CHAINS, f"{one_of(MCMC)}. mala is exact; none is the flow alone, biased for & and ~."),
     ] = "mala",
     mcmc_steps: Annotated[
         int | None,

@@ -64,9 +64,7 @@ def eval_(
     ] = None,
     fit_features: Annotated[
         bool,
-        option(
-            "--fit-features", FEATURES, "Only train the features classifier on the labels of the data, in a minute."
-        ),
+        option("--fit-features", FEATURES, "Train the features classifier on the labels of the data, then exit."),
     ] = False,
     model: ModelOption = None,
     flow: Flow,

@@ -10,7 +10,9 @@ from vpfb_cli.models import open_model
 from vpfb_cli.options import DATA, OUTPUT, BatchSizeOption, DataAccess, Machine, ModelOption, at_least_one, option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
+from vpfb_cli.wording import one_of
 from vpfb_core.errors import DataError
+from vpfb_core.names import SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,9 +37,8 @@ def ood(
         option(
             "--score NAME",
             "Scores",
-            "multiscale, energy, gradient, typicality, density, likelihood (slow), or all except likelihood: all. "
-            "Can be repeated.",
-            show_default="multiscale",
+            f"{one_of(SCORES)}; all stands for all but the slow ones. Can be repeated.",
+            show_default=SCORES[0],
         ),
     ] = None,
     model: ModelOption = None,

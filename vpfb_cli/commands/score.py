@@ -13,7 +13,9 @@ from vpfb_cli.models import open_model
 from vpfb_cli.options import OUTPUT, BatchSizeOption, DataAccess, Machine, ModelOption, option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
+from vpfb_cli.wording import one_of
 from vpfb_core.errors import ConfigError
+from vpfb_core.names import SCORES
 
 IN_MONTAGE, IN_JSON, IN_NOTE = 64, 20, 5  # how many of the greatest outliers are shown
 
@@ -32,9 +34,7 @@ def score(
             f"The {IN_MONTAGE} greatest outliers, from the top left, as the model saw them.",
         ),
     ] = None,
-    name: Annotated[
-        str, option("--score NAME", "Score", "multiscale, energy, gradient, typicality, density or likelihood.")
-    ] = "multiscale",
+    name: Annotated[str, option("--score NAME", "Score", f"{one_of(SCORES)}.")] = SCORES[0],
     model: ModelOption = None,
     access: DataAccess,
     batch_size: BatchSizeOption = 64,

@@ -16,7 +16,7 @@ from vpfb_cli import output, signals
 from vpfb_cli.options import DATA, MACHINE, DataAccess, Machine, option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
-from vpfb_cli.wording import byte_count, counted, duration
+from vpfb_cli.wording import byte_count, counted, duration, one_of
 from vpfb_core import names
 from vpfb_core.config import (
     SECTIONS,
@@ -47,8 +47,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 def _choice(setting: str, usage: str, panel: str, help: str) -> Any:
     """An option whose help names the values that exist, in the place of {}."""
-    *others, last = CHOICES[setting]
-    return option(usage, panel, help.format(f"{', '.join(others)} or {last}"))
+    return option(usage, panel, help.format(one_of(CHOICES[setting])))
 
 
 def train(
