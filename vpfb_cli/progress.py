@@ -87,7 +87,7 @@ class _VisibleBar(Bar):
     def __init__(self, description: str, interval: float) -> None:
         self.description = description
         self.fraction = 0.0
-        self.fields_in_words = ""
+        self.fields_text = ""
         self._fields: Fields | Callable[[], Fields] = NO_FIELDS
         self._complete = False  # whether 100 % has been shown
         self._interval = interval
@@ -114,7 +114,7 @@ class _VisibleBar(Bar):
     def _refresh(self, now: float) -> None:
         fields = self._fields() if callable(self._fields) else self._fields
         self._complete = self.fraction >= 1
-        self.fields_in_words = ", ".join(f"{name} {_in_words(value)}" for name, value in fields.items())
+        self.fields_text = ", ".join(f"{name} {_as_text(value)}" for name, value in fields.items())
         self.show(self._timing(now))
 
     def _timing(self, now: float) -> str:
@@ -137,7 +137,7 @@ class PlainBar(_VisibleBar):
         self._say = say
 
     def show(self, timing: str) -> None:
-        parts = [f"{self.fraction:.0%}", self.fields_in_words, timing]
+        parts = [f"{self.fraction:.0%}", self.fields_text, timing]
         self._say(f"{self.description}: {', '.join(part for part in parts if part)}")
 
 
@@ -184,7 +184,7 @@ class TerminalBar(_VisibleBar):
         line.add_column(justify="right", no_wrap=True)
         bar = ProgressBar(total=1.0, completed=min(max(self.fraction, 0.0), 1.0))
         line.add_row(Text(self.description), bar, Text(f"{self.fraction:.0%}, {self._timing_in_words}".rstrip(", ")))
-        return Group(line, Text(self.fields_in_words, style="dim")) if self.fields_in_words else line
+        return Group(line, Text(self.fields_text, style="dim")) if self.fields_text else line
 
 
 def _stderr_console() -> Console:
@@ -197,5 +197,5 @@ def _stderr_console() -> Console:
     return StderrConsole(stderr=True, highlight=False)
 
 
-def _in_words(value: object) -> str:
+def _as_text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -135,7 +135,7 @@ def test_a_second_signal_stops_at_once() -> None:
     assert end(child) == (130, "", "vpfb: interrupted\n")
 
 
-def test_one_wish_delivered_twice_is_still_one() -> None:
+def test_one_request_sent_twice_is_still_one() -> None:
     child = start("training")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):  # as `timeout` and wrappers do
         child.send_signal(number)

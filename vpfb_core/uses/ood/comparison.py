@@ -72,7 +72,7 @@ def score_sets(
     found: dict[Key, dict[str, Tensor]] = {key: {} for key in sets}
     group = distributed.group()
 
-    def hear(n: int) -> None:
+    def report(n: int) -> None:
         if on_progress is not None:
             on_progress((done + n * group.count) / total)
 
@@ -81,7 +81,7 @@ def score_sets(
 
             def scored(rows: range, images: ImageSet = images, name: str = name) -> Tensor:
                 some = images.images[rows.start : rows.stop]
-                return score(model, some, name, seed=seed, first=rows.start, batch_size=batch_size, on_batch=hear)
+                return score(model, some, name, seed=seed, first=rows.start, batch_size=batch_size, on_batch=report)
 
             if (parts := group.sharded(len(images), scored)) is not None:
                 found[key][name] = torch.cat(parts) if parts else torch.empty(0)
