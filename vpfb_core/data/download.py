@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 import socket
+import tarfile
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -88,7 +89,7 @@ def located(name: str, files: Files, split: str, options: LoadOptions, fetch: Ca
     warnings.warn(f"'{name}' is not in {root}: downloading {files.size} from {files.source}", stacklevel=2)
     try:
         with _beside(root) as temporary:
-            with _patience(), _silence():
+            with _patience(), _silence(), _containment():
                 fetch(temporary)
             for file in files.train + files.test:
                 _move(temporary / file, root / file)
@@ -126,6 +127,17 @@ def _patience() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _containment() -> Iterator[None]:
+    """Refuse tar members that lead out of the folder they are extracted into; before Python 3.14 nothing does."""
+    before = tarfile.TarFile.__dict__.get("extraction_filter")
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 @contextlib.contextmanager
