@@ -129,8 +129,8 @@ def other_setting(scene: Scene) -> tuple[Ended, str]:
 
 
 def edited_settings(scene: Scene) -> tuple[Ended, str]:
-    lines = [line for line in scene.run.config.read_text().splitlines() if not line.startswith("lr ")]
-    scene.run.config.write_text("\n".join([*lines, "lr = 0.5"]))
+    lines = scene.run.config.read_text().splitlines()
+    scene.run.config.write_text("\n".join("lr = 0.5" if line.startswith("lr ") else line for line in lines))
     return scene.vpfb("train", "--resume", "run"), scene.kept
 
 

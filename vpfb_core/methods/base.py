@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.solver import Solver
+from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods import transport
 from vpfb_core.settings import Settings, setting
@@ -364,6 +365,8 @@ class Method(ABC):
         Returns:
             A `Solution` whose x are data of unit variance, (N, …).
         """
+        if not isinstance(field, Transports):
+            raise ConfigError(f"the method {self.name} has no flow and no other way to draw samples")
         return transport.decode(field, codes, condition, solver, guidance=guidance, keep_path=keep_path)
 
     def calibrate(

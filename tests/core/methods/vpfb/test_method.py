@@ -1,0 +1,236 @@
+"""VPFB as a training method: its losses, its held-out figure, its defaults, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from problems import (
+    STD,
+    LateHomotopy,
+    PowerHomotopy,
+    anisotropic,
+    exact_field,
+    isotropic_gaussian,
+)
+from torch import Tensor, nn
+
+from vpfb_core.dynamics.per_sample import expand_to
+from vpfb_core.errors import ConfigError
+from vpfb_core.methods.base import Batch, DataShape, Loss, Moment, Validation
+from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
+from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy, LogHomotopy
+from vpfb_core.methods.vpfb.method import CONTRAST, VPFB, PathPoints, VPFBSettings, settings_of
+from vpfb_core.methods.vpfb.normaliser import levels
+from vpfb_core.methods.vpfb.objectives import OBJECTIVES, AngleDistribution
+from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
+
+PLANE = DataShape((2,))
+CLASSES = DataShape((2,), (3,))
+
+
+class Small(nn.Module):
+    """A fixed small potential that depends on the class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 6, dtype=torch.float64), nn.Linear(6, 1, dtype=torch.float64)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
+        known = torch.zeros(len(u), 1, dtype=u.dtype) if condition is None else condition.to(u.dtype)
+        return self.outer(torch.tanh(self.inner(torch.cat([u, angle[:, None], known], 1)))).squeeze(1)
+
+
+class Denoiser(nn.Module):
+    """Answers half of its input, in its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return self.gain * u + 0 * expand_to(angle, u)
+
+
+def vpfb(**settings: Any) -> VPFB:
+    return VPFB(VPFBSettings(**settings))
+
+
+def batch(n: int, condition: Tensor | None = None) -> Batch:
+    return Batch(anisotropic().sample(n, torch.Generator().manual_seed(4)) / STD, condition, 0, n)
+
+
+def values(losses: list[Loss], n: int) -> dict[str, float]:
+    return {loss.name: float(loss.value(slice(0, n)).detach()) for loss in losses}
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_loss_is_the_objective_of_standardised_data_with_the_draws_of_the_moment(name: str) -> None:
+    method, network, n, moment = vpfb(objective=name, angle_mean=0.3), Denoiser(), 9, Moment(5, rollbacks=1, seed=2)
+    field, given = method.field(network, PLANE), batch(9)
+    (loss,) = method.losses(field, given, moment)
+    kind = UnpreconditionedPotential if name == "official" else Potential
+    expected = OBJECTIVES[name](
+        kind(network, OT(), STD), given.data * STD, generator=moment.generator("step"),
+        angles=AngleDistribution(0.3, 1.2),
+    )  # fmt: skip
+    torch.testing.assert_close(loss.value(slice(0, n)), expected)
+    assert (loss.name, loss.weight, loss.divisible) == (name, 1.0, name != "official")
+    assert method.divisible == method.compilable == (name != "official")
+
+
+@pytest.mark.parametrize("name", ["stein", "ritz"])
+def test_losses_of_parts_and_of_processes_add_up_to_the_batch(name: str) -> None:
+    method, n = vpfb(objective=name, contrast=0.3), 12
+    field, condition = method.field(Small(), CLASSES), torch.arange(12)[:, None] % 3
+    given, moment = batch(n, condition), Moment(1, cooling=0.5)
+    whole = values(list(method.losses(field, given, moment)), n)
+    shares = [Batch(given.data[rows], condition[rows], rows.start, n) for rows in (slice(0, 4), slice(4, 12))]
+    found = dict.fromkeys(whole, 0.0)
+    for share in shares:
+        for loss in method.losses(field, share, moment):
+            for rows in (slice(0, 4), slice(4, len(share.data))):
+                if rows.start < rows.stop:
+                    found[loss.name] += (rows.stop - rows.start) / n * float(loss.value(rows).detach())
+    assert found == pytest.approx(whole, rel=1e-12)
+
+
+def test_contrast_sets_in_while_the_learning_rate_falls_with_the_weight_of_how_far_it_has_fallen() -> None:
+    method, condition = vpfb(contrast=0.4), torch.tensor([[0], [1], [2], [0]])
+    field, given = method.field(Small(), CLASSES), batch(4, condition)
+    assert [loss.name for loss in method.losses(field, given, Moment(3, fraction=0.2))] == ["stein"]
+    at = Moment(3, fraction=0.75, cooling=0.5)
+    losses = {loss.name: loss for loss in method.losses(field, given, at)}
+    assert list(losses) == ["contrast", "stein"]
+    assert losses["contrast"].weight == pytest.approx(0.5 * 0.4)
+    assert losses["contrast"].unit == PAIR_EVERY
+    expected = contrast(field.potential, given.data * STD, condition, generator=at.generator("contrast"))
+    torch.testing.assert_close(losses["contrast"].value(slice(0, 4)), expected)
+    assert [loss.name for loss in method.losses(field, batch(4), at)] == ["stein"], "there are no conditions"
+    assert [loss.name for loss in vpfb(contrast=0.0).losses(field, given, at)] == ["stein"]
+
+
+# --- the held-out figure ----------------------------------------------------------------------------------------------
+
+
+def test_held_out_residual_of_the_exact_potential_is_the_variance_that_a_point_leaves_open() -> None:
+    """Of isotropic Gaussian data N is 0, and a point says nothing of its velocity: the residual is 1."""
+    mixture, n = isotropic_gaussian(), 4000
+    data = mixture.sample(n, torch.Generator().manual_seed(0)) / mixture.std
+    found = vpfb().held_out(exact_field(mixture), Validation(data))["residual"]
+    assert abs(found.mean() - 1) < 4 * found.std() / math.sqrt(n)
+    assert not found.requires_grad
+
+
+def test_held_out_draws_belong_to_the_datum_and_the_angles_to_equal_quantiles() -> None:
+    data, condition = batch(40).data, torch.arange(40)[:, None] % 3
+    angles, angle_range = AngleDistribution(0.2, 0.9), OT().angle_range(STD)
+    whole = PathPoints.of(angle_range, angles, Validation(data, condition, 6))
+    part = PathPoints.of(angle_range, angles, Validation(data, condition, 6, range(10, 25)))
+    for name in ("data", "condition", "angle", "noise"):
+        torch.testing.assert_close(getattr(part, name), getattr(whole, name)[10:25], rtol=0, atol=0)
+    middles = (torch.arange(40) + 0.5) / 40
+    torch.testing.assert_close(whole.angle.sort().values, angles.quantile(middles, angle_range))
+    assert (whole.angle.diff() < 0).any(), "in an order that has nothing to do with the data's"
+    other = PathPoints.of(angle_range, angles, Validation(data, condition, 7))
+    assert not torch.isclose(other.noise, whole.noise).any()
+
+
+def test_held_out_residual_goes_with_the_condition() -> None:
+    field, data = vpfb().field(Small(), CLASSES), batch(6).data
+    first, second = (
+        vpfb().held_out(field, Validation(data, torch.full((6, 1), index)))["residual"] for index in (0, 2)
+    )
+    assert not torch.isclose(first, second).any()
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_contrast_is_weighed_by_default_where_there_are_classes_and_the_rate_falls() -> None:
+    assert VPFB.defaults(CLASSES, {})["contrast"] == CONTRAST
+    for data, asked in ((PLANE, {}), (CLASSES, {"decay": 0}), (CLASSES, {"objective": "official"})):
+        assert VPFB.defaults(data, asked)["contrast"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "run", "words"),
+    [
+        ({"objective": "official", "schedule": "vp"}, PLANE, {}, "schedule ot only"),
+        ({"objective": "official"}, PLANE, {"processes": 2}, "whole batch"),
+        ({"contrast": 0.1}, PLANE, {}, "this run has none"),
+        ({"contrast": 0.1}, CLASSES, {"decay": 0.0}, "decay=0"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data_or_the_run_are_refused(
+    settings: dict[str, Any], data: DataShape, run: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        vpfb(**settings).check(data, **{"decay": 0.5, "processes": 1, **run})
+    vpfb().check(data, decay=0.5, processes=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "schedule"),
+    [
+        ({}, OT()),
+        ({"floor": 0.01}, OT(0.01)),
+        ({"schedule": "vp"}, VP()),
+        ({"schedule": "vp", "floor": 0.1}, VP(0.1)),
+        ({"schedule": "log-homotopy"}, LogHomotopy()),
+        ({"schedule": "log-homotopy", "floor": 0.2}, LogHomotopy(nu=0.2)),
+    ],
+)
+def test_settings_name_a_schedule_and_its_floor(settings: dict[str, Any], schedule: Homotopy) -> None:
+    assert VPFBSettings(**settings).homotopy == schedule
+    found = settings_of(Potential(Small(), schedule, 0.7))
+    assert found.homotopy == schedule
+    assert found.data_std == 0.7
+    assert VPFB(found).describe() == {"schedule": schedule.name}
+
+
+@pytest.mark.parametrize("schedule", [LateHomotopy(), PowerHomotopy(), LogHomotopy(omega=2.0)])
+def test_a_schedule_that_no_settings_describe_is_refused(schedule: Homotopy) -> None:
+    with pytest.raises((ValueError, ConfigError)):
+        settings_of(Potential(Small(), schedule))
+
+
+@pytest.mark.parametrize(("objective", "kind"), [("stein", Potential), ("official", UnpreconditionedPotential)])
+def test_the_objective_decides_the_kind_of_potential_and_comes_back_from_it(objective: str, kind: type) -> None:
+    field = vpfb(objective=objective).field(Denoiser(), PLANE)
+    assert type(field.potential) is kind
+    assert settings_of(field.potential).objective == objective
+
+
+def test_the_unconditional_field_is_trained_unless_no_class_is_ever_hidden() -> None:
+    for dropout, data, has_null in ((0.0, CLASSES, False), (0.1, CLASSES, True), (0.0, PLANE, True)):
+        assert vpfb(condition_dropout=dropout).field(Small(), data).has_null == has_null
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def test_calibration_takes_what_may_be_spent_and_leaves_out_what_would_be_worthless() -> None:
+    method, field = vpfb(), exact_field(anisotropic(), OT(0.1))
+    data = Validation(batch(600).data)
+    cost = method.calibration_cost(field, ())
+    assert method.calibrate(field, data, (), cost // 100, 256) is None
+    found = method.calibrate(field, data, (), cost // 8, 256)
+    assert found is not None
+    assert 16 <= found.constants[()].points < 256
+    exact = -math.log(2 * math.pi)
+    assert found.constant(found.quoted_level) == pytest.approx(exact, abs=0.3)
+    assert method.read_calibration(found.to_dict()) == found
+    assert found.noise == levels(field.potential)
+
+
+def test_calibrating_classes_costs_more() -> None:
+    field = exact_field(anisotropic())
+    assert vpfb().calibration_cost(field, (10,)) > vpfb().calibration_cost(field, ())
