@@ -1,9 +1,8 @@
-"""What two processes do together in `core/training/test_distributed.py`: run by it as a script, once a process."""
+"""What two processes do together in `core/training/test_distributed.py`: run by it as a script, once per process."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import sys
@@ -16,18 +15,18 @@ import torch
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core import networks
+from vpfb_core import methods
 from vpfb_core.data.batches import BatchesInMemory
+from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import DataError
 from vpfb_core.machine import distributed
+from vpfb_core.methods.base import DataShape
 from vpfb_core.methods.vpfb import objectives
-from vpfb_core.methods.vpfb.draws import Part
-from vpfb_core.methods.vpfb.homotopy import OT
-from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.training import Result, loop
+from vpfb_core.training import Result, checks
 from vpfb_core.training.trainer import Trainer
 from vpfb_core.uses import evaluation
 
+LOSSES = ("stein", "ritz", "contrast", "flow-matching", "compiled")
 STEPS, BATCH = 6, 7  # which two processes cannot share equally
 
 
@@ -49,36 +48,53 @@ def train(stop_after: int | None = None, **settings: Any) -> Result:
     return vpfb.train(config(**settings), should_stop=should_stop)
 
 
-def gradients(objective: str, compiled: bool = False) -> list[Tensor]:
-    """Of a batch of 7 images in float64, the share of each process differentiated in parts of 2."""
+class AsTheyAre(Statistics):
+    """Statistics of data that are standardised already, in float64."""
+
+    def standardise(self, images: Tensor) -> Tensor:
+        return images
+
+
+def gradients(name: str, micro_batch: int = BATCH) -> list[Tensor]:
+    """Of a step of `Trainer` on 7 data in float64, of which this process takes its share.
+
+    Args:
+        name: of the loss: an objective of VPFB, "compiled", "contrast" (which is added to an objective), or another
+            method.
+        micro_batch: data that are differentiated at once.
+    """
+    vpfb_settings = {"contrast": {"contrast": 3.0}, "compiled": {}, "flow-matching": {}}.get(name, {"objective": name})
+    settings = {"angle_mean": 1.0, "angle_std": 1.2, "condition_dropout": 0.2, "contrast": 0.0} | vpfb_settings
+    chosen = config(method=name if name == "flow-matching" else "vpfb", **settings).replace(
+        micro_batch=micro_batch, clip=1e9, precision="fp32", compile="off", dropout=0.0
+    )
+    kind = methods.find(chosen.method)
+    known = {setting: value for setting, value in chosen.to_dict().items() if setting in kind.Settings.names()}
+    network = {"name": "unet", "channels": 1, "size": 8, "widths": [8, 8], "classes": [3]}
     group = distributed.group()
-    network = networks.build({"name": "unet", "channels": 1, "size": 8, "widths": [8, 8], "classes": [3]})
-    potential = Potential(network, OT()).double()
+    trainer = Trainer(
+        chosen, methods.build(chosen.method, known), network, DataShape((1, 8, 8), (3,)), AsTheyAre((0.5,), 1.0),
+        torch.device("cpu"), group,
+    )  # fmt: skip
+    for field in (trainer.field, trainer.average):
+        field.double()
     draws = torch.Generator().manual_seed(1)
-    for parameter in potential.parameters():
+    for parameter in trainer.field.parameters():
         torch.nn.init.normal_(parameter, std=0.1, generator=draws)
-    data = torch.randn(7, 1, 8, 8, generator=draws, dtype=torch.float64)
+    if name == "compiled":
+        trainer.field.compile(backend="eager", fullgraph=True)
+    data = torch.randn(BATCH, 1, 8, 8, generator=draws, dtype=torch.float64)
     labels = torch.tensor([[0], [1], [2], [-1], [0], [1], [2]])
-    if compiled:
-        potential.compile(backend="eager", fullgraph=True)
-    replica, share = group.replicated(potential), group.share(7)
-    parts = [range(start, min(start + 2, share.stop)) for start in range(share.start, share.stop, 2)]
-    for rows in parts:
-        some, last = slice(rows.start, rows.stop), rows is parts[-1]
-        with contextlib.nullcontext() if last or group.count == 1 else replica.no_sync():
-            generator = torch.Generator().manual_seed(2)
-            loss = objectives.OBJECTIVES[objective](
-                replica, data[some], labels[some], generator=generator, part=Part(rows.start, 7)
-            )
-            (loss * len(rows) / 7 * group.count).backward()
-    return [parameter.grad for parameter in potential.parameters() if parameter.grad is not None]
+    share = slice(group.share(BATCH).start, group.share(BATCH).stop)
+    trainer.step((data[share], labels[share]), step=2, fraction=0.9)
+    return [parameter.grad for parameter in trainer.field.parameters() if parameter.grad is not None]
 
 
 def together(rank: int) -> dict[str, Any]:
     """Everything after which both processes are still there; what the first has seen."""
-    seen: dict[str, Any] = {name: gradients(name) for name in ("stein", "ritz")}
-    with cut_into_small_buckets():
-        seen["compiled"] = gradients("stein", compiled=True)
+    seen: dict[str, Any] = {"gradients": {(name, "alike"): gradients(name, micro_batch=2) for name in LOSSES}}
+    for name in LOSSES[:-1]:
+        seen["gradients"][name, "differently"] = gradients(name, micro_batch=1 + 2 * rank)
     group = distributed.group()
     seen["shards"] = [group.sharded(5, list), group.sharded(1, list), group.sharded(0, list)]
     seen["one of them fails"] = words(lambda: group.together(lambda: [1, 2][rank + 1]))
@@ -89,6 +105,9 @@ def together(rank: int) -> dict[str, Any]:
     seen["whole"] = train(out="two").status
     seen["stopped"] = train(out="stopped by the second", stop_after=3 if rank else None).step
     seen["resumed"] = train(out="begun by one", resume="auto").status
+
+    with memory_for(2 if rank else BATCH):
+        seen["scarce"] = train(out="scarce").status
 
     honest = Trainer.step
 
@@ -125,15 +144,22 @@ def evaluated() -> list[dict[str, float]]:
 
 
 @contextlib.contextmanager
-def cut_into_small_buckets() -> Iterator[None]:
-    """Gradients are exchanged in many messages, as those of a large network are."""
-    replica: Any = distributed._Replica
-    honest = replica.__init__
-    replica.__init__ = functools.partialmethod(honest, bucket_cap_mb=0.001)
+def memory_for(rows: int, from_call: int = 0) -> Iterator[None]:
+    """Within, the objective runs out of memory at more rows than these, from some call of it on."""
+    honest, calls = objectives.OBJECTIVES["stein"], 0
+
+    def scarce(potential: Any, data: Tensor, *args: Any, **keywords: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if len(data) > rows and calls > from_call:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return honest(potential, data, *args, **keywords)
+
+    objectives.OBJECTIVES["stein"] = scarce
     try:
         yield
     finally:
-        replica.__init__ = honest
+        objectives.OBJECTIVES["stein"] = honest
 
 
 def words(work: Callable[[], object]) -> str:
@@ -151,21 +177,21 @@ def alone(rank: int, how: str) -> int:
 
     honest = Trainer.step
 
-    def failing(self: Trainer, batch: Any, step: int, fraction: float, rollbacks: int = 0) -> tuple[Tensor, Tensor]:
-        if rank and step == 3 and how == "memory":
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    def killed(self: Trainer, batch: Any, step: int, fraction: float, rollbacks: int = 0) -> tuple[Tensor, Tensor]:
         if rank and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return honest(self, batch, step, fraction, rollbacks)
 
-    Trainer.step = failing  # type: ignore[method-assign]
+    if how == "killed":
+        Trainer.step = killed  # type: ignore[method-assign]
     line = "train --data digits --batch-size 8 --steps 8 --threads 1 --save-every 2 --json --out"
-    return run(build(), [*line.split(), how, "--set", "widths=[8, 8]"])
+    with memory_for(0 if rank and how == "memory" else BATCH, from_call=3):
+        return run(build(), [*line.split(), how, "--set", "widths=[8, 8]"])
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    loop.GRID_IMAGES = 4
+    checks.GRID_IMAGES = 4
     rank, what = int(os.environ["RANK"]), sys.argv[1]
     if what != "together":
         sys.exit(alone(rank, what))

@@ -19,7 +19,7 @@ from vpfb_core.data import reader, streaming
 from vpfb_core.errors import DataError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Progress, Result, loop
+from vpfb_core.training import Progress, Result, checks, loop
 from vpfb_core.training.state import read_state
 
 
@@ -29,7 +29,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(streaming, "STREAMED_FILES", 50)
     monkeypatch.setattr(streaming, "SAMPLE", 20)
     monkeypatch.setattr(streaming, "MOST_HELD_OUT", 8)
-    monkeypatch.setattr(loop, "GRID_IMAGES", 4)
+    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
     monkeypatch.setattr(loop, "CHECKS", 2)
     monkeypatch.chdir(tmp_path)
 
