@@ -63,17 +63,16 @@ def gradients(name: str, micro_batch: int = BATCH) -> list[Tensor]:
             method.
         micro_batch: data that are differentiated at once.
     """
-    vpfb_settings = {"contrast": {"contrast": 3.0}, "compiled": {}, "flow-matching": {}}.get(name, {"objective": name})
-    settings = {"angle_mean": 1.0, "angle_std": 1.2, "condition_dropout": 0.2, "contrast": 0.0} | vpfb_settings
-    chosen = config(method=name if name == "flow-matching" else "vpfb", **settings).replace(
-        micro_batch=micro_batch, clip=1e9, precision="fp32", compile="off", dropout=0.0
-    )
-    kind = methods.find(chosen.method)
-    known = {setting: value for setting, value in chosen.to_dict().items() if setting in kind.Settings.names()}
+    settings = {
+        "contrast": {"contrast": 3.0}, "compiled": {"contrast": 0.0}, "flow-matching": {"method": "flow-matching"},
+    }.get(name, {"objective": name, "contrast": 0.0})  # fmt: skip
+    common = {"angle_mean": 1.0, "angle_std": 1.2, "condition_dropout": 0.2, "clip": 1e9, "precision": "fp32"}
+    chosen = config(micro_batch=micro_batch, **common | settings)
+    method = methods.build(str(chosen.method.name), chosen.method.settings)
     network = {"name": "unet", "channels": 1, "size": 8, "widths": [8, 8], "classes": [3]}
     group = distributed.group()
     trainer = Trainer(
-        chosen, methods.build(chosen.method, known), network, DataShape((1, 8, 8), (3,)), AsTheyAre((0.5,), 1.0),
+        chosen, method, network, DataShape((1, 8, 8), (3,)), AsTheyAre((0.5,), 1.0),
         torch.device("cpu"), group,
     )  # fmt: skip
     for field in (trainer.field, trainer.average):
@@ -191,7 +190,7 @@ def alone(rank: int, how: str) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    checks.GRID_IMAGES = 4
+    checks.GRID_IMAGES, checks.GRID_NFE = 4, 2
     rank, what = int(os.environ["RANK"]), sys.argv[1]
     if what != "together":
         sys.exit(alone(rank, what))

@@ -88,7 +88,7 @@ def _serve() -> None:
     from vpfb_core.training import checks
 
     torch.set_num_threads(1)
-    checks.GRID_IMAGES = 4
+    checks.GRID_IMAGES, checks.GRID_NFE = 4, 2
     for line in sys.stdin:
         print(json.dumps(_forked(json.loads(line))), flush=True)
 

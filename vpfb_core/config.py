@@ -158,10 +158,7 @@ class TrainConfig:
         for part in PARTS:
             asked = dict(tables[part])
             name = asked.pop("name", names.DEFAULT_METHOD if part == "method" else None)
-            if name is not None:
-                checked = settings_of(part, name).from_dict(asked)
-                asked = {setting: getattr(checked, setting) for setting in asked}
-            setattr(self, part, Part(name, asked))
+            setattr(self, part, Part(name, _checked(part, name, asked)))
 
     def flat(self) -> dict[str, Any]:
         """All settings by their paths, such as "optimiser.lr"."""
@@ -251,6 +248,23 @@ def settings_of(part: str, name: str) -> type[Settings]:
     from vpfb_core import networks
 
     return networks.find(name).Settings
+
+
+def _checked(part: str, name: str | None, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a network or a method with their values checked; where its name is still open, by the first that fits.
+
+    Raises:
+        ConfigError: an unknown name, or a value that does not fit.
+    """
+    if name is not None:
+        checked = settings_of(part, name).from_dict(asked)
+        return {setting: getattr(checked, setting) for setting in asked}
+    kinds = [settings_of(part, each) for each in names.NETWORKS] if asked else []
+    found = {}
+    for setting, value in asked.items():
+        kind = next(kind for kind in kinds if setting in kind.names())
+        found[setting] = getattr(kind.from_dict({setting: value}), setting)
+    return found
 
 
 def known_names(method: str | None = None, network: str | None = None) -> dict[str, str]:

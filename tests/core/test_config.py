@@ -24,8 +24,8 @@ def test_a_configuration_comes_back_from_toml_as_it_was(tmp_path: Path) -> None:
 @given(st.text())
 def test_any_data_name_survives_toml(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     path = tmp_path_factory.mktemp("toml") / "config.toml"
-    path.write_text(to_toml({"data": name}), "utf-8", newline="")
-    assert read_file(path)["data"] == name
+    path.write_text(to_toml({"data": {"source": name}}), "utf-8", newline="")
+    assert read_file(path)["data.source"] == name
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,13 @@ def test_any_data_name_survives_toml(tmp_path_factory: pytest.TempPathFactory, n
         ({"lr": -1}, "out of range"),
         ({"batch_size": 0}, "out of range"),
         ({"steps": True}, "expected a whole number"),
-        ({"channels": 2}, "grey"),
+        ({"channels": 2}, "unknown channels 2"),
         ({"preset": "tinny"}, "unknown preset 'tinny'"),
         ({"conditional": 1}, "true or false"),
         ({"widths": [32, "64"]}, "list of positive whole numbers"),
-        ({"widths": []}, "list of positive whole numbers"),
+        ({"widths": 3}, "list of positive whole numbers"),
+        ({"network": "paper-unet", "widths": [-1]}, "list of positive whole numbers"),
+        ({"blocks": 0}, "out of range"),
         ({"time_budget": "soon"}, "not a duration"),
         ({"time_budget": "0"}, "out of range"),
     ],
@@ -54,7 +56,7 @@ def test_a_wrong_value_is_named_with_what_was_expected(settings: dict[str, Any],
 
 def test_an_unknown_name_brings_the_nearest_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
-        parse_setting("batchsize=3")
+        TrainConfig(batchsize=3)
     assert error.value.hint == "did you mean 'batch_size'?"
     (tmp_path / "c.toml").write_text("stepz = 3")
     with pytest.raises(ConfigError, match=r"unknown setting 'stepz' in .*c\.toml"):
@@ -82,16 +84,45 @@ def test_a_file_that_is_no_configuration_is_refused(content: str, tmp_path: Path
         read_file(tmp_path / "absent.toml")
 
 
-def test_a_setting_of_an_earlier_version_that_changed_no_result_is_ignored_in_a_file(tmp_path: Path) -> None:
+def test_a_setting_of_an_earlier_version_that_changed_no_result_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("checkpoint_activations = true\nsteps = 3\n")
-    assert read_file(tmp_path / "c.toml") == {"steps": 3}
-    with pytest.raises(ConfigError, match="unknown setting 'checkpoint_activations'"):
-        parse_setting("checkpoint_activations=true")
+    assert read_file(tmp_path / "c.toml") == {"optimiser.steps": 3}
 
 
 def test_a_higher_level_overrides_and_a_length_replaces_the_other_kind_of_length() -> None:
     merged = merge_levels([{"lr": 1, "steps": 10}, {"lr": 2, "time_budget": "5m"}, {"lr": None, "seed": 3}])
-    assert merged == {"lr": 2, "time_budget": "5m", "seed": 3}
+    assert merged == {"optimiser.lr": 2, "optimiser.time_budget": "5m", "run.seed": 3}
+
+
+def test_a_setting_has_one_value_by_its_name_its_path_and_its_section(tmp_path: Path) -> None:
+    flat = TrainConfig(data="x", lr=0.1, seed=3, method="flow-matching", schedule="vp", network="mlp")
+    by_path = {
+        "data.source": "x", "optimiser.lr": 0.1, "run.seed": 3, "method.name": "flow-matching",
+        "method.schedule": "vp", "network.name": "mlp",
+    }  # fmt: skip
+    nested = {
+        "data": {"source": "x"}, "optimiser": {"lr": 0.1}, "run": {"seed": 3}, "network": {"name": "mlp"},
+        "method": {"name": "flow-matching", "schedule": "vp"},
+    }  # fmt: skip
+    assert flat == TrainConfig.of(by_path) == TrainConfig.of(nested)
+    (tmp_path / "flat.toml").write_text('data = "x"\nlr = 0.1\nseed = 3\nmethod = "flow-matching"\n')
+    (tmp_path / "nested.toml").write_text(to_toml(nested))
+    assert read_file(tmp_path / "nested.toml") == by_path
+    assert read_file(tmp_path / "flat.toml").items() <= by_path.items()
+
+
+def test_a_setting_of_another_method_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match="the method flow-matching has no setting 'contrast'") as error:
+        TrainConfig(method="flow-matching", contrast=0.1)
+    assert "schedule" in (error.value.hint or "")
+    with pytest.raises(ConfigError, match="unknown method 'flow-machine'") as error:
+        TrainConfig(method="flow-machine")
+    assert error.value.hint == "did you mean 'flow-matching'? methods: vpfb, flow-matching"
+
+
+def test_another_method_keeps_the_settings_that_it_has() -> None:
+    config = TrainConfig(schedule="vp", contrast=0.5, lr=0.1).replace(method="flow-matching")
+    assert config == TrainConfig(method="flow-matching", schedule="vp", lr=0.1)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def train(folder: Path, **settings: Any) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(checks, "GRID_IMAGES", 4)
+        patch.setattr(checks, "GRID_NFE", 2)
         return two_processes.train(**settings)
 
 
@@ -112,7 +113,7 @@ def test_two_processes_train_the_model_that_one_trains(folder: Path) -> None:
     for figure in ("step", "loss", "grad_norm", "lr", "val_residual"):
         ours, theirs = ([float(row[figure] or 0) for row in each] for each in rows)
         assert ours == pytest.approx(theirs, rel=1e-4), "figures are those of the whole batch"
-    assert read_file(Run(folder / "two").config)["micro_batch"] == 4, "the larger of the shares of 7 images"
+    assert read_file(Run(folder / "two").config)["machine.micro_batch"] == 4, "the larger of the shares of 7 images"
 
 
 def test_one_process_that_runs_out_of_memory_takes_fewer_images_at_a_time_and_nothing_else_changes(
@@ -172,7 +173,7 @@ def test_a_process_without_memory_for_one_image_says_so_and_the_other_that_it_ha
     assert (first.returncode, second.returncode) == (5, 5), errors
     assert json.loads(out)["error"]["kind"] == "process"
     assert "another process of this job has died" in errors
-    assert "out of memory on cpu at step 3, with one image at a time; the last save is kept (process 1 of 2)" in said
+    assert "out of memory on cpu with one image at a time, at step 3; the last save is kept (process 1 of 2)" in said
     assert read_state(Run(tmp_path / "memory")).counters.step == 2
 
 
@@ -221,5 +222,5 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch: py
 
 
 def test_the_official_objective_is_not_parted() -> None:
-    with pytest.raises(ConfigError, match="objective takes its statistics over the whole batch"):
+    with pytest.raises(ConfigError, match="loss takes its statistics over the whole batch"):
         prepare(two_processes.config(objective="official", conditional=False, micro_batch=4))

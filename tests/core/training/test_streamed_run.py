@@ -30,6 +30,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(streaming, "SAMPLE", 20)
     monkeypatch.setattr(streaming, "MOST_HELD_OUT", 8)
     monkeypatch.setattr(checks, "GRID_IMAGES", 4)
+    monkeypatch.setattr(checks, "GRID_NFE", 2)
     monkeypatch.setattr(loop, "CHECKS", 2)
     monkeypatch.chdir(tmp_path)
 
