@@ -251,19 +251,21 @@ def settings_of(part: str, name: str) -> type[Settings]:
 
 
 def _checked(part: str, name: str | None, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a network or a method with their values checked; where its name is still open, by the first that fits.
+    """Check the values of settings of a network or a method.
 
+    Args:
+        name: None where it is still open; then each value is checked by the first network that has the setting.
     Raises:
         ConfigError: an unknown name, or a value that does not fit.
     """
     if name is not None:
         checked = settings_of(part, name).from_dict(asked)
-        return {setting: getattr(checked, setting) for setting in asked}
+        return {each: getattr(checked, each) for each in asked}
     kinds = [settings_of(part, each) for each in names.NETWORKS] if asked else []
     found = {}
-    for setting, value in asked.items():
-        kind = next(kind for kind in kinds if setting in kind.names())
-        found[setting] = getattr(kind.from_dict({setting: value}), setting)
+    for each, value in asked.items():
+        kind = next(kind for kind in kinds if each in kind.names())
+        found[each] = getattr(kind.from_dict({each: value}), each)
     return found
 
 

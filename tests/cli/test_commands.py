@@ -11,7 +11,7 @@ from PIL import Image
 
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.model.runs import Run
-from vpfb_core.training import checks, loop
+from vpfb_core.training import agenda, checks
 from vpfb_core.training.state import locked
 
 QUICK = ["--set", "widths=[8, 8]", "--batch-size", "8", "--steps", "3", "--threads", "1"]
@@ -21,7 +21,7 @@ QUICK = ["--set", "widths=[8, 8]", "--batch-size", "8", "--steps", "3", "--threa
 def vpfb(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
     """Runs a command line in an empty folder; grids are small."""
     monkeypatch.setattr(checks, "GRID_IMAGES", 4)
-    monkeypatch.setattr(loop, "CHECKS", 2)
+    monkeypatch.setattr(agenda, "CHECKS", 2)
     return vpfb
 
 

@@ -18,7 +18,7 @@ from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedEr
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Progress, Result, checks, clock, loop, prepare
+from vpfb_core.training import Progress, Result, agenda, checks, clock, prepare
 from vpfb_core.training.state import locked, read_state
 
 SMALL = {"data": "digits", "widths": (8, 8), "batch_size": 8, "steps": 8, "val_fraction": 0.02, "threads": 1}
@@ -30,7 +30,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checks, "GRID_IMAGES", 4)
     monkeypatch.setattr(checks, "GRID_NFE", 2)
-    monkeypatch.setattr(loop, "CHECKS", 2)
+    monkeypatch.setattr(agenda, "CHECKS", 2)
 
 
 def config(**settings: Any) -> vpfb.TrainConfig:
@@ -308,7 +308,7 @@ def test_a_finished_run_is_left_as_it_is() -> None:
     assert run.state.read_bytes() == before
 
 
-@pytest.mark.parametrize(("setting", "value"), [("lr", 1e-4), ("steps", 9), ("seed", 4), ("widths", (8, 16))])
+@pytest.mark.parametrize(("setting", "value"), [("lr", 1e-4), ("batch_size", 9), ("seed", 4), ("widths", (8, 16))])
 def test_resuming_with_another_setting_is_refused_by_name(setting: str, value: Any) -> None:
     train(out="run", stop_after=2)
     with pytest.raises(ConfigError, match=setting):

@@ -19,7 +19,7 @@ from vpfb_core.data import reader, streaming
 from vpfb_core.errors import DataError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Progress, Result, checks, loop
+from vpfb_core.training import Progress, Result, agenda, checks
 from vpfb_core.training.state import read_state
 
 
@@ -31,7 +31,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(streaming, "MOST_HELD_OUT", 8)
     monkeypatch.setattr(checks, "GRID_IMAGES", 4)
     monkeypatch.setattr(checks, "GRID_NFE", 2)
-    monkeypatch.setattr(loop, "CHECKS", 2)
+    monkeypatch.setattr(agenda, "CHECKS", 2)
     monkeypatch.chdir(tmp_path)
 
 
