@@ -8,6 +8,7 @@ scikit-learn is not needed to use it.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ TARGET = Path(__file__).parent.parent / "vpfb_core" / "assets" / "digits_images.
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     TARGET.parent.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ is calibrated with all care. It writes vpfb_core/assets/digits.safetensors.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +30,7 @@ def tell(progress: Progress) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as out:
         # With more steps the held-out residual turns up again: 1,618 images are few.
         config = vpfb.TrainConfig(

@@ -8,6 +8,7 @@ its time depends on the machine. It writes vpfb_core/assets/shapes.safetensors.
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ ASSET = Path(vpfb.__file__).parent / "assets" / "shapes.safetensors"
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     images = vpfb.data.load("shapes", conditional=True)
     with tempfile.TemporaryDirectory() as out:
         config = vpfb.TrainConfig(data="shapes", conditional=True, time_budget=15 * 60, device="cpu", out=out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, localcontext
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -104,10 +105,9 @@ def test_velocity_and_point_are_data_and_noise_turned_by_the_angle(shape: tuple[
 
 def test_velocity_is_the_derivative_of_the_point_in_the_angle() -> None:
     z, angle, noise = draws()
-    u, rate = torch.func.jvp(lambda angle: arc.point(z, angle, noise)[0], (angle,), (torch.ones_like(angle),))
-    found, y = arc.point(z, angle, noise)
-    torch.testing.assert_close(found, u)
-    torch.testing.assert_close(y, rate)
+    u, y = arc.point(z, angle.requires_grad_(), noise)
+    rates = [torch.autograd.grad(component.sum(), angle, retain_graph=True)[0] for component in u.unbind(1)]
+    torch.testing.assert_close(y, torch.stack(rates, 1))
 
 
 def test_a_point_is_noise_at_the_start_and_moves_towards_the_data() -> None:
@@ -115,6 +115,26 @@ def test_a_point_is_noise_at_the_start_and_moves_towards_the_data() -> None:
     u, y = arc.point(z, torch.zeros(len(z), dtype=torch.float64), noise)
     torch.testing.assert_close(u, noise, rtol=0, atol=0)
     torch.testing.assert_close(y, z, rtol=0, atol=0)
+
+
+# --- the grid ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1.57), (0.2, 1.4), (1.57, 0.0), (1.4, 0.2)])
+def test_grid_runs_from_end_to_end_and_is_finer_towards_both(start: float, end: float) -> None:
+    grid = arc.grid(start, end, 10)
+    assert len(grid) == 11
+    assert (grid[0], grid[-1]) == (start, end)
+    steps = [abs(b - a) for a, b in pairwise(grid)]
+    widest = steps.index(max(steps))
+    assert 2 < widest < 8
+    assert steps[: widest + 1] == sorted(steps[: widest + 1])
+    assert steps[widest:] == sorted(steps[widest:], reverse=True)
+    assert min(steps) > max(steps) / 4
+
+
+def test_grid_of_the_way_back_is_that_of_the_way_there() -> None:
+    assert arc.grid(1.5, 0.1, 7) == arc.grid(0.1, 1.5, 7)[::-1]
 
 
 # --- energies and scores ----------------------------------------------------------------------------------------------
