@@ -327,7 +327,7 @@ def test_a_network_in_bf16_answers_in_float32() -> None:
 
 def test_a_network_that_answers_a_number_is_refused() -> None:
     """On the line, (N,) − (N, 1) would be a table of differences, and no error."""
-    with pytest.raises(ConfigError, match="in the shape of its input"):
+    with pytest.raises(ConfigError, match="has the shape of its input"):
         flow_matching().field(MLP(dim=1), DataShape((1,))).velocity(normal(3, 1).float(), torch.ones(3))
 
 
