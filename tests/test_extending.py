@@ -20,7 +20,7 @@ from vpfb_core.methods.base import DataShape
 from vpfb_core.methods.vpfb import homotopy
 from vpfb_core.methods.vpfb.method import VPFB
 from vpfb_core.uses.ood import scores
-from vpfb_core.uses.ood.readings import read
+from vpfb_core.uses.ood.descriptors import describe
 
 PAGE = Path(vpfb.__file__).parents[1] / "docs" / "extending.md"
 
@@ -71,7 +71,7 @@ def test_a_new_score_reads_what_the_field_says(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(scores.SCORES, "slope", slope)
     model, images = vpfb.load("digits"), data.load("digits", limit=4).images
     z = model.standardise(images)
-    expected = read(model.field, z, 0.25).energy - read(model.field, z, 0.5).energy
+    expected = describe(model.field, z, 0.25).energy - describe(model.field, z, 0.5).energy
     torch.testing.assert_close(model.score(images, "slope"), expected)
 
 

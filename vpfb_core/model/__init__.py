@@ -1,1 +1,1 @@
-"""model."""
+"""Trained models: their content, their files and the run folders they come from."""

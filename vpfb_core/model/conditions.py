@@ -1,4 +1,4 @@
-"""Conditions by name: groups of exclusive classes, each with a null."""
+"""Conditions by name. A condition selects at most one class of each condition group."""
 
 from __future__ import annotations
 
@@ -11,40 +11,52 @@ from torch import Tensor
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
 
-# A name, names that take turns, class indices (N, G), or None for no condition at all.
+# A name, several names that alternate over the samples, class indices (N, G), or None for unconditional.
 Condition = str | Sequence[str] | Tensor | None
 
 
 def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: int, first: int = 0) -> Tensor | None:
-    """The class index of each of n samples in each group, int64 (n, G), −1 for none; None if there are no groups.
+    """The class index of each sample in each condition group.
 
     Args:
-        condition: "3", or "circle,red" for a class of each of several groups, or "colour=red" where groups share names;
-            several take turns over the samples; indices (n, G) are checked and passed on; None leaves all groups open.
-        first: index of the first sample, where it is a part of many.
+        condition: a class such as "3", a class of each of several groups such as "circle,red", or "colour=red" if
+            several groups have a class of that name. A sequence of such names alternates over the samples. Class
+            indices (n, G) are checked and returned. None is unconditional.
+        groups: the condition groups of the model.
+        n: the number of samples.
+        first: the index of the first sample, if these samples are a part of a larger set.
+    Returns:
+        int64 (n, G), −1 for none; None if there are no groups.
     Raises:
-        ConfigError: an unknown name, two classes of one group, or conditions for an unconditional model.
+        ConfigError: a name is unknown, two classes belong to one group, or the model is unconditional.
     """
     if condition is None:
         return torch.full((n, len(groups)), -1) if groups else None
     if not groups:
         raise ConfigError(
-            "this model is unconditional: it knows no classes", hint="train one with vpfb train --conditional"
+            "this model is unconditional, so it has no classes", hint="train a model with vpfb train --conditional"
         )
     if isinstance(condition, Tensor):
         counts = torch.tensor([len(group.classes) for group in groups])
         if condition.shape != (n, len(groups)) or condition.is_floating_point():
-            raise ConfigError(f"conditions of shape {tuple(condition.shape)} do not fit ({n}, {len(groups)})")
+            raise ConfigError(
+                f"class indices have shape {tuple(condition.shape)} and dtype {condition.dtype}",
+                hint=f"expected integers of shape ({n}, {len(groups)})",
+            )
         if bool(((condition.cpu() < -1) | (condition.cpu() >= counts)).any()):
-            raise ConfigError(f"class indices must lie between −1 and {(counts - 1).tolist()}")
+            raise ConfigError(f"class indices must lie between -1 and {(counts - 1).tolist()}")
         return condition.long()
-    wishes = [condition] if isinstance(condition, str) else list(condition)
-    rows = torch.tensor([parse_condition(wish, groups) for wish in wishes])
+    given = [condition] if isinstance(condition, str) else list(condition)
+    rows = torch.tensor([parse_condition(each, groups) for each in given])
     return rows[torch.arange(first, first + n) % len(rows)]
 
 
 def parse_condition(text: str, groups: Sequence[ConditionGroup]) -> list[int]:
-    """ "circle,red" → the class index in each group, −1 where nothing was said. A class's name may have a comma."""
+    """The class index in each group of a condition such as "circle,red", −1 for none. A class name may have a comma.
+
+    Raises:
+        ConfigError: a name is unknown or ambiguous, or two classes belong to one group.
+    """
     indices = [-1] * len(groups)
     for name in [text] if _places(text, groups) else [part.strip() for part in text.split(",")]:
         group, index = find_class(name, groups)
@@ -56,13 +68,17 @@ def parse_condition(text: str, groups: Sequence[ConditionGroup]) -> list[int]:
 
 
 def find_class(name: str, groups: Sequence[ConditionGroup]) -> tuple[int, int]:
-    """(group, class index) of a class name, or of group=class."""
+    """The indices (group, class) of "class" or "group=class".
+
+    Raises:
+        ConfigError: the name is unknown (the hint suggests the nearest one), or several groups have such a class.
+    """
     found, plain = _places(name, groups), name.rpartition("=")[2]
     if len(found) == 1:
         return found[0]
     if found:
         choices = ", ".join(f"{groups[position].name}={plain}" for position, _ in found)
-        raise ConfigError(f"class {name!r} is in several groups", hint=f"say which: {choices}")
+        raise ConfigError(f"class {name!r} is in several groups", hint=f"name the group: {choices}")
     known = [known for group in groups for known in group.classes]
     near = difflib.get_close_matches(plain, known, 1)
     meant = f"did you mean {near[0]!r}? " if near else ""
@@ -70,7 +86,7 @@ def find_class(name: str, groups: Sequence[ConditionGroup]) -> tuple[int, int]:
 
 
 def _places(name: str, groups: Sequence[ConditionGroup]) -> list[tuple[int, int]]:
-    """(group, class index) of every class that a name, or group=class, can mean."""
+    """The indices (group, class) of every class that "class" or "group=class" can mean."""
     named_group, _, plain = name.rpartition("=")
     return [
         (position, group.classes.index(plain))

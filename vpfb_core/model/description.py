@@ -1,6 +1,7 @@
-"""What a model file says of itself, checked before anything is built from it. Knows JSON, no tensors.
+"""The description in a model file, checked before anything is built from it. It is JSON and contains no tensors.
 
-A file can be whole and still be nonsense: the checksum says that nothing was damaged, not who wrote it.
+The checksum of a file shows only that it was not damaged, not that its content makes sense. Every field is therefore
+checked for its type and its range.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ LARGEST_SIDE = 2**16  # pixels
 
 @dataclass(frozen=True)
 class Description:
-    """The document of a model file.
+    """The description of a trained model in its file.
 
     Attributes:
-        method: its name.
-        settings: of the method.
-        network: as `networks.build` reads it.
-        mean, std: of the training data.
-        shape: of a datum.
-        groups: name and classes of each condition group.
-        parameters: how many numbers were trained.
-        about: what is known of its training; `data`, `step`, `seconds`, `device`, `seed`, `figures`, `config` and
-            `versions` are of the right types where they are there.
-        calibration: as `Method.read_calibration` reads it; None without one.
+        method: the name of the method.
+        settings: the settings of the method.
+        network: the description of the network for `networks.build`.
+        mean, std: the statistics of the training data.
+        shape: the shape of a datum.
+        groups: the name and the classes of each condition group.
+        parameters: the number of parameters.
+        about: facts about the training. `data`, `step`, `seconds`, `device`, `seed`, `figures`, `config` and `versions`
+            may be missing, but have the right types if they are present.
+        calibration: the calibration for `Method.read_calibration`; None without a calibration.
     """
 
     method: str
@@ -47,16 +48,19 @@ class Description:
 
     @property
     def data(self) -> str | None:
-        """The name of the training data; None where it is not known."""
+        """The name of the training data; None if it is not known."""
         name: str | None = self.about.get("data", {}).get("name")
         return name
 
     @classmethod
     def parse(cls, document: dict[str, Any], path: Path) -> Description:
-        """The description in the document of a file of any version.
+        """The description in the document of a model file, of any format version.
 
+        Args:
+            document: the JSON document of the file.
+            path: the path of the file, for messages.
         Raises:
-            CheckpointError: a field is missing or of the wrong type; it names the field.
+            CheckpointError: a field is missing, or has the wrong type or value. The message names the field.
         """
         try:
             return cls._parse(version_1.upgraded(document))
@@ -99,23 +103,23 @@ class Description:
 
 
 def read(path: Path) -> Description:
-    """The description in a model file, without torch.
+    """The description in a model file. torch is not imported.
 
     Raises:
-        CheckpointError: as of `container.read_document` and `Description.parse`.
+        CheckpointError: the file cannot be read (see `container.read_document`), or a field is wrong.
     """
     return Description.parse(container.read_document(path, "model"), path)
 
 
 class _WrongFieldError(Exception):
-    """A field that is missing or of the wrong type, by its name."""
+    """A field is missing, or has the wrong type or value."""
 
     def __init__(self, name: str) -> None:
         super().__init__(repr(name))
 
 
 def _check_about(about: dict[str, Any]) -> None:
-    """What is known of the training, where it is there: of a model made by hand, it can be little."""
+    """Check the facts about the training that are present. A model that was built by hand may have none."""
     if "data" in about:
         data = _mapping(about, "data")
         _text(data.get("name"), "data")

@@ -1,4 +1,4 @@
-"""Model files: a trained model written as one .safetensors file, and read back with every tensor checked."""
+"""Saving and loading of trained models as .safetensors files. Loading checks every tensor."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from vpfb_core.model.reference import Reference
 from vpfb_core.model.runs import Run, find_model
 from vpfb_core.model.trained import TrainedModel
 
-REFERENCE = "reference/"  # what the names of its tensors begin with in a file
+REFERENCE = "reference/"  # the prefix of the reference's tensors in a file
 WEIGHTS = ("ema", "raw")
 Model = TypeVar("Model", bound=TrainedModel)
 
 
 def save(model: TrainedModel, path: str | os.PathLike[str]) -> None:
-    """Write a model as one .safetensors file.
+    """Save a model as one .safetensors file.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the file cannot be written.
     """
     document = {
         "method": {"name": model.method.name, "settings": model.method.settings.to_dict()},
@@ -57,15 +57,16 @@ def load(
     device: str = "auto",
     weights: str = "ema",
 ) -> Model:
-    """Load a model: a .safetensors file, a run folder, or a built-in name; None as `runs.find_model` says.
+    """Load a trained model.
 
     Args:
-        kind: the class of what is returned.
-        device: auto, cpu, cuda, cuda:N or mps.
-        weights: "ema", or "raw" for the weights that the optimiser holds (a run folder has them).
+        kind: the class of the model that is returned.
+        name: a .safetensors file, a run folder or a built-in name; None is the newest run (see `runs.find_model`).
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        weights: "ema" for the averaged weights, or "raw" for the weights of the optimiser, which only a run folder has.
     Raises:
-        CheckpointError: missing, damaged, or not a model that this version can build.
-        ConfigError: no such device.
+        CheckpointError: there is no such model, its file is damaged, or this version cannot build it.
+        ConfigError: there is no such device, or no such weights.
     """
     target = resolve_device(device)
     path = find_model(name)
@@ -80,10 +81,11 @@ def load(
     if weights != "ema":
         tensors = _raw_weights(path, weights)
     try:
-        with torch.device("meta"):  # without memory: the description may claim any size, the tensors have theirs
+        # The first build needs no memory, since a wrong description could ask for any amount. It checks the tensors.
+        with torch.device("meta"):
             _require_fit(_build(kind, described).field, tensors, path)
         model = _build(kind, described)
-        if weights == "ema":  # what was calibrated belongs to the averaged weights
+        if weights == "ema":  # the calibration and the reference belong to the averaged weights
             model.reference = Reference.from_tensors(remembered) if remembered else None
         else:
             model.calibration = None
@@ -96,11 +98,11 @@ def load(
 
 
 def _build(kind: type[Model], described: Description) -> Model:
-    """The model of a description, its tensors not loaded yet."""
+    """The model of a description, without its tensors."""
     groups = tuple(ConditionGroup(*group) for group in described.groups)
     data = DataShape(described.shape, tuple(len(group.classes) for group in groups))
     if len(described.mean) != data.shape[0]:
-        raise ValueError(f"images of {data.shape} do not have {len(described.mean)} means")
+        raise ValueError(f"data of shape {data.shape} do not have {len(described.mean)} means")
     networks.require_shape(described.network, data.shape, data.classes)
     method = methods.build(described.method, described.settings)
     calibration = None
@@ -120,7 +122,7 @@ def _build(kind: type[Model], described: Description) -> Model:
 
 
 def _require_fit(field: Field, tensors: dict[str, Tensor], path: Path) -> None:
-    """Every name, shape and dtype must fit; nothing is left as it was drawn."""
+    """Raise CheckpointError unless the tensors have exactly the names, shapes and dtypes of the field."""
     expected = field.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
@@ -134,12 +136,12 @@ def _require_fit(field: Field, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _raw_weights(model_path: Path, weights: str) -> dict[str, Tensor]:
-    """The weights that the optimiser holds, from the state beside a model."""
+    """The weights of the optimiser, from the saved state in the folder of a model."""
     if weights not in WEIGHTS:
         raise ConfigError(f"unknown weights {weights!r}", hint=f"weights: {', '.join(WEIGHTS)}")
     state = Run(model_path.parent).state
     if not state.is_file():
-        raise CheckpointError(f"no raw weights for {model_path}", hint="only a run folder has them, in its state")
+        raise CheckpointError(f"no raw weights for {model_path}", hint="only a run folder has them")
     stored = container.read(state, "state")
     tensors = version_1.state_tensors(stored.tensors) if stored.document["format"] == 1 else stored.tensors
     return {name.removeprefix("network/"): tensor for name, tensor in tensors.items() if name.startswith("network/")}

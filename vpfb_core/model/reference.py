@@ -1,9 +1,10 @@
-"""The training images as a model remembers them: what the multi-scale out-of-distribution score compares with.
+"""The reference of the multi-scale out-of-distribution score: descriptors of training images in a model.
 
-Readings of training images are whitened and some of them are remembered; the distances of an image from its nearest
-neighbours among them say how unusual it is. This is done twice, for what the energy says (energies and score norms, as
-MSMA, Mahmood et al. 2021, arXiv 2010.13132) and for what the network sees (its feature layer): the first notices how an
-image is drawn, the second what it shows, and each misses outliers that the other finds.
+The score of an image is the log distance of its descriptors from their nearest neighbours among those of training
+images, in a whitened space. There are two kinds of descriptors. The scalars are energies and score norms at several
+noise levels (MSMA, Mahmood et al. 2021, arXiv 2010.13132), which respond to the style and the details of an image. The
+features are those of a layer of the network, which respond to its content. Each kind finds outliers that the other
+misses, and the score is their weighted sum.
 """
 
 from __future__ import annotations
@@ -16,35 +17,40 @@ from torch import Tensor
 
 from vpfb_core.errors import CheckpointError
 
-AXES = 64  # principal directions that are kept, at most
+AXES = 64  # the largest number of principal directions
 NEIGHBOURS = 5
-# How much it counts that neighbours stand apart themselves: 0 is their plain distance, 1 the local outlier factor
-# (Breunig et al. 2000). Some kinds of image vary more than others; half was best in the worst case.
-CROWDING = 0.5
-# Weight of the features in the sum: counted twice, they found more of the outliers than counted once in eight of nine
-# pairs that were measured, most of them outliers made from in-distribution images.
+# The weight of the neighbours' own spacing: 0 gives the plain distance, 1 the local outlier factor (Breunig et al.
+# 2000). It corrects for kinds of images that vary more than others. 0.5 was the best value in the worst case.
+SPACING_WEIGHT = 0.5
+# The weight of the features in the sum. With 2 the score found more outliers than with 1 in eight of nine pairs of data
+# sets, most of which have outliers that were made from in-distribution images.
 FEATURE_WEIGHT = 2
-_FLOOR = 1e-3  # of distances, in whitened units: exact copies among the images are no evidence of a finer scale
-_NARROWEST = 0.05  # of the spread of log distances, for sets whose images are all alike
+_SMALLEST_DISTANCE = 1e-3  # in whitened units, so that duplicate images do not have a log distance of minus infinity
+_SMALLEST_SPREAD = 0.05  # of the log distances, for sets of almost equal images
 
 
-class Readings(NamedTuple):
-    """What a model reads of N images at its reference levels, on the CPU."""
+class Descriptors(NamedTuple):
+    """The descriptors of N images at the reference levels, on the CPU.
 
-    scalars: Tensor  # energies and log score norms, (N, 2 · levels)
-    features: Tensor  # of the network's feature layer, (N, F); F = 0 if it has none
+    Attributes:
+        scalars: energies and logarithms of score norms, (N, 2 · levels).
+        features: statistics of the network's feature layer, (N, F); F = 0 if it has no such layer.
+    """
+
+    scalars: Tensor
+    features: Tensor
 
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """A whitened space with remembered points.
+    """A whitened space of descriptors with the points of training images.
 
     Attributes:
-        mean: of the readings, (F,).
-        axes: maps a centred reading to the space, where the readings have about unit variance, (F, K).
-        points: of the training images, (M, K).
-        spacing: log distance of each of them from its neighbours, (M,).
-        typical: mean and standard deviation of `_oddity` over the training images, (2,).
+        mean: the mean of the descriptors, (F,).
+        axes: maps centred descriptors to the space, where they have about unit variance, (F, K).
+        points: the points of the training images, (M, K).
+        spacing: the log distance of each of these points from its neighbours, (M,).
+        typical: the mean and the standard deviation of the relative log distance of the training images, (2,).
     """
 
     mean: Tensor
@@ -54,58 +60,63 @@ class Neighbourhood:
     typical: Tensor
 
     @classmethod
-    def of(cls, readings: Tensor) -> Neighbourhood:
-        """The neighbourhood of the readings of training images, (M, F), M ≥ 2."""
-        readings = readings.double()
-        mean, scale = readings.mean(0), readings.std(0, correction=0)
-        scale = scale.clamp(min=1e-6 * float(readings.abs().max()) + 1e-12)
-        centred = (readings - mean) / scale
+    def of(cls, descriptors: Tensor) -> Neighbourhood:
+        """The neighbourhood of training images with these descriptors, (M, F), M ≥ 2."""
+        descriptors = descriptors.double()
+        mean, scale = descriptors.mean(0), descriptors.std(0, correction=0)
+        scale = scale.clamp(min=1e-6 * float(descriptors.abs().max()) + 1e-12)
+        centred = (descriptors - mean) / scale
         variances, directions = torch.linalg.eigh(shrunk_covariance(centred))
         kept = slice(-min(AXES, len(variances)), None)
         axes = directions[:, kept] / variances[kept].clamp(min=1e-6).sqrt() / scale[:, None]
-        points = ((readings - mean) @ axes).float()
+        points = ((descriptors - mean) @ axes).float()
         nearest = min(NEIGHBOURS, len(points) - 1) + 1
         distances, rows = torch.cdist(points, points).topk(nearest, largest=False)
         distances, rows = distances[:, 1:], rows[:, 1:]  # without the point itself
         spacing = _log_mean(distances)
-        oddity = _oddity(distances, spacing[rows])
-        typical = torch.stack([oddity.mean(), oddity.std(correction=0).clamp(min=_NARROWEST)])
+        relative = _relative_log_distance(distances, spacing[rows])
+        typical = torch.stack([relative.mean(), relative.std(correction=0).clamp(min=_SMALLEST_SPREAD)])
         return cls(mean.float(), axes.float(), points, spacing, typical)
 
-    def strangeness(self, readings: Tensor) -> Tensor:
-        """How far readings (N, F) are from their neighbours, in standard units, (N,).
+    def outlier_score(self, descriptors: Tensor) -> Tensor:
+        """The standardised log distance of descriptors (N, F) from the training images, (N,).
 
-        0 is the mean and 1 the standard deviation of training images.
+        Training images have mean 0 and standard deviation 1. Higher is more out-of-distribution.
+
+        Raises:
+            CheckpointError: the descriptors have another dimension than those of the training images.
         """
-        if readings.shape[1] != len(self.mean):
+        if descriptors.shape[1] != len(self.mean):
             raise CheckpointError(
-                f"the model reads {readings.shape[1]} numbers per image, but its reference has {len(self.mean)}",
-                hint="vpfb info --calibrate MODEL makes it anew",
+                f"the model computes {descriptors.shape[1]} descriptors per image, but its reference has "
+                f"{len(self.mean)}",
+                hint="fit the reference again with vpfb info --calibrate MODEL",
             )
-        points = ((readings.double() - self.mean.double()) @ self.axes.double()).float()
+        points = ((descriptors.double() - self.mean.double()) @ self.axes.double()).float()
         nearest = min(NEIGHBOURS, len(self.points))
         distances, rows = torch.cdist(points, self.points).topk(nearest, largest=False)
-        return (_oddity(distances, self.spacing[rows]) - self.typical[0]) / self.typical[1]
+        return (_relative_log_distance(distances, self.spacing[rows]) - self.typical[0]) / self.typical[1]
 
 
-def _oddity(distances: Tensor, spacing: Tensor) -> Tensor:
-    """Log distance from the neighbours, less a share of theirs from their own; both (N, k) → (N,)."""
-    return _log_mean(distances) - CROWDING * spacing.mean(1)
+def _relative_log_distance(distances: Tensor, spacing: Tensor) -> Tensor:
+    """The log distance (N,) from k neighbours at `distances` (N, k), relative to their own `spacing` (N, k)."""
+    return _log_mean(distances) - SPACING_WEIGHT * spacing.mean(1)
 
 
 def _log_mean(distances: Tensor) -> Tensor:
-    return distances.mean(1).clamp(min=_FLOOR).log()
+    """The logarithm of the mean distance, (N, k) → (N,)."""
+    return distances.mean(1).clamp(min=_SMALLEST_DISTANCE).log()
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What is remembered of the training images.
+    """The reference of a model: descriptors of its training images.
 
     Attributes:
-        levels: noise levels at which images are read.
-        typical_energy: mean energy of training images at the level of the scalar scores, nats up to a constant.
-        scalars: of energies and log score norms.
-        features: of the network's feature layer; None if it has none.
+        levels: the noise levels of the descriptors.
+        typical_energy: the mean energy of training images at the level of the scalar scores, in nats up to a constant.
+        scalars: the neighbourhood of energies and log score norms.
+        features: the neighbourhood of the features; None if the network has no feature layer.
     """
 
     levels: tuple[float, ...]
@@ -113,15 +124,15 @@ class Reference:
     scalars: Neighbourhood
     features: Neighbourhood | None
 
-    def strangeness(self, readings: Readings) -> Tensor:
-        """The multi-scale score of N images: the weighted sum of both, higher is more out-of-distribution, (N,)."""
-        total = self.scalars.strangeness(readings.scalars)
+    def outlier_score(self, descriptors: Descriptors) -> Tensor:
+        """The multi-scale score of N images, (N,). Higher is more out-of-distribution."""
+        total = self.scalars.outlier_score(descriptors.scalars)
         if self.features is None:
             return total
-        return total + FEATURE_WEIGHT * self.features.strangeness(readings.features)
+        return total + FEATURE_WEIGHT * self.features.outlier_score(descriptors.features)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, as a model file keeps it."""
+        """The tensors of the reference by name, for a model file."""
         tensors = {
             "levels": torch.tensor(self.levels, dtype=torch.float64),
             "typical_energy": torch.tensor(self.typical_energy, dtype=torch.float64),
@@ -133,9 +144,13 @@ class Reference:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Reference:
-        """The inverse of `tensors`. Raises KeyError or ValueError if something is missing or does not fit."""
+        """The reference with these tensors.
+
+        Raises:
+            KeyError, ValueError: a tensor is missing or does not fit the others.
+        """
         if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError("the reference holds numbers that are not finite")
+            raise ValueError("the reference contains numbers that are not finite")
         if tensors["levels"].ndim != 1 or tensors["typical_energy"].ndim != 0 or not (tensors["levels"] > 0).all():
             raise ValueError("the levels of the reference are not positive numbers")
 
@@ -156,14 +171,15 @@ class Reference:
             levels, float(tensors["typical_energy"]), part("scalars"), part("features") if with_features else None
         )
         if len(reference.scalars.mean) != 2 * len(levels):
-            raise ValueError(f"the reference has {len(reference.scalars.mean)} readings of {len(levels)} levels")
+            raise ValueError(f"the reference has {len(reference.scalars.mean)} scalars for {len(levels)} levels")
         return reference
 
 
 def shrunk_covariance(centred: Tensor) -> Tensor:
-    """The covariance of M centred points (M, F), shrunk towards a multiple of the identity: Ledoit and Wolf 2004.
+    """The covariance (F, F) of M centred points (M, F), shrunk towards a multiple of the identity.
 
-    Journal of Multivariate Analysis 88:365. It is what makes few points usable in many dimensions.
+    Shrinkage makes the covariance of few points in many dimensions usable (Ledoit and Wolf 2004, Journal of
+    Multivariate Analysis 88:365).
     """
     count, dimension = centred.shape
     covariance = centred.T @ centred / count

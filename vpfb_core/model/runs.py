@@ -1,4 +1,4 @@
-"""Where models are: run folders, files, and the models in the package. Knows paths and small JSON, no tensors."""
+"""Run folders, model files and built-in models: their paths and their status. torch is not imported."""
 
 from __future__ import annotations
 
@@ -13,71 +13,75 @@ from vpfb_core.errors import CheckpointError
 
 RUNS = Path("runs")
 DEFAULT_BUILTIN = "digits"
-_LONGEST_LABEL = 50  # characters of what data is called, in the name of a folder
+_LONGEST_LABEL = 50  # characters of the name of the data in the name of a folder
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: what training writes, and what resuming and inference read."""
+    """A run folder and the paths of its files."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The resolved configuration, TOML."""
+        """The resolved configuration, in TOML."""
         return self.path / "config.toml"
 
     @property
     def model(self) -> Path:
-        """EMA weights and all that inference needs."""
+        """The model with the averaged weights (EMA), which contains everything that inference needs."""
         return self.path / "model.safetensors"
 
     @property
     def best(self) -> Path:
-        """The same of the step at which the held-out residual was least; not calibrated."""
+        """The model of the step with the lowest validation figure. It is not calibrated."""
         return self.path / "best.safetensors"
 
     @property
     def state(self) -> Path:
-        """All that resuming needs."""
+        """The newest saved state, which contains everything that resuming needs."""
         return self.path / "state.safetensors"
 
     @property
     def progress(self) -> Path:
-        """Beside the state, for people and scripts: status, step, seconds. JSON."""
+        """The status of the run (status, step, seconds) as JSON, for people and scripts."""
         return self.path / "state.json"
 
     @property
     def log(self) -> Path:
+        """The losses and validation figures over the run, as CSV."""
         return self.path / "log.csv"
 
     @property
     def samples(self) -> Path:
+        """The folder of sample grids."""
         return self.path / "samples"
 
     @property
     def card(self) -> Path:
+        """The model card, in Markdown."""
         return self.path / "README.md"
 
     @property
     def skipped(self) -> Path:
-        """Every image file that could not be read, and why; there if there are any."""
+        """The image files that could not be read, with reasons. It exists only if there are any."""
         return self.path / "skipped.csv"
 
     @property
     def lock(self) -> Path:
+        """The file that a training process locks, so that no two train in one folder."""
         return self.path / ".lock"
 
     def exists(self) -> bool:
-        """Whether training has begun here."""
+        """Whether training has begun in this folder."""
         return self.config.is_file()
 
     def earlier_state(self, age: int) -> Path:
-        """The state that was the newest `age` saves ago."""
+        """The saved state that was the newest one `age` saves ago."""
         return self.path / f"state.{age}.safetensors" if age else self.state
 
     def status(self) -> dict[str, Any]:
-        """What `progress` says; {} if it is missing or unreadable."""
+        """The content of `progress`; {} if it is missing or unreadable."""
         try:
             status = json.loads(self.progress.read_text("utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -86,11 +90,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """Whether the run has finished."""
         return self.status().get("status") == "finished"
 
 
 def list_runs(root: Path = RUNS) -> list[Run]:
-    """The runs under `root`, newest first by the time of their last progress."""
+    """The runs under `root`, sorted by the time of their last progress, the newest first."""
     try:
         folders = list(root.iterdir())
     except OSError:
@@ -101,7 +106,7 @@ def list_runs(root: Path = RUNS) -> list[Run]:
 
 
 def _last_progress(run: Run) -> int | None:
-    """When a run was last written to, in nanoseconds; None where there is no run, or one that may not be read."""
+    """The time at which a run was last written to, in nanoseconds; None if there is no readable run."""
     times = []
     for file in (run.config, run.progress, run.model):
         try:
@@ -113,7 +118,7 @@ def _last_progress(run: Run) -> int | None:
 
 
 def new_run(data_name: str, root: Path = RUNS) -> Run:
-    """Make the next numbered folder, runs/NNN-data; two processes never get the same one."""
+    """Create the next numbered run folder, runs/NNN-data. Two processes never get the same one."""
     root.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name.split("-")[0]) for path in root.iterdir() if path.name.split("-")[0].isdecimal()]
     label = "".join(c if c.isalnum() or c in "._" else "-" for c in Path(data_name).name).strip("-.") or "data"
@@ -129,19 +134,19 @@ def new_run(data_name: str, root: Path = RUNS) -> Run:
 
 
 def builtin_models() -> dict[str, Path]:
-    """The models in the package, by name."""
+    """The files of the built-in models, by name."""
     folder = Path(str(files("vpfb_core"))) / "assets"
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
 def find_model(name: str | os.PathLike[str] | None = None) -> Path:
-    """The model file that a person means.
+    """The path of a model file.
 
     Args:
-        name: a .safetensors file, a run folder, or a built-in name; a bare word that is a built-in name is that. None:
-            the newest run under ./runs that has a model, else the built-in digits.
+        name: a built-in name, a .safetensors file or a run folder, in this order of precedence. None is the newest run
+            under ./runs that has a model, else the built-in model of digits.
     Raises:
-        CheckpointError: nothing there.
+        CheckpointError: there is no such model.
     """
     builtin = builtin_models()
     if name is None:
@@ -160,10 +165,10 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
             raise CheckpointError(
                 f"the run {path} has not written a model yet", hint="let it train until its first save"
             )
-        raise CheckpointError(f"{path} is a folder without a model", hint="a run folder holds model.safetensors")
+        raise CheckpointError(f"{path} is a folder without a model", hint="a run folder contains model.safetensors")
     if not path.exists():
         raise CheckpointError(
             f"no model {str(name)!r}: neither a file, a run folder nor a built-in name",
-            hint=f"built in: {', '.join(builtin) or 'none'}; `vpfb info` lists the runs",
+            hint=f"built-in models: {', '.join(builtin) or 'none'}; vpfb info lists the runs",
         )
     return path

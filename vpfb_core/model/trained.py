@@ -1,4 +1,4 @@
-"""A trained model: what a model file holds."""
+"""A trained model, as a model file contains it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Calibration, DataShape, Field, Method
 from vpfb_core.model.reference import Reference
 
-DEFAULT_BATCH = 256  # data computed at once unless told otherwise
+DEFAULT_BATCH = 256  # the default number of data that are computed at once
 
 
 @dataclass
 class TrainedModel:
-    """What inference needs.
+    """A trained model with everything that inference needs.
 
     Attributes:
-        method: with the settings that the model was trained with.
-        field: what was trained; its parameters take no gradients.
-        network: the description of its network, as `networks.build` reads it.
-        statistics: of the training data.
-        shape: of a datum: (C, H, W) of an image.
-        groups: condition groups; () for an unconditional model.
-        about: what is worth knowing of its training (data, step, seed, figures, versions, ...), JSON values.
-        calibration: constants that make its energies densities; None before they are estimated.
-        reference: the training images as they are remembered for out-of-distribution scores; None before it is fitted.
+        method: the method with the settings of the training.
+        field: the trained field, whose parameters require no gradients.
+        network: the description of its network for `networks.build`.
+        statistics: the mean and the standard deviation of the training data.
+        shape: the shape of a datum, (C, H, W) for images.
+        groups: the condition groups; () for an unconditional model.
+        about: facts about the training (data, step, seed, figures, versions, ...), as JSON values.
+        calibration: the constants that turn energies into densities; None before they are estimated.
+        reference: the reference of the out-of-distribution scores; None before it is fitted.
     """
 
     method: Method
@@ -48,21 +48,25 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the field."""
         return next(self.field.parameters()).device
 
     @property
     def parameter_count(self) -> int:
-        """How many numbers were trained."""
+        """The number of parameters."""
         return sum(parameter.numel() for parameter in self.field.parameters())
 
     @property
     def data_shape(self) -> DataShape:
-        """What its method knows of the data."""
+        """The shape of the data and the numbers of classes."""
         return DataShape(tuple(self.shape), tuple(len(group.classes) for group in self.groups))
 
     def standardise(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8 or in [0, 1] → data of mean 0 and variance 1, on the model's device."""
+        """Data of mean 0 and variance 1 on the model's device, from images (N, C, H, W), uint8 or in [0, 1].
+
+        Raises:
+            ConfigError: the images do not have the shape of the model.
+        """
         if images.ndim != 1 + len(self.shape) or tuple(images.shape[1:]) != tuple(self.shape):
             raise ConfigError(
                 f"images of shape {tuple(images.shape[1:])} do not fit a model of {tuple(self.shape)}",
@@ -71,18 +75,23 @@ class TrainedModel:
         return self.statistics.standardise(images.to(self.device))
 
     def split_of(self, source: Source) -> tuple[Tensor, Tensor] | None:
-        """(trained on, held out): rows of the source, if it is the very data that the model was trained on."""
+        """The rows of the training and the validation data in a source.
+
+        None if the source is not the data that the model was trained on, as its fingerprint shows.
+        """
         if source.fingerprint() != self.about.get("data", {}).get("fingerprint") or "config" not in self.about:
             return None
         return split(source, val_fraction_of(self.about["config"]), self.about.get("seed", 0))
 
     def require(self, capability: str, use: str) -> None:
-        """Refuse a use that the model's method cannot serve; arguments and errors as of `methods.require`."""
+        """Raise ConfigError if the method of the model lacks a capability. Arguments are those of `methods.require`."""
         methods.require(capability, self.method.name, use)
 
     def require_null(self, use: str) -> None:
-        """Refuse a use that needs the unconditional field, if that was not trained.
+        """Raise ConfigError if the unconditional field was not trained.
 
+        Args:
+            use: what needs the unconditional field, as the subject of a sentence.
         Raises:
             ConfigError: the model was trained with condition_dropout = 0.
         """
@@ -94,6 +103,6 @@ class TrainedModel:
 
 
 def val_fraction_of(config: dict[str, Any]) -> float:
-    """The share of the data that was held out, by the configuration in a model file, nested or flat."""
+    """The share of validation data, from the configuration in a model file, with sections or without."""
     section = config.get("data")
     return float(section["val_fraction"] if isinstance(section, dict) else config["val_fraction"])

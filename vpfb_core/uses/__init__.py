@@ -1,1 +1,1 @@
-"""uses."""
+"""The uses of a trained model: sampling, chains, densities, scores, composition, evaluation and calibration."""

@@ -18,7 +18,7 @@ from vpfb_core.methods.base import Validation
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import dequantised
 from vpfb_core.uses.ood import fit
-from vpfb_core.uses.ood.readings import LEVELS
+from vpfb_core.uses.ood.descriptors import LEVELS
 
 IMAGES = 4096  # of the data that are looked at, at most: enough for some of each class
 VALUES = 2**27  # numbers in all of them, at most

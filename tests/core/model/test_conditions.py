@@ -34,7 +34,7 @@ def test_a_name_of_several_groups_is_told_apart_by_its_group() -> None:
     assert rows("border=red") == [[-1, -1, -1, 1]]
     with pytest.raises(ConfigError, match="several groups") as error:
         rows("red")
-    assert error.value.hint == "say which: colour=red, border=red"
+    assert error.value.hint == "name the group: colour=red, border=red"
 
 
 def test_several_names_take_turns_wherever_a_part_begins() -> None:

@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: scores of images, and how well they work."""
+"""Out-of-distribution detection: scores of images, and measures of how well the scores work."""
 
 from vpfb_core.model.reference import Reference
 from vpfb_core.uses.ood.detection import Detection, compare

@@ -1,4 +1,4 @@
-"""The model that scores a data set, and the images of a data set that make a fair test of a model."""
+"""The choice of a model for a data set, and of the images of a data set that allow a fair test of a model."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """A model file; `trained_on` names its data if that is not the data asked for, and is None otherwise."""
+    """The choice of a model.
+
+    Attributes:
+        path: the model file.
+        trained_on: the name of the model's training data if that is another data set than the requested one, else None.
+    """
 
     path: Path
     trained_on: str | None
 
 
 def choose_model(source: str) -> Choice:
-    """Choose the newest run trained on `source`, else the built-in model of it, else the newest run.
+    """The newest run that was trained on `source`, else the built-in model of that data, else the newest run.
 
     Raises:
-        CheckpointError: there is no run at all; the hint is the command that trains one.
+        CheckpointError: there is no run and no built-in model; the hint is the command that trains one.
     """
     newest: Choice | None = None
     for run in list_runs():
@@ -40,7 +45,7 @@ def choose_model(source: str) -> Choice:
         if same_set(trained_on, source):
             return Choice(run.model, None)
         newest = newest or Choice(run.model, trained_on)
-    if (builtin := builtin_models().get(identity(source))) is not None:  # named after their data
+    if (builtin := builtin_models().get(identity(source))) is not None:  # a built-in model is named after its data
         return Choice(builtin, None)
     if newest is None:
         raise CheckpointError(
@@ -51,28 +56,30 @@ def choose_model(source: str) -> Choice:
 
 
 def identity(source: str) -> str:
-    """One spelling for each data set: aliases, splits and ways to write a path make no difference."""
+    """A name that is the same for all spellings of a data set: its aliases, its splits and the forms of its path."""
     name = data.canonical(source)
     if name in SETS:
         return name
     plain, _ = split_off(source)
-    if plain.partition(":")[0] != plain and not Path(plain).exists():  # shuffled:NAME
+    if plain.partition(":")[0] != plain and not Path(plain).exists():  # a made data set such as shuffled:NAME
         return name
     return str(Path(plain).expanduser().resolve())
 
 
 def same_set(one: str, other: str) -> bool:
-    """Whether two sources are the same data set, perhaps in different splits."""
+    """Whether two sources are the same data set, possibly with different splits."""
     return identity(one) == identity(other)
 
 
 def part_of(source: str, default: str) -> str | None:
-    """The split that a source names, else `default` if the data set has splits, else None: the whole set."""
+    """The split that a source names, else `default` if the data set has splits, else None for the whole set."""
     return split_off(source)[1] or (default if has_splits(source) else None)
 
 
 def check_different(in_source: str, out_source: str) -> None:
-    """Refuse to compare a set with itself; its training split may be compared with its test split.
+    """Raise ConfigError if both sources are the same split of the same data set.
+
+    The training split of a data set may be compared with its test split.
 
     Raises:
         ConfigError: both are the same.
@@ -82,14 +89,16 @@ def check_different(in_source: str, out_source: str) -> None:
 
 
 def load_in_distribution(model: TrainedModel, source: str, limit: int | None, **options: Any) -> ImageSet:
-    """Load in-distribution images in the model's shape: the test split if there is one.
+    """Load in-distribution images in the shape of a model, from the test split if there is one.
 
-    Training images score too well. If the images are those that the model was trained on, only its validation images
-    are kept; if that cannot be found out, a note says so.
+    Training images would make the scores look better than they are. If the model was trained on these images, only its
+    validation images are returned. If that cannot be determined, a note of the images says so.
 
     Args:
-        limit: the largest number of images.
-        options: root, download, workers as in `data.load`.
+        model: the model that will score the images.
+        source: the name of a data set, a folder or a file.
+        limit: the largest number of images; None is no limit.
+        options: root, download and workers, as in `data.load`.
     """
     trained = str(model.about.get("data", {}).get("name"))
     if not same_set(trained, source) or {part_of(trained, "train"), part_of(source, "test")} == {"train", "test"}:
@@ -109,12 +118,17 @@ def load_in_distribution(model: TrainedModel, source: str, limit: int | None, **
 
 
 def load_out_of_distribution(model: TrainedModel, source: str, limit: int | None, **options: Any) -> ImageSet:
-    """Load the test split of any data set in the model's shape: centre-cropped, resized (Lanczos), in its channels."""
+    """Load images in the shape of a model, from the test split if there is one.
+
+    Images are cropped to the centre square, resized (Lanczos) and converted to the channels of the model. Arguments are
+    those of `load_in_distribution`.
+    """
     channels, size, _ = model.shape
     return data.load(source, size=size, channels=channels, split="test", limit=limit, **options)
 
 
 def _trained_on(path: Path) -> str | None:
+    """The name of the training data of a model file; None if the file cannot be read."""
     try:
         return description.read(path).data
     except VPFBError:

@@ -1,4 +1,4 @@
-"""An in-distribution set against out-of-distribution sets: scores, figures of merit, and a folder with a report."""
+"""Comparison of an in-distribution set with out-of-distribution sets: scores, their measures, and a report folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Key = tuple[str, str]  # the name of a set and its role, "in" or "out"
 Sets = Mapping[Key, ImageSet]
-Scores = Mapping[Key, Mapping[str, Tensor]]  # of each image, by the name of the score
+Scores = Mapping[Key, Mapping[str, Tensor]]  # the scores of the images of each set, by the name of the score
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Row:
     detection: Detection
 
     def document(self) -> dict[str, Any]:
-        """The row as JSON shows it."""
+        """The row as JSON values."""
         found = self.detection
         return {
             "out": self.out,
@@ -61,12 +61,16 @@ def score_sets(
     batch_size: int = DEFAULT_BATCH,
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[Key, dict[str, Tensor]]:
-    """Score every image of every set by every score. Other arguments and errors as in `scores.score`.
+    """The scores of all images of all sets.
 
-    Several processes of a job share the images; the first gets the scores, the others none.
+    The processes of a job divide the images. The first process gets the scores, the others none. Arguments and errors
+    that are not listed here are those of `scores.score`.
 
     Args:
-        on_progress: called with the share of the work that is done.
+        model: the model.
+        sets: the images of each set.
+        names: the names of the scores.
+        on_progress: called with the share of the work that is done, in [0, 1].
     """
     total, done = len(names) * sum(map(len, sets.values())), 0
     found: dict[Key, dict[str, Tensor]] = {key: {} for key in sets}
@@ -90,7 +94,7 @@ def score_sets(
 
 
 def compare_all(scores: Scores) -> list[Row]:
-    """One row per out-of-distribution set and score, in the order given. Errors as in `detection.compare`."""
+    """One row per out-of-distribution set and score, in the given order. Errors are those of `detection.compare`."""
     (in_scores,) = (found for (_, role), found in scores.items() if role == "in")
     return [
         Row(name, each, compare(in_scores[each], found[each]))
@@ -101,10 +105,14 @@ def compare_all(scores: Scores) -> list[Row]:
 
 
 def write_report(folder: Path, document: Mapping[str, Any], sets: Sets, scores: Scores, rows: Sequence[Row]) -> None:
-    """Write scores.csv, report.json and one histogram per row into a folder.
+    """Write scores.csv, report.json and one histogram per row to a folder.
 
     Args:
-        document: JSON values that report.json has beside what its scores mean.
+        folder: the folder, which is created if it is missing.
+        document: JSON values for report.json, to which the descriptions of the scores are added.
+        sets: the images.
+        scores: the scores of the images.
+        rows: the results.
     Raises:
         DataError: the folder cannot be written.
     """
@@ -128,26 +136,26 @@ def write_report(folder: Path, document: Mapping[str, Any], sets: Sets, scores: 
 
 
 def _label(source: str) -> str:
-    """The name of a source in a plot: only the last part of a path."""
+    """The name of a source in a plot, with only the last part of a path."""
     kind, colon, path = source.rpartition(":") if source.startswith("shuffled:") else ("", "", source)
     return f"{kind}{colon}{Path(path).name or path}"
 
 
 def _file_names(sources: Sequence[str]) -> dict[str, str]:
-    """A name of its own for the files of each source: shuffled:mnist → shuffled-mnist."""
+    """A unique file name for each source, such as shuffled-mnist for shuffled:mnist."""
     plain = {
         source: "".join(sign if sign.isalnum() or sign in "._" else "-" for sign in source).strip("-.") or "out"
         for source in sources
     }
     taken = Counter(plain.values())
     return {
-        source: name if taken[name] == 1 else f"{name}-{number}"  # a/b and a-b
+        source: name if taken[name] == 1 else f"{name}-{number}"  # such as a/b and a-b
         for number, (source, name) in enumerate(plain.items(), start=1)
     }
 
 
 def scores_table(sets: Sets, scores: Scores) -> bytes:
-    """Every image of every set: set, role (in or out), image, and one column per score."""
+    """A CSV file with one row per image: its set, its role (in or out), its name, and one column per score."""
     names = list(next(iter(scores.values())))
     rows = (
         [name, role, image_name(images, index), *(cell(float(scores[name, role][each][index])) for each in names)]

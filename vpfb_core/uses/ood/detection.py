@@ -1,7 +1,7 @@
-"""How well a score detects out-of-distribution images: AUROC, AUPR both ways, FPR at 95 % TPR.
+"""Measures of how well a score detects out-of-distribution images: AUROC, AUPR of both classes, and FPR at 95 % TPR.
 
-A higher score always means more out-of-distribution, and only the order of the scores counts. An infinite score is the
-most extreme one; a NaN has no place in any order and is an error.
+A higher score always means more out-of-distribution. The measures depend only on the order of the scores. Infinite
+scores are allowed; NaN cannot be ordered and is an error.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from torch import Tensor
 from vpfb_core.errors import DataError
 
 NORMAL_975 = 1.959963984540054  # the 97.5 % point of the normal distribution
-TPR = 0.95  # true positive rate at which `fpr95` is read
+TPR = 0.95  # the true positive rate of `fpr95`
 
 
 @dataclass(frozen=True)
 class Detection:
-    """How well one score separates one pair of sets.
+    """The measures of one score for one pair of sets.
 
     Attributes:
-        auroc: probability that an out-of-distribution image scores above an in-distribution one, ties counting half.
-        auroc_ci: its 95 % interval.
-        aupr_in: area under precision and recall (average precision) with the in-distribution images as positives,
-            lowest score first.
-        aupr_out: the same with the out-of-distribution images as positives, highest score first.
-        fpr95: share of the out-of-distribution images that pass where 95 % of the in-distribution images pass.
-        n_in, n_out: number of images in each set.
+        auroc: the probability that an out-of-distribution image has a higher score than an in-distribution image, where
+            a tie counts one half.
+        auroc_ci: the 95 % confidence interval of the AUROC.
+        aupr_in: the area under the precision-recall curve (average precision) with in-distribution images as positives.
+        aupr_out: the same with out-of-distribution images as positives.
+        fpr95: the share of out-of-distribution images below the threshold that accepts 95 % of the in-distribution
+            images.
+        n_in, n_out: the number of images in each set.
     """
 
     auroc: float
@@ -42,7 +43,7 @@ class Detection:
 
 
 def compare(in_scores: Tensor, out_scores: Tensor) -> Detection:
-    """All measures for the scores of in-distribution (N_in,) and out-of-distribution images (N_out,).
+    """All measures for the scores of in-distribution images (N_in,) and out-of-distribution images (N_out,).
 
     Raises:
         DataError: a set is empty, or a score is NaN.
@@ -59,16 +60,16 @@ def compare(in_scores: Tensor, out_scores: Tensor) -> Detection:
 
 
 def auroc(in_scores: Tensor, out_scores: Tensor) -> float:
-    """P(out > in) + ½ P(out = in), from ranks (Mann–Whitney). Arguments and errors as in `compare`."""
+    """P(out > in) + ½ P(out = in), from ranks (Mann–Whitney). Arguments and errors are those of `compare`."""
     return float(_placements(in_scores, out_scores).mean())
 
 
 def auroc_interval(in_scores: Tensor, out_scores: Tensor) -> tuple[float, float]:
-    """The 95 % interval of the AUROC: DeLong et al. 1988 on the logit scale, joined with Newcombe 2006.
+    """The 95 % confidence interval of the AUROC: DeLong et al. 1988 on the logit scale, united with Newcombe 2006.
 
-    DeLong's variance is zero where the sets do not overlap, however small they are. The interval is therefore never
-    narrower than that of Newcombe (Statistics in Medicine 25:559, method 5), which depends on the counts alone.
-    Arguments and errors as in `compare`.
+    DeLong's variance is zero for sets that do not overlap, however small they are. The interval therefore includes that
+    of Newcombe (Statistics in Medicine 25:559, method 5), which depends only on the AUROC and the numbers of images.
+    Arguments and errors are those of `compare`.
     """
     out_placements = _placements(in_scores, out_scores)
     in_placements = _placements(-out_scores, -in_scores)
@@ -82,17 +83,20 @@ def auroc_interval(in_scores: Tensor, out_scores: Tensor) -> tuple[float, float]
 
 
 def average_precision(negatives: Tensor, positives: Tensor) -> float:
-    """Σ (R_n − R_{n−1}) P_n over the thresholds from the highest score down. Errors as in `compare`.
+    """The average precision Σ (Rₙ − Rₙ₋₁) Pₙ over the thresholds from the highest score down.
 
     Args:
-        negatives: scores of the negatives, (N,).
-        positives: scores of the positives, which should be higher, (M,).
+        negatives: the scores of the negatives, (N,).
+        positives: the scores of the positives, which should be higher, (M,).
+    Raises:
+        DataError: a set is empty, or a score is NaN.
     """
     _check(negatives, positives)
     scores = torch.cat([negatives, positives]).double()
     positive = torch.cat([torch.zeros(len(negatives)), torch.ones(len(positives))]).double()
     scores, order = scores.sort(descending=True, stable=True)
-    last = torch.cat([scores[1:] != scores[:-1], torch.ones(1, dtype=torch.bool)])  # of its run of equal scores
+    # Equal scores share one threshold, so that only the last one of them counts.
+    last = torch.cat([scores[1:] != scores[:-1], torch.ones(1, dtype=torch.bool)])
     found = positive[order].cumsum(0)[last]
     taken = torch.arange(1, len(scores) + 1)[last]
     recall = found / len(positives)
@@ -100,18 +104,19 @@ def average_precision(negatives: Tensor, positives: Tensor) -> float:
 
 
 def fpr_at_tpr(in_scores: Tensor, out_scores: Tensor, tpr: float = TPR) -> float:
-    """Share of the out-of-distribution images that pass the lowest threshold that passes `tpr` of the others.
+    """The share of out-of-distribution images at or below the threshold that accepts a share `tpr` of the others.
 
-    In-distribution images are the positives, as is the custom: 0 is perfect, `tpr` is chance. Errors as in `compare`.
+    In-distribution images are the positives, as is usual. 0 is perfect, and `tpr` is chance. Errors are those of
+    `compare`.
     """
     _check(in_scores, out_scores)
-    needed = math.ceil(tpr * len(in_scores) - 1e-9)  # 0.95 · 20 is 19, whatever the rounding of floats says
+    needed = math.ceil(tpr * len(in_scores) - 1e-9)  # 0.95 · 20 must give 19 despite rounding
     threshold = in_scores.sort().values[max(needed, 1) - 1]
     return float((out_scores <= threshold).double().mean())
 
 
 def _placements(in_scores: Tensor, out_scores: Tensor) -> Tensor:
-    """For each out score the share of the in scores below it, equal ones counting half; float64 (N_out,)."""
+    """For each out score, the share of in scores below it, where equal ones count one half, float64 (N_out,)."""
     _check(in_scores, out_scores)
     ordered = in_scores.sort().values
     below = torch.searchsorted(ordered, out_scores.contiguous())
@@ -124,7 +129,7 @@ def _variance_of_mean(values: Tensor) -> float:
 
 
 def _newcombe(area: float, n_in: int, n_out: int) -> tuple[float, float]:
-    """The areas whose own standard error puts the estimate at 1.96 of it, below and above, by bisection."""
+    """The lower and the upper area that are 1.96 of their own standard errors away from the estimate, by bisection."""
     each = (n_in + n_out) / 2 - 1
 
     def standard_error(true: float) -> float:
@@ -154,4 +159,4 @@ def _check(in_scores: Tensor, out_scores: Tensor) -> None:
             raise DataError(f"there are no {name} images to compare")
         if scores.isnan().any():
             index = int(scores.isnan().nonzero()[0])
-            raise DataError(f"the score of {name} image {index} is NaN", hint="the model may have diverged")
+            raise DataError(f"the score of {name} image {index} is NaN", hint="the training may have diverged")

@@ -1,4 +1,4 @@
-"""The images of one set in the order of their scores: which of them are outliers?"""
+"""The ranking of the images of one set by their scores, which shows its outliers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankedImage:
-    """One image and its figures.
+    """An image of a ranking.
 
     Attributes:
-        index: its place in the set.
-        file: its name.
-        score: higher is more out-of-distribution.
-        energy: the score of that name, in nats up to a constant.
-        bits_per_dim: by the explicit density; None if the model's density is not calibrated.
+        index: the index of the image in the set.
+        file: the name of the image.
+        score: the score by which the images are ranked; higher is more out-of-distribution.
+        energy: the score "energy", in nats up to a constant.
+        bits_per_dim: the bits per dimension by the explicit density; None if the model is not calibrated.
     """
 
     index: int
@@ -44,7 +44,13 @@ def rank(
     batch_size: int = DEFAULT_BATCH,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[RankedImage]:
-    """Every image of a set, the greatest outlier first. Arguments and errors as in `scores.score`."""
+    """All images of a set, the most out-of-distribution first.
+
+    Arguments and errors are those of `scores.score`.
+
+    Raises:
+        DataError: a score is NaN.
+    """
     scores = score(model, images.images, name, seed=seed, batch_size=batch_size, on_batch=on_batch)
     if scores.isnan().any():
         raise DataError(f"the score of {image_name(images, int(scores.isnan().nonzero()[0]))} is NaN")
@@ -65,6 +71,6 @@ def rank(
 
 
 def ranking_table(ranking: Sequence[RankedImage]) -> bytes:
-    """The images of a ranking: file, score, energy, bits_per_dim."""
+    """A CSV file with one row per image: file, score, energy and bits_per_dim."""
     rows = ([one.file, cell(one.score), cell(one.energy), cell(one.bits_per_dim)] for one in ranking)
     return csv_table(["file", "score", "energy", "bits_per_dim"], rows)

@@ -1,8 +1,9 @@
-"""Out-of-distribution scores by name. In every one of them a higher score means more out-of-distribution.
+"""Out-of-distribution scores by name. For every score, higher means more out-of-distribution.
 
-A scalar reads one property of an image and can be fooled by another: smooth images have high density under models of
-detailed ones (Nalisnick et al. 2019, arXiv 1810.09136). `multiscale` compares many properties with those of the
-training images at once, and is the default because it is best in the worst case over the pairs that were measured.
+A score that measures one property of an image can fail because of another: smooth images have a high density under
+models of detailed images (Nalisnick et al. 2019, arXiv 1810.09136). `multiscale` compares many properties with those of
+training images. It is the default because it was the best score in the worst case of the pairs of data sets that we
+measured.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.model.reference import Reference
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses import density
-from vpfb_core.uses.ood.readings import SCALAR_LEVEL, read, read_all, scalar_level
+from vpfb_core.uses.ood.descriptors import SCALAR_LEVEL, describe, describe_all, scalar_level
 
 DEFAULT_SCORE = "multiscale"
 ALL = "all"
@@ -26,12 +27,13 @@ DEFAULT_BATCH = 64
 
 @dataclass(frozen=True)
 class Batch:
-    """Images to be scored, as a model sees them.
+    """A batch of images for a score.
 
     Attributes:
-        model: that judges.
+        model: the model.
         images: (N, C, H, W), uint8 or in [0, 1].
-        first: the index of the first of them; noise of image i is fixed by (seed, i).
+        first: the index of the first image of the batch.
+        seed: the seed of the noise, which for image i depends only on (seed, i).
     """
 
     model: TrainedModel
@@ -41,24 +43,25 @@ class Batch:
 
     @property
     def data(self) -> Tensor:
-        """The images standardised to unit variance, on the model's device."""
+        """The images with unit variance, on the device of the model."""
         return self.model.standardise(self.images)
 
     @property
     def reference(self) -> Reference:
-        assert self.model.reference is not None  # `score` has asked
+        """The reference of the model."""
+        assert self.model.reference is not None  # `require_ready` has checked it
         return self.model.reference
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score: what it is in one line, how a batch is scored, and what it needs beside the potential.
+    """An out-of-distribution score.
 
     Attributes:
-        summary: for people.
-        compute: a batch of N images → (N,), higher is more out-of-distribution.
-        needs: what of the model calibration must have made: "reference", "calibration" or nothing.
-        costly: left out of "all".
+        summary: one line that says what the score is.
+        compute: maps a batch of N images to scores (N,); higher is more out-of-distribution.
+        needs: the attribute of the model that calibration must have set, "reference" or "calibration"; None if none.
+        costly: whether "all" leaves this score out.
     """
 
     summary: str
@@ -77,21 +80,22 @@ def score(
     batch_size: int = DEFAULT_BATCH,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """How little images look like those that the model was trained on.
+    """The out-of-distribution scores of images.
 
     Args:
-        images: (N, C, H, W), uint8 or in [0, 1], of the model's shape.
-        name: one of `SCORES`.
-        seed: of the noise, for scores that draw any; that of image i is fixed by (seed, i).
-        first: index of the first image, where these are a part of many.
-        batch_size: images at once; the result does not depend on it.
-        on_batch: hears how many images have been scored.
+        model: the model.
+        images: (N, C, H, W), uint8 or in [0, 1], in the shape of the model.
+        name: the name of the score, one of `SCORES`.
+        seed: the seed of the noise of scores that use noise, which for image i depends only on (seed, i).
+        first: the index of the first image, if these images are a part of a larger set.
+        batch_size: the number of images that are scored at once. The result does not depend on it.
+        on_batch: called with the number of images that are scored.
     Returns:
         float32 (N,) on the CPU; higher is more out-of-distribution.
     Raises:
-        ConfigError: an unknown score, images that do not fit the model, a method without an energy, or a field without
-            a class that was not trained.
-        CheckpointError: the score needs what calibration makes, and the model lacks it.
+        ConfigError: the score is unknown, the images do not fit the model, the method has no energy, or the
+            unconditional field was not trained.
+        CheckpointError: the score needs a calibrated model.
     """
     chosen = require_ready(model, name)
     if batch_size < 1:
@@ -106,16 +110,21 @@ def score(
 
 
 def find_score(name: str) -> Score:
-    """The score of that name. Raises ConfigError with the names that exist."""
+    """The score of that name.
+
+    Raises:
+        ConfigError: there is no such score; the hint lists the scores.
+    """
     if name not in SCORES:
-        raise ConfigError(f"no score {name!r}", hint=f"scores: {', '.join(SCORES)}")
+        raise ConfigError(f"unknown score {name!r}", hint=f"scores: {', '.join(SCORES)}")
     return SCORES[name]
 
 
 def find_scores(names: Iterable[str]) -> list[str]:
-    """The scores that are meant: each once, "all" for all that are not costly, none for the default.
+    """The distinct names of scores. "all" stands for all that are not costly, and no name for the default score.
 
-    Raises ConfigError with the names that exist.
+    Raises:
+        ConfigError: there is no such score; the hint lists the scores.
     """
     wanted: list[str] = []
     for name in names:
@@ -126,14 +135,14 @@ def find_scores(names: Iterable[str]) -> list[str]:
 
 
 def require_ready(model: TrainedModel, name: str) -> Score:
-    """The score of that name, if the model has what it needs; errors as of `score`."""
+    """The score of that name, if the model has what it needs. Errors are those of `score`."""
     chosen = find_score(name)
     model.require("energy", "out-of-distribution detection")
     model.require_null("out-of-distribution detection")
     if not is_ready(model, name):
         raise CheckpointError(
-            f"the score {name!r} needs a calibrated model: this one has no {chosen.needs}",
-            hint="vpfb info --calibrate MODEL adds it; --score energy needs nothing",
+            f"the score {name!r} needs a calibrated model, but this one has no {chosen.needs}",
+            hint="vpfb info --calibrate MODEL adds it; --score energy needs no calibration",
         )
     return chosen
 
@@ -148,15 +157,15 @@ def is_ready(model: TrainedModel, name: str) -> bool:
 
 
 def _multiscale(batch: Batch) -> Tensor:
-    return batch.reference.strangeness(read_all(batch.model.field, batch.data, batch.reference.levels))
+    return batch.reference.outlier_score(describe_all(batch.model.field, batch.data, batch.reference.levels))
 
 
 def _energy(batch: Batch) -> Tensor:
-    return read(batch.model.field, batch.data, scalar_level(batch.model.field)).energy
+    return describe(batch.model.field, batch.data, scalar_level(batch.model.field)).energy
 
 
 def _gradient(batch: Batch) -> Tensor:
-    return read(batch.model.field, batch.data, scalar_level(batch.model.field)).score_norm
+    return describe(batch.model.field, batch.data, scalar_level(batch.model.field)).score_norm
 
 
 def _typicality(batch: Batch) -> Tensor:
@@ -173,13 +182,15 @@ def _likelihood(batch: Batch) -> Tensor:
 
 SCORES: dict[str, Score] = {
     "multiscale": Score(
-        "energies, score norms and features at ten levels, against those of training images", _multiscale, "reference"
+        "energies, score norms and features at ten noise levels, compared with training images",
+        _multiscale,
+        "reference",
     ),
-    "energy": Score(f"energy, −log density at noise level {SCALAR_LEVEL:.2f}, up to a constant", _energy),
+    "energy": Score(f"energy, -log density at noise level {SCALAR_LEVEL:.2f}, up to a constant", _energy),
     "gradient": Score(
         f"norm of the score, the gradient of the log density, at noise level {SCALAR_LEVEL:.2f}", _gradient
     ),
-    "typicality": Score("distance of the energy from that of a typical training image", _typicality, "reference"),
-    "density": Score("−log density of the slightly blurred image, nats", _density, "calibration"),
-    "likelihood": Score("−log likelihood by the flow, nats", _likelihood, costly=True),
+    "typicality": Score("distance of the energy from the mean energy of training images", _typicality, "reference"),
+    "density": Score("-log density of the slightly blurred image, in nats", _density, "calibration"),
+    "likelihood": Score("-log likelihood by the flow, in nats", _likelihood, costly=True),
 }

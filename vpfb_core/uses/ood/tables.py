@@ -1,4 +1,4 @@
-"""CSV files of scores: one row per image."""
+"""CSV files with one row per image."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def image_name(images: ImageSet, index: int) -> str:
-    """The file of an image, or its place in an array.
+    """The file name of an image, or the name of its set with its index.
 
-    A name that a spreadsheet would run as a formula is written as the same path from the current folder.
+    A file name that a spreadsheet would execute as a formula is written as a path from the current folder.
     """
     if images.files is None:
         return f"{images.name}#{index}"
@@ -24,18 +24,16 @@ def image_name(images: ImageSet, index: int) -> str:
 
 
 def csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A CSV file of these columns and rows, UTF-8."""
+    """A CSV file in UTF-8 with these columns and rows."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    return text.getvalue().encode(
-        "utf-8", "surrogateescape"
-    )  # names of files that are not UTF-8 come back as they were
+    return text.getvalue().encode("utf-8", "surrogateescape")  # file names that are not UTF-8 keep their bytes
 
 
 def cell(value: float | None) -> str:
-    """A number for people and programs to read; empty for None."""
+    """A number as text with six digits; empty for None."""
     if value is None:
         return ""
     return f"{value:.6g}" if math.isfinite(value) else str(value)

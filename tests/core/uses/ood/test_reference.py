@@ -18,7 +18,7 @@ from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container as checkpoint
-from vpfb_core.model.reference import NEIGHBOURS, Neighbourhood, Readings, Reference, shrunk_covariance
+from vpfb_core.model.reference import NEIGHBOURS, Descriptors, Neighbourhood, Reference, shrunk_covariance
 from vpfb_core.uses import ood
 
 
@@ -46,7 +46,7 @@ def test_the_space_is_white_but_for_the_shrinkage() -> None:
     assert 0.9 < variances[0] < 1
 
 
-def test_strangeness_is_the_log_distance_in_deviations_of_training_images_less_half_of_the_neighbours_own() -> None:
+def test_the_outlier_score_is_the_standardised_log_distance_less_half_of_the_neighbours_own() -> None:
     neighbourhood = Neighbourhood.of(points(300))
     others = (points(50, seed=1) - neighbourhood.mean) @ neighbourhood.axes
     nearest = NearestNeighbors(n_neighbors=NEIGHBOURS + 1).fit(neighbourhood.points.numpy())
@@ -55,8 +55,8 @@ def test_strangeness_is_the_log_distance_in_deviations_of_training_images_less_h
     spacing = np.log(own_distances[:, 1:].mean(1))
     usual = spacing - spacing[own_rows[:, 1:]].mean(1) / 2
     expected = (np.log(distances.mean(1)) - spacing[rows].mean(1) / 2 - usual.mean()) / usual.std()
-    strangeness = neighbourhood.strangeness(points(50, seed=1))
-    assert torch.allclose(strangeness, torch.from_numpy(expected).float(), atol=1e-3)
+    found = neighbourhood.outlier_score(points(50, seed=1))
+    assert torch.allclose(found, torch.from_numpy(expected).float(), atol=1e-3)
 
 
 def test_among_images_that_vary_much_a_distance_counts_less() -> None:
@@ -65,29 +65,29 @@ def test_among_images_that_vary_much_a_distance_counts_less() -> None:
     narrow, wide = (torch.randn(200, 2, generator=random) * width for width in (0.1, 1.0))
     neighbourhood = Neighbourhood.of(torch.cat([narrow - 10, wide + 10]))
     beside_narrow, beside_wide = torch.tensor([[-9.3, -10.0]]), torch.tensor([[14.0, 10.0]])
-    assert neighbourhood.strangeness(beside_narrow) > neighbourhood.strangeness(beside_wide)
+    assert neighbourhood.outlier_score(beside_narrow) > neighbourhood.outlier_score(beside_wide)
 
 
 def test_far_points_are_stranger_in_every_direction() -> None:
     neighbourhood = Neighbourhood.of(points(500))
-    usual = neighbourhood.strangeness(points(200, seed=1))
+    usual = neighbourhood.outlier_score(points(200, seed=1))
     directions = torch.linalg.pinv(neighbourhood.axes)
     for direction in torch.cat([directions, -directions]):
-        far = neighbourhood.strangeness((neighbourhood.mean + 8 * direction)[None])
+        far = neighbourhood.outlier_score((neighbourhood.mean + 8 * direction)[None])
         assert float(far) > float(usual.max())
 
 
-def test_both_readings_count() -> None:
+def test_both_descriptors_count() -> None:
     parts = Neighbourhood.of(points(300, 20)), Neighbourhood.of(points(300, 6))
     reference = Reference((1.0,) * 10, 0.0, *parts)
-    usual = Readings(points(50, 20, 1), points(50, 6, 1))
-    scores = reference.strangeness(usual)
-    moved = [Readings(usual.scalars + 1e4, usual.features), Readings(usual.scalars, usual.features + 1e4)]
-    assert all((reference.strangeness(readings) > scores).all() for readings in moved)
-    scalars, features = (part.strangeness(reading) for part, reading in zip(parts, usual, strict=True))
+    usual = Descriptors(points(50, 20, 1), points(50, 6, 1))
+    scores = reference.outlier_score(usual)
+    moved = [Descriptors(usual.scalars + 1e4, usual.features), Descriptors(usual.scalars, usual.features + 1e4)]
+    assert all((reference.outlier_score(descriptors) > scores).all() for descriptors in moved)
+    scalars, features = (part.outlier_score(descriptor) for part, descriptor in zip(parts, usual, strict=True))
     assert torch.allclose(scores, scalars + 2 * features)
     alone = Reference((1.0,) * 10, 0.0, parts[0], None)
-    assert torch.equal(alone.strangeness(usual), parts[0].strangeness(usual.scalars))
+    assert torch.equal(alone.outlier_score(usual), parts[0].outlier_score(usual.scalars))
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])

@@ -15,7 +15,7 @@ from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.uses import ood
-from vpfb_core.uses.ood.readings import LEVELS, SCALAR_LEVEL, levels_of, read, read_all, scalar_level
+from vpfb_core.uses.ood.descriptors import LEVELS, SCALAR_LEVEL, describe, describe_all, levels_of, scalar_level
 from vpfb_core.uses.ood.scores import find_scores
 
 
@@ -23,12 +23,12 @@ from vpfb_core.uses.ood.scores import find_scores
 def test_energy_and_score_of_a_mixture_are_its_exact_ones(level: float) -> None:
     mixture = anisotropic()
     z = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    reading = read(exact_field(mixture), z, level)
+    descriptor = describe(exact_field(mixture), z, level)
     sine, cosine = unit(level), unit(level) * level
     exact = mixture.log_density(sine * z, torch.tensor(sine / STD), torch.tensor(cosine))
-    assert torch.allclose(reading.energy, -exact - math.log(2 * math.pi), atol=1e-8), "C(φ) is −(d/2) log 2π"
+    assert torch.allclose(descriptor.energy, -exact - math.log(2 * math.pi), atol=1e-8), "C(φ) is −(d/2) log 2π"
     score = mixture.score(sine * z, torch.tensor(sine / STD), torch.tensor(cosine))
-    assert torch.allclose(reading.score_norm, score.norm(dim=1), atol=1e-6)
+    assert torch.allclose(descriptor.score_norm, score.norm(dim=1), atol=1e-6)
 
 
 def test_energy_and_gradient_of_gaussian_data_are_those_of_a_gaussian() -> None:
@@ -87,14 +87,14 @@ def test_a_score_does_not_depend_on_the_batch(digits: tuple[Model, ImageSet]) ->
     assert heard == [4, 8, 10] * 3
 
 
-def test_readings_hold_every_level_and_the_coarsest_layer(digits: tuple[Model, ImageSet]) -> None:
+def test_descriptors_hold_every_level_and_the_coarsest_layer(digits: tuple[Model, ImageSet]) -> None:
     model, held_out = digits
-    scalars, features = read_all(model.field, model.standardise(held_out.images[:3]), LEVELS)
+    scalars, features = describe_all(model.field, model.standardise(held_out.images[:3]), LEVELS)
     assert scalars.shape == (3, 2 * len(LEVELS))
     width = model.network["widths"][-1]
     assert features.shape == (3, 3 * 2 * width), "mean and deviation of each channel, at three levels"
     assert not model.field.network.middle._forward_hooks, "nothing is left behind"
-    assert read_all(model_of().field, images_of(3), LEVELS).features.shape == (3, 0)
+    assert describe_all(model_of().field, images_of(3), LEVELS).features.shape == (3, 0)
 
 
 @pytest.mark.parametrize("name", ["multiscale", "typicality", "density"])

@@ -1,0 +1,101 @@
+"""Descriptors of images: energies, score norms and network features at several noise levels.
+
+Images are scaled as they are at a noise level, but no noise is added. Descriptors of noised images detected fewer
+outliers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vpfb_core.methods.base import Field
+from vpfb_core.model.reference import Descriptors
+
+# Geometrically spaced noise levels, from one that leaves only the coarse shape of an image to one that leaves all
+# details.
+LEVELS = tuple(3.0 * (0.05 / 3.0) ** (i / 9) for i in range(10))
+SCALAR_LEVEL = LEVELS[5]  # 0.31, the level of the scores with a single level, the best one in the worst case
+FEATURE_EVERY = 3  # features are computed at every third level, from the second on; more levels added no information
+
+
+def levels_of(field: Field) -> tuple[float, ...]:
+    """Those of `LEVELS` that are not below the lowest level of the field, where it is not trained."""
+    return tuple(level for level in LEVELS if level >= _lowest(field))
+
+
+def scalar_level(field: Field) -> float:
+    """`SCALAR_LEVEL`, or the lowest level of the field if that is higher."""
+    return max(SCALAR_LEVEL, _lowest(field))
+
+
+def _lowest(field: Field) -> float:
+    assert field.levels is not None
+    return field.levels.lowest
+
+
+class LevelDescriptor(NamedTuple):
+    """The descriptors of N images at one level.
+
+    Attributes:
+        energy: the energy in nats up to a constant, (N,).
+        score_norm: the norm ‖∇ log ρ‖ of the score, (N,).
+        features: the means and the standard deviations over positions of the network's feature layer, (N, F); F = 0 if
+            it has no such layer.
+    """
+
+    energy: Tensor
+    score_norm: Tensor
+    features: Tensor
+
+
+def describe(field: Field, data: Tensor, level: float) -> LevelDescriptor:
+    """The descriptors of images at one level.
+
+    Args:
+        field: a field with an energy.
+        data: images of unit variance, (N, …), on the device of the field.
+        level: the noise level.
+    """
+    x = field.at_level(data, level)
+    with _feature_layer(field.network) as seen:
+        energy, score = field.energy_and_score(x, level)
+    return LevelDescriptor(
+        energy=energy,
+        score_norm=score.flatten(1).norm(dim=1),
+        features=torch.cat([_pooled(layer) for layer in seen], 1) if seen else x.new_empty(len(x), 0),
+    )
+
+
+def describe_all(field: Field, data: Tensor, levels: Sequence[float]) -> Descriptors:
+    """The descriptors of images at several levels. Arguments are those of `describe`."""
+    found = [describe(field, data, level) for level in levels]
+    energies = [each.energy for each in found]
+    log_norms = [each.score_norm.clamp(min=1e-12).log() for each in found]
+    features = [each.features for each in found[1::FEATURE_EVERY]]
+    return Descriptors(torch.stack([*energies, *log_norms], 1).cpu(), torch.cat(features, 1).cpu())
+
+
+@contextmanager
+def _feature_layer(network: nn.Module) -> Iterator[list[Tensor]]:
+    """A list to which the outputs (N, channels, h, w) of the network's feature layer are appended in this context."""
+    seen: list[Tensor] = []
+    layer = getattr(network, "feature_layer", None)
+    if not isinstance(layer, nn.Module):
+        yield seen
+        return
+    handle = layer.register_forward_hook(lambda _layer, _inputs, output: seen.append(output.detach().float()))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _pooled(layer: Tensor) -> Tensor:
+    """The means and the standard deviations over positions, (N, C, …) → (N, 2C)."""
+    positions = layer.flatten(2)
+    return torch.cat([positions.mean(2), positions.std(2, correction=0)], 1)
