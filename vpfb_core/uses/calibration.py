@@ -1,7 +1,7 @@
-"""What a trained model still needs to be used for more than samples: figures that are measured, not learned.
+"""Calibration of a trained model: the constants of its densities and the reference of its out-of-distribution scores.
 
-Constants make its energies densities; the reference, how training images read, makes them comparable with other images.
-Both are kept in the model, so that scoring a picture needs no training set.
+Both are estimated from the training data after training and saved in the model file, so that densities and scores of
+other images need no training data.
 """
 
 from __future__ import annotations
@@ -20,56 +20,57 @@ from vpfb_core.uses.density import dequantised
 from vpfb_core.uses.ood import fit
 from vpfb_core.uses.ood.descriptors import LEVELS
 
-IMAGES = 4096  # of the data that are looked at, at most: enough for some of each class
-VALUES = 2**27  # numbers in all of them, at most
+IMAGES = 4096  # the largest number of images that are used, which includes enough of each class
+VALUES = 2**27  # the largest number of values in all of these images
 BATCH = 64
-SHARE = 0.1  # of the work of a training run that calibration takes, at most
-STEP_COST = 7  # gradients that a training step is worth, per image: two points, each differentiated twice
-READING_COST = len(LEVELS) + 1  # gradients per image of the reference
-_LEAST_IMAGES = 50  # with fewer, the reference would be worthless
+SHARE = 0.1  # the largest share of the work of a training run that its calibration takes
+STEP_COST = 7  # the cost of a training step in gradients per image: two points, each differentiated twice
+REFERENCE_COST = len(LEVELS) + 1  # gradients per image of the reference
+_LEAST_IMAGES = 50  # a reference of fewer images would be too inaccurate to use
 
 
 def affordable(images: int) -> int:
-    """Gradients to spend on calibrating a run that has drawn this many images."""
+    """The number of gradients for the calibration of a run that has trained on this many images."""
     return int(SHARE * STEP_COST * images)
 
 
 def full_cost(model: TrainedModel) -> int:
-    """Gradients that full calibration takes."""
+    """The number of gradients that a calibration with full effort takes."""
     if not methods.gives(model.method.name, "energy"):
         return 0
-    reference = fit.IMAGES * READING_COST if model.field.has_null else 0
+    reference = fit.IMAGES * REFERENCE_COST if model.field.has_null else 0
     return model.method.calibration_cost(model.field, model.data_shape.classes) + reference
 
 
 def calibrate(
     model: TrainedModel, source: Source, seed: int = 0, gradients: int | None = None, batch_size: int = BATCH
 ) -> None:
-    """Estimate the constants of a model and fit its reference on data that it was trained on; keep both in it.
+    """Estimate the constants of a model and fit its reference, and set both in the model.
 
-    A model without an energy needs neither, and one whose field without a class is not trained no reference.
+    A model without an energy needs neither. A model whose unconditional field is not trained gets no reference.
 
     Args:
-        source: of the model's shape and, if it is conditional, with its condition groups.
-        seed: of the choice of images and of the noise.
-        gradients: about as many as may be spent, up to two thirds of them on the reference. What cannot be done well
-            with them is left out. None spends `full_cost`.
-        batch_size: images computed at once.
+        model: the model, which is changed in place.
+        source: the training data, in the shape of the model and, if it is conditional, with its condition groups.
+        seed: the seed of the choice of images and of the noise.
+        gradients: the approximate number of gradients to spend, at most two thirds of them on the reference. Parts that
+            would be too inaccurate with them are left out. None spends `full_cost`.
+        batch_size: the number of images that are computed at once.
     Raises:
-        DataError: images of another shape or with other classes.
+        DataError: the data have another shape or other classes than the model.
         DivergedError: the energy is not finite.
     """
     if tuple(source.shape) != tuple(model.shape):
         raise DataError(f"{source.name} has images of shape {tuple(source.shape)}, the model of {tuple(model.shape)}")
     if model.groups and source.groups != model.groups:
-        raise DataError(f"{source.name} does not have the classes of the model", hint="name the data it was trained on")
+        raise DataError(f"{source.name} does not have the classes of the model", hint="name its training data")
     if not methods.gives(model.method.name, "energy"):
         return
     chosen = _shuffled(source, seed)
     count, rest = fit.IMAGES if model.field.has_null else 0, None
     if gradients is not None:
-        count = min(count, 2 * gradients // (3 * READING_COST))
-        rest = gradients - count * READING_COST
+        count = min(count, 2 * gradients // (3 * REFERENCE_COST))
+        rest = gradients - count * REFERENCE_COST
     labels = None if chosen.labels is None or not model.groups else chosen.labels
     data = model.standardise(dequantised(chosen.images, seed))
     found = model.method.calibrate(
@@ -81,6 +82,6 @@ def calibrate(
 
 
 def _shuffled(source: Source, seed: int) -> ImageSet:
-    """At most `IMAGES` of the images, in random order."""
+    """At most `IMAGES` images of the source, in random order."""
     order = torch.randperm(len(source), generator=noise.generator(seed, "calibration images"))
     return source.subset(order[: min(IMAGES, VALUES // math.prod(source.shape))])

@@ -1,4 +1,4 @@
-"""What Langevin chains do for a model: long runs from images, and pictures with a part filled in."""
+"""Langevin chains of a model in image space: long runs from images, and inpainting."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from vpfb_core.uses.draw import conditions_of
 
 @dataclass(frozen=True)
 class Chains:
-    """What came of chains.
+    """The result of Langevin chains.
 
     Attributes:
         images: float32 (N, C, H, W) in [0, 1] on the CPU.
-        acceptance: share of the Metropolis proposals that were accepted, burn-in left out.
-        energy: −log-density in nats, up to a constant, the mean over the images. Of a long run: before the first and
-            after each step, (steps + 1,). Of inpainting: at the end of each level, (levels,); the constant is another
-            one at each.
-        moved: RMS distance of each image from the one it began as, in units of [0, 1], (N,); of inpainting, over the
-            pixels that were filled in.
-        apart: the same between neighbours among the images, the mean; NaN for a single image.
-        nfe: gradient evaluations that each image took, (N,) int64.
+        acceptance: the share of accepted Metropolis proposals after the burn-in.
+        energy: the mean energy of the images, −log density in nats up to a constant. For a long run it is given before
+            the first step and after each step, (steps + 1,). For inpainting it is given after each level, (levels,),
+            and the constant differs between levels.
+        moved: the RMS distance of each image from its initial image, in units of [0, 1], (N,); for inpainting only over
+            the pixels that were filled in.
+        apart: the mean RMS distance between consecutive images; NaN for a single image.
+        nfe: gradient evaluations per image, (N,) int64.
     """
 
     images: Tensor
@@ -43,7 +43,7 @@ class Chains:
     nfe: Tensor
 
     def energy_trace(self, points: int = 50) -> list[float]:
-        """The energies, thinned evenly to at most `points` that hold the first and the last."""
+        """At most `points` evenly spaced energies, which include the first and the last."""
         last = len(self.energy) - 1
         count = min(points, last + 1)
         rows = [round(i * last / max(1, count - 1)) for i in range(count)]
@@ -64,19 +64,21 @@ def long_run(
     on_progress: Callable[[float], None] | None = None,
     **solver: Any,
 ) -> Chains:
-    """Let images walk over the data by `steps` steps of MALA at one noise level, and take the noise off again.
+    """Run MALA chains from images at one noise level, and remove the noise with the flow.
 
-    The first fifth of the steps, at most 200, is burn-in: each chain finds its own step size. What image i draws
-    depends on (seed, first + i) alone.
+    The first fifth of the steps, at most 200, is the burn-in, in which each chain adapts its step size. The random
+    numbers of image i depend only on (seed, first + i).
 
     Args:
-        images: (N, C, H, W), uint8 or in [0, 1]; samples or real ones.
-        condition, guidance: of the density in which the chains walk, as in `draw.sample`.
-        level: the ratio of noise to data.
-        on_progress: called with the fraction done.
-        solver: of the flow that takes the noise off, as in `draw.sample`.
+        model: a model with an energy and a flow.
+        images: samples or real images, (N, C, H, W), uint8 or in [0, 1].
+        steps: the number of steps of MALA.
+        condition, guidance: the condition of the density and its weight, as in `draw.sample`.
+        level: the noise level of the chains.
+        on_progress: called with the share of the work that is done, in [0, 1].
+        solver: the solver of the flow, as in `draw.sample`.
     Raises:
-        ConfigError: settings that do not exist, or a method without an energy.
+        ConfigError: a setting does not exist, or the method has no energy or no flow.
         SolverError: the energy of some image is not finite.
     """
     model.require("energy", "a Langevin chain")
@@ -119,19 +121,22 @@ def inpaint(
     on_progress: Callable[[float], None] | None = None,
     levels: int = inpainting.LEVELS,
 ) -> Chains:
-    """Fill in the unknown pixels of an image, in n ways. Sample i draws by (seed, first + i) alone.
+    """Sample the unknown pixels of an image given its known pixels, n times.
 
-    At each of the levels there is a step of the flow and 25 steps of MALA on the free pixels.
+    At each noise level there is one step of the flow and 25 steps of MALA on the unknown pixels. The random numbers of
+    sample i depend only on (seed, first + i).
 
     Args:
-        image: (C, H, W), uint8 or in [0, 1]; its known pixels come back as they are.
-        known: bool (1, H, W) or (C, H, W), True where the image is given.
+        model: a model with an energy and a flow.
+        image: (C, H, W), uint8 or in [0, 1]. Its known pixels are returned unchanged.
+        known: bool (1, H, W) or (C, H, W), True where a pixel is known.
+        n: the number of samples.
         condition, guidance: as in `draw.sample`.
-        on_progress: called with the fraction done.
-        levels: noise levels of the ladder.
+        on_progress: called with the share of the work that is done, in [0, 1].
+        levels: the number of noise levels.
     Raises:
-        ConfigError: shapes that do not fit, a mask that keeps all or nothing, or a method without an energy.
-        SolverError: some sample left the finite numbers.
+        ConfigError: shapes do not fit, all pixels or none are known, or the method has no energy or no flow.
+        SolverError: a sample became non-finite.
     """
     model.require("energy", "inpainting")
     model.require("flow", "inpainting")
@@ -190,12 +195,12 @@ def _on_device(conditions: Tensor | None, rows: slice, model: TrainedModel) -> T
 def _fraction(
     on_progress: Callable[[float], None] | None, done: float, share: float, parts: int
 ) -> Callable[[int], None] | None:
-    """What tells a batch's parts (steps or levels) as a fraction of the whole."""
+    """A function that reports the completed parts (steps or levels) of a batch as a share of all work."""
     return None if on_progress is None else lambda part: on_progress(done + share * part / parts)
 
 
 def _mixed(parts: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """The mean of batches by their shares."""
+    """The mean over batches, weighted by their shares."""
     return torch.stack([share * values for share, values in parts]).sum(0)
 
 

@@ -1,7 +1,8 @@
-"""Log-densities of images in nats and bits: explicit from one forward pass, or the likelihood by the flow.
+"""Log-densities of images in nats and bits per dimension: the explicit density or the likelihood of the flow.
 
-Both are of dequantised images. A grey level v of 256 stands for the cell (v ± ½)/255, and a uniform draw from it is
-what has a density; bits per dimension multiply that density by the width of the cell.
+The explicit density takes one forward pass. Both are densities of dequantised images: one of 256 grey levels v is
+replaced by a uniform draw from the cell (v ± ½)/255, which has a density. Bits per dimension multiply this density by
+the width of the cell.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vpfb_core.uses.draw import conditions_of
 
 METHODS = ("explicit", "ode")
 GREY_LEVEL = 1 / 255
-DEQUANTISATION = 1 / math.sqrt(12)  # standard deviation of a uniform draw, grey levels
+DEQUANTISATION = 1 / math.sqrt(12)  # the standard deviation of a uniform draw, in grey levels
 
 
 def log_density(
@@ -40,38 +41,40 @@ def log_density(
     probes: int = 1,
     **solver: Any,
 ) -> Tensor:
-    """Normalised log-density of each image as a vector of d pixels in [0, 1]: nats, float64 (N,) on the CPU.
+    """The normalised log-density of images as vectors of d pixels in [0, 1], in nats, float64 (N,) on the CPU.
 
-    "explicit" is one forward pass: the density, with the calibrated constant, of the image with the noise of `level`
-    on it, a blur of `blur(model, level)` grey levels. "ode" is the flow's own likelihood by the encoding, at the cost
-    of some hundred second differentiations: of the image as it is, or at a level, to compare the two. What is drawn for
-    image i depends on (seed, i) alone.
+    The method "explicit" takes one forward pass. It returns the density of the image with the noise of `level`, which
+    blurs it by `blur(model, level)` grey levels, and uses the calibrated constants. The method "ode" is the likelihood
+    of the flow, which costs about a hundred evaluations of the divergence. It returns the density of the image without
+    noise, or with that of `level` for a comparison of both methods. The noise of image i depends only on (seed, i).
 
     Args:
+        model: the model.
         images: (N, C, H, W), uint8 or in [0, 1].
         method: "explicit" or "ode".
-        level: the ratio of the noise on the image to the deviation of the data. None is, for "explicit", the lowest
-            one quoted, 0.1 where the model allows; for "ode", no noise: the image enters the flow at the lowest level,
-            but no later than where the flow's own noise is as wide as that of dequantisation.
-        condition: as in `draw.sample`; "explicit" is calibrated without condition and for one class at a time.
-        first: index of the first image, where these are a part of many.
-        batch_size: images computed at once.
-        dequantise: draw each pixel uniformly from the cell of its grey level. Without it the density is that of points
-            without volume, and is of use only for data that are no pictures.
-        probes: of Hutchinson's estimate of the divergence ("ode"); in up to 16 dimensions it is exact.
-        solver: of "ode", as in `Solver.choose`; dopri5 at its default tolerance if none is named.
+        level: the ratio of the noise to the standard deviation of the data. For "explicit", None is the lowest reported
+            level, usually 0.1. For "ode", None adds no noise: the image enters the flow at the lowest level, or at the
+            level whose noise is as wide as that of dequantisation if that is higher.
+        condition: as in `draw.sample`. "explicit" is calibrated without a condition and for single classes.
+        seed: the seed of all noise.
+        first: the index of the first image, if these images are a part of a larger set.
+        batch_size: the number of images that are computed at once.
+        dequantise: whether each pixel is drawn uniformly from the cell of its grey level. Set it to False only for data
+            that are not 8-bit images.
+        probes: the number of probes of Hutchinson's estimator of the divergence for "ode"; it is exact in up to 16
+            dimensions.
+        solver: the solver for "ode", as in `Solver.choose`; the default is dopri5 with its default tolerance.
     Raises:
-        ConfigError: settings that do not exist, a condition that is not calibrated, or a method without an energy or
-            a flow.
+        ConfigError: a setting does not exist, the condition is not calibrated, or the method has no energy or no flow.
         CheckpointError: the model is not calibrated.
-        SolverError: some image did not reach the prior.
+        SolverError: an image did not reach the prior.
     """
     if method not in METHODS:
         raise ConfigError(f"unknown density method {method!r}", hint=f"methods: {', '.join(METHODS)}")
     if batch_size < 1 or probes < 1:
         raise ConfigError(f"batch_size = {batch_size}, probes = {probes}: both must be at least 1")
     if solver and method != "ode":
-        raise ConfigError(f"the explicit density takes no {', '.join(solver)}", hint='a solver belongs to "ode"')
+        raise ConfigError(f"the explicit density takes no {', '.join(solver)}", hint='only "ode" uses a solver')
     chosen = Solver.choose(**(solver or {"method": "dopri5"}))
     noisy = method == "explicit" or level is not None
     level = explicit_level(model, level) if method == "explicit" else flow_level(model, level, dequantise)
@@ -92,22 +95,27 @@ def log_density(
 
 
 def bits_per_dim(model: TrainedModel, images: Tensor, **settings: Any) -> Tensor:
-    """Bits per dimension of each image, float64 (N,); arguments as in `log_density`.
+    """The bits per dimension of images, float64 (N,). Arguments are those of `log_density`.
 
-    An "explicit" figure is that of images blurred by `blur(model, level)` grey levels, to be stated beside it.
+    An "explicit" figure belongs to images that are blurred by `blur(model, level)` grey levels, which should be
+    reported with it.
     """
     return bits(model, log_density(model, images, **settings))
 
 
 def bits(model: TrainedModel, log_density: Tensor) -> Tensor:
-    """Nats in pixels (N,) → bits per dimension: −(log p/d + log of the width of a grey level)/log 2."""
+    """Bits per dimension, −(log p/d + log of the width of a grey level)/log 2, from log-densities in nats (N,)."""
     return -(log_density / math.prod(model.shape) + math.log(GREY_LEVEL)) / math.log(2)
 
 
 def dequantised(images: Tensor, seed: int, first: int = 0) -> Tensor:
-    """Images (N, C, H, W), uint8 or in [0, 1] → a uniform draw from the cell of each pixel, float32 on the CPU.
+    """Images with each pixel drawn uniformly from the cell of its grey level, float32 on the CPU.
 
-    Pictures in [0, 1] are taken to the nearest grey level first: to the file that they would be saved as.
+    Args:
+        images: (N, C, H, W), uint8 or in [0, 1]. Images in [0, 1] are first rounded to grey levels, as in an image
+            file.
+        seed: the seed of the draws, which for image i depend only on (seed, i).
+        first: the index of the first image.
     """
     images = images.cpu()
     levels = images.float() if images.dtype == torch.uint8 else (images.float() / GREY_LEVEL).round()
@@ -116,12 +124,16 @@ def dequantised(images: Tensor, seed: int, first: int = 0) -> Tensor:
 
 
 def blur(model: TrainedModel, level: float | None = None) -> float:
-    """Standard deviation, in grey levels, of the noise on the images whose explicit density is given at a level."""
+    """The standard deviation, in grey levels, of the noise on images whose explicit density is computed at a level."""
     return explicit_level(model, level) * model.statistics.std / GREY_LEVEL
 
 
 def explicit(model: TrainedModel, x: Tensor, level: float, condition: Tensor | None) -> Tensor:
-    """Log density of the data with the noise of a level, at points x of that level; nats, float64 (N,) on the CPU."""
+    """The explicit log-density of data with the noise of a level, at points x (N, …) of that level.
+
+    Returns:
+        float64 (N,) on the CPU, in nats and in the coordinates of standardised data of unit variance.
+    """
     assert model.calibration is not None
     rows = [None] * len(x) if condition is None else [tuple(row) for row in condition.tolist()]
     constants = {row: model.calibration.constant(level, row) for row in set(rows)}
@@ -134,7 +146,7 @@ def explicit(model: TrainedModel, x: Tensor, level: float, condition: Tensor | N
 def by_flow(
     model: TrainedModel, x: Tensor, level: float, condition: Tensor | None, probes: Tensor | None, solver: Solver
 ) -> Tensor:
-    """The same as `explicit`, by the likelihood of the flow; nats, float64 (N,) on the CPU."""
+    """The log-density of `explicit`, computed as the likelihood of the flow."""
     field: Any = model.field
     given = None if condition is None else condition.to(model.device)
     found = log_likelihood(field, x, [field.position(level)], given, probes=probes, solver=solver)
@@ -143,20 +155,20 @@ def by_flow(
 
 
 def hutchinson_probes(x: Tensor, count: int, seed: int, first: int) -> Tensor | None:
-    """Hutchinson's probes of the images from `first` on, (N, count, …); None where the trace is taken exactly."""
+    """The probes of Hutchinson's estimator for the images from `first` on, (N, count, …); None for an exact trace."""
     if x[0].numel() <= EXACT_TRACE_DIMENSION:
         return None
     return noise.signs((count, *x.shape[1:]), seed, range(first, first + len(x)), "probes").to(x)
 
 
 def flow_level(model: TrainedModel, level: float | None, dequantise: bool) -> float:
-    """The level asked for, or the one at which an image as it is enters the flow for its likelihood.
+    """The given level, or the level at which an image without noise enters the flow for its likelihood.
 
-    That is the lowest; but with dequantisation no later than where the flow's own noise is as wide as that of
-    dequantisation, so that the network meets the noise that it was trained for.
+    That is the lowest level. With dequantisation it is at least the level whose noise is as wide as that of
+    dequantisation, so that the input of the network is like its training data.
 
     Raises:
-        ConfigError: the method has no flow, or the flow does not pass this level.
+        ConfigError: the method has no flow, or the flow does not pass through this level.
     """
     model.require("flow", "a likelihood")
     field: Any = model.field
@@ -167,11 +179,11 @@ def flow_level(model: TrainedModel, level: float | None, dequantise: bool) -> fl
 
 
 def explicit_level(model: TrainedModel, level: float | None) -> float:
-    """The level asked for, or the one nearest the data at which explicit densities are quoted.
+    """The given level, or the default level of explicit densities.
 
     Raises:
         CheckpointError: the model is not calibrated.
-        ConfigError: the method has no energy, or none at this level.
+        ConfigError: the method has no energy, or it has none at this level.
     """
     model.require("energy", "an explicit density")
     if model.calibration is None:
@@ -185,5 +197,5 @@ def explicit_level(model: TrainedModel, level: float | None) -> float:
 
 
 def _blur_noise(data: Tensor, seed: int, first: int) -> Tensor:
-    """The noise on image i, fixed by (seed, i); like data."""
+    """The noise of the images from `first` on, like data. That of image i depends only on (seed, i)."""
     return noise.normal(data.shape[1:], seed, range(first, first + len(data)), "blur").to(data)

@@ -1,4 +1,4 @@
-"""Drawing from a model: samples, prior points of images and back, and the way between them."""
+"""Samples of a model, encoding and decoding of images, and interpolation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
 
 @dataclass(frozen=True)
 class Drawn:
-    """N samples, and how they were drawn; everything is on the CPU.
+    """N samples and the statistics of their solves, on the CPU.
 
     Attributes:
-        images: float32 (N, C, H, W) in [0, 1]; of a sample that failed, its last finite state.
-        solution: how each sample was solved, in the coordinates of the model.
-        path: images at every step, (steps + 1, N, C, H, W); only with `keep_path`.
+        images: float32 (N, C, H, W) in [0, 1]; for a sample that failed, its last finite state.
+        solution: the solution of each sample, in the coordinates of the model.
+        path: the images at every step, (steps + 1, N, C, H, W); only with `keep_path`.
     """
 
     images: Tensor
@@ -36,16 +36,20 @@ class Drawn:
 
     @property
     def nfe(self) -> Tensor:
-        """Gradient evaluations that each sample took, (N,) int64."""
+        """Gradient evaluations per sample, (N,) int64."""
         return self.solution.nfe
 
     @property
     def status(self) -> Tensor:
-        """`ode.Status` of each sample, (N,) int64; 0 is success."""
+        """The `ode.Status` of each sample, (N,) int64; 0 is success."""
         return self.solution.status
 
     def require_success(self) -> Drawn:
-        """These samples, or SolverError if some sample did not reach its end: how many, why, and what to do."""
+        """Return these samples if all of them reached the end of the flow.
+
+        Raises:
+            SolverError: a sample did not. The message says how many and why, the hint what to do.
+        """
         self.solution.require_success()
         return self
 
@@ -62,20 +66,23 @@ def sample(
     keep_path: bool = False,
     **solver: Any,
 ) -> Drawn:
-    """Draw n images. Image i depends on (seed, i), whatever the batch size.
+    """Draw n images from a model. Image i depends only on (seed, i), not on the batch size.
 
     Args:
-        first: index of the first image, so that many can be drawn in parts.
-        condition: the name of a class ("3"), or of a class in each of several groups ("circle,red"); several names
-            take turns over the samples; or class indices, int64 (n, G), −1 for none.
-        guidance: W, the weight of the condition, as in `guidance.Guided`, at twice the cost; None is plain.
-        batch_size: images computed at once.
-        keep_path: keep the path from noise; for methods of fixed step.
-        solver: method, nfe, rtol, atol as in `Solver.choose`.
+        model: the model.
+        n: the number of images.
+        seed: the seed of all images.
+        first: the index of the first image, so that a large set can be drawn in parts.
+        condition: a class ("3"), or a class of each of several groups ("circle,red"). Several such names alternate over
+            the samples. Class indices, int64 (n, G), −1 for none, are also accepted. None is unconditional.
+        guidance: the guidance weight W (see `guidance.Guided`), which doubles the cost; None uses none.
+        batch_size: the number of images that are computed at once.
+        keep_path: whether the images at every step are returned, which only fixed-step methods allow.
+        solver: method, nfe, rtol and atol, as in `Solver.choose`.
     Returns:
-        `Drawn`, whose `status` says which samples reached their end.
+        The samples. Their `status` says which ones reached the end of the flow.
     Raises:
-        ConfigError: names or settings that do not exist.
+        ConfigError: a name or a setting does not exist or does not fit.
     """
     if n < 1:
         raise ConfigError(f"n = {n}: ask for at least one image")
@@ -100,12 +107,12 @@ def decode(
     batch_size: int = DEFAULT_BATCH,
     **solver: Any,
 ) -> Tensor:
-    """Prior points (N, C, H, W) → images, float32 (N, C, H, W) in [0, 1] on the CPU.
+    """Images, float32 (N, C, H, W) in [0, 1] on the CPU, from points of the prior `codes`, (N, C, H, W).
 
-    Arguments as in `sample`; the solver is `ENCODING_SOLVER` unless another is asked for.
+    Other arguments are those of `sample`; the default solver is `ENCODING_SOLVER`.
 
     Raises:
-        SolverError: some sample did not reach its end.
+        SolverError: a sample did not reach the end of the flow.
     """
     model.require("flow", "decoding")
     chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
@@ -127,12 +134,13 @@ def encode(
     batch_size: int = DEFAULT_BATCH,
     **solver: Any,
 ) -> Tensor:
-    """Images (N, C, H, W), uint8 or in [0, 1] → their prior points by the reverse flow, float32 on the CPU.
+    """Points of the prior, float32 (N, C, H, W) on the CPU, from images (N, C, H, W), uint8 or in [0, 1].
 
-    Arguments as in `sample`; the solver is `ENCODING_SOLVER` unless another is asked for.
+    Images are encoded by the reverse flow. Other arguments are those of `sample`; the default solver is
+    `ENCODING_SOLVER`.
 
     Raises:
-        SolverError: some image did not reach the prior.
+        SolverError: an image did not reach the prior.
     """
     model.require("flow", "encoding")
     chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
@@ -156,12 +164,13 @@ def interpolate(
     condition: Condition = None,
     **settings: Any,
 ) -> Tensor:
-    """The images between prior points, along the sphere that noise lies on (`dynamics.slerp`).
+    """The images between pairs of points of the prior, by spherical interpolation (`dynamics.slerp`).
 
     Args:
-        start, end: prior points, such as `encode` returns, (N, C, H, W).
-        frames: images per row, both ends included, at least 2.
-        condition: of each of the N rows, as in `sample`.
+        model: a model with a flow.
+        start, end: points of the prior, such as `encode` returns, (N, C, H, W).
+        frames: the number of images per pair, including both ends, at least 2.
+        condition: the condition of each pair, as in `sample`.
         settings: guidance, batch_size and a solver, as in `decode`.
     Returns:
         float32 (N, frames, C, H, W) in [0, 1] on the CPU.
@@ -182,13 +191,13 @@ def conditions_of(
     guidance: float | None = None,
     use: str,
 ) -> Tensor | None:
-    """The class of each of n samples in each group as of `condition_tensor`, if the model was trained for them.
+    """The class indices of n samples as of `condition_tensor`, after a check that the model was trained for them.
 
     Args:
-        use: what they are for, as the subject of a sentence: "sampling".
+        use: the use of the conditions, as the subject of a sentence, such as "sampling".
     Raises:
-        ConfigError: a condition that does not exist, guidance that is not to be had, or a use of the field without a
-            class where that was not trained.
+        ConfigError: a condition does not exist, the model cannot use guidance, or the unconditional field is needed but
+            was not trained.
     """
     check_guidance(guidance, model.groups)
     conditions = condition_tensor(condition, model.groups, n, first)
@@ -206,7 +215,7 @@ def _in_batches(
     conditions: Tensor | None,
     batch_size: int,
 ) -> Solution:
-    """`solve` on batches of the model's device, joined on the CPU."""
+    """The solution of all rows of `start`, which is computed in batches on the model's device and joined on the CPU."""
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size}: at least one image must be computed at once")
     parts = []
@@ -218,7 +227,7 @@ def _in_batches(
 
 
 def _join(parts: Sequence[Solution]) -> Solution:
-    """The solutions of batches as one, on the CPU."""
+    """The solutions of several batches as one solution on the CPU."""
 
     def joined(name: str, dim: int = 0) -> Tensor:
         return torch.cat([getattr(part, name).cpu() for part in parts], dim)

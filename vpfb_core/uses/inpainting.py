@@ -1,8 +1,9 @@
-"""Inpainting: pictures whose known pixels are given, the others drawn from the model.
+"""Inpainting: sampling the unknown pixels of an image given its known pixels.
 
-At each noise level the known pixels are those of the picture with fresh noise of that level on them, and the free ones
-walk by MALA in their density given the known ones, which is the joint density as a function of them. Replacing the
-known pixels along the flow alone would not be sound: the flow does not see them early enough.
+At each noise level the known pixels are set to those of the image with new noise of that level. The unknown pixels then
+move by MALA in their density given the known ones, which is the joint density as a function of the unknown pixels. It
+would not be enough to replace the known pixels along the flow, since the flow fixes the coarse structure of an image
+before it depends on them.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from vpfb_core.machine import noise
 from vpfb_core.methods.guidance import Guided
 
 LEVELS = 50
-STEPS = 20  # of MALA at each level
-BURN_IN = 5  # steps before them, in which each chain finds its step size
+STEPS = 20  # steps of MALA per level
+BURN_IN = 5  # steps per level before them, in which each chain adapts its step size
 
 
 @dataclass(frozen=True)
 class Inpainting:
-    """Filled-in pictures, and how the chains went.
+    """The result of inpainting.
 
     Attributes:
-        data: of unit variance, the known pixels as they were given, (N, …).
-        acceptance: share of the proposals that were accepted after burn-in, at each level, (levels,).
-        energy: −log-density in nats, up to a constant of each level, after its last step, the mean, (levels,).
-        nfe: gradient evaluations per picture.
+        data: data of unit variance with the known pixels unchanged, (N, …).
+        acceptance: the share of accepted proposals after the burn-in at each level, (levels,).
+        energy: the mean energy after the last step of each level, in nats up to a constant of the level, (levels,).
+        nfe: gradient evaluations per sample.
     """
 
     data: Tensor
@@ -56,19 +57,21 @@ def inpaint(
     steps: int = STEPS,
     on_level: Callable[[int], None] | None = None,
 ) -> Inpainting:
-    """Draw the free pixels of each datum given the known ones. Sample i draws by (seed, first + i) alone.
+    """Sample the unknown pixels of each datum given the known ones.
 
     Args:
-        field: with an energy and a flow.
-        data: of unit variance, (N, …); what the free pixels hold is not looked at.
-        known: True where a pixel is given, bool, broadcast to data.
+        field: a field with an energy and a flow.
+        data: data of unit variance, (N, …). The values of unknown pixels are ignored.
+        known: True where a pixel is known, bool, broadcastable to data.
         condition: class indices, int64 (N, G), or None.
-        guidance: as in `guidance.Guided`.
-        levels: of the ladder from noise to data, each with a step of the flow and then `steps` steps of MALA.
+        guidance: the guidance weight (see `guidance.Guided`); None uses none.
+        seed, first: the random numbers of sample i depend only on (seed, first + i).
+        levels: the number of noise levels, each with one step of the flow and then `steps` steps of MALA.
+        steps: the number of steps of MALA per level.
         on_level: called after each level with the number of levels done.
     Raises:
-        ConfigError: fewer than two levels, or no steps.
-        SolverError: some sample left the finite numbers.
+        ConfigError: `levels` is below 2, or `steps` is below 1.
+        SolverError: a sample became non-finite.
     """
     if levels < 2 or steps < 1:
         raise ConfigError(f"levels = {levels}, steps = {steps}: at least 2 levels and 1 step are needed")

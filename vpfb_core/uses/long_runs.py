@@ -1,7 +1,7 @@
-"""Long runs: chains at one noise level near the data, where samples move and stay on the data.
+"""Long runs: Markov chains at one low noise level, in which samples change but remain like the data.
 
-A datum is given the level's noise, walks by MALA in the density of that level, which is stationary, and follows the
-flow on to the lowest level, which takes the noise off again.
+Noise of the level is added to a datum. The datum moves by MALA, for which the density of that level is stationary. The
+flow to the lowest level then removes the noise.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from vpfb_core.machine import noise
 from vpfb_core.methods import transport
 from vpfb_core.methods.guidance import Guided
 
-# Level of the chains: a tenth of the data's deviation, the least noise at which energies are reliable.
+# The default noise level of the chains, the lowest level at which energies are reliable.
 LEVEL = 0.1
 LONGEST_BURN_IN = 200
 
 
 @dataclass(frozen=True)
 class LongRun:
-    """Where chains ended, and how they went.
+    """The result of a long run.
 
     Attributes:
-        data: of unit variance, the noise taken off again, (N, …).
-        acceptance: share of the proposals that were accepted after burn-in.
-        energy: −log-density in nats, up to a constant, before the first and after each step, the mean, (steps + 1,).
-        nfe: gradient evaluations, of the chain and the flow, (N,) int64.
+        data: the final data of unit variance, without the noise, (N, …).
+        acceptance: the share of accepted proposals after the burn-in.
+        energy: the mean energy before the first step and after each step, in nats up to a constant, (steps + 1,).
+        nfe: gradient evaluations of the chain and the flow per sample, (N,) int64.
     """
 
     data: Tensor
@@ -57,20 +57,23 @@ def long_run(
     solver: Solver = DEFAULT_SOLVER,
     on_step: Callable[[int], None] | None = None,
 ) -> LongRun:
-    """Walk from data by `steps` steps of MALA at one noise level.
+    """Run MALA chains from data at one noise level, and remove the noise with the flow.
 
-    The first fifth of the steps, at most 200, is burn-in: each chain finds its own step size, and keeps it.
+    The first fifth of the steps, at most 200, is the burn-in, in which each chain adapts its step size.
 
     Args:
-        field: with an energy and a flow.
-        data: of unit variance, (N, …).
+        field: a field with an energy and a flow.
+        data: data of unit variance, (N, …).
         condition: class indices, int64 (N, G), or None.
-        guidance: as in `guidance.Guided`.
-        level: the ratio of noise to data; the lowest of the field where that is higher.
+        guidance: the guidance weight (see `guidance.Guided`); None uses none.
+        steps: the number of steps of MALA.
+        seed, first: the random numbers of chain i depend only on (seed, first + i).
+        level: the noise level; the lowest level of the field if that is higher.
+        solver: the solver of the flow.
         on_step: called after each step with the number of steps done.
     Raises:
-        ConfigError: no steps, or a level that is not a positive number.
-        SolverError: the energy is not finite at some start, or the flow did not reach its end.
+        ConfigError: `steps` is below 1, or the level is not a positive number.
+        SolverError: the energy of an initial state is not finite, or the flow did not reach its end.
     """
     if steps < 1:
         raise ConfigError(f"{steps} steps: a long run takes at least one step")
@@ -103,11 +106,14 @@ def long_run(
 
 
 def noised(field: Any, x: Tensor, level: float, higher: float, epsilon: Tensor) -> Tensor:
-    """Points of one level, with as much noise added as a higher level has more.
+    """Points of a higher level, from points of a lower one and additional noise, like x.
 
     Args:
+        field: the field.
         x: points of the field at `level`, (N, …).
-        epsilon: standard normal, like x.
+        level: the noise level of x.
+        higher: the noise level of the result.
+        epsilon: standard normal noise, like x.
     """
     (signal, deviation), (wanted_signal, wanted_deviation) = field.scales(level), field.scales(higher)
     share = wanted_signal / signal

@@ -1,4 +1,4 @@
-"""Pictures out of tensors: grids, PNG and GIF."""
+"""Image files from tensors: grids, PNG, GIF and NumPy archives."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.files import write_bytes
 
-# Small images are enlarged by a whole factor to about this many pixels a side, so that a grid can be looked at.
+# Small images are enlarged by an integer factor to about this many pixels per side, so that a grid is easy to view.
 TILE = 64
 _GAP = 2
 
 
 def tile(images: Tensor, columns: int | None = None) -> Tensor:
-    """Images in rows, as near to a square as they come, on white.
+    """A grid of images on a white background.
 
     Args:
         images: float in [0, 1], (N, C, H, W).
-        columns: images in a row.
+        columns: the number of images per row; None makes the grid as square as possible.
     Returns:
         float (C, height, width).
     """
@@ -42,7 +42,7 @@ def tile(images: Tensor, columns: int | None = None) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] → uint8, rounded."""
+    """Images in [0, 1] as uint8, rounded."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -54,7 +54,7 @@ def png(image: Tensor) -> bytes:
 
 
 def gif(frames: Tensor, seconds: float = 3.0) -> bytes:
-    """An endless GIF of frames in [0, 1], (T, C, H, W), that plays in about `seconds` and rests on its last frame."""
+    """An endless GIF of frames in [0, 1], (T, C, H, W), that takes about `seconds` and pauses on its last frame."""
     pictures = [_to_pillow(frame) for frame in frames]
     each = max(20, round(1000 * seconds / len(pictures)))
     buffer = io.BytesIO()
@@ -66,17 +66,17 @@ def gif(frames: Tensor, seconds: float = 3.0) -> bytes:
 
 
 def npz(images: Tensor) -> bytes:
-    """A NumPy archive with `images`, uint8 (N, H, W, C), as `data.load` reads it."""
+    """A NumPy archive with `images`, uint8 (N, H, W, C), which `data.load` can read."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images=to_bytes(images).permute(0, 2, 3, 1).numpy())
     return buffer.getvalue()
 
 
 def output_format(path: str) -> str:
-    """What a file name asks for: "png", "npz" or "gif" by its ending, "folder" without one, "stdout" for "-".
+    """The format of an output: "png", "npz" or "gif" by its file ending, "folder" without one, and "stdout" for "-".
 
     Raises:
-        ConfigError: another ending.
+        ConfigError: the path has another ending.
     """
     if path == "-":
         return "stdout"
@@ -85,14 +85,14 @@ def output_format(path: str) -> str:
         return "folder"
     if ending not in (".png", ".npz", ".gif"):
         raise ConfigError(
-            f"cannot write {path!r}: no such output format {ending!r}",
-            hint=".png a grid, .npz an array, .gif the way from noise, a folder one PNG each, - a PNG on stdout",
+            f"cannot write {path!r}: unknown output format {ending!r}",
+            hint=".png is a grid, .npz an array, .gif the path from noise, a folder one PNG per image, - PNG on stdout",
         )
     return ending[1:]
 
 
 def write_folder(folder: Path, images: Tensor, first: int = 0) -> None:
-    """One PNG each, named by index."""
+    """Write one PNG file per image, named by its index."""
     for index, image in enumerate(images, start=first):
         write_bytes(folder / f"{index:06d}.png", png(image))
 

@@ -1,4 +1,4 @@
-"""Plots, as PNG bytes. matplotlib is imported when one is drawn; its global state is left alone."""
+"""Plots as PNG files. matplotlib is imported only when a plot is drawn, and its global state is not changed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-# Okabe and Ito's colours for the colour-blind; in grey print, fill and hatching tell them apart.
+# Colours of Okabe and Ito, which colour-blind people can distinguish; in grey print, fill and hatching differ.
 BLUE, VERMILION = "#0072B2", "#D55E00"
 BINS = 40
-# Extreme outliers must not squeeze the in-distribution scores into one bar: the axis spans at most this many times
-# the usual range of those on either side.
+# The axis extends on either side of the median by at most this many times the range of the in-distribution scores, so
+# that extreme outliers do not squeeze these scores into one bar.
 REACH = 12
 _INCHES, _DPI = (6.4, 4.0), 130
 
@@ -21,12 +21,13 @@ def histogram(in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], 
     """Draw two overlaid histograms of a score, each of area 1.
 
     Args:
-        in_scores: of in-distribution images, (N,).
-        out_scores: of out-of-distribution images, (M,).
-        names: of the two sets.
+        in_scores: the scores of in-distribution images, (N,).
+        out_scores: the scores of out-of-distribution images, (M,).
+        names: the names of the two sets.
         axis: the name of the score.
+        title: the title of the plot.
     Returns:
-        a PNG file.
+        The content of a PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -57,7 +58,7 @@ def histogram(in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], 
 
 
 def _range(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[float, float]:
-    """The ends of the axis: it covers all finite scores, but only within `REACH`, and is never empty."""
+    """The ends of the axis, which covers all finite scores within `REACH` and is never empty."""
     finite = [scores[np.isfinite(scores)] for scores in (in_scores, out_scores)]
     known = np.concatenate(finite) if any(map(len, finite)) else np.zeros(1)
     low, high = float(known.min()), float(known.max())

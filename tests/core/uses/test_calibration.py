@@ -13,7 +13,7 @@ from vpfb_core.api import Model
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.training import loop
 from vpfb_core.uses import calibration
-from vpfb_core.uses.calibration import READING_COST, affordable, calibrate, full_cost
+from vpfb_core.uses.calibration import REFERENCE_COST, affordable, calibrate, full_cost
 from vpfb_core.uses.ood import fit
 
 STEPS = 90  # of which a tenth pays for constants that are worth something, and for a reference
@@ -140,4 +140,4 @@ def test_a_model_that_was_never_trained_without_a_class_gets_constants_and_no_re
         fit.fit_reference(model, images)
     cost = full_cost(model)
     model.field.has_null = True
-    assert full_cost(model) - cost == fit.IMAGES * READING_COST
+    assert full_cost(model) - cost == fit.IMAGES * REFERENCE_COST
