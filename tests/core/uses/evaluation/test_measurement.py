@@ -14,13 +14,13 @@ from ood_models import model_of
 import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.data.statistics import Statistics
+from vpfb_core.dynamics.solver import DEFAULT_METHOD
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
-from vpfb_core.methods.transport import DEFAULT_METHOD
 from vpfb_core.methods.vpfb import objectives
-from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES
+from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.uses import evaluation
-from vpfb_core.uses.evaluation import distances, features, neighbours, real
+from vpfb_core.uses.evaluation import distances, features, measurement, neighbours, real
 from vpfb_core.uses.evaluation.preparation import FLOW_IMAGES
 from vpfb_core.uses.pictures import to_bytes
 
@@ -30,9 +30,9 @@ N = 100
 
 def perturbed(model: Model, scale: float) -> Model:
     """The model with noise on its weights."""
-    other = replace(model, potential=copy.deepcopy(model.potential))
+    other = replace(model, field=copy.deepcopy(model.field))
     generator = torch.Generator().manual_seed(0)
-    for parameter in other.potential.parameters():
+    for parameter in other.field.parameters():
         deviation = parameter.std(correction=0)
         parameter += scale * deviation * torch.randn(parameter.shape, generator=generator)
     return other
@@ -80,7 +80,7 @@ def test_a_model_of_less_variety_is_precise_and_recalls_less(digits: Model, good
 
 
 def test_figures_are_those_of_the_samples_that_the_seed_draws(digits: Model, good: evaluation.Report) -> None:
-    samples = features.pixels(to_bytes(digits.sample(N, seed=0, nfe=8)))
+    samples = features.pixels(to_bytes(digits.sample(N, seed=0, nfe=8).images))
     images = features.pixels(real.load(digits, "digits", N, fewest=6).images)
     assert good.metrics["frechet"].value == pytest.approx(distances.frechet(samples, images), rel=1e-3)
     assert good.metrics["1nn"].value == pytest.approx(neighbours.compare(samples, images).accuracy, abs=0.02)
@@ -94,7 +94,8 @@ def test_the_batch_size_changes_no_figure(digits: Model, good: evaluation.Report
 
 
 def test_what_is_measured_on_real_images_is_what_the_model_says_of_them(digits: Model, good: evaluation.Report) -> None:
-    unseen = real.load(digits, "digits", N, fewest=1).unseen
+    found = real.load(digits, "digits", N, fewest=1)
+    unseen = found.unseen
     bits = digits.bits_per_dim(unseen)
     figure = good.metrics["bpd"]
     assert figure.value == pytest.approx(float(bits.mean()), rel=1e-5)
@@ -103,11 +104,13 @@ def test_what_is_measured_on_real_images_is_what_the_model_says_of_them(digits: 
 
     data = digits.standardise(unseen)
     epsilon = noise.normal(data.shape[1:], 5, range(len(data)), "another")
-    angles = DEFAULT_ANGLES.sample(
-        len(data), digits.potential.angle_range, like=data, generator=torch.Generator().manual_seed(5)
+    assert isinstance(digits.field, PotentialField)
+    angles = digits.field.angles.sample(
+        len(data), digits.field.span, like=data, generator=torch.Generator().manual_seed(5)
     )
     with torch.no_grad():
-        anew = objectives.residual(digits.potential, data, angles, epsilon)
+        scaled = digits.field.potential.data_std * data
+        anew = objectives.residual(digits.field.potential, scaled, angles, epsilon, found.unseen_labels)
     error = float(anew.std()) / len(data) ** 0.5
     assert good.metrics["residual"].value == pytest.approx(float(anew.mean()), abs=4 * error)
 
@@ -164,7 +167,7 @@ def test_progress_reaches_the_end(digits: Model) -> None:
 
 
 def test_figures_of_real_images_alone_draw_no_samples(digits: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Model, "sample", lambda *_arguments, **_settings: pytest.fail("drew samples"))
+    monkeypatch.setattr(measurement, "sample", lambda *_arguments, **_settings: pytest.fail("drew samples"))
     plan = evaluation.prepare(digits, "digits", ("residual",), n=5)
     report = evaluation.evaluate(digits, plan)
     assert (plan.extractor, report.nfe) == (None, None)
@@ -172,8 +175,8 @@ def test_figures_of_real_images_alone_draw_no_samples(digits: Model, monkeypatch
 
 
 def test_a_plan_refuses_before_the_work_begins(digits: Model) -> None:
-    uncalibrated = replace(digits, normaliser=None)
-    with pytest.raises(CheckpointError, match="normaliser"):
+    uncalibrated = replace(digits, calibration=None)
+    with pytest.raises(CheckpointError, match="not calibrated"):
         evaluation.prepare(uncalibrated, "digits", ("bpd",))
     plan = evaluation.prepare(uncalibrated, "digits", n=10, extractor="pixels")
     assert "bpd" not in plan.metrics
@@ -187,10 +190,10 @@ def test_a_plan_refuses_before_the_work_begins(digits: Model) -> None:
 
 
 def test_bits_by_the_flow_are_the_entropy_of_gaussian_data_and_more_for_a_wrong_model() -> None:
-    """½ log₂ 2πe σ² bits a pixel in [0, 1], and log₂ 255 for the cells; 300 images, of which 200 are taken."""
+    """½ log₂ 2πe σ² bits per pixel in [0, 1], and log₂ 255 for the cells; 300 images, of which 200 are taken."""
     spread = 0.1
     images = to_bytes(0.5 + spread * torch.randn(300, 1, 2, 2, generator=torch.Generator().manual_seed(0)))
-    found = real.Real(images, "all", images, "all", "none", (), ())
+    found = real.Real(images, "all", images, None, "all", "none", (), ())
     plan = evaluation.Plan(("bpd_flow",), None, found, 200, (), ())
     right, wrong = (
         evaluation.evaluate(replace(model_of(), statistics=Statistics((0.5,), std)), plan, batch_size=64).metrics

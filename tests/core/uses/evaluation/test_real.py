@@ -68,6 +68,10 @@ def test_what_training_held_out_is_known_of_the_very_same_set(digits: Model) -> 
     assert (found.split, len(found.images)) == ("all", 300)
     assert found.unseen_split == "held out"
     assert torch.equal(found.unseen, images.images[held_out])
+    labels = vpfb.data.load("digits", conditional=True).labels
+    assert labels is not None
+    assert found.unseen_labels is not None
+    assert torch.equal(found.unseen_labels, labels[held_out])
     assert len(found.warnings) == 1
     assert "trained on these very images" in found.warnings[0]
     few = real.load(digits, "digits", 20, fewest=1)
