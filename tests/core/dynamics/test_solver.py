@@ -1,18 +1,18 @@
-"""The choice of a solver from a person's wishes."""
+"""The choice of a solver: a method, and how many evaluations or which tolerance."""
 
 from __future__ import annotations
 
 import pytest
 
 from vpfb_core.dynamics.solver import DEFAULT_NFE, DEFAULT_SOLVER, DEFAULT_TOLERANCE, Solver
-from vpfb_core.dynamics.tableaux import METHODS
+from vpfb_core.dynamics.tableaux import METHODS, is_adaptive
 from vpfb_core.errors import ConfigError
 
-ADAPTIVE = ["bosh3", "dopri5"]
+ADAPTIVE = [name for name, method in METHODS.items() if is_adaptive(method)]
 FIXED = [name for name in METHODS if name not in ADAPTIVE]
 
 
-def test_no_wish_is_the_default_method_and_budget() -> None:
+def test_default_is_a_fixed_method_within_a_budget() -> None:
     assert Solver.choose() == DEFAULT_SOLVER
     assert DEFAULT_SOLVER.nfe == DEFAULT_NFE
 
@@ -39,7 +39,7 @@ def test_adaptive_method_takes_a_tolerance_and_no_budget(method: str) -> None:
         Solver.choose(method, nfe=20)
 
 
-def test_wishes_that_exclude_each_other_are_refused() -> None:
+def test_settings_that_exclude_each_other_are_refused() -> None:
     with pytest.raises(ConfigError, match="not a tolerance"):
         Solver.choose(nfe=20, rtol=1e-4)
 

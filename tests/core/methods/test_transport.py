@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.ode import evaluations
 from vpfb_core.dynamics.solver import DEFAULT_SOLVER, Solver
-from vpfb_core.dynamics.tableaux import METHODS
+from vpfb_core.dynamics.tableaux import METHODS, is_adaptive
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.likelihood import log_likelihood
 from vpfb_core.methods.transport import decode, encode
@@ -20,7 +20,7 @@ from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy
 from vpfb_core.methods.vpfb.potential import Potential
 
-FIXED = [name for name in METHODS if name not in ("bosh3", "dopri5")]
+FIXED = [name for name, method in METHODS.items() if not is_adaptive(method)]
 PRECISE = Solver.choose("dopri5", rtol=1e-9, atol=1e-9)
 
 
@@ -118,7 +118,7 @@ def test_schedules_with_the_same_range_follow_the_same_paths() -> None:
     torch.testing.assert_close(ends[0], ends[1])
 
 
-# --- the default method ----------------------------------------------------------------------------------------------
+# --- the method of the arc --------------------------------------------------------------------------------------------
 
 
 def error_of(method: str, nfe: int, floor: float = 0.05) -> float:
