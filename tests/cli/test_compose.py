@@ -116,7 +116,7 @@ def test_models_are_named_in_the_expression(vpfb: Vpfb) -> None:
         (["red", "--levels", "1"], 2, ["levels = 1"]),
         (["red", "-o", "way.gif"], 2, ["way.gif"]),
         (["red", "-o", "way.jpg"], 2, [".jpg"]),
-        (["red & bright.safetensors:red"], 2, ["mean 0.500 ± 0.200 and 0.700 ± 0.200"]),
+        (["red & bright.safetensors:red"], 2, ["mean 0.500 (std 0.200) and 0.700 (std 0.200)"]),
         (["all.safetensors:red"], 2, ["unconditional"]),
         (["red & nowhere:red"], 4, ["no model 'nowhere'"]),
         (["rough.safetensors:red | rough.safetensors:green"], 4, ["vpfb info --calibrate rough.safetensors"]),

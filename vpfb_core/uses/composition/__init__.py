@@ -1,4 +1,4 @@
-"""Composition: classes of one or several models joined by and, or and not into one density, and samples of it.
+"""Composition of classes of one or several models by "and", "or" and "not", and samples of the composed density.
 
 expression = composition.parse("circle & red & ~large")
 drawn = composition.sample(composition.Composition(expression, model), 16, seed=0)

@@ -1,22 +1,23 @@
-"""The algebra of composition: one density of an expression at every noise level, with its gradient and its flow.
+"""The algebra of composition: the density of an expression at every noise level, with its score and its velocity.
 
-Every name i has an energy E_i and a constant C_i of the level, log ρ_i = C_i − E_i. Against a base, the density without
-condition ρ_∅, each node of the tree has a ratio r = log ρ − log ρ_∅:
+Every name i has an energy E_i and a constant C_i of the level, log ρ_i = C_i − E_i. Relative to a base, the
+unconditional density ρ_∅, each node of the tree has a log-ratio r = log ρ − log ρ_∅:
 
     name      r_i = E_∅ − E_i + C_i − C_∅
     AND       Σ r                   weight w of an exponent: w r                   NOT: −r
     OR        log Σ π_k exp r_k,    π_k the weights of the sides over their sum: a mixture, exact at every level
 
-and the composed density is log ρ_∅ + r. Its score and its velocity are those of the base plus Σ_i ∂r/∂r_i times the
-difference of those of i. AND and NOT keep a total weight of 1, so that flow and density hold formally; but the product
-of diffused densities is not the diffused product (Du et al. 2023, arXiv 2302.11552), and the flow alone is biased:
-`composition.sampling` adds Markov chains, for which this density is exact. The sides of an OR inside them are as heavy
-as the products come out: as often as the classes occur together in the data, relative to chance.
+and the composed log-density is log ρ_∅ + r. Its score and its velocity are those of the base plus Σ_i ∂r/∂r_i times the
+difference of those of i and the base. AND and NOT keep a total weight of 1. The product of diffused densities is not
+the diffused product (Du et al. 2023, arXiv 2302.11552), so that the composed flow alone is biased.
+`composition.sampling` adds Markov chains, for which the composed density is exact. The sides of an OR inside an AND or
+a NOT have the weights of their products, which depend on how often the classes occur together in the data relative to
+chance.
 
-Several conditional models share the mean of their ρ_∅ as base. Unconditional models alone have none. Then the base is a
-standard Gaussian, and what of it is too much or too little is taken out towards the data, so that the product
-Π ρ_i^{w_i} ends exact: with w the sum of weights and s the share of the data in a point of the level, r gains
-½ (1 − w) s² ‖x‖². Its flow alone is no sampler.
+The base of several conditional models is the mean of their log ρ_∅. Unconditional models have no such base. Their base
+is a standard Gaussian, whose surplus or deficit is removed towards the data, so that the product Π ρ_i^{w_i} is exact
+at the data: with w the sum of the weights and s the factor of the data in a point of the level, r is increased by ½ (1
+− w) s² ‖x‖². The flow of such a composition does not sample from it.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ STATISTICS_TOLERANCE = 0.02  # of the standard deviation of the images
 
 @dataclass(frozen=True)
 class _Ratio:
-    """The log-ratio r of a node at N points, and what it is made of.
+    """The log-ratio r of a node at N points, with its derivatives.
 
     Attributes:
         value: r, (N,).
         shares: ∂r/∂r_i for each term, (terms, N).
-        surplus: the exponents beyond one, which a Gaussian base has to make up for, (N,); unused where there is a base.
+        surplus: the sum of the exponents minus one, for which a Gaussian base is corrected, (N,). It is not used if
+            there is an unconditional base.
     """
 
     value: Tensor
@@ -56,23 +58,23 @@ class _Ratio:
 
 
 class Composition:
-    """One density of an expression of the classes of one or several models.
+    """The density of an expression of classes of one or several models.
 
     Args:
-        expression: as typed or parsed.
-        models: the model whose classes it names, or several by the name that the expression has for them, None for the
-            one that needs no name. All of one shape, on one device, and of data of equal mean and deviation: with
-            another scale a picture is another point.
+        expression: the expression as text or parsed.
+        models: the model of the classes, or several models by their names in the expression, where None is the default
+            model. They must have one shape and one device, and their data must have the same mean and standard
+            deviation, since otherwise the same image would be a different point in each model.
     Attributes:
-        expression: with each ~ of two classes resolved to the other.
-        terms: the distinct densities it is made of, those without condition of each conditional model among them; an
-            evaluation of the composed density takes a gradient of the energy of each.
-        has_flow: whether the flow alone draws from it, if biased: not where exponents that do not sum to 1 meet no
-            density without condition.
+        expression: the expression with each ~ of a group of two classes replaced by the other class.
+        terms: the distinct densities of the expression, including the unconditional density of each conditional model.
+            An evaluation of the composed density takes one gradient of the energy of each.
+        has_flow: whether the flow alone samples approximately from the density. It does not if there is no
+            unconditional density and the exponents do not sum to 1.
     Raises:
-        ConfigError: names that do not exist (an `ExpressionError`), models that do not fit together, or a method
-            without an energy and a flow.
-        CheckpointError: an | of models that are not calibrated.
+        ConfigError: a name does not exist (an `ExpressionError`), the models do not fit together, or a method has no
+            energy or no flow.
+        CheckpointError: a model in an | is not calibrated.
     """
 
     def __init__(self, expression: str | Expression, models: TrainedModel | Mapping[ModelName, TrainedModel]) -> None:
@@ -105,7 +107,7 @@ class Composition:
 
     @property
     def model(self) -> TrainedModel:
-        """The first model: its shape and statistics are those of all."""
+        """The first model, whose shape and statistics are those of all models."""
         return next(iter(self._models.values()))
 
     @property
@@ -116,7 +118,7 @@ class Composition:
 
     @property
     def start(self) -> float:
-        """The position along the flow at which composed samples begin."""
+        """The position of the prior along the composed flow."""
         return max(self._field(model).span[0] for model in self._models.values())
 
     def position(self, level: float) -> float:
@@ -140,7 +142,7 @@ class Composition:
         energies, velocities = self._evaluate("energy_and_velocity", x, level)
         ratio, _ = self._ratio(energies, x, level)
         velocity = self._mixed(ratio, velocities, torch.zeros_like(x))
-        if not self._base:  # points have unit variance at every level, so that the Gaussian base stands still
+        if not self._base:  # the velocity of the Gaussian base is zero, since points have unit variance at every level
             signal, deviation = self.model.field.scales(level)
             velocity = velocity - expand_to(ratio.surplus * signal * deviation, x) * x
         return velocity
@@ -151,7 +153,7 @@ class Composition:
         return model.field
 
     def _evaluate(self, what: str, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
-        """Energies (terms, N) and gradients (terms, N, …) of all terms: one batched evaluation per model.
+        """The energies (terms, N) and gradients (terms, N, …) of all terms, by one batched evaluation per model.
 
         Args:
             what: the method of the fields: "energy_and_score" or "energy_and_velocity".
@@ -171,7 +173,7 @@ class Composition:
         return energies, gradients
 
     def _ratio(self, energies: Tensor, x: Tensor, level: float) -> tuple[_Ratio, Tensor]:
-        """The ratio of the whole expression to the base, and the energy of the base, (N,)."""
+        """The log-ratio of the whole expression to the base, and the energy of the base, (N,)."""
         half_norm = 0.5 * squared_norm(x)
         base = energies[self._base].mean(0) if self._base else half_norm
         log_ratios = base - energies + self._constants_at(level)[:, None].to(x)
@@ -180,7 +182,11 @@ class Composition:
         return self._combine(self.expression, log_ratios, bend), base
 
     def _mixed(self, ratio: _Ratio, gradients: Tensor, gaussian: Tensor) -> Tensor:
-        """Scores or velocities of the terms (terms, N, …) → that of the composed density; `gaussian` without a base."""
+        """The composed score or velocity, like x, from those of the terms (terms, N, …).
+
+        Args:
+            gaussian: the score or velocity of the Gaussian base, which is used if there is no unconditional base.
+        """
         base = gradients[self._base].mean(0) if self._base else gaussian
         mixed = base
         for share, gradient in zip(ratio.shares, gradients, strict=True):
@@ -188,7 +194,7 @@ class Composition:
         return mixed
 
     def _constants_at(self, level: float) -> Tensor:
-        """C_i − C_∅ of each term, float64 (terms,), computed once per level; zeros where no side of an | needs it."""
+        """C_i − C_∅ of each term, float64 (terms,), computed once per level; zero without an |."""
         if not self._is_mixture:
             return torch.zeros(len(self.terms), dtype=torch.float64)
         if level not in self._constants:
@@ -203,11 +209,11 @@ class Composition:
         return self._constants[level]
 
     def _combine(self, node: Expression, log_ratios: Tensor, bend: Tensor) -> _Ratio:
-        """The ratio of a node.
+        """The log-ratio of a node.
 
         Args:
-            log_ratios: of the terms, (terms, N).
-            bend: what r gains per exponent beyond one, (N,); zero where there is a base.
+            log_ratios: the log-ratios of the terms, (terms, N).
+            bend: the correction of r per exponent beyond one, (N,); zero if there is an unconditional base.
         """
         if isinstance(node, Name):
             shares = torch.zeros_like(log_ratios)
@@ -222,7 +228,7 @@ class Composition:
 
 
 def _product(parts: list[_Ratio], powers: list[float], bend: Tensor) -> _Ratio:
-    """Σ w r, and the bend for each exponent beyond one."""
+    """The log-ratio Σ w r of a product, with the correction `bend` for each exponent beyond one."""
     beyond = sum(powers) - 1
     return _Ratio(
         sum(power * part.value for power, part in zip(powers, parts, strict=True)) + beyond * bend,
@@ -232,7 +238,7 @@ def _product(parts: list[_Ratio], powers: list[float], bend: Tensor) -> _Ratio:
 
 
 def _mixture(sides: list[_Ratio], weights: list[float]) -> _Ratio:
-    """log Σ π_k exp r_k; a side's share of the derivatives is what it has of the sum."""
+    """The log-ratio log Σ π_k exp r_k of a mixture. The derivatives of a side are weighted by its share of the sum."""
     values = torch.stack([side.value for side in sides])
     portions = values.new_tensor(weights) / sum(weights)
     joint = torch.log(portions)[:, None] + values
@@ -255,19 +261,19 @@ def _exponents(node: And | Weighted | Not) -> list[float]:
 
 
 def _weight(node: Expression) -> float:
-    """The exponents of densities in all; a mixture is one."""
+    """The sum of the exponents of the densities in a node, where a mixture counts as one density."""
     if isinstance(node, Name | Or):
         return 1.0
     return sum(power * _weight(part) for power, part in zip(_exponents(node), parts_of(node), strict=True))
 
 
 def _sides(node: Or) -> list[tuple[float, Expression]]:
-    """The sides of an |, each with its share of the mixture: the weight in front of it."""
+    """The sides of an |, each with its weight in the mixture."""
     return [(part.weight, part.part) if isinstance(part, Weighted) else (1.0, part) for part in node.parts]
 
 
 def _densities(node: Expression) -> Iterator[Expression]:
-    """The nodes that must be densities of their own: the whole, and every side of an |."""
+    """The nodes that must be densities: the whole expression, and every side of an |."""
     yield node
     for inner in _mixtures(node):
         for _, side in _sides(inner):
@@ -284,12 +290,12 @@ def _mixtures(node: Expression) -> Iterator[Or]:
 
 
 def _require_densities(node: Expression) -> None:
-    """Without a density without condition, exponents must sum to more than 0."""
+    """Raise ConfigError unless the exponents of every density sum to more than 0, if there is no unconditional base."""
     for density in _densities(node):
         if (weight := _weight(density)) <= 0:
             raise ConfigError(
-                f"{density} is no density: its weights sum to {weight:g}, and no model here draws without class",
-                hint="give what is asked for more weight than what is not, or use a conditional model",
+                f"{density} is not a density: its weights sum to {weight:g}, and no model is conditional",
+                hint="make the sum of the weights positive, or use a conditional model",
             )
 
 
@@ -298,7 +304,7 @@ def _require_calibrated(models: Mapping[ModelName, TrainedModel], terms: tuple[T
         called = "the model" if name is None else f"the model {name}"
         if model.calibration is None:
             raise CheckpointError(
-                f"{called} is not calibrated, so that the sides of | have no proportions",
+                f"{called} is not calibrated, which | needs for the proportions of its sides",
                 hint=f"vpfb info --calibrate {name or 'MODEL'}",
             )
         for term in terms:
@@ -307,17 +313,17 @@ def _require_calibrated(models: Mapping[ModelName, TrainedModel], terms: tuple[T
                 classes = [group.classes[index] for group, index in known if index >= 0]
                 if len(classes) > 1:
                     raise ConfigError(
-                        f"{called} is calibrated for one class at a time, not for {','.join(classes)}: | needs that",
-                        hint=f"{' & '.join(classes)} can be a side of |",
+                        f"{called} is calibrated for single classes, not for {','.join(classes)}, which | needs",
+                        hint=f"use {' & '.join(classes)} as a side of |",
                     )
                 raise CheckpointError(
-                    f"{called} is not calibrated for {', '.join(classes) or 'no class'}: none was in its data",
-                    hint="leave it out of what is joined by |, or train on data that has it",
+                    f"{called} is not calibrated for {', '.join(classes) or 'no class'}, which was not in its data",
+                    hint="leave it out of the expression, or train on data that contain it",
                 )
 
 
 def _require_same_coordinates(models: Mapping[ModelName, TrainedModel]) -> None:
-    """All of one shape, one device and data of one mean and deviation."""
+    """Raise ConfigError unless all models have one shape, one device, and data of one mean and standard deviation."""
     (first, model), *others = models.items()
     for name, other in others:
         both = f"{first or 'the model'} and {name or 'the model'} cannot be composed: "
@@ -330,7 +336,7 @@ def _require_same_coordinates(models: Mapping[ModelName, TrainedModel]) -> None:
         if not _alike(model.statistics, other.statistics):
             raise ConfigError(
                 f"{both}their data have mean {_shown(model.statistics)} and {_shown(other.statistics)}",
-                hint="models compose where their data have the same mean and deviation, as when they share a data set",
+                hint="composed models need data of the same mean and standard deviation, for example one data set",
             )
 
 
@@ -341,4 +347,4 @@ def _alike(one: Statistics, other: Statistics) -> bool:
 
 
 def _shown(statistics: Statistics) -> str:
-    return f"{'/'.join(f'{mean:.3f}' for mean in statistics.mean)} ± {statistics.std:.3f}"
+    return f"{'/'.join(f'{mean:.3f}' for mean in statistics.mean)} (std {statistics.std:.3f})"

@@ -1,14 +1,14 @@
-"""The expressions of composition: what people type, and the tree that it is.
+"""The expressions of composition and their parser.
 
     circle & red & ~large        and, not
-    (circle | square) & 2*red    or; a weight, an exponent of a density, or its share of an |
-    4*circle,red                 one class of each of several groups, asked for together: what a model knows of both at
-                                 once, where & multiplies what it knows of each; with a weight, this is guidance
+    (circle | square) & 2*red    or; a weight is the exponent of a density, or its weight in an |
+    4*circle,red                 one class of each of several groups as one condition of the model, whereas & multiplies
+                                 the densities of single classes; with a weight, this is guidance
     runs/001-faces:smiling       a class of a model; 'path with spaces':smiling
-    runs/002-cats:               all that a model draws
+    runs/002-cats:               the whole density of a model
 
-~ binds tightest, then a weight, then &, then |. In single quotes any character is part of a name, and two quotes stand
-for one.
+~ binds tightest, then a weight, then &, then |. In single quotes every character is part of a name, and two single
+quotes stand for one.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _EXCERPT = 30  # characters shown on either side of a mistake
 
 
 class ExpressionError(ConfigError):
-    """A mistake in an expression, and where it is.
+    """A mistake in an expression, with its position.
 
-    `message` is one line, with a ^ in front of the place; as a string, the error has the ^ below it.
+    `message` is one line with a ^ before the position. As a string, the error shows the ^ below the position.
 
     Args:
         reason: what is wrong.
         text: the expression.
-        position: of the place in it, in characters.
+        position: the index of the wrong character.
         hint: what to do about it.
     """
 
@@ -53,13 +53,13 @@ class ExpressionError(ConfigError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a text a name stands."""
+    """The position of a name in a text."""
 
     text: str
     position: int
 
     def error(self, reason: str, hint: str | None = None) -> ConfigError:
-        """The error that points here; without a text, as of a name that was not read, one that does not point."""
+        """The error with this position; an error without a position if the name was not parsed from a text."""
         if not self.text:
             return ConfigError(reason, hint=hint)
         return ExpressionError(reason, self.text, self.position, hint=hint)
@@ -67,12 +67,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Name:
-    """A class, or group=class, or several of different groups with commas between them.
+    """A class, group=class, or classes of several groups, separated by commas.
 
     Attributes:
-        name: "" for all that the model draws.
-        model: whose class it is; None for the model that the expression is asked of.
-        place: where it was read; no part of its identity.
+        name: the name; "" for the whole density of the model.
+        model: the name of the model; None for the default model.
+        place: the position in the text, which equality ignores.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Not:
 
 @dataclass(frozen=True)
 class Weighted:
-    """weight*part, the weight positive."""
+    """weight*part with a positive weight."""
 
     weight: float
     part: Expression
@@ -107,7 +107,7 @@ class Weighted:
 
 @dataclass(frozen=True)
 class And:
-    """part & part & …, at least two."""
+    """part & part & …, with at least two parts."""
 
     parts: tuple[Expression, ...]
 
@@ -117,7 +117,7 @@ class And:
 
 @dataclass(frozen=True)
 class Or:
-    """part | part | …, at least two."""
+    """part | part | …, with at least two parts."""
 
     parts: tuple[Expression, ...]
 
@@ -131,12 +131,12 @@ _BINDING: list[type] = [Or, And, Weighted, Not, Name]  # from the loosest to the
 
 
 def _inside(part: Expression, loosest: type) -> str:
-    """A part as text, in parentheses if it binds less tightly than that."""
+    """A part as text, in parentheses if it binds less tightly than `loosest`."""
     return f"({part})" if _BINDING.index(type(part)) < _BINDING.index(loosest) else str(part)
 
 
 def names_of(expression: Expression) -> Iterator[Name]:
-    """The names of an expression from left to right, each as often as it stands there."""
+    """The names of an expression from left to right, with repetitions."""
     if isinstance(expression, Name):
         yield expression
     else:
@@ -145,7 +145,7 @@ def names_of(expression: Expression) -> Iterator[Name]:
 
 
 def parts_of(expression: Expression) -> tuple[Expression, ...]:
-    """The parts that an expression is made of; () for a name."""
+    """The direct parts of an expression; () for a name."""
     if isinstance(expression, Name):
         return ()
     return expression.parts if isinstance(expression, And | Or) else (expression.part,)
@@ -172,10 +172,10 @@ class _Token:
 
 
 def parse(text: str) -> Expression:
-    """The tree of an expression; `str` of it reads as the same tree.
+    """Parse an expression. `str` of the result parses to the same result.
 
     Raises:
-        ExpressionError: a ConfigError that points at the place in the text.
+        ExpressionError: the text is not an expression; the error shows where.
     """
     if len(text) > LONGEST:
         raise ExpressionError(f"an expression of {len(text):,} characters", text, LONGEST, hint=f"at most {LONGEST:,}")
@@ -186,7 +186,7 @@ def parse(text: str) -> Expression:
 
 
 class _Reader:
-    """Recursive descent: one method a rule, one token of foresight, two where a weight may stand."""
+    """A recursive-descent parser with one method per rule. It looks ahead one token, and two for a weight."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -254,7 +254,7 @@ class _Reader:
         return Name(self._word(), first, Place(self._text, position))
 
     def finish(self) -> None:
-        """Nothing may be left."""
+        """Raise ExpressionError if there are tokens left."""
         if self._peek().kind != "end":
             raise self._unexpected("& or |", hint=_JOIN)
 
@@ -303,5 +303,5 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 def _quoted(name: str) -> str:
-    """A name as it is read back: in quotes where it needs them."""
+    """A name as `parse` reads it, in quotes if necessary."""
     return name if _WORD.fullmatch(name) else "'" + name.replace("'", "''") + "'"

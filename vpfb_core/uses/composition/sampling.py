@@ -1,8 +1,7 @@
-"""Samples of a composed density: the composed flow, with Markov chains at every noise level that correct its bias.
+"""Samples of a composed density, by the composed flow and Markov chains that correct its bias at every noise level.
 
-The levels are those of the field's ladder; to each one leads a step of Heun's method along the flow, and there a few
-steps of MALA (or ULA) follow, for which the composed energy is exact. Chains at high noise only would change nothing:
-at every level the flow falls behind the product a little.
+Each level of a ladder is reached by one step of Heun's method along the flow. A few steps of MALA or ULA follow, for
+which the composed energy is exact. The chains are needed at every level, since the flow has a bias at every level.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from vpfb_core.uses.composition.energy import Composition
 
 STEPS = 4
 LEVELS = 50
-BATCH = 64  # samples computed at once; each counts once for every term
+BATCH = 64  # the number of samples that are computed at once, each once per term
 
-# The step is tuned by MALA on chains that are thrown away, so that the chains that count keep theirs fixed, which makes
-# them exact, and sample i depends on the seed and i alone.
+# The step scales are tuned on pilot chains that are discarded. The chains of the samples then have fixed scales, which
+# keeps MALA exact, and sample i depends only on the seed and i.
 PILOTS = 16
-ULA_SHARE = 0.5  # of MALA's step scale: without the Metropolis test, the bias grows with the step
+ULA_SHARE = 0.5  # the step scale of ULA relative to MALA's, since its bias grows with the step
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class Composed:
 
     Attributes:
         images: float32 (n, C, H, W) in [0, 1].
-        data: of unit variance, like images.
-        acceptance: share of the proposals that were accepted at each level, from noise to data; None without MALA.
-        nfe: gradient evaluations per sample, of every term; without the pilots.
+        data: the samples as data of unit variance, like images.
+        acceptance: the share of accepted proposals at each level, from noise to data; None without MALA.
+        nfe: gradient evaluations per sample over all terms, without the pilots.
     """
 
     images: Tensor
@@ -60,18 +59,22 @@ def sample(
     batch_size: int = BATCH,
     on_level: Callable[[float], None] | None = None,
 ) -> Composed:
-    """Draw n images of a composed density. Image i depends on (seed, i), whatever the batch size.
+    """Draw n images from a composed density. Image i depends only on (seed, i), not on the batch size.
 
     Args:
-        first: index of the first image, so that many can be drawn in parts.
-        mcmc: chains at each level: "mala", exact; "ula", biased a little by its steps; "none", the composed flow alone,
-            biased for & and ~ and exact for |.
-        mcmc_steps: of the chains at each level, `STEPS` unless said otherwise.
-        levels: noise levels of the ladder.
+        composition: the composed density.
+        n: the number of images.
+        seed: the seed of all images.
+        first: the index of the first image, so that a large set can be drawn in parts.
+        mcmc: the chains at each level: "mala" is exact; "ula" has a small bias that depends on its step; "none" is the
+            composed flow alone, which is biased for & and ~ and exact for |.
+        mcmc_steps: the number of steps of the chains per level; None is `STEPS`.
+        levels: the number of noise levels.
+        batch_size: the number of images that are computed at once.
         on_level: called with the share of the work that is done, in [0, 1].
     Raises:
-        ConfigError: settings that do not exist or contradict each other.
-        SolverError: the flow or the chains left the finite numbers.
+        ConfigError: a setting does not exist, or settings contradict each other.
+        SolverError: the flow or a chain became non-finite.
     """
     if mcmc not in MCMC:
         raise ConfigError(f"unknown mcmc {mcmc!r}", hint=f"there are: {', '.join(MCMC)}")
@@ -79,8 +82,8 @@ def sample(
         raise ConfigError(f"mcmc_steps = {mcmc_steps} without mcmc", hint="there are: mala, ula")
     if mcmc == "none" and not composition.has_flow:
         raise ConfigError(
-            "unconditional models have no flow of their product, so mcmc = 'none' draws something else",
-            hint="mala draws from the product itself",
+            "the flow of a product of unconditional models does not sample from it, so mcmc = 'none' is not possible",
+            hint="use mala, which samples from the product",
         )
     steps = STEPS if mcmc_steps is None else mcmc_steps
     if min(n, steps, batch_size) < 1 or levels < 2:
@@ -122,7 +125,7 @@ def sample(
 
 
 class _Progress:
-    """How much is done, in samples times levels."""
+    """The work that is done, in samples times levels."""
 
     def __init__(self, on_level: Callable[[float], None] | None, total: int) -> None:
         self._on_level, self._total, self._done = on_level, total, 0
@@ -134,7 +137,7 @@ class _Progress:
 
 
 def _carry(composition: Composition, codes: Tensor, ladder: list[float], settle: Settle, progress: _Progress) -> Tensor:
-    """Prior points (N, …) down the ladder to the lowest level."""
+    """Samples at the lowest level from points of the prior, (N, …)."""
 
     def settled(x: Tensor, level: float, index: int) -> Tensor:
         x = settle(x, level, index)
@@ -150,9 +153,9 @@ def _stay(x: Tensor, level: float, index: int) -> Tensor:  # noqa: ARG001
 
 
 def _tune(composition: Composition, ladder: list[float], seed: int, steps: int, progress: _Progress) -> list[float]:
-    """The step scale c of MALA at each level: the pilots' geometric mean after their steps there.
+    """The step scale c of MALA at each level: the geometric mean over the pilots after their steps at that level.
 
-    The next level begins with it.
+    The pilots start each level with the scale of the level before.
     """
     scales = [1.0]
 

@@ -1,4 +1,4 @@
-"""What the names of an expression mean: which condition of which model."""
+"""The meaning of the names in an expression: a condition of a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vpfb_core.data.source import ConditionGroup
     from vpfb_core.model.trained import TrainedModel
 
-ModelName = str | None  # as an expression names it; None for the model that the expression is asked of
+ModelName = str | None  # the name of a model in an expression; None for the default model
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Term:
     """One density of one model.
 
     Attributes:
-        model: whose.
-        condition: class index in each of its groups, −1 for none; () for an unconditional model.
+        model: the name of the model.
+        condition: the class index in each of its groups, −1 for none; () for an unconditional model.
     """
 
     model: ModelName
@@ -31,23 +31,25 @@ class Term:
 
 
 def models_named(expression: Expression) -> tuple[ModelName, ...]:
-    """The models that an expression needs, each once, from left to right; None for the one that it is asked of."""
+    """The distinct models that an expression needs, from left to right; None for the default model."""
     return tuple(dict.fromkeys(name.model for name in names_of(expression)))
 
 
 def resolve(expression: Expression, models: Mapping[ModelName, TrainedModel]) -> tuple[Expression, dict[Name, Term]]:
-    """An expression in which every ~ that can be is a name, and the term of every name in it.
+    """A simplified expression, and the term of every name in it.
 
-    In a group of two classes, such as an attribute that is there or not, ~name is the other class. ~~ is nothing.
+    In a group of two classes, such as the presence of an attribute, ~name is replaced by the other class. ~~ is
+    removed.
 
     Raises:
-        ExpressionError: a name that does not exist, is in several groups, or is asked of an unconditional model.
+        ExpressionError: a name does not exist, is in several groups, or belongs to an unconditional model.
     """
     simplified = _without_complements(expression, models)
     return simplified, {name: _term(name, models) for name in names_of(simplified)}
 
 
 def _without_complements(expression: Expression, models: Mapping[ModelName, TrainedModel]) -> Expression:
+    """The expression with ~ replaced by the other class wherever a group has two."""
     match expression:
         case Not(Not(part)):
             return _without_complements(part, models)
@@ -61,7 +63,7 @@ def _without_complements(expression: Expression, models: Mapping[ModelName, Trai
 
 
 def _other_class(name: Name, groups: Sequence[ConditionGroup]) -> Name | None:
-    """The other class of a group of two; None in a larger group."""
+    """The other class of a group of two classes; None in a larger group."""
     asked = [(group, index) for group, index in zip(groups, _condition(name, groups), strict=True) if index >= 0]
     if len(asked) != 1 or len(asked[0][0].classes) != 2:
         return None
@@ -74,13 +76,13 @@ def _term(name: Name, models: Mapping[ModelName, TrainedModel]) -> Term:
 
 
 def _condition(name: Name, groups: Sequence[ConditionGroup]) -> list[int]:
-    """Class index in each group, −1 for none."""
+    """The class index of a name in each group, −1 for none."""
     if not name.name:
         return [-1] * len(groups)
     if not groups:
-        whole = "" if name.model is None else f"; {Name('', name.model)} is all that it draws"
+        whole = "" if name.model is None else f", or write {Name('', name.model)} for the whole model"
         raise name.place.error(
-            f"no class {name.name!r}: the model is unconditional", f"train one with vpfb train --conditional{whole}"
+            f"no class {name.name!r}: the model is unconditional", f"train a model with vpfb train --conditional{whole}"
         )
     try:
         return parse_condition(name.name, groups)

@@ -84,9 +84,9 @@ def test_classes_that_are_asked_for_together_are_the_density_of_both_and_a_weigh
 def test_classes_together_are_no_side_of_a_mixture_unless_calibrated() -> None:
     groups = (COLOURS[0], ConditionGroup("size", ("small", "large")))
     model = exact_model({(-1, -1): FREE, (0, -1): GREEN, (-1, 1): BLUE}, groups)
-    with pytest.raises(ConfigError, match="one class at a time, not for red,large") as raised:
+    with pytest.raises(ConfigError, match="single classes, not for red,large") as raised:
         Composition("red,large | large", model)
-    assert raised.value.hint == "red & large can be a side of |"
+    assert raised.value.hint == "use red & large as a side of |"
 
 
 @pytest.mark.parametrize("level", LEVELS)
