@@ -1,0 +1,101 @@
+"""A run that an earlier version wrote, in files of format version 1, and what the code of that version made of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import vpfb_core as vpfb
+from vpfb_core.config import read_file
+from vpfb_core.machine import container
+from vpfb_core.model.runs import Run
+from vpfb_core.training import checks
+
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "run-v1"
+PREFIX = "potential.network."  # of the names of a network's tensors since then
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FIXTURE / "recorded.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def model() -> vpfb.Model:
+    return vpfb.load(FIXTURE, device="cpu")
+
+
+def assert_recorded(found: Tensor, expected: list[float], *, rtol: float = 1e-3, atol: float = 1e-4) -> None:
+    torch.testing.assert_close(found.double().flatten(), torch.tensor(expected).double(), rtol=rtol, atol=atol)
+
+
+def test_the_files_are_of_format_version_1() -> None:
+    for name, kind in (("model.safetensors", "model"), ("state.safetensors", "state")):
+        assert container.read_document(FIXTURE / name, kind)["format"] == 1
+
+
+def test_a_run_of_version_1_goes_on_to_the_weights_that_it_would_have_had(
+    recorded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
+    monkeypatch.setattr(checks, "GRID_NFE", 2)
+    shutil.copytree(FIXTURE, tmp_path / "run")
+    result = vpfb.train(vpfb.TrainConfig(resume=str(tmp_path / "run"), device="cpu"))
+    assert (result.status, result.step) == ("finished", 40)
+
+    expected = recorded["weights_after_40_steps"]
+    weights = {
+        name.replace(PREFIX, "").replace("embedding.level.", "embedding.angle."): tensor
+        for name, tensor in container.read(result.run.state, "state").tensors.items()
+        if name.startswith(("network/", "ema/"))
+    }
+    assert weights.keys() == expected.keys()
+    norms = {name: float(tensor.double().norm()) for name, tensor in weights.items()}
+    assert norms == pytest.approx({name: each["norm"] for name, each in expected.items()}, rel=1e-3, abs=1e-6)
+    here = (torch.__version__.split("+")[0], torch.backends.cpu.get_cpu_capability())
+    if here == (recorded["torch"], recorded["cpu"]):  # other versions and processors add up in another order
+        digests = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in weights.items()}
+        assert digests == {name: each["sha256"] for name, each in expected.items()}
+
+    sections = read_file(Run(tmp_path / "run").config)
+    assert (sections["run.seed"], sections["network.widths"], sections["method.contrast"]) == (5, [8, 16], 0.02)
+    assert vpfb.load(result.run.path, device="cpu").about["step"] == 40
+
+
+def test_a_model_of_version_1_draws_what_it_drew(recorded: dict[str, Any], model: vpfb.Model) -> None:
+    expected = recorded["model"]
+    assert_recorded(model.sample(2, seed=3).images, expected["sample"])
+    guided = model.sample(1, seed=3, condition=model.groups[0].classes[1], guidance=2.0)
+    assert_recorded(guided.images, expected["sample_of_a_class"])
+    raw = vpfb.load(FIXTURE, device="cpu", weights="raw")
+    assert_recorded(raw.sample(1, seed=3).images, expected["sample_of_raw_weights"])
+
+
+def test_the_energies_of_a_model_of_version_1_are_what_they_were(recorded: dict[str, Any], model: vpfb.Model) -> None:
+    expected, images = recorded["model"], vpfb.data.load("digits").images[:6]
+    for score in ("multiscale", "energy", "gradient", "typicality", "density"):
+        assert_recorded(model.score(images, score), expected[f"score_{score}"])
+    name = model.groups[0].classes[1]
+    assert_recorded(model.log_density(images), expected["log_density"])
+    assert_recorded(model.log_density(images, level=0.5), expected["log_density_at_level_0.5"])
+    assert_recorded(model.log_density(images, condition=name), expected["log_density_of_a_class"])
+    assert_recorded(model.log_density(images[:2], method="ode"), expected["log_density_by_the_flow"])
+
+
+def test_the_built_in_digits_are_what_they_were(recorded: dict[str, Any]) -> None:
+    expected, model = recorded["digits"], vpfb.load("digits", device="cpu")
+    drawn = model.sample(8, seed=3).images
+    assert_recorded(drawn[:2], expected["sample"])
+    assert_recorded(model.log_density(drawn), expected["logp"])
+    assert_recorded(model.log_density(drawn, level=0.5), expected["logp_05"])
+    assert_recorded(model.log_density(drawn, condition=model.groups[0].classes[1]), expected["logp_class"])
+    assert_recorded(model.score(drawn, "energy"), expected["score_energy"])
+    assert_recorded(model.score(drawn, "multiscale"), expected["score_multiscale"], atol=2e-3)
