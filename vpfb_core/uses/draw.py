@@ -114,15 +114,9 @@ def decode(
     Raises:
         SolverError: a sample did not reach the end of the flow.
     """
-    model.require("flow", "decoding")
-    chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
-    conditions = conditions_of(model, condition, len(codes), guidance=guidance, use="decoding")
-
-    def solve(codes: Tensor, conditions: Tensor | None) -> Solution:
-        return transport.decode(model.field, codes, conditions, chosen, guidance=guidance)  # type: ignore[arg-type]
-
-    solution = _in_batches(model, solve, codes, conditions, batch_size).require_success()
-    return model.statistics.to_images(solution.x)
+    return model.statistics.to_images(
+        _transport(model, transport.decode, "decoding", codes, condition, guidance, batch_size, solver)
+    )
 
 
 def encode(
@@ -142,17 +136,8 @@ def encode(
     Raises:
         SolverError: an image did not reach the prior.
     """
-    model.require("flow", "encoding")
-    chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
-    conditions = conditions_of(model, condition, len(images), guidance=guidance, use="encoding")
-
-    def solve(data: Tensor, conditions: Tensor | None) -> Solution:
-        return transport.encode(model.field, data, conditions, chosen, guidance=guidance)  # type: ignore[arg-type]
-
     data = model.standardise(images)
-    if not len(data):
-        return torch.empty(data.shape)
-    return _in_batches(model, solve, data, conditions, batch_size).require_success().x
+    return _transport(model, transport.encode, "encoding", data, condition, guidance, batch_size, solver)
 
 
 def interpolate(
@@ -206,6 +191,29 @@ def conditions_of(
     if conditions is not None and bool((conditions < 0).any()):
         model.require_null(f"{use} without a class" + (" of each group" if len(model.groups) > 1 else ""))
     return conditions
+
+
+def _transport(
+    model: TrainedModel,
+    along: Callable[..., Solution],
+    use: str,
+    points: Tensor,
+    condition: Condition,
+    guidance: float | None,
+    batch_size: int,
+    solver: dict[str, Any],
+) -> Tensor:
+    """The ends of the flow, like `points` on the CPU, in the direction of `transport.decode` or `transport.encode`."""
+    model.require("flow", use)
+    chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
+    conditions = conditions_of(model, condition, len(points), guidance=guidance, use=use)
+    if not len(points):
+        return torch.empty(points.shape)
+
+    def solve(points: Tensor, conditions: Tensor | None) -> Solution:
+        return along(model.field, points, conditions, chosen, guidance=guidance)
+
+    return _in_batches(model, solve, points, conditions, batch_size).require_success().x
 
 
 def _in_batches(

@@ -67,7 +67,7 @@ def test_data_of_another_kind_are_refused(name: str) -> None:
         ({"widths": (8, 8, 8, 8)}, 4, "images of 2x2 patches of 2x2 pixels cannot be halved 3 times"),
         ({"widths": (8, 8, 8, 8), "patch": 1}, 4, "images of 4x4 pixels cannot be halved 3 times"),
         ({"attention": (16,)}, 28, r"attention at \[16\], but the feature maps have sizes \[14, 7\]"),
-        ({"prototypes": True}, 28, "prototypes are of classes, and this run has none"),
+        ({"prototypes": True}, 28, "prototypes need classes, and this run has none"),
         ({"widths": ()}, 28, "a network needs at least one resolution"),
     ],
 )

@@ -182,7 +182,7 @@ def test_what_was_asked_for_stands_above_the_preset() -> None:
         ({"network": "paper-unet", "position_embedding": True}, 28, "paper-unet has no setting 'position_embedding'"),
         ({"network": "paper-unet", "patch": 2}, 28, "paper-unet has no setting 'patch'"),
         ({"network": "paper-unet", "prototypes": True}, 28, "paper-unet has no setting 'prototypes'"),
-        ({"prototypes": True}, 28, "prototypes are of classes, and this run has none"),
+        ({"prototypes": True}, 28, "prototypes need classes, and this run has none"),
         ({"widths": (8, 8, 8), "patch": 4}, 12, "3x3 patches of 4x4 pixels cannot be halved 2 times"),
         ({"attention": [16]}, 28, r"attention at \[16\], but the feature maps have sizes \[14, 7, 4\]"),
         ({"augment": "flip"}, 8, "not themselves when flipped"),
