@@ -54,7 +54,7 @@ def test_the_document_states_the_conditions_of_every_figure(vpfb: Vpfb) -> None:
     assert report["metrics"]["bpd"]["split"] == "held out"
     assert 9 < report["metrics"]["bpd"]["blur_grey_levels"] < 10
     assert "features: pixels" in ran.err
-    assert "trained on these very images" in ran.err
+    assert "trained on these images" in ran.err
 
 
 def test_people_get_a_table_with_the_conditions_beside_it(vpfb: Vpfb) -> None:

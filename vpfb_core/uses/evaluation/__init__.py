@@ -1,4 +1,4 @@
-"""How good a model is: samples against real images by their features, and real images under the model.
+"""Evaluation of a model: comparison of samples with real images by features, and figures of real images.
 
 plan = evaluation.prepare(model, "mnist")
 report = evaluation.evaluate(model, plan)

@@ -1,7 +1,7 @@
-"""Features of real images, kept between calls: a network that has seen them once need not see them again.
+"""A cache of the features of real images, so that they are computed only once.
 
-The key is what the features depend on and nothing else: the pixels themselves, which data, split, size and number of
-images decide, and the extractor with the hash of its weights. A file that is damaged is computed anew.
+The key is a hash of everything that the features depend on: the pixels of the images, and the extractor with the hash
+of its weights. The features of a damaged file are computed again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEPT = 20  # files; 10,000 images of Inception's take 80 MB
 
 
 def find(extractor: Extractor, images: Tensor) -> Tensor | None:
-    """The features of images uint8 (N, C, H, W), float32 (N, F), where they were kept."""
+    """The cached features, float32 (N, F), of images uint8 (N, C, H, W); None if there are none."""
     if extractor.weights is None:
         return None
     with contextlib.suppress(CheckpointError, KeyError):
@@ -34,9 +34,9 @@ def find(extractor: Extractor, images: Tensor) -> Tensor | None:
 
 
 def keep(extractor: Extractor, images: Tensor, features: Tensor) -> None:
-    """Keep the features of images for `find`, unless the extractor has no weights: then they are not worth a file.
+    """Save the features of images for `find`. A failure only raises a warning.
 
-    Where they cannot be written, a warning says so.
+    Features of an extractor without weights are not saved, since they are fast to compute.
     """
     if extractor.weights is None:
         return
@@ -45,7 +45,7 @@ def keep(extractor: Extractor, images: Tensor, features: Tensor) -> None:
     try:
         checkpoint.write(path, KIND, {"features": features}, about)
     except DataError as error:
-        warnings.warn(f"the features of the real images are not kept: {error}", stacklevel=2)
+        warnings.warn(f"the features of the real images are not saved: {error}", stacklevel=2)
     else:
         _forget_the_oldest(path.parent)
 
@@ -57,7 +57,7 @@ def _path(extractor: Extractor, images: Tensor) -> Path:
 
 
 def _forget_the_oldest(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # another process may be forgetting too
+    with contextlib.suppress(OSError):  # another process may remove the same files
         files = sorted(folder.glob("real-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
         for path in files[:-KEPT]:
             path.unlink()

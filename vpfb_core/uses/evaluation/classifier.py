@@ -1,6 +1,6 @@
-"""A small classifier of the data's own labels, whose features tell its images apart: an extractor without a download.
+"""A small classifier that is trained on the labels of the data, as a feature extractor that needs no download.
 
-It is trained in about a minute on two CPU cores, and kept in the user's cache folder under what it was trained for.
+It is trained in about a minute on two CPU cores and saved in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from vpfb_core.uses.evaluation.weights import Weights
 
 KIND = "classifier"
 FEATURES = 128
-LARGEST_SIDE = 32  # larger images are averaged down to it, so that a minute is enough for any
+LARGEST_SIDE = 32  # larger images are averaged down to this side, so that training always takes about a minute
 STEPS, BATCH, RATE = 500, 128, 3e-3
 HELD_OUT = 0.1
 FEWEST_IMAGES = 20
 
 
 class Classifier(nn.Module):
-    """Four convolutions, the mean over positions, and a linear layer for each group of classes."""
+    """A network of four convolutions, the mean over positions, and a linear layer for each condition group."""
 
     def __init__(self, channels: int, size: int, classes: Sequence[int]) -> None:
         super().__init__()
@@ -43,28 +43,28 @@ class Classifier(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(FEATURES, count) for count in classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, S, S) → (N, `FEATURES`), what the linear layers see."""
+        """The inputs of the linear layers, (N, `FEATURES`), for images uint8 (N, C, S, S)."""
         x = images.float() / 127.5 - 1
         if x.shape[-1] > LARGEST_SIDE:
             x = nn.functional.adaptive_avg_pool2d(x, LARGEST_SIDE)
         return self.body(x).mean((2, 3))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """uint8 (N, C, S, S) → the logits of each group."""
+        """The logits of each condition group, for images uint8 (N, C, S, S)."""
         features = self.features(images)
         return [head(features) for head in self.heads]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A classifier and what is known of it.
+    """A trained classifier.
 
     Attributes:
-        network: in evaluation mode.
-        path: of its file.
-        weights: SHA-256 of what the file says and holds.
-        accuracy: share of labels that it gets right on the images held out of its training.
-        images, held_out: how many it was trained and tried on.
+        network: the network in evaluation mode.
+        path: the path of its file.
+        weights: the SHA-256 of the content of the file.
+        accuracy: the share of correct labels on its validation images.
+        images, held_out: the number of its training and validation images.
     """
 
     network: Classifier
@@ -83,15 +83,16 @@ def fit(
     seed: int = 0,
     on_progress: Callable[[float], None] | None = None,
 ) -> Fitted:
-    """Train a classifier on labelled images and keep it, so that `find` finds it.
+    """Train a classifier on labelled images and save it for `find`.
 
     Args:
-        images: the training split with its labels.
-        identity: what the data set is, whatever it was called (`ood.choice.identity`).
-        seed: of the weights, the order of the images, and which tenth of them is held out.
-        on_progress: hears which share of the steps is done.
+        images: the training split with labels.
+        identity: the identity of the data set (`ood.choice.identity`).
+        device: the device of the training.
+        seed: the seed of the weights, of the order of the images, and of the choice of validation images.
+        on_progress: called with the share of the steps that is done, in [0, 1].
     Raises:
-        DataError: fewer than two classes or `FEWEST_IMAGES` images, or the file cannot be written.
+        DataError: there are fewer than two classes or `FEWEST_IMAGES` images, or the file cannot be written.
     """
     if images.labels is None or max(len(group.classes) for group in images.groups) < 2:
         raise DataError(f"'{images.name}' has no two classes to tell apart", hint="--features pixels needs no classes")
@@ -119,13 +120,17 @@ def fit(
 
 
 def find(identity: str, shape: tuple[int, ...]) -> Path | None:
-    """The newest classifier fitted to a data set at (C, S, S), if there is one."""
+    """The path of the newest classifier for a data set with images of shape (C, S, S); None if there is none."""
     found = _folder().glob(f"{_key(identity, shape)}-*.safetensors")
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def load(path: Path, device: torch.device) -> Fitted:
-    """A classifier from its file. Raises CheckpointError if it is damaged or foreign."""
+    """Load a classifier from its file.
+
+    Raises:
+        CheckpointError: the file is damaged or does not contain a classifier.
+    """
     stored = checkpoint.read(path, KIND)
     about, digest = stored.document, stored.digest
     try:
@@ -181,7 +186,7 @@ def _train(
 
 @torch.no_grad()
 def _accuracy(network: Classifier, images: ImageSet, device: torch.device) -> float:
-    """Share of the known labels, of all groups together, that are got right."""
+    """The share of correct labels among the known labels of all groups."""
     assert images.labels is not None
     right, known = 0, 0
     for batch, labels in zip(images.images.split(BATCH), images.labels.split(BATCH), strict=True):

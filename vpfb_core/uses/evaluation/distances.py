@@ -1,7 +1,8 @@
-"""How far two sets of features lie apart: the distance of their Gaussians, and a kernel's discrepancy of all moments.
+"""Distances of two sets of features: the Fréchet distance of Gaussians, and the kernel maximum mean discrepancy.
 
-Over the features of the FID Inception network these are FID and KID (`vpfb_core.uses.evaluation.inception`, by
-torch-fidelity); over any other features they go by their own names. Features are (N, F), in double precision within.
+With the features of the FID Inception network these are FID and KID, which torch-fidelity computes
+(`vpfb_core.uses.evaluation.inception`). With other features they have their own names. Features are (N, F) and are
+converted to double precision.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROWS = 2048  # of a kernel matrix at once
+ROWS = 2048  # the number of rows of a matrix that are computed at once
 
 
 def frechet(samples: Tensor, real: Tensor) -> float:
     """‖m − m'‖² + tr(Σ + Σ' − 2 (Σ Σ')^½), the squared Wasserstein-2 distance of two Gaussians (Fréchet 1957).
 
-    Heusel et al. 2017 (arXiv 1706.08500), equation 6. 0 is best; it is biased upwards, more so for fewer images.
-    tr (Σ Σ')^½ is the sum of the singular values of Σ^½ Σ'^½, with roots of symmetric matrices only.
+    Heusel et al. 2017 (arXiv 1706.08500), equation 6. 0 is best. The estimate is biased upwards, more so for fewer
+    images. tr (Σ Σ')^½ is computed as the sum of the singular values of Σ^½ Σ'^½, which needs only roots of symmetric
+    matrices.
     """
     (mean, root), (other_mean, other_root) = _moments(samples), _moments(real)
     spread = root.square().sum() + other_root.square().sum()  # tr Σ = ‖Σ^½‖²
@@ -24,9 +26,10 @@ def frechet(samples: Tensor, real: Tensor) -> float:
 
 
 def kernel(samples: Tensor, real: Tensor) -> float:
-    """The squared maximum mean discrepancy under k(x, y) = (x·y/F + 1)³: unbiased, so around 0 at best.
+    """The squared maximum mean discrepancy with the kernel k(x, y) = (x·y/F + 1)³.
 
-    Bińkowski et al. 2018 (arXiv 1801.01401), with all pairs instead of the mean over subsets.
+    Bińkowski et al. 2018 (arXiv 1801.01401), over all pairs instead of the mean over subsets. The estimate is unbiased,
+    so that its best values are around 0 and may be negative.
     """
     samples, real = exact(samples), exact(real)
     n, m = len(samples), len(real)
@@ -37,7 +40,7 @@ def kernel(samples: Tensor, real: Tensor) -> float:
 
 
 def exact(features: Tensor) -> Tensor:
-    """Features in double precision, on the CPU where their device has none."""
+    """Features in double precision, on the CPU if their device does not have it."""
     return (features.cpu() if features.device.type == "mps" else features).double()
 
 

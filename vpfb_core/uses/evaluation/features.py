@@ -1,7 +1,8 @@
-"""What images are compared by: extractors, each a network or none, with its weights' hash and its rule of resizing.
+"""Feature extractors for the comparison of images, with the hashes of their weights and their rules of resizing.
 
-Only the features of `inception` make a FID. The others need no download: `pixels`; `torchvision:ARCH`, the layer below
-the last of any torchvision classifier with weights from a file; `classifier`, fitted to the data's own labels.
+Only the features of `inception` give a FID. The others need no download: `pixels` are the images themselves;
+`torchvision:ARCH` is the second-to-last layer of a torchvision classifier with weights from a file; `classifier` is a
+network that is trained on the labels of the data.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from vpfb_core.uses.evaluation import classifier, weights
 INCEPTION, PIXELS, CLASSIFIER, TORCHVISION = "inception", "pixels", "classifier", "torchvision:"
 NAMES = (PIXELS, CLASSIFIER, f"{TORCHVISION}ARCH", INCEPTION)
 TORCHVISION_SIZE = 224
-ENLARGED_BATCH = 64  # images at once that a network sees enlarged, which takes the memory of hundreds of small ones
+ENLARGED_BATCH = 64  # the batch size of networks that enlarge images, which take much memory
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """Images as points between which distances mean something.
+    """A feature extractor, which maps images to points with meaningful distances.
 
     Attributes:
-        name: as people type it.
-        weights: SHA-256 of the file of its weights; None where it has none.
-        resize: what it does to an image's size, in words.
-        compute: uint8 (N, C, H, W) on its device → float32 (N, F).
+        name: its name.
+        weights: the SHA-256 of the file of its weights; None if it has none.
+        resize: a description of how it resizes images.
+        compute: maps images, uint8 (N, C, H, W) on its device, to features, float32 (N, F).
     """
 
     name: str
@@ -52,9 +53,11 @@ class Extractor:
 
         Args:
             images: uint8 (N, C, H, W).
-            on_batch: hears how many images were added.
+            device: the device of the extractor.
+            batch_size: the number of images that are computed at once.
+            on_batch: called with the number of images of each batch.
         Raises:
-            CheckpointError: they are not finite.
+            CheckpointError: a feature is not finite.
         """
         parts = []
         with torch.no_grad():
@@ -69,20 +72,20 @@ class Extractor:
 
 
 def check_name(name: str) -> None:
-    """Refuse what is no extractor's name. Raises ConfigError with the nearest one and all of them."""
+    """Raise ConfigError unless there is an extractor of that name; the hint suggests the nearest one."""
     known = (PIXELS, CLASSIFIER, INCEPTION)
     if name in known or (name.startswith(TORCHVISION) and name != TORCHVISION):
         return
     near = difflib.get_close_matches(name, known, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"no features {name!r}", hint=f"{guess}features: {', '.join(NAMES)}")
+    raise ConfigError(f"unknown features {name!r}", hint=f"{guess}features: {', '.join(NAMES)}")
 
 
 def choose(weights_path: Path | None, identity: str, shape: tuple[int, ...], *, fid_meant: bool) -> str:
-    """The name of the extractor when nobody named one.
+    """The name of the default extractor.
 
-    Inception where FID or its weights are named, or both they and torch-fidelity are on this machine; else the
-    classifier if it is fitted to the data; else pixels.
+    It is Inception if FID or a file of weights is requested, or if both the Inception weights and torch-fidelity are
+    installed. Otherwise it is the classifier if there is one for the data, else pixels.
     """
     if fid_meant or weights_path is not None or (weights.inception_cached() and has_torch_fidelity()):
         return INCEPTION
@@ -101,18 +104,20 @@ def find(
     """The extractor of that name, with its weights on the device.
 
     Args:
-        weights_path: of the file of weights, for those that have one.
-        identity: of the data, for the classifier.
-        shape: (C, H, W) of the images.
-        download: whether Inception's weights may be fetched.
+        name: the name of the extractor.
+        weights_path: the file of its weights, for extractors that have one.
+        identity: the identity of the data, for the classifier.
+        shape: the shape of the images, (C, H, W).
+        device: the device of the extractor.
+        download: whether the Inception weights may be downloaded.
     Raises:
-        ConfigError: unknown, or weights for an extractor that takes none.
-        MissingError: its weights, or the package that it needs, are not on this machine.
+        ConfigError: there is no such extractor, or it takes no weights.
+        MissingError: its weights or a package are not installed.
         CheckpointError: its weights are damaged or do not fit.
     """
     check_name(name)
     if weights_path is not None and name in (PIXELS, CLASSIFIER):
-        raise ConfigError(f"--features {name} takes no --weights-path", hint="leave it out, or name other features")
+        raise ConfigError(f"--features {name} takes no --weights-path", hint="leave it out, or use other features")
     if name == PIXELS:
         return Extractor(PIXELS, None, "none", pixels)
     if name == CLASSIFIER:
@@ -123,12 +128,12 @@ def find(
 
 
 def pixels(images: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) → (N, C·H·W) in [0, 1]."""
+    """The pixels of images uint8 (N, C, H, W) as features in [0, 1], (N, C·H·W)."""
     return images.flatten(1).float() / 255
 
 
 def has_torch_fidelity() -> bool:
-    """Whether the extra `fid` is installed; it is not imported."""
+    """Whether the extra `fid` is installed. It is not imported."""
     from importlib.util import find_spec
 
     return find_spec("torch_fidelity") is not None
@@ -138,8 +143,8 @@ def _fitted(identity: str, shape: tuple[int, ...], device: torch.device) -> Extr
     path = classifier.find(identity, shape)
     if path is None:
         raise MissingError(
-            f"no classifier is fitted to {identity!r} at {shape[1]}×{shape[2]} pixels, {shape[0]} channels",
-            hint="vpfb eval --fit-features --data NAME -m MODEL fits one, in about a minute",
+            f"no classifier is fitted to {identity!r} at {shape[1]}x{shape[2]} pixels, {shape[0]} channels",
+            hint="vpfb eval --fit-features --data NAME -m MODEL fits one in about a minute",
         )
     found = classifier.load(path, device)
     side = classifier.LARGEST_SIDE
@@ -185,8 +190,8 @@ def _torchvision(architecture: str, path: Path | None, device: torch.device) -> 
         network = models.get_model(architecture, weights=None)
     linear = [layer for layer, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ConfigError(f"{architecture} has no last linear layer, so no features below it", hint="try resnet18")
-    network.set_submodule(linear[-1], nn.Identity())  # what it saw is then what comes out; its classes do not matter
+        raise ConfigError(f"{architecture} has no linear layer whose input could be used", hint="try resnet18")
+    network.set_submodule(linear[-1], nn.Identity())  # the output is now the input of the last layer
     found = weights.read(path)
     found.without(linear[-1]).load_into(network, architecture)
     network.to(device).eval().requires_grad_(False)
@@ -206,5 +211,5 @@ def _in_small_batches(compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor],
 
 
 def _colour(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) with three channels: grey in each."""
+    """Images (N, 3, H, W) from images in colour or in grey."""
     return images.expand(-1, 3, -1, -1)

@@ -1,7 +1,8 @@
-"""FID and KID: the 2015 Inception network through torch-fidelity (the extra `fid`); imported only where they are meant.
+"""FID and KID with the 2015 Inception network of torch-fidelity (the extra `fid`). Imported only if it is needed.
 
-torch-fidelity's own extractor unpickles its weights without `weights_only`, and so does its cache of features. Ours has
-the same layers and takes its weights from `weights.read`; only the library's arithmetic on features is used besides.
+torch-fidelity unpickles the weights of its extractor and its cache of features without `weights_only`, which could
+execute code. The extractor here has the same layers and reads its weights with `weights.read`. Otherwise only the
+library's computations on features are used.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from vpfb_core.machine import noise
 from vpfb_core.uses.evaluation import weights
 
-NAME = "inception-v3-weights-only"  # as torch-fidelity knows it: calculate_metrics(feature_extractor=NAME, …)
-LAYER = "2048"  # the pooled features that FID and KID are defined on
+NAME = "inception-v3-weights-only"  # the name in torch-fidelity: calculate_metrics(feature_extractor=NAME, …)
+LAYER = "2048"  # the pooled features of the definitions of FID and KID
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 
 
 class Inception(FeatureExtractorInceptionV3):
-    """torch-fidelity's FID Inception, uint8 (N, 3, H, W) → a tuple with (N, 2048); its weights are not unpickled."""
+    """torch-fidelity's FID Inception with weights that are not unpickled.
+
+    It maps images, uint8 (N, 3, H, W), to a tuple with features (N, 2048).
+    """
 
     def __init__(
         self,
@@ -41,7 +45,7 @@ class Inception(FeatureExtractorInceptionV3):
         feature_extractor_weights_path: str | Path | None = None,
         **_settings: Any,
     ) -> None:
-        # Not the parent's: it would load the weights. What follows are its layers, by the names that the weights have.
+        # The constructor of the parent class is not called, since it would unpickle the weights. These are its layers.
         FeatureExtractorBase.__init__(self, name, features_list)
         self.feature_extractor_internal_dtype = torch.float32
         self.Conv2d_1a_3x3 = layers.BasicConv2d(3, 32, kernel_size=3, stride=2)
@@ -74,22 +78,22 @@ register_feature_extractor(NAME, Inception)
 
 
 def fid(samples: Tensor, real: Tensor) -> float:
-    """The Fréchet Inception distance of features (N, 2048): Heusel et al. 2017 (arXiv 1706.08500)."""
+    """The Fréchet Inception distance of features (N, 2048) (Heusel et al. 2017, arXiv 1706.08500)."""
     statistics = [fid_features_to_statistics(features.cpu()) for features in (samples, real)]
     return float(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
 
 
 def kid(samples: Tensor, real: Tensor, seed: int) -> tuple[float, float]:
-    """The kernel Inception distance of features (N, 2048), mean and deviation over random subsets.
+    """The kernel Inception distance of features (N, 2048), as mean and standard deviation over random subsets.
 
-    Bińkowski et al. 2018 (arXiv 1801.01401). 100 subsets of 1,000, or of as many as there are.
+    Bińkowski et al. 2018 (arXiv 1801.01401), with 100 subsets of 1,000 images or of all images if there are fewer.
     """
     found = kid_features_to_metric(
         samples.cpu(),
         real.cpu(),
         kid_subsets=KID_SUBSETS,
         kid_subset_size=min(KID_SUBSET_SIZE, len(samples), len(real)),
-        rng_seed=noise.derive_seed(seed, "kid") % 2**32,  # all that NumPy's old generator takes
+        rng_seed=noise.derive_seed(seed, "kid") % 2**32,  # the seeds of NumPy's legacy generator have 32 bits
         verbose=False,
     )
     return float(found[KEY_METRIC_KID_MEAN]), float(found[KEY_METRIC_KID_STD])

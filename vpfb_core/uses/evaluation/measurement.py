@@ -1,4 +1,4 @@
-"""How good a model is: samples against real images, real images under the model, each figure with its conditions."""
+"""The figures of an evaluation, each with the conditions of its measurement."""
 
 from __future__ import annotations
 
@@ -26,22 +26,26 @@ if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
 
 DEFAULT_BATCH = 256
-# What an image costs, in evaluations of the gradient, roughly: to tell which share of the work is done.
+# The approximate costs per image in gradient evaluations, from which the progress is computed.
 _ADAPTIVE, _FEATURES, _READ, _FLOW = 100, 4, 1, 250
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure and the conditions that it was measured under; None where they do not apply.
+    """A figure with the conditions of its measurement, which are None if they do not apply.
 
     Attributes:
-        n: how many real images, and as many samples where samples are compared with them.
-        split: of the data.
-        better: lower, higher or 0.5.
-        resize: how images came to the model's size, and from there to the extractor's.
-        weights: SHA-256 of the extractor's weights.
-        nfe: mean evaluations of the gradient a sample.
-        details: what belongs to this figure alone.
+        value: the figure.
+        n: the number of real images, and of samples if samples are compared with them.
+        split: the split of the data.
+        better: "lower", "higher" or "0.5".
+        seed: the seed of all random numbers.
+        resize: how images were resized for the model and for the extractor.
+        extractor: the name of the feature extractor.
+        weights: the SHA-256 of the weights of the extractor.
+        solver: the solver of the samples.
+        nfe: the mean number of gradient evaluations per sample.
+        details: conditions and results of this figure only.
     """
 
     value: float
@@ -57,20 +61,20 @@ class Figure:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """As JSON shows it: the figure, its conditions and its details side by side."""
+        """The figure, its conditions and its details as JSON values in one dictionary."""
         document = asdict(self)
         return document | document.pop("details")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `evaluate` finds.
+    """The result of an evaluation.
 
     Attributes:
-        metrics: by name; beside `1nn`, which is of the features, stands `1nn_pixels` where these are not the pixels.
-        nfe: mean evaluations of the gradient a sample; None without samples.
-        seconds: for all of it.
-        reused: whether the features of the real images were kept from an earlier call.
+        metrics: the figures by name. With features other than pixels, `1nn` is accompanied by `1nn_pixels`.
+        nfe: the mean number of gradient evaluations per sample; None without samples.
+        seconds: the duration of the evaluation.
+        reused: whether the features of the real images were in the cache.
     """
 
     metrics: dict[str, Figure]
@@ -88,19 +92,21 @@ def evaluate(
     on_progress: Callable[[float], None] | None = None,
     **solver: Any,
 ) -> Report:
-    """Measure what the plan says.
+    """Measure the metrics of a plan.
 
-    Samples are drawn without a class, and rounded to the grey levels that they would be saved with. Several processes
-    of a job share the images; the first gets the figures, the others a report without any.
+    Samples are unconditional and rounded to 8-bit grey levels. The processes of a job divide the images; the first gets
+    the figures, and the others get a report without figures.
 
     Args:
-        seed: of samples and of every other random number.
-        batch_size: images at once.
-        on_progress: hears which share of the work is done, roughly.
-        solver: method, nfe, rtol, atol of the sampling, as in `flow.Solver.choose`.
+        model: the model.
+        plan: what is measured and on which images.
+        seed: the seed of all random numbers.
+        batch_size: the number of images that are computed at once.
+        on_progress: called with the approximate share of the work that is done, in [0, 1].
+        solver: method, nfe, rtol and atol of the samples, as in `Solver.choose`.
     Raises:
-        ConfigError: no such solver.
-        SolverError: some sample did not reach its end.
+        ConfigError: there is no such solver.
+        SolverError: a sample did not reach the end of the flow.
     """
     began = time.monotonic()
     work = _Evaluation(model, plan, Solver.choose(**solver), seed, batch_size, on_progress)
@@ -119,13 +125,13 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Samples beside real images.
+    """Samples with their features, and the features of the real images.
 
     Attributes:
         samples: uint8 (N, C, H, W).
-        features, real: of the samples and of the real images, (N, F), on the model's device.
-        nfe: mean evaluations of the gradient a sample.
-        reused: whether the features of the real images were at hand.
+        features, real: the features of the samples and of the real images, (N, F), on the device of the model.
+        nfe: the mean number of gradient evaluations per sample.
+        reused: whether the features of the real images were in the cache.
     """
 
     samples: Tensor
@@ -136,7 +142,7 @@ class _Drawn:
 
 
 class _Evaluation:
-    """While it is carried out."""
+    """An evaluation in progress."""
 
     def __init__(
         self,
@@ -157,7 +163,7 @@ class _Evaluation:
         self.total += len(self.unseen[: plan.flow_images]) * _FLOW * ("bpd_flow" in plan.metrics)
 
     def draw(self, extractor: features.Extractor) -> _Drawn | None:
-        """As many samples as there are real images, and the features of both; None on all processes but the first."""
+        """As many samples as there are real images, with the features of both; None on all processes but the first."""
         n, device = len(self.real), self.model.device
 
         def extract(images: Tensor) -> Tensor:
@@ -229,7 +235,7 @@ class _Evaluation:
         return figures
 
     def residual(self) -> Figure | None:
-        """The first figure by which the method measures held-out data, at the levels where training draws."""
+        """The first validation figure of the method."""
         data, labels = self.model.standardise(self.unseen), self.plan.real.unseen_labels
         condition = None if labels is None else labels.to(self.model.device)
 
@@ -245,14 +251,14 @@ class _Evaluation:
         return self._mean("residual", self._each(len(data), measure))
 
     def bits(self) -> Figure | None:
-        """Bits per dimension of noised images by the explicit density: one pass at the least level quoted."""
+        """Bits per dimension of noised images by the explicit density at its default level."""
         assert self.model.calibration is not None
         level = self.model.calibration.quoted_level
         values = self._bits_of(self.unseen, _READ, level=level)
         return self._mean("bpd", values, level=level, blur_grey_levels=density.blur(self.model, level))
 
     def bits_by_flow(self) -> Figure | None:
-        """Bits per dimension of the images as they are, by the likelihood of the flow at its default tolerance."""
+        """Bits per dimension of images without noise by the likelihood of the flow, at the default tolerance."""
         values = self._bits_of(self.unseen[: self.plan.flow_images], _FLOW, method="ode")
         return self._mean("bpd_flow", values, blur_grey_levels=0.0)
 
@@ -272,12 +278,12 @@ class _Evaluation:
         return self._each(len(images), measure)
 
     def _each(self, n: int, measure: Callable[[range], Tensor]) -> Tensor | None:
-        """What is measured of each of n images by all processes, in order; None on all but the first."""
+        """The measurements of n images by all processes, in order; None on all processes but the first."""
         parts = self.group.sharded(n, measure)
         return None if parts is None else torch.cat(parts)
 
     def _figure(self, name: str, value: float, **conditions: Any) -> Figure:
-        """Of samples against real images."""
+        """A figure with the conditions of comparisons of samples with real images, unless others are given."""
         measured: dict[str, Any] = {"n": len(self.real), "split": self.plan.real.split, "resize": self.plan.real.resize}
         return Figure(value, better=METRICS[name].better, seed=self.seed, **measured | conditions)
 
@@ -286,7 +292,7 @@ class _Evaluation:
         return self._figure("1nn", found.accuracy, **conditions, details=sides)
 
     def _mean(self, name: str, values: Tensor | None, **details: float) -> Figure | None:
-        """The mean over real images, with its standard error; None where there are no values."""
+        """The mean over real images with its standard error; None without values."""
         if values is None:
             return None
         values = values.double()

@@ -1,4 +1,4 @@
-"""The figures that `vpfb eval` knows: which way each is better, and what it needs."""
+"""The metrics of `vpfb eval`: in which direction each is better, and what it needs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LOWER, HIGHER, HALF = "lower", "higher", "0.5"
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a model.
+    """A metric.
 
     Attributes:
-        better: which way it is better.
-        fewest: images that it takes.
-        samples: whether it compares samples with real images by their features; else it is of real images alone.
+        better: the better direction, or the best value.
+        fewest: the least number of images.
+        samples: whether it compares features of samples and real images; otherwise it needs only real images.
     """
 
     better: str
@@ -42,29 +42,29 @@ METRICS: dict[str, Metric] = {
     "bpd": Metric(LOWER),
     "bpd_flow": Metric(LOWER),
 }
-INCEPTION_ONLY = {"fid": "frechet", "kid": "kernel"}  # and what they are called over other features
-COSTLY = ("bpd_flow",)  # computed only when asked for
+INCEPTION_ONLY = {"fid": "frechet", "kid": "kernel"}  # metrics of Inception → their names with other features
+COSTLY = ("bpd_flow",)  # computed only if requested
 
 
 def find(names: Iterable[str]) -> tuple[str, ...]:
-    """The metrics that are meant, each once; a name may hold several with commas.
+    """The distinct names of metrics. A string may contain several, separated by commas.
 
     Raises:
-        ConfigError: one is unknown, or none is left; with the nearest name and all of them.
+        ConfigError: a metric is unknown (the hint suggests the nearest one), or none is given.
     """
     wanted = [name.strip() for several in names for name in several.split(",") if name.strip()]
     for name in wanted:
         if name not in METRICS:
             near = difflib.get_close_matches(name, METRICS, n=1)
             guess = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"no metric {name!r}", hint=f"{guess}metrics: {', '.join(METRICS)}")
+            raise ConfigError(f"unknown metric {name!r}", hint=f"{guess}metrics: {', '.join(METRICS)}")
     if not wanted:
-        raise ConfigError("no metric is named", hint=f"metrics: {', '.join(METRICS)}")
+        raise ConfigError("no metric is given", hint=f"metrics: {', '.join(METRICS)}")
     return tuple(dict.fromkeys(wanted))
 
 
 def defaults(extractor: str, *, calibrated: bool) -> tuple[str, ...]:
-    """All that these features and this model allow, but the costly ones."""
+    """All metrics that these features and this model allow, except the costly ones."""
     left_out = set(INCEPTION_ONLY.values() if extractor == INCEPTION else INCEPTION_ONLY)
     if not calibrated:
         left_out.add("bpd")
@@ -72,16 +72,16 @@ def defaults(extractor: str, *, calibrated: bool) -> tuple[str, ...]:
 
 
 def check_features(names: Sequence[str], extractor: str) -> None:
-    """Refuse to call FID what is not over Inception's features, and to call it otherwise where it is.
+    """Raise ConfigError unless the metrics fit the features: FID and KID are defined for Inception only.
 
     Raises:
-        ConfigError: with the name to ask for.
+        ConfigError: a metric has another name with these features; the hint gives it.
     """
     for name, elsewhere in INCEPTION_ONLY.items():
         if name in names and extractor != INCEPTION:
             raise ConfigError(
-                f"{name} is of Inception's features, not of {extractor!r}",
-                hint=f"over those ask for {elsewhere}, or leave --features out",
+                f"{name} needs the features of Inception, not {extractor!r}",
+                hint=f"use {elsewhere} with these features, or leave --features out",
             )
         if elsewhere in names and extractor == INCEPTION:
-            raise ConfigError(f"over Inception's features {elsewhere} is called {name}", hint=f"ask for {name}")
+            raise ConfigError(f"with the features of Inception {elsewhere} is called {name}", hint=f"use {name}")

@@ -1,7 +1,7 @@
-"""What nearest neighbours say of samples among real images: fidelity, diversity, and whether they can be told apart.
+"""Figures from nearest neighbours: fidelity and diversity of samples, and a two-sample test against real images.
 
-Each point has a ball that reaches to its k-th nearest neighbour in its own set. All figures come from three matrices of
-distances, samples and real images among themselves and between them, a block of rows at a time.
+Each point has a ball up to its k-th nearest neighbour in its own set. All figures come from the matrices of distances
+within both sets and between them, which are computed in blocks of rows.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from torch import Tensor
 
 from vpfb_core.uses.evaluation.distances import ROWS, exact
 
-BALL = 3  # of precision and recall, as in their paper
-COUNTING_BALL = 5  # of density and coverage, as in theirs
-FEWEST = COUNTING_BALL + 1  # points a set
+BALL = 3  # k of precision and recall, as in their paper
+COUNTING_BALL = 5  # k of density and coverage, as in their paper
+FEWEST = COUNTING_BALL + 1  # the least number of points per set
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What `compare` finds.
+    """The figures of nearest neighbours.
 
     Attributes:
-        precision: share of the samples that lie in the ball of some real image: are they like real ones?
-        recall: share of the real images that lie in the ball of some sample: are all of them reached?
-        density: real balls that a sample lies in, over k; 1 where both are of one kind, and unlike precision not fooled
-            by the large ball of an outlier. It can exceed 1.
-        coverage: share of the real images whose own ball holds a sample.
-        accuracy: of a 1-nearest-neighbour classifier that tells samples from real images, leave one out: 0.5 where
-            they are of one kind, 1 where they lie apart, 0 where each sample is a copy. Ties count half.
-        accuracy_real, accuracy_samples: the same of the real images and of the samples alone.
+        precision: the share of samples in the ball of some real image, which measures fidelity.
+        recall: the share of real images in the ball of some sample, which measures diversity.
+        density: the mean number of balls of real images that contain a sample, divided by k. It is 1 for equal
+            distributions and can exceed 1. The large ball of an outlier affects it less than precision.
+        coverage: the share of real images whose ball contains a sample.
+        accuracy: the leave-one-out accuracy of a 1-nearest-neighbour classifier of samples and real images: 0.5 for
+            equal distributions, 1 for separate sets, 0 if every sample is a copy. Ties count one half.
+        accuracy_real, accuracy_samples: the accuracy on the real images and on the samples.
     """
 
     precision: float
@@ -43,10 +43,10 @@ class Neighbours:
 
 
 def compare(samples: Tensor, real: Tensor) -> Neighbours:
-    """All figures of two sets of features, (N, F) and (M, F), N and M at least `FEWEST`.
+    """All figures of two sets of features, (N, F) and (M, F), where N and M are at least `FEWEST`.
 
-    Precision and recall: Kynkäänniemi et al. 2019 (arXiv 1904.06991); density and coverage: Naeem et al. 2020 (arXiv
-    2002.09797); the two-sample accuracy: Lopez-Paz and Oquab 2017 (arXiv 1610.06545).
+    Precision and recall are those of Kynkäänniemi et al. 2019 (arXiv 1904.06991), density and coverage those of Naeem
+    et al. 2020 (arXiv 2002.09797). The two-sample test is that of Lopez-Paz and Oquab 2017 (arXiv 1610.06545).
     """
     samples, real = exact(samples), exact(real)
     own_samples, own_real = _nearest_of_own(samples), _nearest_of_own(real)
@@ -76,7 +76,7 @@ def compare(samples: Tensor, real: Tensor) -> Neighbours:
 
 
 def _nearest_of_own(points: Tensor) -> Tensor:
-    """Distances of each point from its nearest others, increasing, (N, `COUNTING_BALL`)."""
+    """The increasing distances of each point from its nearest neighbours in its set, (N, `COUNTING_BALL`)."""
     parts = []
     for rows in torch.arange(len(points), device=points.device).split(ROWS):
         distances = torch.cdist(points[rows], points)
@@ -86,7 +86,7 @@ def _nearest_of_own(points: Tensor) -> Tensor:
 
 
 def _told_apart(own: Tensor, other: Tensor) -> Tensor:
-    """1 where the nearest neighbour is of the own set, ½ where both sets are equally near, float64 (N,)."""
+    """1 if the nearest neighbour is in the same set, ½ if both sets are equally near, else 0, float64 (N,)."""
     return (own < other).double() + 0.5 * (own == other).double()
 
 

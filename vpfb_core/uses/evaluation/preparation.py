@@ -1,4 +1,4 @@
-"""What an evaluation will measure, on which images and by which features: decided before the long work begins."""
+"""The plan of an evaluation: its metrics, images and features, which are determined before the long computation."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from vpfb_core.uses.ood import choice
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
 
-FLOW_IMAGES = 64  # of the likelihood by the flow, which is slow, unless a number is asked for
-PUBLISHED_FID = 50_000  # samples that published FIDs take
+FLOW_IMAGES = 64  # the default number of images for the likelihood of the flow, which is slow
+PUBLISHED_FID = 50_000  # the usual number of samples of published FIDs
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and on what.
+    """The plan of an evaluation.
 
     Attributes:
         metrics: names from `metrics.METRICS`.
-        extractor: of the features that are compared; None where none are.
-        real: the images.
-        flow_images: how many of them the likelihood by the flow is taken of, at most.
-        notes, warnings: in plain words, for people.
+        extractor: the extractor of the features; None if no features are compared.
+        real: the real images.
+        flow_images: the largest number of images for the likelihood of the flow.
+        notes, warnings: sentences for the user.
     """
 
     metrics: tuple[str, ...]
@@ -53,20 +53,21 @@ def prepare(
     root: Path | None = None,
     download: bool = True,
 ) -> Plan:
-    """Decide what is measured, and load what that takes.
+    """Plan an evaluation, and load its images and its extractor.
 
     Args:
-        source: the data: a name, perhaps with :train or :test, a folder or a file.
-        wanted: metrics, as `metrics.find` returns them; None is all that these features and this model allow.
-        n: images to compare; None as in `real.load`.
+        model: the model.
+        source: the data: the name of a data set, possibly with :train or :test, a folder or a file.
+        wanted: the metrics, as `metrics.find` returns them; None is all that the features and the model allow.
+        n: the number of images; None as in `real.load`.
         extractor: "pixels", "classifier", "torchvision:ARCH" or "inception"; None as in `features.choose`.
-        weights_path: of the extractor's weights.
-        root, download: as in `data.load`; `download` also of Inception's weights.
+        weights_path: the file of the extractor's weights.
+        root, download: as in `data.load`. `download` also allows the download of the Inception weights.
     Raises:
-        ConfigError: settings that do not exist or do not go together.
-        MissingError: an extractor lacks its weights or package.
-        DataError: the data cannot be read, or are too few.
-        CheckpointError: damaged weights, or a model without a calibrated density where bpd is asked for.
+        ConfigError: a setting does not exist, or settings contradict each other.
+        MissingError: the weights or a package of the extractor are not installed.
+        DataError: the data cannot be read, or there are too few images.
+        CheckpointError: weights are damaged, or bpd is requested of a model that is not calibrated.
     """
     identity, compared = choice.identity(source), wanted is None or any(METRICS[name].samples for name in wanted)
     if not compared and (extractor or weights_path):
@@ -80,7 +81,7 @@ def prepare(
     if compared:
         metrics.check_features(names, name)
     if "bpd" in names:
-        density.explicit_level(model, None)  # refuses a model that is not calibrated
+        density.explicit_level(model, None)  # raises an error if the model is not calibrated
     found = None
     if compared:
         found = features.find(name, weights_path, identity, model.shape, model.device, download=download)
@@ -95,5 +96,7 @@ def prepare(
     warnings = list(images.warnings)
     count = len(images.images)
     if "fid" in names and count < PUBLISHED_FID:
-        warnings.append(f"FID falls as images are added: at {count:,} it compares with none of {PUBLISHED_FID:,}")
+        warnings.append(
+            f"FID depends on the number of images: with {count:,} it is not comparable with FIDs of {PUBLISHED_FID:,}"
+        )
     return Plan(names, found, images, n or FLOW_IMAGES, tuple(notes), tuple(warnings))

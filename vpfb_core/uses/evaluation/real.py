@@ -1,4 +1,4 @@
-"""Real images to hold against a model: as many as are compared, and those that its training never saw."""
+"""The real images of an evaluation: those that samples are compared with, and those that training did not use."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from vpfb_core.data import Source
     from vpfb_core.model.trained import TrainedModel
 
-ON_A_GPU = 10_000  # images compared, unless told otherwise
-ON_A_CPU = 1_000  # of up to 20×20 pixels, and fewer of larger ones: a minute or two on a laptop
+ON_A_GPU = 10_000  # the default number of images on a GPU
+ON_A_CPU = 1_000  # the default number of images of up to 20×20 pixels, which take a minute or two on a laptop
 _PIXELS_ON_A_CPU = 400_000
 FEWEST_ON_A_CPU = 100
 
 
 @dataclass(frozen=True)
 class Real:
-    """Real images of a model's shape.
+    """Real images in the shape of a model.
 
     Attributes:
-        images: uint8 (N, C, H, W), to compare samples with.
-        split: which part of the set they are: test, train or all.
-        unseen: uint8 (M, C, H, W), for what is measured on real images alone: those that the model's training held
-            out, where that is known, else the same ones.
-        unseen_labels: int64 (M, G) of those, if they have the classes of the model; None without.
-        unseen_split: which part of the set those are.
-        resize: how they were brought to the model's shape.
-        notes, warnings: in plain words, what was decided, and what makes figures other than expected.
+        images: the images that samples are compared with, uint8 (N, C, H, W).
+        split: their split: "test", "train" or "all".
+        unseen: the images for metrics of real images only, uint8 (M, C, H, W): the validation images of the model's
+            training if they are known, else `images`.
+        unseen_labels: the class indices of `unseen`, int64 (M, G); None if they do not have the model's classes.
+        unseen_split: the split of `unseen`.
+        resize: how the images were resized to the shape of the model.
+        notes, warnings: sentences for the user about the choice of images and its effect on the figures.
     """
 
     images: Tensor
@@ -51,24 +51,25 @@ class Real:
 def load(
     model: TrainedModel, source: str, n: int | None, *, fewest: int, root: Path | None = None, download: bool = True
 ) -> Real:
-    """Images of a set in the model's shape, from its test split where it has one.
+    """Load the real images of an evaluation, from the test split if there is one.
 
     Args:
-        source: a data set's name, with :train or :test where one split is meant, a folder or a file.
-        n: how many; None is as many as this device compares in a minute or two.
-        fewest: how many it must be.
+        model: the model that is evaluated.
+        source: the name of a data set, possibly with :train or :test, a folder or a file.
+        n: the number of images; None is `usual_count`.
+        fewest: the least number of images that the metrics need.
         root, download: as in `data.load`.
     Raises:
-        DataError: it cannot be read, or has too few images.
-        ConfigError: n is less than `fewest`.
+        DataError: the data cannot be read, or there are too few images.
+        ConfigError: `n` is below `fewest`.
     """
     if n is not None and n < fewest:
-        raise ConfigError(f"-n {n} is too few for these metrics", hint=f"they take at least {fewest}")
+        raise ConfigError(f"-n {n} is too few for these metrics", hint=f"they need at least {fewest}")
     trained_on = str(model.about.get("data", {}).get("name"))
     same = choice.same_set(trained_on, source)
     channels, size, _ = model.shape
     options = data.LoadOptions(
-        # Labels are a part of what a conditional model's training set is recognised by.
+        # The fingerprint by which the training data of a conditional model are recognised includes the labels.
         size=size, channels=channels, split="test", conditional=same and bool(model.groups), root=root,
         download=download, stream=True,
     )  # fmt: skip
@@ -84,14 +85,13 @@ def load(
     parts = model.split_of(found) if same else None
     if parts is not None:
         warnings.append(
-            "the model was trained on these very images: what compares samples with them cannot tell learning from "
-            "copying"
+            "the model was trained on these images, so comparisons with samples cannot tell learning from copying"
         )
         if 0 < len(parts[1]) < len(found):
             chosen = parts[1][data.LoadOptions(limit=count).rows(len(parts[1]))]
             unseen, unseen_split = found.subset(chosen), "held out"
     elif same and choice.part_of(trained_on, "train") == choice.part_of(source, "test"):
-        warnings.append("the model may have been trained on these very images, so that its figures are optimistic")
+        warnings.append("the model may have been trained on these images, so its figures are optimistic")
     elif not same:
         warnings.append(f"the model was trained on {trained_on!r}, not on {source!r}")
     rule = f"centre square, Lanczos to {size}×{size}, {'grey' if channels == 1 else 'colour'}"
@@ -100,7 +100,7 @@ def load(
 
 
 def _count(found: Source, n: int | None, fewest: int, model: TrainedModel) -> int:
-    """How many images to compare."""
+    """The number of images that are compared."""
     there = len(found)
     if there < (n or fewest):
         raise DataError(
@@ -111,7 +111,7 @@ def _count(found: Source, n: int | None, fewest: int, model: TrainedModel) -> in
 
 
 def usual_count(device: torch.device, shape: tuple[int, ...]) -> int:
-    """How many images of (C, H, W) are compared on this kind of device unless told otherwise."""
+    """The default number of images of shape (C, H, W) on this kind of device."""
     if device.type != "cpu":
         return ON_A_GPU
     affordable = _PIXELS_ON_A_CPU // (shape[1] * shape[2])

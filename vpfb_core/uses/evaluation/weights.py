@@ -1,4 +1,4 @@
-"""Files of network weights that come from elsewhere: read without running anything in them, checked, and hashed."""
+"""Files of network weights from other sources, which are read without executing anything, checked and hashed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from vpfb_core.data.download import TIMEOUT
 from vpfb_core.errors import CheckpointError, MissingError, VPFBError
 from vpfb_core.machine.files import replacing
 
-# The weights that FID is defined with, converted from TensorFlow: what their SHA-256 begins with, the names that
-# libraries keep them under (pytorch-fid's, torch-fidelity's), and where torch-fidelity has them from.
+# The weights in the definition of FID, converted from TensorFlow: the beginning of their SHA-256, their file names in
+# pytorch-fid and torch-fidelity, and the address from which torch-fidelity downloads them.
 INCEPTION_HASH = "6726825d"
 INCEPTION_FILES = tuple(f"{kind}-2015-12-05-{INCEPTION_HASH}.pth" for kind in ("pt_inception", "weights-inception"))
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILES[1]}"
-INSTEAD = "or compare other features: --features pixels, and ask for frechet and kernel"
+INSTEAD = "or use other features: --features pixels with the metrics frechet and kernel"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds.
+    """The weights in a file.
 
     Attributes:
-        path: of the file.
-        tensors: by name.
-        digest: SHA-256 of the file, hexadecimal.
+        path: the path of the file.
+        tensors: the tensors by name.
+        digest: the SHA-256 of the file, in hexadecimal.
     """
 
     path: Path
@@ -39,12 +39,13 @@ class Weights:
     digest: str
 
     def load_into(self, network: nn.Module, name: str) -> None:
-        """Give the network these weights; every tensor of it must be there, with its shape, and no other.
+        """Load these weights into a network, whose tensors must have exactly these names and shapes.
 
         Args:
-            name: of the architecture, for the error.
+            network: the network.
+            name: the name of the architecture, for messages.
         Raises:
-            CheckpointError: they are of another architecture.
+            CheckpointError: the weights belong to another architecture.
         """
         expected = network.state_dict()
         counters = {key for key in expected if key.endswith("num_batches_tracked")}  # which old files lack
@@ -56,22 +57,22 @@ class Weights:
             others = f" and {len(wrong) - 1:,} others" if len(wrong) > 1 else ""
             raise CheckpointError(
                 f"{self.path} does not fit {name}: {wrong[0]!r}{others} missing, unknown or of another shape",
-                hint="it holds the weights of another architecture",
+                hint="it contains the weights of another architecture",
             )
         network.load_state_dict(self.tensors, strict=False)
 
     def without(self, prefix: str) -> Weights:
-        """All but the tensors of the layer of that name."""
+        """The weights without the tensors of the layer of that name."""
         kept = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{prefix}.")}
         return Weights(self.path, kept, self.digest)
 
 
 def read(path: Path) -> Weights:
-    """A state dict from a .pth or .safetensors file. Nothing in it is executed.
+    """Read a state dict from a .pth or .safetensors file. Nothing in it is executed.
 
     Raises:
-        MissingError: no such file.
-        CheckpointError: it cannot be read, is damaged, or holds something else.
+        MissingError: there is no such file.
+        CheckpointError: the file cannot be read, is damaged, or contains something else.
     """
     try:
         if path.exists() and not path.is_file():
@@ -88,42 +89,42 @@ def read(path: Path) -> Weights:
             tensors = load(content)
         else:
             tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # of unpickling damaged or foreign bytes: nearly anything
+    except Exception as error:  # unpickling damaged or other data can raise nearly any exception
         raise CheckpointError(
             f"{path} is damaged, or no file of weights", hint="a state dict is expected, as .pth or .safetensors"
         ) from error
     named = isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values())
     if not named or not all(isinstance(name, str) for name in tensors):
-        raise CheckpointError(f"{path} holds something else than named tensors", hint="a state dict is expected")
+        raise CheckpointError(f"{path} does not contain named tensors", hint="a state dict is expected")
     return Weights(path, dict(tensors), hashlib.sha256(content).hexdigest())
 
 
 def is_standard(digest: str | None) -> bool:
-    """Whether a file's SHA-256 is that of the weights that FID is defined with."""
+    """Whether a SHA-256 is that of the weights in the definition of FID."""
     return digest is not None and digest.startswith(INCEPTION_HASH)
 
 
 def inception_cached() -> Path | None:
-    """The FID weights in torch hub's cache, under any library's name for them, if they are there."""
+    """The path of the FID weights in the cache of torch hub, under any of their names; None if they are missing."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return next((folder / name for name in INCEPTION_FILES if (folder / name).is_file()), None)
 
 
 def find_inception(path: Path | None, *, download: bool) -> Path:
-    """Where the FID weights are: the file named, else torch hub's cache, else downloaded into that.
+    """The path of the FID weights: the given file, else the one in torch hub's cache, which may be downloaded.
 
     Raises:
-        MissingError: they are nowhere; it says what to put where.
+        MissingError: there are no such weights; the hint says where to put them.
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILES[0]
     return path or inception_cached() or _download(cache, download)
 
 
 def read_inception(path: Path) -> Weights:
-    """The FID weights from a file. Other weights than those that FID is defined with are warned about.
+    """Read the FID weights from a file, with a warning if they are not those in the definition of FID.
 
     Raises:
-        CheckpointError: damaged, or not a file of weights.
+        CheckpointError: the file is damaged, or it is not a file of weights.
     """
     weights = read(path)
     if not is_standard(weights.digest):

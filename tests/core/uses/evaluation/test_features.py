@@ -80,7 +80,7 @@ def test_an_unknown_architecture_is_an_error_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="resnet19") as raised:
         find("torchvision:resnet19")
     assert "torchvision:resnet1" in str(raised.value.hint)
-    with pytest.raises(ConfigError, match="no last linear layer"):
+    with pytest.raises(ConfigError, match="no linear layer whose input"):
         find("torchvision:squeezenet1_0", Path("w.pth"))
 
 

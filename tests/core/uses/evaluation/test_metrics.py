@@ -26,7 +26,7 @@ def test_no_name_is_an_error() -> None:
 
 
 def test_fid_is_called_so_over_inceptions_features_only() -> None:
-    with pytest.raises(ConfigError, match="fid is of Inception's features, not of 'pixels'") as raised:
+    with pytest.raises(ConfigError, match="fid needs the features of Inception, not 'pixels'") as raised:
         metrics.check_features(["fid"], "pixels")
     assert "frechet" in str(raised.value.hint)
     with pytest.raises(ConfigError, match="kernel is called kid"):

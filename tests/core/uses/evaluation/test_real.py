@@ -45,8 +45,8 @@ def test_images_come_in_the_models_shape_by_a_stated_rule(tmp_path: Path) -> Non
     ("trained_on", "source", "words"),
     [
         ("mnist", "mnist", None),
-        ("mnist", "mnist:train", "may have been trained on these very images"),
-        ("mnist:test", "mnist", "may have been trained on these very images"),
+        ("mnist", "mnist:train", "may have been trained on these images"),
+        ("mnist:test", "mnist", "may have been trained on these images"),
         ("digits", "mnist", "trained on 'digits', not on 'mnist'"),
     ],
 )
@@ -73,7 +73,7 @@ def test_what_training_held_out_is_known_of_the_very_same_set(digits: Model) -> 
     assert found.unseen_labels is not None
     assert torch.equal(found.unseen_labels, labels[held_out])
     assert len(found.warnings) == 1
-    assert "trained on these very images" in found.warnings[0]
+    assert "trained on these images" in found.warnings[0]
     few = real.load(digits, "digits", 20, fewest=1)
     everything = {image.numpy().tobytes() for image in found.unseen}
     assert len(few.unseen) == 20
