@@ -22,7 +22,7 @@ from typing import Any
 
 from vpfb_core import names
 from vpfb_core.errors import ConfigError
-from vpfb_core.settings import Settings, require_name, setting
+from vpfb_core.settings import Settings, require_name, setting, shown
 
 LARGEST_FILE = 2**20  # bytes
 RETIRED = frozenset({"checkpoint_activations"})  # in old files; ignored, since they never changed a result
@@ -239,8 +239,10 @@ def settings_of(part: str, name: str) -> type[Settings]:
         part: "network" or "method".
         name: the name of the network or the method.
     Raises:
-        ConfigError: there is no network or method of that name.
+        ConfigError: there is no network or method of that name, or the name is not a word.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"{part} = {shown(name)}: expected a word")
     if part == "method":
         from vpfb_core import methods
 

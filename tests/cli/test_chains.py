@@ -17,6 +17,7 @@ from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.solver import DEFAULT_NFE
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.uses import inpainting
 
 CLASSES = ("ring", "bar")
 SAMPLE = {"model", "output", "n", "nfe", "solver", "seconds", "seed"}
@@ -30,7 +31,7 @@ def vpfb(vpfb: Vpfb) -> Vpfb:
 
 def write_model(path: Path, classes: tuple[str, ...]) -> str:
     """A small grey 8×8 model with random weights."""
-    network = {"name": "unet", "channels": 1, "size": 8, "widths": [8, 8], "classes": [len(classes)] if classes else []}
+    network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [len(classes)] if classes else []}
     built = networks.build(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -158,12 +159,16 @@ def test_a_long_run_writes_what_other_samples_write(vpfb: Vpfb, model: str) -> N
 # --- sample: known pixels ---------------------------------------------------------------------------------------------
 
 
-def test_known_pixels_stay_and_the_others_differ(vpfb: Vpfb, model: str, pictures: np.ndarray) -> None:
+def test_known_pixels_stay_and_the_others_differ(
+    vpfb: Vpfb, model: str, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, few = inpainting.inpaint, {"levels": 9, "steps": 4}
+    monkeypatch.setattr(inpainting, "inpaint", lambda *given, **settings: honest(*given, **settings | few))
     ran = vpfb("sample", "-m", model, "-n", "3", "--known", "a.png", "--mask", "mask.png", "-o", "filled.npz", "--json")
     assert ran.code == 0, ran.err
     report = ran.json
     assert set(report) == SAMPLE | {"acceptance", "energy_trace", "moved"}
-    assert (report["n"], report["solver"], len(report["energy_trace"])) == (3, "heun", 50)
+    assert (report["n"], report["solver"], len(report["energy_trace"])) == (3, "heun", 9)
     filled = np.load("filled.npz")["images"][:, :, :, 0]
     assert (filled[:, :4] == pictures[:4]).all(), "white is kept"
     assert (filled[:, 4:] != pictures[4:]).mean() > 0.9, "black is filled in"

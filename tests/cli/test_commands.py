@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +12,14 @@ import pytest
 from cli_runner import Vpfb
 from PIL import Image
 
+import vpfb_core
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.model.runs import Run
-from vpfb_core.training import agenda, checks
+from vpfb_core.training import Result, agenda, checks
 from vpfb_core.training.state import locked
 
-QUICK = ["--set", "widths=[8, 8]", "--batch-size", "8", "--steps", "3", "--threads", "1"]
+QUICK = ["--set", "widths=[8]", "--batch-size", "8", "--steps", "3", "--threads", "1"]
+TRAIN = ["train", "--data", "digits", "--val-fraction", "0.02", *QUICK]
 
 
 @pytest.fixture
@@ -23,6 +28,22 @@ def vpfb(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
     monkeypatch.setattr(checks, "GRID_IMAGES", 4)
     monkeypatch.setattr(agenda, "CHECKS", 2)
     return vpfb
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A run with the settings of TRAIN, in a folder of its own."""
+    settings = {"data": "digits", "val_fraction": 0.02, "widths": (8,), "batch_size": 8, "steps": 3, "threads": 1}
+    with contextlib.chdir(tmp_path_factory.mktemp("finished")):
+        result = vpfb_core.train(vpfb_core.TrainConfig(**settings))
+        return replace(result, run=Run(result.run.path.absolute()))
+
+
+@pytest.fixture
+def trained(finished: Result, tmp_path: Path) -> Run:
+    """A copy of the run where commands look for it."""
+    shutil.copytree(finished.run.path.parent, tmp_path / "runs")
+    return Run(Path("runs/001-digits"))
 
 
 @pytest.fixture
@@ -63,7 +84,7 @@ def test_train_on_a_folder_needs_nothing_else_and_sample_finds_the_run(vpfb: Vpf
 
 
 def test_train_reports_what_it_did_as_json(vpfb: Vpfb) -> None:
-    report = vpfb("train", "--data", "digits", *QUICK, "--json", "-q").json
+    report = vpfb(*TRAIN, "--json", "-q").json
     assert set(report) == {
         "command", "run", "model", "steps", "images", "seconds", "images_per_second", "loss", "val_residual",
         "parameters", "device",
@@ -119,7 +140,7 @@ def test_a_class_can_be_asked_for_and_several_take_turns(vpfb: Vpfb) -> None:
 
 
 def test_info_lists_the_runs_and_shows_a_model(vpfb: Vpfb) -> None:
-    vpfb("train", "--data", "digits", *QUICK, "--conditional", "--schedule", "vp")
+    vpfb(*TRAIN, "--conditional", "--schedule", "vp")
     listed = vpfb("info", "--json").json
     assert [(entry["run"], entry["status"], entry["step"]) for entry in listed["runs"]] == [
         ("runs/001-digits", "finished", 3)
@@ -132,8 +153,7 @@ def test_info_lists_the_runs_and_shows_a_model(vpfb: Vpfb) -> None:
     assert "runs/001-digits" in vpfb("info").out
 
 
-def test_raw_weights_come_from_the_run(vpfb: Vpfb) -> None:
-    vpfb("train", "--data", "digits", *QUICK)
+def test_raw_weights_come_from_the_run(vpfb: Vpfb, trained: Run) -> None:
     assert vpfb("sample", "-n", "1", "--weights", "raw", "-o", "a.png", "--nfe", "2").code == 0
     ran = vpfb("sample", "-n", "1", "--weights", "raw", "-m", "digits", "-o", "b.png")
     assert (ran.code, "raw" in ran.err) == (4, True)
@@ -154,11 +174,10 @@ def test_an_option_beats_the_environment_which_beats_the_file(vpfb: Vpfb, monkey
     assert (optimiser["steps"], optimiser["time_budget"]) == (None, 120), "one way to say how long replaces the other"
 
 
-def test_the_configuration_of_a_run_trains_another(vpfb: Vpfb) -> None:
-    first = vpfb("train", "--data", "digits", *QUICK, "--json").json
-    again = vpfb("train", "--config", f"{first['run']}/config.toml", "--json").json
+def test_the_configuration_of_a_run_trains_another(vpfb: Vpfb, finished: Result, trained: Run) -> None:
+    again = vpfb("train", "--config", str(trained.config), "--json").json
     assert again["run"] == "runs/002-digits"
-    assert again["val_residual"] == first["val_residual"]
+    assert again["val_residual"] == finished.val_residual
 
 
 def test_a_run_is_resumed_as_the_message_says(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +185,7 @@ def test_a_run_is_resumed_as_the_message_says(vpfb: Vpfb, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as at_once:
         at_once.setattr(signals._StopRequest, "stop", lambda _request: True)
-        stopped = vpfb("train", "--data", "digits", *QUICK)
+        stopped = vpfb(*TRAIN)
     assert (stopped.code, "saved in runs/001-digits" in stopped.err) == (130, True)
     resumed = vpfb("train", "--resume", "runs/001-digits", "--json")
     assert (resumed.code, resumed.json["steps"]) == (0, 3)
@@ -240,9 +259,8 @@ def test_what_is_wrong_is_said_in_two_lines_with_its_exit_code(
 
 
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "newer"])
-def test_a_harmed_model_is_refused_with_the_reason(harm: str, vpfb: Vpfb) -> None:
-    vpfb("train", "--data", "digits", *QUICK)
-    model = Run(Path("runs/001-digits")).model
+def test_a_harmed_model_is_refused_with_the_reason(harm: str, vpfb: Vpfb, trained: Run) -> None:
+    model = trained.model
     content = bytearray(model.read_bytes())
     if harm == "truncated":
         content = content[: len(content) // 2]
@@ -258,8 +276,7 @@ def test_a_harmed_model_is_refused_with_the_reason(harm: str, vpfb: Vpfb) -> Non
     assert not Path("samples.png").exists()
 
 
-def test_an_unconditional_model_knows_no_classes(vpfb: Vpfb) -> None:
-    vpfb("train", "--data", "digits", *QUICK)
+def test_an_unconditional_model_knows_no_classes(vpfb: Vpfb, trained: Run) -> None:
     ran = vpfb("sample", "--class", "3")
     assert (ran.code, "unconditional" in ran.err) == (2, True)
 
@@ -267,16 +284,15 @@ def test_an_unconditional_model_knows_no_classes(vpfb: Vpfb) -> None:
 def test_a_diverged_run_exits_5_and_names_the_step(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = objectives.OBJECTIVES["stein"]
     monkeypatch.setitem(objectives.OBJECTIVES, "stein", lambda *a, **k: honest(*a, **k) * float("nan"))
-    ran = vpfb("train", "--data", "digits", *QUICK)
+    ran = vpfb(*TRAIN)
     assert (ran.code, "step 0: the loss is nan" in ran.err) == (5, True)
 
 
-def test_a_run_in_progress_is_refused(vpfb: Vpfb) -> None:
-    vpfb("train", "--data", "digits", *QUICK, "--out", "run")
-    with locked(Run(Path("run"))):
-        ran = vpfb("train", "--data", "digits", *QUICK, "--out", "run", "--resume", "auto")
+def test_a_run_in_progress_is_refused(vpfb: Vpfb, trained: Run) -> None:
+    with locked(trained):
+        ran = vpfb(*TRAIN, "--out", str(trained.path), "--resume", "auto")
     assert (ran.code, "another process" in ran.err) == (2, True)
-    ran = vpfb("train", "--data", "digits", *QUICK, "--out", "run")
+    ran = vpfb(*TRAIN, "--out", str(trained.path))
     assert (ran.code, "--resume auto" in ran.err) == (2, True)
 
 

@@ -15,10 +15,9 @@ from PIL import Image
 from vpfb_core import networks
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
-from vpfb_core.methods.vpfb.estimation import calibrate
 from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.uses.density import dequantised
 
 GROUPS = (ConditionGroup("colour", ("red", "green", "light blue")), ConditionGroup("large", ("~large", "large")))
 QUICK = ["--levels", "4", "-n", "2"]
@@ -26,18 +25,18 @@ QUICK = ["--levels", "4", "-n", "2"]
 
 def save(path: Path, groups: tuple[ConditionGroup, ...] = GROUPS, mean: float = 0.5, calibrated: bool = True) -> None:
     """A small model with random weights everywhere."""
-    network = {"name": "unet", "channels": 1, "size": 6, "widths": [8, 8], "classes": [len(g.classes) for g in groups]}
+    network = {"name": "unet", "channels": 1, "size": 6, "widths": [8], "classes": [len(g.classes) for g in groups]}
     built = networks.build(network)
     draws = torch.Generator().manual_seed(1)
     for parameter in built.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=draws)
     potential = Potential(built, OT(sigma_min=0.01), 0.5)
     model = vpfb_model(potential, network=network, statistics=Statistics((mean,), 0.2), shape=(1, 6, 6), groups=groups)
-    if calibrated:
-        images = torch.randint(0, 256, (12, 1, 6, 6), dtype=torch.uint8, generator=draws)
-        labels = torch.tensor([[i % 3, i % 2] for i in range(12)])
-        z, classes = model.standardise(dequantised(images, 0)), network["classes"]
-        model.calibration = calibrate(potential, z, labels, classes, points=4, class_points=4, anchor_points=0)
+    if calibrated:  # with constants that are as good as others
+        noise = levels(potential)
+        constants = Constants((-10.0,) * len(noise), (0.1,) * len(noise), 9)
+        known = [(-1, -1), *((colour, -1) for colour in range(3)), (-1, 0), (-1, 1)]
+        model.calibration = Normaliser(36, noise, dict.fromkeys(known, constants))
     model.save(path)
 
 

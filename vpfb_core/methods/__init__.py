@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vpfb_core import names
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.vpfb import version_1
+from vpfb_core.settings import shown
 
 if TYPE_CHECKING:
     from vpfb_core.methods.base import Method
@@ -41,7 +42,7 @@ def find(name: str) -> type[Method]:
     if name not in names.METHODS:
         near = difflib.get_close_matches(name, names.METHODS, 1)
         meant = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown method {name!r}", hint=f"{meant}methods: {', '.join(names.METHODS)}")
+        raise ConfigError(f"unknown method {shown(name)}", hint=f"{meant}methods: {', '.join(names.METHODS)}")
     if name in _registered:
         return _registered[name]
     row = names.METHODS[name]

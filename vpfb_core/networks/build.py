@@ -12,6 +12,7 @@ from vpfb_core import names
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.networks.network import Network
+from vpfb_core.settings import shown
 
 LARGEST = 2**20  # of any number in a description, such as channels or classes
 MOST_LAYERS = 500  # blocks at all resolutions, or layers
@@ -27,7 +28,7 @@ def find(name: str) -> type[Network]:
     if name not in names.NETWORKS:
         near = difflib.get_close_matches(name, names.NETWORKS, 1)
         meant = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown network {name!r}", hint=f"{meant}networks: {', '.join(names.NETWORKS)}")
+        raise ConfigError(f"unknown network {shown(name)}", hint=f"{meant}networks: {', '.join(names.NETWORKS)}")
     module, _, attribute = names.NETWORKS[name].partition(":")
     network: type[Network] = getattr(importlib.import_module(module), attribute)
     return network

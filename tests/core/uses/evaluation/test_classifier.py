@@ -17,21 +17,27 @@ from vpfb_core.uses.evaluation import classifier, features
 CPU = torch.device("cpu")
 
 
+STEPS = 40  # enough to learn the digits by
+
+
 @pytest.fixture
 def digits(monkeypatch: pytest.MonkeyPatch) -> ImageSet:
-    """Labelled digits; a classifier of them is trained for a moment."""
-    monkeypatch.setattr(classifier, "STEPS", 40)
+    """Labelled digits; a classifier of them is trained for a moment, in which it learns next to nothing."""
+    monkeypatch.setattr(classifier, "STEPS", 2)
     monkeypatch.setattr(classifier, "BATCH", 64)
     return vpfb.data.load("digits", conditional=True)
 
 
-def test_it_learns_the_digits_and_is_found_again(digits: ImageSet, cache: Path) -> None:
+def test_it_learns_the_digits_tells_them_apart_better_than_pixels_and_is_found_again(
+    digits: ImageSet, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "STEPS", STEPS)
     assert classifier.find("digits", digits.shape) is None
     heard: list[float] = []
     fitted = classifier.fit(digits, "digits", CPU, on_progress=heard.append)
     assert fitted.accuracy > 0.9
     assert fitted.images + fitted.held_out == len(digits)
-    assert heard == pytest.approx([(i + 1) / 40 for i in range(40)])
+    assert heard == pytest.approx([(i + 1) / STEPS for i in range(STEPS)])
     assert classifier.find("digits", digits.shape) == fitted.path
     assert cache in fitted.path.parents
     assert classifier.find("digits", (3, 8, 8)) is None
@@ -40,9 +46,6 @@ def test_it_learns_the_digits_and_is_found_again(digits: ImageSet, cache: Path) 
     assert found.weights == fitted.weights
     assert found.compute(digits.images[:4]).shape == (4, classifier.FEATURES)
 
-
-def test_its_features_tell_classes_apart_better_than_pixels(digits: ImageSet) -> None:
-    fitted = classifier.fit(digits, "digits", CPU)
     assert digits.labels is not None
     chosen, labels = digits.images[:300], digits.labels[:300, 0]
     same = labels[:, None] == labels
@@ -69,7 +72,8 @@ def test_the_newest_classifier_of_a_set_is_taken(digits: ImageSet) -> None:
     assert classifier.find("digits", digits.shape) == new
 
 
-def test_several_groups_and_unknown_labels_are_learned(digits: ImageSet) -> None:
+def test_several_groups_and_unknown_labels_are_learned(digits: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "STEPS", STEPS)
     assert digits.labels is not None
     labels = torch.cat([digits.labels, digits.labels % 2], 1)
     labels[::3, 1] = -1

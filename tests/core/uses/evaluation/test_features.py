@@ -43,7 +43,7 @@ def test_pixels_are_the_image() -> None:
     assert heard == [2, 2, 1]
 
 
-@pytest.mark.parametrize("classes", [1000, 7])
+@pytest.mark.parametrize("classes", [7, pytest.param(1000, marks=pytest.mark.slow)])
 def test_torchvisions_features_are_what_its_last_layer_sees(tmp_path: Path, classes: int) -> None:
     network = resnet(tmp_path / "w.pth", classes)
     seen: list[Tensor] = []

@@ -55,27 +55,30 @@ def extractor(path: Path | None, download: bool = False) -> features.Extractor:
     return features.find("inception", path, "digits", SHAPE, torch.device("cpu"), download=download)
 
 
-def test_features_are_torch_fidelitys_own(path: Path) -> None:
+@pytest.fixture(scope="module")
+def found(path: Path) -> features.Extractor:
+    """The extractor with these weights."""
+    return extractor(path)
+
+
+def test_features_are_torch_fidelitys_own(path: Path, found: features.Extractor) -> None:
     theirs = FeatureExtractorInceptionV3("theirs", ["2048"], feature_extractor_weights_path=path)
+    colour, grey = images(2), images(1, channels=1)
     with torch.no_grad():
-        expected = theirs(images(3))[0]
+        expected = theirs(torch.cat([colour, grey.repeat(1, 3, 1, 1)]))[0]
     assert expected.std() > 1e-3, "weights that tell images apart"
-    found = extractor(path).features(images(3), torch.device("cpu"), batch_size=2)
-    assert torch.allclose(found, expected, atol=1e-5)
-    grey = images(1, channels=1)
-    of_grey = extractor(path).compute(grey)
-    assert torch.equal(of_grey, extractor(path).compute(grey.repeat(1, 3, 1, 1)))
+    assert torch.allclose(found.features(colour, torch.device("cpu"), batch_size=1), expected[:2], atol=1e-5)
+    assert torch.allclose(found.compute(grey), expected[2:], atol=1e-5), "grey is three equal channels"
 
 
-def test_a_figure_is_torch_fidelitys_over_the_registered_extractor(path: Path) -> None:
-    sets = [images(4), images(4, seed=1) // 2]
+def test_a_figure_is_torch_fidelitys_over_the_registered_extractor(path: Path, found: features.Extractor) -> None:
+    sets = [images(2), images(2, seed=1) // 2]
     theirs = calculate_metrics(
-        input1=Images(sets[0]), input2=Images(sets[1]), kid=True, kid_subsets=1, kid_subset_size=4, cuda=False,
+        input1=Images(sets[0]), input2=Images(sets[1]), kid=True, kid_subsets=1, kid_subset_size=2, cuda=False,
         feature_extractor=inception.NAME, feature_extractor_weights_path=path, verbose=False, save_cpu_ram=True,
         feature_layer_kid=inception.LAYER, cache=False,
     )[KEY_METRIC_KID_MEAN]  # fmt: skip
-    found = extractor(path)
-    of_sets = [found.features(each, torch.device("cpu"), batch_size=4) for each in sets]
+    of_sets = [found.features(each, torch.device("cpu"), batch_size=2) for each in sets]
     assert inception.kid(*of_sets, seed=0)[0] == pytest.approx(theirs, rel=1e-4)
     assert distances.kernel(*of_sets) == pytest.approx(theirs, rel=1e-4), "kernel is the same over other features"
 
@@ -96,8 +99,7 @@ def test_the_subsets_of_kid_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyP
     assert inception.kid(samples, real, 1) != inception.kid(samples, real, 2)
 
 
-def test_the_hash_of_the_weights_stands_beside(path: Path) -> None:
-    found = extractor(path)
+def test_the_hash_of_the_weights_stands_beside(path: Path, found: features.Extractor) -> None:
     assert found.weights == weights.read(path).digest
     assert "299" in found.resize
 
