@@ -99,9 +99,9 @@ def langevin(
     accepted = torch.zeros_like(c)
     with torch.no_grad():
         energy, score = target(x)
-        if not energy.isfinite().all():
+        if lost := _not_finite(energy):
             raise SolverError(
-                f"the energy is not finite at {int((~energy.isfinite()).sum())} of {len(x)} starting points",
+                f"the energy is not finite at {lost} of {len(x)} starting points",
                 hint="the flow to these points is inaccurate: use another solver, or train the model longer",
             )
         trace = [energy.mean()]
@@ -127,13 +127,18 @@ def langevin(
                 c = (c * torch.exp(ADAPTATION * (chance - BEST_ACCEPTANCE))).clamp(*SCALES)
             if on_step is not None:
                 on_step(step + 1)
-    if not energy.isfinite().all():
+    if method == "ula" and (lost := _not_finite(energy)):
         raise SolverError(
-            f"{int((~energy.isfinite()).sum())} of {len(x)} chains became non-finite",
+            f"{lost} of {len(x)} chains became non-finite",
             hint="use mala, which rejects such steps, or give ula a smaller scale",
         )
     acceptance = float(accepted.mean()) / steps if len(x) else math.nan
     return Walk(x, energy, acceptance, c, torch.stack(trace), steps + 1)
+
+
+def _not_finite(energy: Tensor) -> int:
+    """The number of energies that are not finite, for which the host waits."""
+    return int((~energy.isfinite()).sum())
 
 
 def _draws(x: Tensor, steps: int, seed: int, chains: range, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -144,7 +149,7 @@ def _draws(x: Tensor, steps: int, seed: int, chains: range, stream: str) -> Iter
     """
     at_once = max(1, min(32, DRAWN_AT_ONCE // max(1, x[0].numel() if len(x) else 1)))
     for begin in range(0, steps, at_once):
-        normal = noise.normal((at_once, *x.shape[1:]), seed, chains, f"{stream} {begin}")
-        test = noise.uniform((at_once,), seed, chains, f"{stream} {begin} test") + 0.5
+        normal = noise.normal((at_once, *x.shape[1:]), seed, chains, f"{stream} {begin}").to(x)
+        test = (noise.uniform((at_once,), seed, chains, f"{stream} {begin} test") + 0.5).to(x)
         for step in range(min(at_once, steps - begin)):
-            yield normal[:, step].to(x), test[:, step].to(x)
+            yield normal[:, step], test[:, step]

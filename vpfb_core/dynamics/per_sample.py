@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vpfb_core.machine.precision import sum_dtype
+
 
 def expand_to(per_sample: Tensor, like: Tensor) -> Tensor:
     """Reshape (N,) to (N, 1, …, 1), so that it multiplies `like` (N, …) sample by sample; () stays as it is."""
@@ -14,7 +16,12 @@ def expand_to(per_sample: Tensor, like: Tensor) -> Tensor:
 
 def squared_norm(x: Tensor) -> Tensor:
     """The squared norm ‖x‖² of each sample, (N, …) → (N,)."""
-    return x.flatten(1).square().sum(1)
+    return sum_per_sample(x.square())
+
+
+def sum_per_sample(x: Tensor) -> Tensor:
+    """The sum over the dimensions of each sample, (N, …) → (N,), in float64 where the device has it, like x at last."""
+    return x.flatten(1).sum(1, dtype=sum_dtype(x)).to(x.dtype)
 
 
 def rms_distance(first: Tensor, second: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.precision import sum_dtype
 
 # If the sine of the turn between two vectors is smaller than this, rounding hides the great circle through them.
 LEAST_SINE = 1e-4
@@ -16,7 +17,8 @@ def slerp(start: Tensor, end: Tensor, frames: int) -> Tensor:
 
     The direction turns at a constant rate, and the length changes linearly. A straight line between two normal vectors
     would pass through points that are too short by up to √2, which noise almost never is. Vectors that are zero, or
-    parallel or opposite up to rounding, are nevertheless joined by a straight line.
+    parallel or opposite up to rounding, are nevertheless joined by a straight line. It is computed in float64 where the
+    device has it.
 
     Args:
         start, end: points of the prior, (N, …).
@@ -28,8 +30,9 @@ def slerp(start: Tensor, end: Tensor, frames: int) -> Tensor:
     """
     if frames < 2:
         raise ConfigError(f"{frames} frames: an interpolation includes both ends, so it needs at least 2")
-    a, b = start.double().flatten(1), end.double().flatten(1)
-    fractions = torch.linspace(0, 1, frames, dtype=torch.float64, device=a.device)[:, None, None]
+    precise = sum_dtype(start)
+    a, b = start.to(precise).flatten(1), end.to(precise).flatten(1)
+    fractions = torch.linspace(0, 1, frames, dtype=precise, device=a.device)[:, None, None]
     line = (1 - fractions) * a + fractions * b
     first, last = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     tiny = torch.finfo(a.dtype).tiny

@@ -20,15 +20,18 @@ from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
-from vpfb_core.machine import noise
+from vpfb_core.machine import noise, precision
 from vpfb_core.methods import transport
 from vpfb_core.settings import Settings, setting
+
+ENERGIES = ("energy", "energy_and_score", "energy_and_velocity")  # the methods of a field that return an energy
 
 
 class Field(nn.Module, ABC):
     """What is trained and saved in the model file: a network and its interpretation by the method.
 
-    The points x of a field have coordinates of their own; `at_level` computes them from data and noise.
+    The points x of a field have coordinates of their own; `at_level` computes them from data and noise. What a subclass
+    defines of `ENERGIES` runs without TF32, which energies do not bear.
 
     Attributes:
         network: the network, whose features describe an image. All parameters of the field are in its state_dict.
@@ -41,6 +44,12 @@ class Field(nn.Module, ABC):
     levels: Levels | None = None
     has_null: bool = True
     autocast_dtype: torch.dtype | None = None
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        for name in ENERGIES:
+            if name in vars(cls):
+                setattr(cls, name, precision.in_true_float32(vars(cls)[name]))
 
     @abstractmethod
     def scales(self, level: float) -> tuple[float, float]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.solver import Solver
+from vpfb_core.machine.precision import true_float32
 
 if TYPE_CHECKING:
     from vpfb_core.methods.base import Transports
@@ -81,7 +82,7 @@ def log_likelihood(
     passed = [state]
     for start, end in pairwise([*positions, field.span[0]]):
         if end < start:
-            with torch.no_grad():
+            with torch.no_grad(), true_float32(x.device):
                 solution = solver.solve(slope, state, start, end, field.grid, args=args).require_success()
             state, nfe = solution.x, nfe + solution.nfe
         passed.append(state)

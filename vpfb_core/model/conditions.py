@@ -26,7 +26,7 @@ def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: 
         n: the number of samples.
         first: the index of the first sample, if these samples are a part of a larger set.
     Returns:
-        int64 (n, G), −1 for none; None if there are no groups.
+        int64 (n, G) on the CPU, −1 for none; None if there are no groups.
     Raises:
         ConfigError: a name is unknown, two classes belong to one group, or the model is unconditional.
     """
@@ -43,7 +43,8 @@ def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: 
                 f"class indices have shape {tuple(condition.shape)} and dtype {condition.dtype}",
                 hint=f"expected integers of shape ({n}, {len(groups)})",
             )
-        if bool(((condition.cpu() < -1) | (condition.cpu() >= counts)).any()):
+        condition = condition.cpu()
+        if bool(((condition < -1) | (condition >= counts)).any()):
             raise ConfigError(f"class indices must lie between -1 and {(counts - 1).tolist()}")
         return condition.long()
     given = [condition] if isinstance(condition, str) else list(condition)

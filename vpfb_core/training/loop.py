@@ -75,6 +75,7 @@ class Loop:
         self.sample_accuracy = self.best = math.nan
         self.agenda = Agenda(self.config.run, self.clock, group)
         self.seconds_per_gradient = 0.0
+        self.memory_bytes = 0  # asked for with each line of the log, since the allocator of a GPU takes its time
         self.just_begun = True  # no step has been taken since the last state was loaded
 
     def run(self) -> Result:
@@ -246,6 +247,7 @@ class Loop:
 
     def _log(self, *, anew: bool = False) -> None:
         if self.group.first:
+            self.memory_bytes = memory_in_use(self.plan.device)
             self.record.line(self._progress(), anew=anew)
         self.figures.start(self.counters.step)
 
@@ -285,7 +287,7 @@ class Loop:
             grad_norm=self.figures.grad_norm,
             lr=self.trainer.learning_rate(counters.step, fraction, counters.rollbacks),
             images_per_second=self.figures.images_per_second(counters.step),
-            memory_bytes=memory_in_use(self.plan.device),
+            memory_bytes=self.memory_bytes,
             calibrating=calibrating,
         )
 

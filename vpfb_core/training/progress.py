@@ -25,7 +25,7 @@ class Progress:
         grad_norm: of the last step, before clipping.
         lr: learning rate.
         images_per_second: since the last line of the log.
-        memory_bytes: peak memory.
+        memory_bytes: peak memory at the last line of the log; 0 before.
         calibrating: whether the steps are over and the model is being calibrated.
     """
 

@@ -14,6 +14,7 @@ from vpfb_core import methods
 from vpfb_core.data import ImageSet, Source
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
+from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.base import Validation
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import dequantised
@@ -73,9 +74,10 @@ def calibrate(
         rest = gradients - count * REFERENCE_COST
     labels = None if chosen.labels is None or not model.groups else chosen.labels
     data = model.standardise(dequantised(chosen.images, seed))
-    found = model.method.calibrate(
-        model.field, Validation(data, labels, seed), model.data_shape.classes, rest, batch_size
-    )
+    with true_float32(model.device):
+        found = model.method.calibrate(
+            model.field, Validation(data, labels, seed), model.data_shape.classes, rest, batch_size
+        )
     model.calibration = found or model.calibration
     if count >= _LEAST_IMAGES and len(chosen) > 1:
         model.reference = fit.fit_reference(model, chosen.images, seed=seed, count=count, batch_size=batch_size)

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.dynamics.per_sample import expand_to, squared_norm
+from vpfb_core.dynamics.per_sample import expand_to, squared_norm, sum_per_sample
+from vpfb_core.machine.precision import in_true_float32
 from vpfb_core.methods.vpfb.homotopy import Homotopy, Time
 from vpfb_core.networks.compiling import tell_compiler
 
@@ -146,6 +147,7 @@ class Potential(nn.Module):
         gradient = self.arc(u, angle, condition).gradient
         return (expand_to(torch.tan(angle), u) * gradient - u) / expand_to(scale, u)
 
+    @in_true_float32
     def log_density(self, x: Tensor, t: Time, condition: Tensor | None = None) -> Tensor:
         """log ρ̄(x, t) up to a function of t, −½‖u‖² + tan φ N(u, φ) − d log S − ½ d log 2π, in nats, (N,).
 
@@ -196,7 +198,7 @@ def _read_head(u: Tensor, output: Tensor) -> Tensor:
     """N from the output of the network: the output if it is (N,), else ½‖u − f‖² − ½‖u‖² = ½‖f‖² − u·f."""
     if output.ndim == 1:
         return output
-    return (output * (0.5 * output - u)).flatten(1).sum(1)
+    return sum_per_sample(output * (0.5 * output - u))
 
 
 def _times(x: Tensor, t: Time) -> Tensor:

@@ -99,6 +99,10 @@ class Composition:
         self._base = [self.terms.index(base) for base in bases]
         self._is_mixture = any(True for _ in _mixtures(self.expression))
         self._constants: dict[float, Tensor] = {}
+        self._conditions = {
+            name: torch.tensor([term.condition for term in self.terms if term.model == name], device=model.device)
+            for name, model in used.items() if model.groups
+        }  # fmt: skip
         if self._is_mixture:
             _require_calibrated(used, self.terms)
         if not bases:
@@ -165,18 +169,18 @@ class Composition:
             copies = x.repeat(len(rows), *[1] * (x.ndim - 1))
             conditions = None
             if model.groups:
-                distinct = torch.tensor([self.terms[row].condition for row in rows], device=x.device)
-                conditions = distinct.repeat_interleave(len(x), 0)
+                conditions = self._conditions[name].repeat_interleave(len(x), 0)
             energy, gradient = getattr(model.field, what)(copies, level, conditions)
-            energies[rows] = energy.to(x.dtype).reshape(len(rows), len(x))
-            gradients[rows] = gradient.reshape(len(rows), *x.shape)
+            for i, row in enumerate(rows):
+                here = slice(i * len(x), (i + 1) * len(x))
+                energies[row], gradients[row] = energy[here], gradient[here]
         return energies, gradients
 
     def _ratio(self, energies: Tensor, x: Tensor, level: float) -> tuple[_Ratio, Tensor]:
         """The log-ratio of the whole expression to the base, and the energy of the base, (N,)."""
         half_norm = 0.5 * squared_norm(x)
-        base = energies[self._base].mean(0) if self._base else half_norm
-        log_ratios = base - energies + self._constants_at(level)[:, None].to(x)
+        base = self._of_base(energies) if self._base else half_norm
+        log_ratios = base - energies + self._constants_at(level, x)[:, None]
         signal, _ = self.model.field.scales(level)
         bend = torch.zeros_like(half_norm) if self._base else -(signal**2) * half_norm
         return self._combine(self.expression, log_ratios, bend), base
@@ -187,16 +191,21 @@ class Composition:
         Args:
             gaussian: the score or velocity of the Gaussian base, which is used if there is no unconditional base.
         """
-        base = gradients[self._base].mean(0) if self._base else gaussian
+        base = self._of_base(gradients) if self._base else gaussian
         mixed = base
         for share, gradient in zip(ratio.shares, gradients, strict=True):
             mixed = mixed + expand_to(share, base) * (gradient - base)
         return mixed
 
-    def _constants_at(self, level: float) -> Tensor:
-        """C_i − C_∅ of each term, float64 (terms,), computed once per level; zero without an |."""
+    def _of_base(self, values: Tensor) -> Tensor:
+        """The mean over the unconditional densities of the models, (terms, …) → (…)."""
+        # An index that is a list would be copied to the device at every step.
+        return torch.stack([values[row] for row in self._base]).mean(0)
+
+    def _constants_at(self, level: float, like: Tensor) -> Tensor:
+        """C_i − C_∅ of each term, (terms,), computed once per level; zero without an |."""
         if not self._is_mixture:
-            return torch.zeros(len(self.terms), dtype=torch.float64)
+            return like.new_zeros(len(self.terms))
         if level not in self._constants:
             found = []
             for term in self.terms:
@@ -205,7 +214,8 @@ class Composition:
                 found.append(calibration.constant(level, term.condition))
             constants = torch.tensor(found, dtype=torch.float64)
             gaussian = -0.5 * math.prod(self.model.shape) * math.log(2 * math.pi)
-            self._constants[level] = constants - (constants[self._base].mean() if self._base else gaussian)
+            relative = constants - (constants[self._base].mean() if self._base else gaussian)
+            self._constants[level] = relative.to(like)
         return self._constants[level]
 
     def _combine(self, node: Expression, log_ratios: Tensor, bend: Tensor) -> _Ratio:
@@ -239,9 +249,9 @@ def _product(parts: list[_Ratio], powers: list[float], bend: Tensor) -> _Ratio:
 
 def _mixture(sides: list[_Ratio], weights: list[float]) -> _Ratio:
     """The log-ratio log Σ π_k exp r_k of a mixture. The derivatives of a side are weighted by its share of the sum."""
-    values = torch.stack([side.value for side in sides])
-    portions = values.new_tensor(weights) / sum(weights)
-    joint = torch.log(portions)[:, None] + values
+    joint = torch.stack(
+        [side.value + math.log(weight / sum(weights)) for side, weight in zip(sides, weights, strict=True)]
+    )
     share = torch.softmax(joint, 0)
     return _Ratio(
         torch.logsumexp(joint, 0),

@@ -1,0 +1,84 @@
+"""True float32 for everything that returns an energy, and sums in float64.
+
+By default cuDNN computes convolutions of float32 tensors in TF32, which keeps 10 bits of the mantissa. Training and
+sampling bear that. An energy does not, since tan φ, up to 500, multiplies the error of the potential.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+TF32_DEVICES = ("cuda",)  # the types of devices that compute in TF32
+
+# The settings belong to the process and not to a thread. The first context that is entered saves and changes them, and
+# the last one that is left restores them.
+_lock = threading.Lock()
+_open_contexts = 0
+_saved: list[str] = []
+
+
+@contextlib.contextmanager
+def true_float32(device: torch.device) -> Iterator[None]:
+    """Inside this context, convolutions and matrix products of float32 tensors on a device do not use TF32."""
+    if device.type not in TF32_DEVICES:
+        yield
+        return
+    _enter()
+    try:
+        yield
+    finally:
+        _leave()
+
+
+def in_true_float32(function: Function) -> Function:
+    """Run a method (self, x, ...) in `true_float32` on the device of x."""
+
+    @functools.wraps(function)
+    def wrapper(self: Any, x: Tensor, *args: Any, **settings: Any) -> Any:
+        with true_float32(x.device):
+            return function(self, x, *args, **settings)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which values of x are summed: float64, or that of x where the device does not have it."""
+    return x.dtype if x.device.type == "mps" else torch.float64
+
+
+def _enter() -> None:
+    global _open_contexts
+    with _lock:
+        if not _open_contexts:
+            _saved[:] = [switch.fp32_precision for switch in _switches()]
+            _set(["ieee"] * len(_saved))
+        _open_contexts += 1
+
+
+def _leave() -> None:
+    global _open_contexts
+    with _lock:
+        _open_contexts -= 1
+        if not _open_contexts:
+            _set(_saved)
+
+
+def _switches() -> tuple[Any, ...]:
+    """The objects of torch whose `fp32_precision` allows TF32."""
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv, torch.backends.cuda.matmul
+
+
+def _set(values: list[str]) -> None:
+    for switch, value in zip(_switches(), values, strict=True):
+        if switch.fp32_precision != value:
+            switch.fp32_precision = value
