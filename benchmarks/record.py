@@ -17,6 +17,7 @@ from rich.console import Console
 from vpfb_cli.output import jsonable, table
 from vpfb_core.api import Model
 from vpfb_core.config import located
+from vpfb_core.machine import limits
 
 RESULTS = Path(os.environ.get("VPFB_RESULTS") or Path(__file__).parent / "results")
 
@@ -44,7 +45,7 @@ def record(name: str, figures: Any, device: torch.device | str = "cpu") -> None:
     document = {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_anywhere, sys.argv[1:])]),
         "commit": _commit(),
-        "device": {"kind": folder(device).name, "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "device": {"kind": folder(device).name, "cores": limits.cores(), "threads": torch.get_num_threads()},
         "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         "figures": figures,
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vpfb_core.machine.files import write_bytes
+from vpfb_cli.wording import counted
+from vpfb_core.machine.files import flush_names, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 class ImageWriter:
     """Takes images batch by batch and writes them as `-o OUT` asks: to a folder at once, to a file when it is closed.
 
+    Samples that are in the folder from before are replaced: they are removed when the first new ones are there.
+
     Raises:
-        ConfigError: no such format, or stdout is not free.
+        ConfigError: no such format, stdout is not free, or a file in the folder, which is not ours, is in the way.
     """
 
     def __init__(self, out: str, say: Output) -> None:
@@ -26,7 +29,8 @@ class ImageWriter:
         self._stdout = say.binary_stdout("-o -") if out == "-" else None
         self.kind = pictures.output_format(out)
         self._out = Path(out)
-        self._count = 0
+        self._older = pictures.samples_in(self._out) if self.kind == "folder" else []
+        self._say, self._count = say, 0
         self._images: list[Tensor] = []
         self._paths: list[Tensor] = []
 
@@ -45,6 +49,7 @@ class ImageWriter:
         from vpfb_core.uses import pictures
 
         if self.kind == "folder":
+            self._replace_older()
             pictures.write_folder(self._out, images, self._count)
             self._count += len(images)
         elif path is not None:
@@ -52,13 +57,22 @@ class ImageWriter:
         else:
             self._images.append(images)
 
+    def _replace_older(self) -> None:
+        """Remove the samples that were in the folder before the first of these."""
+        if self._older:
+            for path in self._older:
+                path.unlink(missing_ok=True)
+            self._say.note(f"{counted(len(self._older), 'older sample')} in {self._out} replaced")
+            self._older = []
+
     def close(self) -> None:
-        """Write the file."""
+        """Write the file, or flush the folder to disk."""
         import torch
 
         from vpfb_core.uses import pictures
 
         if self.kind == "folder":
+            flush_names(self._out)
             return
         if self.kind == "gif":
             frames = torch.stack([pictures.tile(step) for step in torch.cat(self._paths, dim=1)])

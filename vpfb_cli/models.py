@@ -24,6 +24,6 @@ def open_model(say: Output, model: str | None, machine: Machine, weights: str = 
         import torch
 
         from vpfb_core.api import load
-    if machine.threads is not None:
-        torch.set_num_threads(machine.threads)
+        from vpfb_core.machine.devices import default_threads
+    torch.set_num_threads(machine.threads or default_threads())
     return load(path, device=machine.device, weights=weights), name

@@ -37,7 +37,10 @@ def compose(
     out: Annotated[
         str,
         option(
-            "-o --out OUT", OUTPUT, ".png: a grid; .npz: an array; a folder: one PNG per image; -: a grid on stdout."
+            "-o --out OUT",
+            OUTPUT,
+            ".png: a grid; .npz: an array; folder: one PNG per image, in place of older samples there; "
+            "-: a grid on stdout.",
         ),
     ] = "composed.png",
     model: ModelOption = None,

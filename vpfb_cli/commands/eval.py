@@ -163,12 +163,11 @@ def _fit_features(say: Output, source: str, model: str | None, access: DataAcces
         from vpfb_core import data
         from vpfb_core.data.catalogue import split_off
         from vpfb_core.machine import distributed
-        from vpfb_core.machine.devices import resolve_device
+        from vpfb_core.machine.devices import default_threads, resolve_device
         from vpfb_core.uses.evaluation import classifier
         from vpfb_core.uses.ood.choice import identity
     channels, size = open_model(say, model, machine)[0].shape[:2] if model else (None, None)
-    if machine.threads is not None:
-        torch.set_num_threads(machine.threads)
+    torch.set_num_threads(machine.threads or default_threads())
     name, _ = split_off(source)
     device = resolve_device(machine.device)
 

@@ -83,7 +83,7 @@ def _list(say: Output) -> None:
 def _entry(run: Run) -> dict[str, Any]:
     status, data, figures = run.status(), None, {}
     with contextlib.suppress(VPFBError):  # it has no model yet, or one that cannot be read
-        described = description.read(run.model)
+        described = description.read_header(run.model)
         data, figures = described.data, described.about.get("figures", {})
     return {
         "run": str(run.path),
@@ -204,25 +204,25 @@ def _calibrate(say: Output, path: Path, source: str | None, access: DataAccess, 
             f"{path.stem} is a built-in model, which cannot be changed",
             hint="name a run or a file: vpfb info --calibrate MODEL",
         )
-    loaded, name = open_model(say, str(path), machine)
-    loaded.require("energy", "calibration")
     with signals.importing():
         from vpfb_core import data
         from vpfb_core.data import LoadOptions
         from vpfb_core.training.state import locked
         from vpfb_core.uses.calibration import IMAGES, calibrate
-    source = source or loaded.about.get("data", {}).get("name")
-    if source is None:
-        raise ConfigError(f"{name} does not say what it was trained on", hint="name the data: --data DATA")
-    channels, size, _ = loaded.shape
-    conditional = bool(loaded.groups)
-    options = LoadOptions(size=size, channels=channels, conditional=conditional, stream=True, **access.settings)
-    images = data.find(source, options)
-    if (parts := loaded.split_of(images)) is not None:
-        trained_on, _ = parts
-        images = images.subset(trained_on[LoadOptions(limit=IMAGES).rows(len(trained_on))])
-    say.note(f"calibrating {name} on {source}, {len(images):,} images")
     run = Run(path.parent)
-    with locked(run) if run.exists() else contextlib.nullcontext():
+    with locked(run) if run.exists() else contextlib.nullcontext():  # before the model is read: it is written again
+        loaded, name = open_model(say, str(path), machine)
+        loaded.require("energy", "calibration")
+        source = source or loaded.about.get("data", {}).get("name")
+        if source is None:
+            raise ConfigError(f"{name} does not say what it was trained on", hint="name the data: --data DATA")
+        channels, size, _ = loaded.shape
+        conditional = bool(loaded.groups)
+        options = LoadOptions(size=size, channels=channels, conditional=conditional, stream=True, **access.settings)
+        images = data.find(source, options)
+        if (parts := loaded.split_of(images)) is not None:
+            trained_on, _ = parts
+            images = images.subset(trained_on[LoadOptions(limit=IMAGES).rows(len(trained_on))])
+        say.note(f"calibrating {name} on {source}, {len(images):,} images")
         calibrate(loaded, images, machine.seed)
         loaded.save(path)

@@ -36,7 +36,8 @@ def sample(
         option(
             "-o --out OUT",
             OUTPUT,
-            ".png: a grid; .npz: an array; .gif: the path from noise; folder: one PNG per image; -: a grid on stdout.",
+            ".png: a grid; .npz: an array; .gif: the path from noise; folder: one PNG per image, "
+            "in place of older samples there; -: a grid on stdout.",
         ),
     ] = "samples.png",
     model: ModelOption = None,

@@ -6,22 +6,28 @@ The layout below the data root is that of torchvision, so that either finds the 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
-import socket
 import tarfile
 import tempfile
+import threading
+import time
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.errors import DataError
 from vpfb_core.machine.files import cache_folder
 
 TIMEOUT = 30.0  # seconds to wait for a silent server
+NOTE_SECONDS = 15.0  # between notes on the progress of a download
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def located(name: str, files: Files, split: str, options: LoadOptions, fetch: Ca
     warnings.warn(f"'{name}' is not in {root}: downloading {files.size} from {files.source}", stacklevel=2)
     try:
         with _beside(root) as temporary:
-            with _patience(), _silence(), _containment():
+            with _torchvision_adapted(), _containment(), _watched(temporary, f"'{name}'"):
                 fetch(temporary)
             for file in files.train + files.test:
                 _move(temporary / file, root / file)
@@ -118,15 +124,61 @@ def _beside(root: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
+class Notes:
+    """Notes that tell how much of a large download has come, one per `NOTE_SECONDS`.
+
+    Args:
+        name: of what is downloaded.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name, self._last = name, time.monotonic()
+
+    def hear(self, size: int) -> None:
+        """Tell that so many bytes are here, if it is time for a note."""
+        if (now := time.monotonic()) - self._last >= NOTE_SECONDS:
+            self._last = now
+            warnings.warn(f"downloading {self._name}: {size / 1e6:,.0f} MB so far", stacklevel=2)
+
+
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """Limit the time to wait for a silent server; torchvision sets no limit."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
+def _watched(folder: Path, name: str) -> Iterator[None]:
+    """Inside this context, a thread tells how much there is in the folder. No library needs to report it."""
+    notes, over = Notes(name), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(NOTE_SECONDS):
+            with contextlib.suppress(OSError):  # a file that was moved meanwhile
+                notes.hear(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+
+    watcher = threading.Thread(target=watch, daemon=True, name="vpfb-download")
+    watcher.start()
     try:
         yield
     finally:
-        socket.setdefaulttimeout(before)
+        over.set()
+        watcher.join()
+
+
+@contextlib.contextmanager
+def _torchvision_adapted() -> Iterator[None]:
+    """Inside this context, downloads of torchvision are silent, and a server that falls silent is given up.
+
+    torchvision has no argument for either: it opens URLs without a limit of time and draws progress bars. Changing the
+    default time-out of sockets and the standard streams would reach every thread of the process, so two private
+    functions of torchvision are replaced instead, one download at a time; a test guards that they are there. For Google
+    Drive, torchvision calls gdown, whose bar is switched off in the same way; gdown has no limit of time.
+    """
+    from torchvision.datasets import utils
+
+    with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
+        stack.enter_context(_replaced(utils, "_urlretrieve", _retrieve))
+        stack.enter_context(_replaced(utils, "_get_redirect_url", _unchanged))
+        if find_spec("gdown") is not None:
+            gdown = import_module("gdown")
+            original = gdown.download
+            stack.enter_context(_replaced(gdown, "download", lambda **wishes: original(**wishes | {"quiet": True})))
+        yield
 
 
 @contextlib.contextmanager
@@ -141,10 +193,26 @@ def _containment() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Suppress the progress bars of torchvision: the caller decides what is written to the streams."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+def _replaced(module: ModuleType, name: str, function: Callable[..., object]) -> Iterator[None]:
+    """Inside this context, a function of a module is another one."""
+    before = getattr(module, name)
+    setattr(module, name, function)
+    try:
         yield
+    finally:
+        setattr(module, name, before)
+
+
+def _unchanged(url: str, max_hops: int = 3) -> str:  # noqa: ARG001 (torchvision names it)
+    """The URL itself, whose redirections urllib follows when it is opened."""
+    return url
+
+
+def _retrieve(url: str, filename: str | Path, chunk_size: int = 1 << 15) -> None:
+    """Download a URL to a file, as torchvision's `_urlretrieve` does, but silently and with a limit of time."""
+    request = urllib.request.Request(url, headers={"User-Agent": "vpfb"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response, Path(filename).open("wb") as file:
+        shutil.copyfileobj(response, file, chunk_size)
 
 
 def _move(source: Path, target: Path) -> None:

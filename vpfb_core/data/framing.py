@@ -8,8 +8,10 @@ from statistics import median_low
 
 from PIL import Image
 
+from vpfb_core.machine.limits import memory_share
+
 SIZES = (8, 16, 32, 64, 128, 256)
-MAX_BYTES = 8 * 2**30  # of images held in memory
+MAX_BYTES = min(8 * 2**30, memory_share())  # of images held in memory
 
 
 def choose_size(shapes: Collection[tuple[int, int]], count: int, planes: int, max_size: int | None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from vpfb_core.data.decoding import UnreadableError, eight_bit
 from vpfb_core.data.framing import MAX_BYTES, square
 from vpfb_core.errors import DataError
+from vpfb_core.machine.limits import cores
 
 Result = TypeVar("Result")
 
@@ -52,8 +52,8 @@ class _Taken:
 
 
 def thread_count(workers: int) -> int:
-    """The number of threads for `workers`: 0 is one per processor, at most `_THREADS`."""
-    return workers or min(os.cpu_count() or 1, _THREADS)
+    """The number of threads for `workers`: 0 is one per core that this process may use, at most `_THREADS`."""
+    return workers or min(cores(), _THREADS)
 
 
 def in_order(work: Callable[[int], Result], count: int, workers: int) -> Iterator[Result]:
@@ -83,7 +83,7 @@ def stack(
         size: S, the side in pixels.
         channels: 1 or 3 forces C; None takes 3 if more than a fraction `FEW` of the images have colour, else 1.
         only_grey: whether it is known that no image has colour.
-        workers: threads that decode; 0 is one per processor.
+        workers: threads that decode; 0 is one per core.
     Raises:
         DataError: the images would take more than `MAX_BYTES`.
     """

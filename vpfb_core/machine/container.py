@@ -79,6 +79,14 @@ def read(path: Path, kind: str) -> Checkpoint:
         raise CheckpointError(f"{path} is damaged: {error}", hint=_RESTORE) from error
 
 
+def read_header(path: Path, kind: str) -> dict[str, Any]:
+    """The JSON document of a file, from its header alone: the tensors are not read, so their checksum is not verified.
+
+    torch is not imported. Errors are those of `read`, except that damaged tensors are not noticed.
+    """
+    return _described(path, kind)[1]
+
+
 def read_document(path: Path, kind: str) -> dict[str, Any]:
     """The JSON document of a file, checked as by `read`. torch is not imported."""
     return _checked(path, kind)[1]
@@ -88,10 +96,7 @@ def _checked(path: Path, kind: str) -> tuple[bytes, dict[str, Any], str]:
     """The bytes of a file, its document, and its verified digest."""
     from safetensors import SafetensorError, deserialize
 
-    metadata = _metadata(path)
-    if "vpfb" not in metadata:
-        raise CheckpointError(f"{path} is a safetensors file, but not one that vpfb wrote")
-    document = _document(metadata["vpfb"], path)
+    metadata, document = _described(path, kind)
     try:
         content = path.read_bytes()
         entries = [(name, each["dtype"], each["shape"], each["data"]) for name, each in deserialize(content)]
@@ -102,9 +107,18 @@ def _checked(path: Path, kind: str) -> tuple[bytes, dict[str, Any], str]:
     digest = _digest(metadata["vpfb"], entries)
     if digest != metadata.get("sha256"):
         raise CheckpointError(f"{path} is damaged: its checksum does not match its content", hint=_RESTORE)
+    return content, document, digest
+
+
+def _described(path: Path, kind: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """The metadata of a file of this kind, and the document in them."""
+    metadata = _metadata(path)
+    if "vpfb" not in metadata:
+        raise CheckpointError(f"{path} is a safetensors file, but not one that vpfb wrote")
+    document = _document(metadata["vpfb"], path)
     if document["kind"] != kind:
         raise CheckpointError(f"{path} holds a {document['kind']}, not a {kind}")
-    return content, document, digest
+    return metadata, document
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
+from vpfb_core.machine.limits import cores
 
 
 def available_devices() -> list[str]:
@@ -67,17 +67,12 @@ def place_network(network: nn.Module, device: torch.device) -> None:
         network.to(memory_format=torch.channels_last)
 
 
-def memory_of(device: torch.device) -> int:
-    """The memory of a device in bytes, used or not.
+def default_threads() -> int:
+    """The threads that computing on the CPU takes by default: as many as torch chose, but no more than the cores here.
 
-    On the CPU it is half the memory of the machine, since other programs use it too, divided by the number of processes
-    of this job on the machine.
+    torch does not know of the CPU time that a container is allowed.
     """
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory()
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 // place().local_count
+    return min(torch.get_num_threads(), cores())
 
 
 def memory_in_use(device: torch.device) -> int:
@@ -96,7 +91,7 @@ def keeping_freed_memory(device: torch.device) -> Iterator[None]:
 
     By default glibc returns large blocks to the system, and a training step requests them again. Getting the pages anew
     takes as long as computing in them. At the end of the context the free memory is returned. With another C library or
-    on another device nothing changes.
+    on another device nothing changes. It holds for the whole process, so that programs use it, and not the library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None or device.type != "cpu":

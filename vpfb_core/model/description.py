@@ -111,6 +111,15 @@ def read(path: Path) -> Description:
     return Description.parse(container.read_document(path, "model"), path)
 
 
+def read_header(path: Path) -> Description:
+    """The description in the header of a model file, whose tensors are not read: for lists of models.
+
+    Raises:
+        CheckpointError: as of `container.read_header` and `Description.parse`.
+    """
+    return Description.parse(container.read_header(path, "model"), path)
+
+
 class _WrongFieldError(Exception):
     """A field is missing, or has the wrong type or value."""
 

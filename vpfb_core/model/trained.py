@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from dataclasses import field as member
 from typing import Any
@@ -18,6 +19,8 @@ from vpfb_core.methods.base import Calibration, DataShape, Field, Method
 from vpfb_core.model.reference import Reference
 
 DEFAULT_BATCH = 256  # the default number of data that are computed at once
+EXPECTED_IMAGES = "images are uint8 in 0 to 255, or floats in 0 to 1"
+_TOLERANCE = 0.501 / 255  # half a grey level, and some rounding
 
 
 @dataclass
@@ -65,14 +68,35 @@ class TrainedModel:
         """Data of mean 0 and variance 1 on the model's device, from images (N, C, H, W), uint8 or in [0, 1].
 
         Raises:
-            ConfigError: the images do not have the shape of the model.
+            ConfigError: the images have another shape, dtype or range.
+        """
+        self.require_images(images)
+        return self.statistics.standardise(images.to(self.device))
+
+    def require_images(self, images: Tensor) -> None:
+        """Refuse images of another shape, dtype or range than (N, C, H, W), uint8 or in [0, 1].
+
+        Values up to half a grey level outside [0, 1] are accepted, since dequantised images have them.
+
+        Raises:
+            ConfigError: it says what was found and what is expected.
         """
         if images.ndim != 1 + len(self.shape) or tuple(images.shape[1:]) != tuple(self.shape):
             raise ConfigError(
                 f"images of shape {tuple(images.shape[1:])} do not fit a model of {tuple(self.shape)}",
                 hint="the shape is (channels, height, width)",
             )
-        return self.statistics.standardise(images.to(self.device))
+        if images.dtype == torch.uint8 or not images.numel():
+            return
+        if not images.is_floating_point():
+            raise ConfigError(f"images have dtype {images.dtype}", hint=EXPECTED_IMAGES)
+        lowest, highest = (float(extreme) for extreme in images.aminmax())  # NaN if there is one among the values
+        if not (math.isfinite(lowest) and math.isfinite(highest)):
+            raise ConfigError("images contain values that are NaN or infinite", hint=EXPECTED_IMAGES)
+        if lowest < -_TOLERANCE or highest > 1 + _TOLERANCE:
+            raise ConfigError(
+                f"images of dtype {images.dtype} have values from {lowest:g} to {highest:g}", hint=EXPECTED_IMAGES
+            )
 
     def split_of(self, source: Source) -> tuple[Tensor, Tensor] | None:
         """The rows of the training and the validation data in a source.

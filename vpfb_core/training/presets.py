@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -14,7 +13,9 @@ from vpfb_core import methods, networks
 from vpfb_core.config import TrainConfig
 from vpfb_core.data import Source
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.devices import default_threads
 from vpfb_core.machine.launch import place
+from vpfb_core.machine.limits import cores, memory_share
 from vpfb_core.methods.base import DataShape, Method
 
 # batch_size counts images; each is drawn with ε and with −ε, so a step evaluates twice as many points. `attention` is
@@ -40,8 +41,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 NETWORK, WARMUP = "unet", 100  # of presets that do not say
 CPU_TIME_BUDGET = 15 * 60.0
 # Images at once on a CPU, where a process that runs out of memory is killed before it can try again with fewer. The
-# activations of so many take 1.5 to 3 GiB; those of the whole batch of these presets take tens of GiB.
+# activations of so many take 1.5 to 3 GiB; those of the whole batch of these presets take tens of GiB. With less memory
+# to plan with than this, it is in proportion fewer.
 CPU_MICRO_BATCH = {"base": 8, "paper": 4, "celeba64": 4}
+CPU_MICRO_BATCH_BYTES = 3 * 2**30
 # Largest side that is chosen for a folder of large pictures.
 MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}
 # `--compile auto`: where there are so many steps, or seconds, that the minutes of compiling come back.
@@ -81,7 +84,10 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     resolved = config.replace(**chosen)
     share = -(-(resolved.optimiser.batch_size or 1) // place().count)  # of the largest process
     method = method_of(resolved, images)
-    at_once = CPU_MICRO_BATCH.get(preset_name, share) if device.type == "cpu" and method.divisible else share
+    at_once = share
+    if device.type == "cpu" and method.divisible and preset_name in CPU_MICRO_BATCH:
+        affordable = CPU_MICRO_BATCH[preset_name] * memory_share() // CPU_MICRO_BATCH_BYTES
+        at_once = max(1, min(CPU_MICRO_BATCH[preset_name], affordable))
     resolved = resolved.replace(micro_batch=min(share, resolved.machine.micro_batch or at_once))
     if resolved.machine.compile == "auto":
         pays = method.compilable and pays_to_compile(resolved, device)
@@ -103,8 +109,8 @@ def _machine(device: torch.device) -> dict[str, Any]:
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return {
         "machine.precision": "bf16" if bf16 else "fp32",
-        "machine.threads": torch.get_num_threads(),
-        "machine.workers": max(1, (os.cpu_count() or 1) // place().local_count),
+        "machine.threads": default_threads(),
+        "machine.workers": max(1, cores() // place().local_count),
     }
 
 

@@ -10,7 +10,6 @@ import torch
 from vpfb_core.config import TrainConfig
 from vpfb_core.data.decoding import warnings_silenced
 from vpfb_core.machine import distributed
-from vpfb_core.machine.devices import keeping_freed_memory
 from vpfb_core.model.runs import Run
 from vpfb_core.training.loop import Loop
 from vpfb_core.training.plan import Plan, prepare
@@ -64,7 +63,6 @@ def run(
 
         folder = group.from_first(claimed)
         stack.enter_context(_threads(plan.config.machine.threads))
-        stack.enter_context(keeping_freed_memory(plan.device))
         stack.enter_context(warnings_silenced())
         stack.enter_context(group.naming_lost_processes())
         loop = stack.enter_context(

@@ -65,7 +65,8 @@ def log_density(
             dimensions.
         solver: the solver for "ode", as in `Solver.choose`; the default is dopri5 with its default tolerance.
     Raises:
-        ConfigError: a setting does not exist, the condition is not calibrated, or the method has no energy or no flow.
+        ConfigError: a setting does not exist, the images have another shape, dtype or range, the condition is not
+            calibrated, or the method has no energy or no flow.
         CheckpointError: the model is not calibrated.
         SolverError: an image did not reach the prior.
     """
@@ -76,6 +77,7 @@ def log_density(
     if solver and method != "ode":
         raise ConfigError(f"the explicit density takes no {', '.join(solver)}", hint='only "ode" uses a solver')
     chosen = Solver.choose(**(solver or {"method": "dopri5"}))
+    model.require_images(images)
     noisy = method == "explicit" or level is not None
     level = explicit_level(model, level) if method == "explicit" else flow_level(model, level, dequantise)
     conditions = conditions_of(model, condition, len(images), first, use="a density")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.machine.files import write_bytes
+from vpfb_core.machine.files import write_quickly
 
 # Small images are enlarged by an integer factor to about this many pixels per side, so that a grid is easy to view.
 TILE = 64
 _GAP = 2
+_NUMBERED = re.compile(r"\d{6,}\.png")  # the names of samples in a folder
+_SOFTWARE, _OURS = "Software", "vpfb"  # what marks a PNG as ours: a keyword of the PNG standard, and its text
 
 
 def tile(images: Tensor, columns: int | None = None) -> Tensor:
@@ -47,9 +51,10 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def png(image: Tensor) -> bytes:
-    """A PNG file of an image in [0, 1], (C, H, W) with C = 1 or 3."""
-    buffer = io.BytesIO()
-    _to_pillow(image).save(buffer, format="PNG")
+    """A PNG file of an image in [0, 1], (C, H, W) with C = 1 or 3, that names vpfb as its software."""
+    buffer, marks = io.BytesIO(), PngInfo()
+    marks.add_text(_SOFTWARE, _OURS)
+    _to_pillow(image).save(buffer, format="PNG", pnginfo=marks)
     return buffer.getvalue()
 
 
@@ -92,9 +97,35 @@ def output_format(path: str) -> str:
 
 
 def write_folder(folder: Path, images: Tensor, first: int = 0) -> None:
-    """Write one PNG file per image, named by its index."""
+    """Write one PNG file per image, named by its index and marked as ours.
+
+    The names are not flushed to disk: call `files.flush_names` after the last of them.
+    """
     for index, image in enumerate(images, start=first):
-        write_bytes(folder / f"{index:06d}.png", png(image))
+        write_quickly(folder / f"{index:06d}.png", png(image))
+
+
+def samples_in(folder: Path) -> list[Path]:
+    """The samples that `write_folder` has left in a folder, which may be missing.
+
+    Raises:
+        ConfigError: a file has the name of a sample, and another program wrote it.
+    """
+    numbered = sorted(path for path in folder.glob("*.png") if _NUMBERED.fullmatch(path.name))
+    for path in numbered:
+        if not _is_ours(path):
+            raise ConfigError(
+                f"{path} would be overwritten, and vpfb did not write it", hint="choose another folder with -o"
+            )
+    return numbered
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            return bool(picture.info.get(_SOFTWARE) == _OURS)
+    except (OSError, ValueError, SyntaxError):  # of Pillow: no picture, or a damaged one
+        return False
 
 
 def _to_pillow(image: Tensor) -> Image.Image:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import inspect
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -190,4 +193,43 @@ def test_a_server_that_fails_cuts_or_falls_silent_is_given_up_and_nothing_left(h
         data.load("kmnist", root=tmp_path / "root")
     assert "KMNIST/raw/train-images-idx3-ubyte" in caught.value.hint
     assert not (tmp_path / "root").exists()
-    assert socket.getdefaulttimeout() is None
+
+
+def test_the_functions_of_torchvision_that_are_replaced_are_there_and_called():
+    from torchvision.datasets import utils
+
+    assert list(inspect.signature(utils._urlretrieve).parameters)[:2] == ["url", "filename"]
+    assert list(inspect.signature(utils._get_redirect_url).parameters) == ["url", "max_hops"]
+    source = inspect.getsource(utils.download_url)
+    assert "_urlretrieve(url, fpath)" in source
+    assert "_get_redirect_url(url, max_hops=" in source
+
+
+@pytest.mark.filterwarnings("ignore:'x' is not in")
+def test_a_download_changes_no_sockets_and_no_streams_of_the_process_and_torchvision_is_put_back(tmp_path):
+    from torchvision.datasets import utils
+
+    before = utils._urlretrieve, utils._get_redirect_url
+    seen = []
+
+    def fetch(temporary: Path) -> None:
+        seen.append((socket.getdefaulttimeout(), sys.stdout is stdout, sys.stderr is stderr))
+        whole(temporary)
+
+    stdout, stderr = sys.stdout, sys.stderr
+    located("x", FILES, "train", LoadOptions(root=tmp_path), fetch)
+    assert seen == [(None, True, True)]
+    assert (utils._urlretrieve, utils._get_redirect_url) == before
+
+
+def test_notes_tell_how_much_of_a_long_download_is_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "NOTE_SECONDS", 0.05)
+
+    def slow(temporary: Path) -> None:
+        whole(temporary)
+        (temporary / "part").write_bytes(bytes(3_000_000))
+        time.sleep(0.3)
+
+    with pytest.warns(UserWarning) as heard:
+        located("x", FILES, "train", LoadOptions(root=tmp_path), slow)
+    assert "downloading 'x': 3 MB so far" in {str(warning.message) for warning in heard}

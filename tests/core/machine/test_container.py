@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,7 +293,7 @@ def no_permission(*_arguments: object, **_options: object) -> None:
     [
         (os, "fsync", no_space, "No space left"),
         (Path, "replace", no_space, "No space left"),
-        (tempfile, "mkstemp", no_permission, "Permission denied"),
+        (os, "open", no_permission, "Permission denied"),
     ],
     ids=["disk full", "rename fails", "folder not writable"],
 )

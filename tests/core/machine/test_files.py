@@ -1,27 +1,81 @@
-"""Files that are written whole or not at all."""
+"""Files appear whole or not at all, with the mode that people expect, and errors of others stay what they are."""
 
 from __future__ import annotations
 
 import os
+import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from vpfb_core.errors import DataError
-from vpfb_core.machine.files import write_bytes
+from vpfb_core.machine import files
+
+
+def test_an_error_inside_is_not_an_error_of_writing(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"old")
+    with pytest.raises(TimeoutError, match="the server is silent"), files.replacing(path) as file:
+        file.write(b"half")
+        raise TimeoutError("the server is silent")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(DataError, match=r"cannot write a/b: No space"):  # noqa: PTH123
+        files.Writer(full, Path("a/b")).write(b"x")
+
+
+def test_the_umask_decides_the_mode_and_is_never_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", lambda _mask: pytest.fail("the umask belongs to all threads"))
+        files.write_bytes(tmp_path / "one", b"1")
+        files.write_quickly(tmp_path / "two", b"2")
+        monkeypatch.undo()
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("one", "two")] == [0o640, 0o640]
+
+
+def test_threads_may_write_one_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    contents = [bytes([i]) * 100_000 for i in range(8)]
+    writers = [threading.Thread(target=files.write_bytes, args=(path, content)) for content in contents]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_quick_write_waits_for_no_disk_and_names_are_flushed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.path.realpath(f"/proc/self/fd/{handle}")))
+    for i in range(3):
+        files.write_quickly(tmp_path / str(i), b"x")
+    assert flushed == []
+    files.flush_names(tmp_path)
+    assert len(flushed) == 1
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_bytes(tmp_path / "deep" / "file", b"old")
+    files.write_bytes(tmp_path / "deep" / "file", b"old")
 
     def full(_handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DataError, match="No space left"):
-        write_bytes(tmp_path / "deep" / "file", b"new")
+        files.write_bytes(tmp_path / "deep" / "file", b"new")
     assert [path.read_bytes() for path in (tmp_path / "deep").iterdir()] == [b"old"]
     with pytest.raises(DataError, match="is a folder"):
-        write_bytes(tmp_path / "deep", b"x")
+        files.write_bytes(tmp_path / "deep", b"x")

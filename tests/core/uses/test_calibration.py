@@ -11,7 +11,7 @@ import torch
 import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.errors import ConfigError, DataError
-from vpfb_core.training import loop
+from vpfb_core.training import ending
 from vpfb_core.uses import calibration
 from vpfb_core.uses.calibration import REFERENCE_COST, affordable, calibrate, full_cost
 from vpfb_core.uses.ood import fit
@@ -71,7 +71,7 @@ def test_what_goes_wrong_in_calibration_does_not_cost_the_run(tmp_path: Path, mo
         data="digits", widths=(8,), steps=3, batch_size=8, threads=1, save_every=1000, out=str(tmp_path / "run"),
         resume="auto",
     )  # fmt: skip
-    monkeypatch.setattr(loop, "calibrate", fail)
+    monkeypatch.setattr(ending, "calibrate", fail)
     with pytest.raises(DataError, match="no more room"):
         vpfb.train(config)
     monkeypatch.undo()

@@ -55,3 +55,15 @@ def test_the_name_of_the_output_says_what_it_is(path: str, kind: str) -> None:
 def test_an_unknown_output_is_refused_with_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"\.jpg"):
         pictures.output_format("a.jpg")
+
+
+def test_samples_in_a_folder_are_told_from_the_pictures_of_others(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert pictures.samples_in(folder) == []
+    pictures.write_folder(folder, torch.rand(3, 1, 8, 8), first=9)
+    for name in ("cat.png", "1.png", "notes.txt", "000003.jpg"):
+        (folder / name).write_bytes(b"something else")
+    assert [path.name for path in pictures.samples_in(folder)] == ["000009.png", "000010.png", "000011.png"]
+    Image.new("L", (8, 8)).save(folder / "000010.png")
+    with pytest.raises(ConfigError, match=r"000010\.png would be overwritten, and vpfb did not write it"):
+        pictures.samples_in(folder)

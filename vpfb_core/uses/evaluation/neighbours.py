@@ -16,6 +16,7 @@ from vpfb_core.uses.evaluation.distances import ROWS, exact
 BALL = 3  # k of precision and recall, as in their paper
 COUNTING_BALL = 5  # k of density and coverage, as in their paper
 FEWEST = COUNTING_BALL + 1  # the least number of points per set
+_ROUNDING = 1e-12  # the rounding of squared distances in float64, as a share of the largest squared norm
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ def compare(samples: Tensor, real: Tensor) -> Neighbours:
         realistic.append((distances <= ball_real).any(1))
         reached |= (distances <= radii[:, None]).any(0)
         counts.append((distances < counting_ball).sum(1))
-    right_samples = _told_apart(own_samples[:, 0], torch.cat(to_real))
-    right_real = _told_apart(own_real[:, 0], to_samples)
+    rounding = _ROUNDING * max(float(points.square().sum(1).max()) for points in (samples, real))
+    right_samples = _told_apart(own_samples[:, 0], torch.cat(to_real), rounding)
+    right_real = _told_apart(own_real[:, 0], to_samples, rounding)
     return Neighbours(
         precision=_mean(torch.cat(realistic)),
         recall=_mean(reached),
@@ -85,9 +87,15 @@ def _nearest_of_own(points: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _told_apart(own: Tensor, other: Tensor) -> Tensor:
-    """1 if the nearest neighbour is in the same set, ½ if both sets are equally near, else 0, float64 (N,)."""
-    return (own < other).double() + 0.5 * (own == other).double()
+def _told_apart(own: Tensor, other: Tensor, rounding: float) -> Tensor:
+    """1 if the nearest neighbour is in the same set, ½ if both sets are equally near, else 0, float64 (N,).
+
+    Args:
+        own, other: distances from the nearest neighbour in the own and in the other set, (N,).
+        rounding: squared distances that differ by no more are equal: `torch.cdist` takes them as ‖x‖² + ‖y‖² − 2 x·y.
+    """
+    difference = own.square() - other.square()
+    return (difference < -rounding).double() + 0.5 * (difference.abs() <= rounding).double()
 
 
 def _mean(values: Tensor) -> float:

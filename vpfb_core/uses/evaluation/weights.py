@@ -7,12 +7,13 @@ import io
 import urllib.request
 import warnings
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.data.download import TIMEOUT
+from vpfb_core.data.download import TIMEOUT, Notes
 from vpfb_core.errors import CheckpointError, MissingError, VPFBError
 from vpfb_core.machine.files import replacing
 
@@ -140,15 +141,17 @@ def _download(target: Path, allowed: bool) -> Path:
     if not allowed:
         raise MissingError("the Inception weights of FID are not here, and downloading is off", hint=by_hand)
     warnings.warn(f"downloading the Inception weights of FID, 91 MB, from {INCEPTION_URL}", stacklevel=3)
-    digest = hashlib.sha256()
+    digest, notes, size = hashlib.sha256(), Notes("the Inception weights"), 0
     try:
         with urllib.request.urlopen(INCEPTION_URL, timeout=TIMEOUT) as source, replacing(target) as file:
             while block := source.read(1 << 20):
                 digest.update(block)
                 file.write(block)
+                size += len(block)
+                notes.hear(size)
             if not is_standard(digest.hexdigest()):
                 raise OSError("what came is not the file that was asked for")
-    except (OSError, VPFBError) as error:  # urllib's errors are OSErrors too
+    except (OSError, HTTPException, VPFBError) as error:  # urllib's errors are OSErrors too
         raise MissingError(
             f"the Inception weights of FID are not here and cannot be downloaded: {error}", hint=by_hand
         ) from error

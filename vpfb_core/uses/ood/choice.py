@@ -130,6 +130,6 @@ def load_out_of_distribution(model: TrainedModel, source: str, limit: int | None
 def _trained_on(path: Path) -> str | None:
     """The name of the training data of a model file; None if the file cannot be read."""
     try:
-        return description.read(path).data
+        return description.read_header(path).data
     except VPFBError:
         return None

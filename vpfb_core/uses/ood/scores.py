@@ -100,6 +100,7 @@ def score(
     chosen = require_ready(model, name)
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size}: at least one image must be scored at once")
+    model.require_images(images)
     parts = []
     for start in range(0, len(images), batch_size):
         part = chosen.compute(Batch(model, images[start : start + batch_size], first + start, seed))

@@ -125,6 +125,14 @@ def test_a_tie_counts_half() -> None:
     assert compare(points, points).accuracy == 0.5
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_ties_are_ties_whatever_the_rounding(scale: float) -> None:
+    """Each point stands twice in either set, so that both sets hold a copy of it."""
+    points = (scale * normal(40, 30)).repeat(2, 1)
+    found = compare(points, points.flip(0))
+    assert (found.accuracy, found.accuracy_real, found.accuracy_samples) == (0.5, 0.5, 0.5)
+
+
 def test_more_noise_is_worse() -> None:
     real = normal(300, 6)
     found = [compare(normal(300, 6, seed=1) * scale, real) for scale in (1, 2, 4)]

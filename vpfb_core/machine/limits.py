@@ -1,0 +1,83 @@
+"""The cores and the memory that this process may use: those of the machine, of its container, or of its affinity mask.
+
+A container sees all cores and all memory of its host in the usual counts. What it may use is in the files of its
+control group (cgroup), whose layout differs between version 1 and version 2. torch is not used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from vpfb_core.machine.launch import place
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def cores() -> int:
+    """The cores that this process may use, at least 1; a fraction of a core is not counted.
+
+    They are those of its affinity mask (`taskset`, cpusets), but no more than the CPU time that its cgroup allows.
+    """
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [quota for folder in _folders("cpu") if (quota := _cpu_quota(folder)) is not None]
+    return max(1, int(min([available, *quotas])))
+
+
+def memory() -> int:
+    """The memory of the machine, or of the container if that is less, in bytes."""
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    files = [folder / name for folder in _folders("memory") for name in ("memory.max", "memory.limit_in_bytes")]
+    return min([installed, *(limit for file in files if (limit := _number(_words(file))) is not None)])
+
+
+def memory_share() -> int:
+    """The bytes that this process may plan with: half of `memory`, divided among the processes of the job here.
+
+    The other half is for other programs and for what cannot be planned.
+    """
+    return memory() // 2 // place().local_count
+
+
+def _folders(controller: str) -> Iterator[Path]:
+    """The folders of the cgroups that limit this process: its own and all above it, of both versions.
+
+    Inside a container the path may be that of the host, of which only the mounted root can be seen; folders that do not
+    exist have no files to read.
+    """
+    try:
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mounts = [_CGROUPS, _CGROUPS / "unified"]  # version 2, alone or beside version 1
+        elif controller in controllers.split(","):
+            mounts = [_CGROUPS / controllers, _CGROUPS / controller]
+        else:
+            continue
+        inside = PurePosixPath(path.lstrip("/"))
+        for mount in mounts:
+            yield from (mount / each for each in (inside, *inside.parents))
+
+
+def _cpu_quota(folder: Path) -> float | None:
+    """The cores that the CPU time of a cgroup amounts to; None without a limit."""
+    words = _words(folder / "cpu.max") or _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
+    quota, period = _number(words[:1]), _number(words[1:])
+    return quota / period if quota is not None and period is not None else None
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
+
+
+def _number(words: list[str]) -> int | None:
+    """The positive number that a file holds; None where it says "max", -1 or nothing."""
+    return int(words[0]) if len(words) == 1 and words[0].isdecimal() and int(words[0]) > 0 else None
