@@ -1,4 +1,4 @@
-"""Training: from a configuration to a run folder that holds a model."""
+"""Training: from a configuration to a run folder with a model."""
 
 from vpfb_core.training.plan import Plan, prepare
 from vpfb_core.training.progress import Progress, Result

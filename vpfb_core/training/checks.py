@@ -1,4 +1,4 @@
-"""What is measured of a run while it goes on: validation figures, and a grid of samples beside real images."""
+"""The checks of a model during training: validation figures, and a grid of samples."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.draw import sample
 from vpfb_core.uses.evaluation.neighbours import FEWEST, compare
 
-VALIDATION_IMAGES = 512  # of the held-out images, those that are measured
+VALIDATION_IMAGES = 512  # the largest number of validation images per check
 LARGEST_BATCH = 128
 GRID_IMAGES = 64
 GRID_NFE = 12
-FIRST_IMAGES, FIRST_NFE = 64, 2  # of the check before the first step: it must not use up a time budget
+FIRST_IMAGES, FIRST_NFE = 64, 2  # for the check before the first step, which must not use up a time budget
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        validation: the mean of each figure of the method over the held-out data, by its name with `val_` before it.
-        sample_accuracy: of `sample_accuracy` below.
-        grid: samples from the run's fixed noise, (N, C, H, W) in [0, 1].
-        seconds_per_image: that the validation took.
+        validation: the mean of each figure of the method over the validation data, by its name with the prefix `val_`.
+        sample_accuracy: the result of the function `sample_accuracy`.
+        grid: samples from the fixed noise of the run, (N, C, H, W) in [0, 1].
+        seconds_per_image: the duration of the validation per image.
     """
 
     validation: dict[str, float]
@@ -41,13 +41,13 @@ class Checked:
 
 
 class Checks:
-    """The held-out data of a run, and how its models are measured with them.
+    """The validation data of a run, and the checks of its models with these data.
 
     Args:
-        images: held-out images.
-        statistics: that standardise them.
-        device: where to compute.
-        seed: of the noise of validation and grid.
+        images: the validation images.
+        statistics: the statistics that standardise them.
+        device: the device of the computation.
+        seed: the seed of the noise of validation and grid.
     """
 
     def __init__(self, images: ImageSet, statistics: Statistics, device: torch.device, seed: int) -> None:
@@ -63,8 +63,9 @@ class Checks:
         """The means of the method's figures, by name.
 
         Args:
-            batch_size: images computed at once, at most.
-            images: that are measured, at most.
+            model: the model.
+            batch_size: the largest number of images that are computed at once.
+            images: the largest number of images that are used.
         """
         count, size = min(len(self._data), images), min(batch_size, LARGEST_BATCH)
         parts = [
@@ -80,7 +81,7 @@ class Checks:
         images: int = VALIDATION_IMAGES,
         nfe: int = GRID_NFE,
     ) -> Checked:
-        """Measure a model, and draw its grid by `nfe` evaluations per image. Arguments as in `validate`."""
+        """Validate a model and draw its grid with `nfe` evaluations per image. Arguments are those of `validate`."""
         began = time.monotonic()
         validation = self.validate(model, batch_size, images)
         seconds = time.monotonic() - began
@@ -93,7 +94,7 @@ class Checks:
         return Checked(validation, accuracy, drawn.images, seconds / min(images, len(self._data)))
 
     def _grid_condition(self, model: TrainedModel) -> Tensor | None:
-        """None; but where the field without a class is not trained, the classes of the real images, in turns."""
+        """The condition of the grid: None, or the classes of real images if the unconditional field is not trained."""
         if self._labels is None or model.field.has_null:
             return None
         labels = self._labels[torch.arange(GRID_IMAGES, device=self._labels.device) % len(self._labels)]
@@ -101,9 +102,10 @@ class Checks:
 
 
 def sample_accuracy(samples: Tensor, real: Tensor) -> float:
-    """How well a 1-nearest-neighbour classifier tells samples from as many real images, by their pixels.
+    """The accuracy of a 1-nearest-neighbour classifier of samples and as many real images, by their pixels.
 
-    0.5 is perfect, 1 hopeless; with as few images as a grid has, it is good to about 0.05. NaN if there are too few.
+    0.5 is perfect, and 1 means that samples and real images are separate. With the number of images of a grid it is
+    accurate to about 0.05. It is NaN if there are too few images.
     """
     count = min(len(samples), len(real))
     if count < FEWEST:
@@ -112,7 +114,7 @@ def sample_accuracy(samples: Tensor, real: Tensor) -> float:
 
 
 def spread(rows: Tensor, most: int) -> Tensor:
-    """At most this many of the rows, at equal distances: folders are sorted by class."""
+    """At most `most` of the rows, equally spaced, since the data of a folder are sorted by class."""
     if len(rows) <= most:
         return rows
     return rows[torch.arange(most) * len(rows) // most]

@@ -1,4 +1,4 @@
-"""How long a run has taken in all its sessions, and how much of it is done."""
+"""The duration of a run over all its sessions, and the share of the run that is done."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from vpfb_core.uses.calibration import SHARE
 
 
 class Clock:
-    """The time of a run.
+    """The clock of a run.
 
     Args:
-        config: of the run.
-        began: when its session began, by the monotonic clock, with the time that imports and data took; None is now.
+        config: the configuration of the run.
+        began: the time at which the session began, before imports and the loading of data, by the monotonic clock; None
+            is now.
 
     Attributes:
-        check_seconds: what the last check took.
-        calibration_seconds: what calibrating the model will take, by that.
+        check_seconds: the duration of the last check.
+        calibration_seconds: the expected duration of the calibration.
     """
 
     def __init__(self, config: TrainConfig, began: float | None = None) -> None:
@@ -27,32 +28,32 @@ class Clock:
         self.go_on(0.0)
 
     def go_on(self, seconds: float) -> None:
-        """Count from here, after so many seconds."""
+        """Continue the clock after a number of seconds in earlier sessions."""
         self._before, self._started = seconds, time.monotonic()
 
     def seconds(self) -> float:
-        """Spent on the run in all its sessions."""
+        """The duration of the run over all its sessions."""
         return self._before + time.monotonic() - self._started
 
     def fraction(self, step: int) -> float:
-        """How much of the run is done after `step` steps, in [0, 1], by steps or by time, whichever is further."""
+        """The share of the run that is done after `step` steps, by steps or by time, whichever is larger."""
         by_steps = step / self.config.optimiser.steps if self.config.optimiser.steps else 0.0
         by_time = self._spent() / self._for_steps() if self.config.optimiser.time_budget else 0.0
         return min(1.0, max(by_steps, by_time))
 
     def deadline(self) -> float | None:
-        """When the run has to be over, by the monotonic clock; None without a time budget."""
+        """The time at which the run must end, by the monotonic clock; None without a time budget."""
         budget = self.config.optimiser.time_budget
         return None if budget is None else time.monotonic() + budget - self._spent()
 
     def _spent(self) -> float:
-        """Seconds of the time budget that are over, those before the run began included."""
+        """The part of the time budget that is used, including the time before the run began, in seconds."""
         return self.seconds() + self._waited
 
     def _for_steps(self) -> float:
-        """Seconds of the time budget in which steps are taken: at least half of it.
+        """The part of the time budget for training steps, in seconds.
 
-        What the last check, calibration and the last save will take is set aside.
+        The last check, the calibration and the last save get the rest, which is at most half of the budget.
         """
         budget = self.config.optimiser.time_budget or 0.0
         calibrating = min(self.calibration_seconds, SHARE / (1 + SHARE) * budget)

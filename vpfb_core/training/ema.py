@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def power_exponent(width: float) -> float:
-    """γ of the power-function average whose profile t^γ has the relative standard deviation `width`.
+    """The exponent γ of the power-function average whose profile t^γ has the relative standard deviation `width`.
 
     Karras et al. 2024 (arXiv 2312.02696), equation 127: width² = (γ + 1)/((γ + 2)² (γ + 3)).
     """
@@ -19,7 +19,7 @@ def power_exponent(width: float) -> float:
 def update(average: list[Tensor], weights: list[Tensor], step: int, exponent: float) -> None:
     """Move the average towards the weights after `step` ≥ 1 steps, in place.
 
-    The average spans a fixed share of the run so far, so neither short nor long runs need another setting: its decay is
-    (1 − 1/step)^(γ + 1), and the first step copies.
+    The average spans a fixed share of the run so far, so that short and long runs need no different settings. Its decay
+    is (1 − 1/step)^(γ + 1), and the first step copies the weights.
     """
     torch._foreach_lerp_(average, weights, 1 - (1 - 1 / step) ** (exponent + 1))

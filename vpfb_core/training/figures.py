@@ -1,4 +1,4 @@
-"""The figures of the steps: left on the device until somebody wants to see them, and then looked at one by one."""
+"""The losses and gradient norms of training steps, which stay on the device until they are needed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from vpfb_core.machine.distributed import Group
 
 
 class NotFiniteError(Exception):
-    """A step whose loss or gradient is not finite; the weights after it are worthless."""
+    """The loss or the gradient of a step is not finite, so that the weights after it cannot be used."""
 
     def __init__(self, step: int, loss: float, norm: float) -> None:
         super().__init__(f"step {step}: the loss is {loss:g}, the gradient norm {norm:g}")
 
 
 class Figures:
-    """Losses, gradient norms and the rate.
+    """Losses, gradient norms and images per second.
 
     Args:
-        batch_size: images a step, of all processes.
-        group: the processes, whose losses are parts of a mean.
+        batch_size: images per step over all processes.
+        group: the processes, over which losses are averaged.
 
     Attributes:
-        loss: mean since the last line of the log.
-        grad_norm: of the last step that was read.
+        loss: the mean loss since the last line of the log.
+        grad_norm: the gradient norm of the last step that was read.
     """
 
     def __init__(self, batch_size: int, group: Group) -> None:
@@ -39,19 +39,19 @@ class Figures:
         self.start(0)
 
     def start(self, step: int) -> None:
-        """Begin a line of the log after so many steps."""
+        """Begin a new line of the log after `step` steps."""
         self._losses.clear()
         self.line_began, self._first_step = time.monotonic(), step
 
     def add(self, figures: tuple[Tensor, Tensor]) -> None:
-        """Loss and gradient norm of a step, on the device."""
+        """Add the loss and the gradient norm of a step, which are on the device."""
         self._unread.append(figures)
 
     def read(self, step: int) -> None:
-        """Wait for the device and read all figures up to `step` steps. To be called by all processes.
+        """Wait for the device and read all figures up to `step` steps. All processes must call it.
 
         Raises:
-            NotFiniteError: one is not finite; the later ones are dropped.
+            NotFiniteError: a figure is not finite. The later ones are dropped.
         """
         if not self._unread:
             return
@@ -66,8 +66,8 @@ class Figures:
         self.loss = sum(self._losses) / len(self._losses)
 
     def images_per_second(self, step: int) -> float:
-        """Since the line of the log began."""
+        """The number of images per second since the current line of the log began."""
         since = time.monotonic() - self.line_began
-        if since > 1 or not self._rate:  # over less than a second it would jump
+        if since > 1 or not self._rate:  # over less than a second the rate would fluctuate
             self._rate = (step - self._first_step) * self.batch_size / max(since, 1e-9)
         return self._rate

@@ -1,4 +1,4 @@
-"""What a plan is carried out with: data split, statistics, batches, trainer, checks."""
+"""The inputs of a training run: split data, statistics, batches, trainer and checks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from vpfb_core.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Inputs:
-    """What training begins with.
+    """The inputs of a training run.
 
     Attributes:
-        rows: int64 (M,), which of the plan's data are trained on.
-        measured: data for validation: those held out, or where there are none, some of the others.
+        plan: the plan of the run.
+        statistics: the mean and the standard deviation of the data.
+        rows: the rows of the training data in the plan's data, int64 (M,).
+        measured: the validation data; some of the training data if none are held out.
         batches: this process's share of every batch.
     """
 
@@ -36,7 +38,7 @@ class Inputs:
 
     @classmethod
     def of(cls, plan: Plan) -> Inputs:
-        """Split the data of a plan, and begin to read them where they are streamed."""
+        """The inputs of a plan. Streamed data begin to be read."""
         images, config = plan.images, plan.config
         rows, held_out_rows = split(images, config.data.val_fraction, config.run.seed)
         held_out = images.subset(held_out_rows)
@@ -52,7 +54,7 @@ class Inputs:
         )
 
     def trainer(self, **settings: Any) -> Trainer:
-        """A trainer as planned, or with other settings to compare with, such as another method."""
+        """The trainer of the plan, or one with other settings for a comparison, such as another method."""
         config, method = self.plan.config.replace(**settings), self.plan.method
         if settings:
             config = presets.resolve(config, self.plan.images, self.plan.device)

@@ -1,4 +1,4 @@
-"""log.csv: one line of figures at a time, and cut back to where a run resumes."""
+"""The file log.csv, to which lines are appended and which is cut when a run is resumed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vpfb_core.machine.files import write_bytes
 
 
 def columns(figures: Sequence[str]) -> tuple[str, ...]:
-    """The columns of a run's log; figures: the names of its validation figures."""
+    """The columns of the log of a run with these validation figures."""
     return ("step", "seconds", "loss", *figures, "sample_accuracy", "grad_norm", "lr", "images_per_second",
             "memory_bytes")  # fmt: skip
 
 
 def append(path: Path, names: Sequence[str], figures: Mapping[str, float]) -> None:
-    """Add a line; a figure that is not finite, or not there, is left empty."""
+    """Append a line. A figure that is missing or not finite is left empty."""
     values = (figures.get(name, math.nan) for name in names)
     cells = (f"{value:.8g}" if math.isfinite(value) else "" for value in values)
     try:
@@ -30,7 +30,7 @@ def append(path: Path, names: Sequence[str], figures: Mapping[str, float]) -> No
 
 
 def cut(path: Path, names: Sequence[str], step: int) -> None:
-    """Drop what was written after `step`: a run that was killed, or rolled back, does these steps again."""
+    """Remove the lines after `step`, since a run that was killed or rolled back repeats these steps."""
     try:
         with path.open(encoding="ascii", newline="") as file:
             rows = list(csv.reader(file))[1:]

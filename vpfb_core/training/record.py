@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: settings, log, grids, state, model, card. One process writes it."""
+"""The files of a run folder: settings, log, sample grids, state, model and card. One process writes them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vpfb_core.uses.pictures import png, tile
 
 
 def new_folder(config: TrainConfig) -> Run:
-    """The folder that was named, or the next numbered one; made."""
+    """Create the run folder that was named, or the next numbered one."""
     if config.run.out is None:
         return new_run(config.data.source)
     folder = Run(Path(config.run.out))
@@ -41,18 +41,18 @@ def new_folder(config: TrainConfig) -> Run:
 
 
 class Record:
-    """A run folder while its run goes on.
+    """The folder of a run in progress.
 
     Args:
-        inputs: of the run.
-        folder: of the run.
+        inputs: the inputs of the run.
+        folder: the run folder.
         average: the field with the averaged weights.
 
     Attributes:
-        fingerprint: of the data.
-        saved: where the run was when its newest state was written; None while there is none.
-        saved_at: when something was saved last, by the monotonic clock.
-        save_seconds: what the last save took.
+        fingerprint: the fingerprint of the data.
+        saved: the counters of the newest saved state; None before the first one.
+        saved_at: the time of the last save, by the monotonic clock.
+        save_seconds: the duration of the last save.
     """
 
     def __init__(self, inputs: Inputs, folder: Run, average: Field) -> None:
@@ -63,10 +63,11 @@ class Record:
         self.saved_at, self.save_seconds = time.monotonic(), 0.0
 
     def begin(self, counters: Counters, damaged: Iterable[Path] = ()) -> None:
-        """Write what stands before the first step; cut the log where the state is.
+        """Write the files of the beginning of a session, and cut the log at the step of the state.
 
         Args:
-            damaged: states newer than the one that was read.
+            counters: the counters of the state.
+            damaged: damaged states that are newer than the one that was read.
         """
         set_aside(self.folder, damaged)
         for folder in (self.folder.path, self.folder.samples):
@@ -77,21 +78,25 @@ class Record:
         self.saved_at = time.monotonic()
 
     def line(self, progress: Progress, *, anew: bool) -> None:
-        """One line of log.csv; anew at the ends of a run, since a session that was killed may have come as far."""
+        """Append a line to log.csv.
+
+        Args:
+            anew: whether later lines are removed first, which a session that was killed may have written.
+        """
         if anew:
             self.cut_log(progress.step - 1)
         log.append(self.folder.log, self.columns, progress.row())
 
     def cut_log(self, step: int) -> None:
-        """Drop the lines of the log after `step`."""
+        """Remove the lines of the log after `step`."""
         log.cut(self.folder.log, self.columns, step)
 
     def grid(self, step: int, images: Tensor) -> None:
-        """Images (N, C, H, W) as a picture among the samples."""
+        """Write images (N, C, H, W) as a sample grid."""
         write_bytes(self.folder.samples / f"step-{step:07d}.png", png(tile(images)))
 
     def status(self, status: str, counters: Counters) -> None:
-        """The sidecar of the state."""
+        """Write the status of the run."""
         write_status(self.folder, status, counters, self.plan.requested)
 
     def save(
@@ -105,9 +110,12 @@ class Record:
         """Write state, model, card and status.
 
         Args:
-            tensors: of the trainer; not called where the state of this step is there already, since the one before it
-                is worth more than a copy.
-            about: what else resuming wants to know.
+            status: the status of the run.
+            counters: the counters of the state.
+            tensors: returns the tensors of the trainer. It is not called if the state of this step is already saved,
+                since a copy would replace an earlier state.
+            model: the model with the averaged weights.
+            about: other facts that resuming needs.
         """
         began = time.monotonic()
         if self.saved is None or self.saved.step != counters.step:
@@ -123,7 +131,7 @@ class Record:
         self.save_seconds = self.saved_at - began
 
     def model(self, counters: Counters, figures: Mapping[str, float]) -> TrainedModel:
-        """The model as it stands, with the averaged weights."""
+        """The model at this step, with the averaged weights."""
         plan, images = self.plan, self.plan.images
         return TrainedModel(
             method=plan.method,
@@ -145,23 +153,23 @@ class Record:
         )
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide what is computed, as JSON gives them back."""
+        """The settings that decide what is computed, as JSON values."""
         return as_json(self.plan.config.decisive())
 
     def _kept_config(self) -> dict[str, Any]:
-        """The configuration without what concerns only how this session was started."""
+        """The configuration without the settings that only concern the start of this session."""
         sections = self.plan.config.to_dict()
         sections["run"] = {name: value for name, value in sections["run"].items() if name not in ("out", "resume")}
         return sections
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a model depends on."""
+    """The versions of vpfb, torch and Python."""
     return {"vpfb": names.VERSION, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def model_card(model: TrainedModel) -> str:
-    """The README.md of a run folder, for whoever finds it: data, size, figures, how to use it, how it was made."""
+    """The README.md of a run folder: its data, size and figures, its use, and its settings."""
     about, shape = model.about, model.shape
     classes = "; ".join(f"{group.name}: {', '.join(group.classes)}" for group in model.groups) or "none"
     datum = f"{shape[1]}x{shape[2]}, {'colour' if shape[0] == 3 else 'grey'}" if len(shape) == 3 else f"{shape[0]}"
