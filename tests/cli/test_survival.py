@@ -115,7 +115,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # --- at any moment ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", moments(3, OPERATIONS))
+@pytest.mark.parametrize("at", moments(2, OPERATIONS))
 def test_a_run_killed_at_any_operation_on_files_goes_on_to_the_same_end(
     at: int, process: WarmProcess, folder: Path, whole: Tensors
 ) -> None:
@@ -146,7 +146,7 @@ def test_a_signal_at_any_time_ends_the_run_with_130_and_it_goes_on_to_the_same_e
     assert_goes_on_to_the_end(process, folder, whole)
 
 
-@pytest.mark.parametrize("at", moments(3, OPERATIONS))
+@pytest.mark.parametrize("at", moments(1, OPERATIONS))
 def test_a_disk_that_is_full_from_any_operation_on_is_a_data_error_and_costs_no_state(
     at: int, process: WarmProcess, folder: Path, whole: Tensors
 ) -> None:
@@ -199,7 +199,7 @@ def test_of_two_states_the_whole_one_is_used_and_it_is_said(
     assert (run.path / "damaged-1.state.safetensors").read_bytes() == damaged, "nothing is deleted"
 
 
-@pytest.mark.parametrize("at", moments(2, 50, of=50))
+@pytest.mark.parametrize("at", moments(1, 50, of=50))
 def test_after_a_damaged_state_the_good_one_is_there_whenever_the_run_is_killed(
     at: int, process: WarmProcess, folder: Path, run: Run, whole: Tensors
 ) -> None:

@@ -212,7 +212,7 @@ def test_with_prototypes_a_network_draws_the_mean_image_of_a_class_from_nothing(
         torch.manual_seed(0)
         network = UNet(1, 16, widths=(8,), classes=(2,), prototypes=own)
         optimizer = torch.optim.Adam(network.parameters(), 5e-3)
-        for _ in range(100):
+        for _ in range(50):
             optimizer.zero_grad()
             loss = ((network(*nothing, condition) - means) ** 2).mean()
             loss.backward()

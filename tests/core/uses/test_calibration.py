@@ -55,7 +55,7 @@ def test_a_few_steps_are_not_followed_by_a_long_calibration(tmp_path: Path) -> N
     assert model.reference is None
 
 
-@pytest.mark.parametrize("gradients", [3_000, 20_000])
+@pytest.mark.parametrize("gradients", [3_000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_calibration_spends_about_what_it_may(model: Model, gradients: int) -> None:
     points = count_points(model)
     calibrate(model, vpfb.data.load("digits"), gradients=gradients)

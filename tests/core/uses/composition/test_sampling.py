@@ -52,7 +52,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("text", CASES)
+@pytest.mark.parametrize(
+    "text", ["red & ~green", *(pytest.param(text, marks=pytest.mark.slow) for text in ("red & green", "2*red"))]
+)
 def test_mala_draws_the_exact_product(text: str) -> None:
     z = drawn(text, MANY)
     assert max(map(abs, errors(z, *product(CASES[text])))) < 4
