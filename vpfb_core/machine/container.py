@@ -128,6 +128,7 @@ def _metadata(path: Path) -> dict[str, str]:
     try:
         if path.exists() and not path.is_file():
             raise CheckpointError(f"cannot read {path}: it is not a file")
+        _require_beginning(path)  # safetensors maps the whole file into memory, which not every size allows
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
     except FileNotFoundError as error:
@@ -138,12 +139,16 @@ def _metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(_unreadable(path, str(error)), hint=_RESTORE) from error
 
 
-def _unreadable(path: Path, reason: str) -> str:
-    """The message for a file that safetensors cannot read."""
+def _require_beginning(path: Path) -> None:
+    """Refuse a file whose first bytes are not those of the format: the length of the header, and a brace."""
     with path.open("rb") as file:
         beginning = file.read(9)
     if len(beginning) < 9 or beginning[8:] != b"{":
-        return f"{path} is not a model file (not in safetensors format)"
+        raise CheckpointError(f"{path} is not a model file (not in safetensors format)")
+
+
+def _unreadable(path: Path, reason: str) -> str:
+    """The message for a file that safetensors cannot read."""
     if "InvalidHeaderLength" in reason or "MetadataIncompleteBuffer" in reason:
         return f"{path} is truncated, or damaged: {reason}"
     return f"{path} is damaged: its header cannot be read ({reason})"
