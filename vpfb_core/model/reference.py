@@ -151,8 +151,8 @@ class Reference:
         """
         if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError("the reference contains numbers that are not finite")
-        if tensors["levels"].ndim != 1 or tensors["typical_energy"].ndim != 0 or not (tensors["levels"] > 0).all():
-            raise ValueError("the levels of the reference are not positive numbers")
+        if tensors["levels"].ndim != 1 or tensors["typical_energy"].ndim != 0 or not (tensors["levels"] >= 0).all():
+            raise ValueError("the levels of the reference are not numbers from 0 on")
 
         def part(name: str) -> Neighbourhood:
             found = Neighbourhood(**{field.name: tensors[f"{name}/{field.name}"] for field in fields(Neighbourhood)})

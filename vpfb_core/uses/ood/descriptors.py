@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.methods.base import Field
 from vpfb_core.model.reference import Descriptors
 
@@ -24,18 +25,20 @@ FEATURE_EVERY = 3  # features are computed at every third level, from the second
 
 
 def levels_of(field: Field) -> tuple[float, ...]:
-    """Those of `LEVELS` that are not below the lowest level of the field, where it is not trained."""
-    return tuple(level for level in LEVELS if level >= _lowest(field))
+    """Those of `LEVELS` at which the field has an energy; where it has none of them, its lowest level alone."""
+    levels = _levels(field)
+    return tuple(level for level in LEVELS if levels.lowest <= level <= levels.highest) or (levels.lowest,)
 
 
 def scalar_level(field: Field) -> float:
-    """`SCALAR_LEVEL`, or the lowest level of the field if that is higher."""
-    return max(SCALAR_LEVEL, _lowest(field))
+    """`SCALAR_LEVEL`, or the level of the field that is nearest to it."""
+    levels = _levels(field)
+    return min(max(SCALAR_LEVEL, levels.lowest), levels.highest)
 
 
-def _lowest(field: Field) -> float:
+def _levels(field: Field) -> Levels:
     assert field.levels is not None
-    return field.levels.lowest
+    return field.levels
 
 
 class LevelDescriptor(NamedTuple):
@@ -76,7 +79,7 @@ def describe_all(field: Field, data: Tensor, levels: Sequence[float]) -> Descrip
     found = [describe(field, data, level) for level in levels]
     energies = [each.energy for each in found]
     log_norms = [each.score_norm.clamp(min=1e-12).log() for each in found]
-    features = [each.features for each in found[1::FEATURE_EVERY]]
+    features = [each.features for each in found[1::FEATURE_EVERY] or found]
     return Descriptors(torch.stack([*energies, *log_norms], 1).cpu(), torch.cat(features, 1).cpu())
 
 
