@@ -17,12 +17,12 @@ CHECKS = 10  # checks per run, unless sample_every says otherwise
 
 @dataclass(frozen=True)
 class Due:
-    """What all processes do before the next step.
+    """The tasks of all processes before the next step.
 
     Attributes:
-        fraction: share of the run that is done.
-        log, check, save: whether it is time for them.
-        stop: whether somebody wishes to stop.
+        fraction: the share of the run that is done.
+        log, check, save: whether a log line, a check or a save is due.
+        stop: whether some process was asked to stop.
     """
 
     fraction: float
@@ -33,7 +33,7 @@ class Due:
 
 
 class Agenda:
-    """When a run looks at itself and is saved: every so many steps, or by the clock.
+    """The schedule of log lines, checks and saves of a run, by steps or by time.
 
     Args:
         settings: log_every, sample_every and save_every.

@@ -1,4 +1,4 @@
-"""Calibration at the end of a run, within its time budget and while nobody wishes to stop."""
+"""Calibration at the end of a run, within its time budget and until the run is asked to stop."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ def calibrate_in_time(
     What is not done when the time budget is over is left out.
 
     Args:
-        inputs: of the run.
-        steps: that it has taken.
-        clock: of the run.
-        seconds_per_gradient: that a gradient of the energy takes, about.
-        micro_batch: images that a step computes at once.
+        model: the model, which is changed in place.
+        inputs: the inputs of the run.
+        steps: the number of steps of the run.
+        clock: the clock of the run.
+        seconds_per_gradient: the approximate duration of a gradient of the energy per image.
+        micro_batch: the number of images that a step computes at once.
+        should_stop: returns whether the run was asked to stop.
     Returns:
-        False if somebody wished to stop meanwhile: calibration is then to be done again.
+        False if the run was asked to stop during the calibration, which must then be repeated.
     """
     config = inputs.plan.config
     images = inputs.plan.images.subset(spread(inputs.rows, IMAGES))

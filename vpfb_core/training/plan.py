@@ -1,4 +1,4 @@
-"""What a run will do, decided before it does anything: the data, every setting, the folder."""
+"""The plan of a run, which is made before anything is written: its data, its settings and its folder."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Plan:
 
     @property
     def device(self) -> torch.device:
-        """Where the run computes."""
+        """The device of the run."""
         return torch.device(self.config.machine.device)
 
     @property
     def data_shape(self) -> DataShape:
-        """What the method knows of the data."""
+        """The shape of the data and the numbers of classes."""
         return presets.data_shape(self.images)
 
     @property

@@ -1,4 +1,4 @@
-"""Sizes of network and run that fit the pictures and the machine."""
+"""Presets, and the choice of the settings that depend on the data and the machine."""
 
 from __future__ import annotations
 

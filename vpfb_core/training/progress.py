@@ -1,4 +1,4 @@
-"""What a run tells: while it goes on, and at its end."""
+"""The progress of a run and its result."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vpfb_core.model.runs import Run
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is, as `on_step` hears after every step, and before and after the model's calibration.
+    """The progress of a run, with which `on_step` is called after every step, and before and after calibration.
 
-    Figures are of the last time that they were measured.
+    Figures that are measured only at times are those of the last measurement.
 
     Attributes:
         step: steps taken.
@@ -54,7 +54,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         run: its folder.

@@ -1,4 +1,4 @@
-"""Going on with a run: what its folder holds, and whether that is the run that was meant."""
+"""Resuming a run: reading the state in its folder, and checking that its data and settings are unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One session of a run: claim its folder, lend it the machine, train."""
+"""One session of a run, which locks its folder, sets up the machine and trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run keeps so that it can go on: the state file, the one before it, and the lock."""
+"""The saved states of a run, from which it can be resumed, and the lock of its folder."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from vpfb_core.model.runs import Run
 
 @dataclass
 class Counters:
-    """Where a run is.
+    """The progress of a run.
 
-    All its random numbers follow from (seed, step, rollbacks), so there is no generator to keep.
+    All random numbers of a run follow from (seed, step, rollbacks), so that no state of a generator is saved.
     """
 
     step: int = 0
@@ -39,10 +39,10 @@ class State:
     """A state as it was read.
 
     Attributes:
-        path: its file.
-        tensors: by name.
-        counters: where the run was.
-        document: what else was saved with it.
+        path: the path of its file.
+        tensors: the tensors of the trainer by name.
+        counters: the progress of the run.
+        document: other facts that were saved with it.
         format_version: of the file.
         damaged: newer files that cannot be read, and why; newest first.
     """
@@ -171,7 +171,7 @@ def _rename(path: Path, target: Path) -> None:
 
 
 def write_status(run: Run, status: str, counters: Counters, requested: dict[str, Any]) -> None:
-    """The sidecar that people and scripts read: status (running, interrupted, diverged, finished), step, seconds."""
+    """Write the status file of a run: its status (running, interrupted, diverged, finished), its step, its seconds."""
     content = {"status": status, **asdict(counters), "requested": requested, "host": platform.node()}
     write_bytes(run.progress, (json.dumps(content, indent=1) + "\n").encode())
 

@@ -1,4 +1,4 @@
-"""The optimisation: weights, their average, the optimiser, and one step of them. It knows no training method."""
+"""The optimisation of a field: its weights, their average, the optimiser and one step. It knows no training method."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Trainer:
-    """The weights of one run while they are trained.
+    """The weights of a run in training, with their average and the optimiser.
 
     Args:
-        config: resolved.
-        method: what is trained, and how.
-        network: description of the network.
-        data: shape and classes.
-        statistics: that standardise the data.
-        device: where to compute.
-        group: the processes that share each batch.
+        config: the resolved configuration.
+        method: the training method.
+        network: the description of the network.
+        data: the shape of the data and the numbers of classes.
+        statistics: the statistics that standardise the data.
+        device: the device of the computation.
+        group: the processes that divide each batch.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class Trainer:
         return Batch(self.statistics.standardise(pixels), condition, first, total)
 
     def _differentiate(self, batch: Batch, at: Moment, at_once: int) -> Tensor:
-        """Leave the gradient of the share's part of the loss in the parameters; return that loss.
+        """Compute the gradient of the share's part of the loss in the parameters, and return that loss.
 
-        What is drawn does not depend on how the batch is divided: that changes only the order of sums, and the masks
-        of dropout.
+        The random numbers of the method do not depend on how the batch is divided. The division changes only the order
+        of sums and the masks of dropout.
 
         Args:
-            at_once: rows of a micro-batch.
+            at_once: the number of rows per micro-batch.
         """
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.device)
@@ -127,7 +127,7 @@ class Trainer:
         return (self.config.optimiser.lr or 0.0) * warm * cool * 0.5**rollbacks
 
     def _cooled(self, fraction: float) -> float:
-        """How much of the part of the run in which the rate falls is over, in [0, 1]."""
+        """The share of the decay of the learning rate that is over, in [0, 1]."""
         decay = self.config.optimiser.decay
         return min(max((fraction - (1 - decay)) / decay, 0.0), 1.0) if decay else 0.0
 
@@ -144,10 +144,10 @@ class Trainer:
         return tensors
 
     def load(self, tensors: dict[str, Tensor], step: int, format_version: int = 2) -> None:
-        """Put back what `tensors` gave after `step` steps.
+        """Restore what `tensors` returned after `step` steps.
 
         Args:
-            format_version: of the file that the tensors were read from.
+            format_version: the format version of the file from which the tensors were read.
         Raises:
             KeyError, RuntimeError: the tensors do not fit the network.
         """
@@ -177,7 +177,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _dropout_stream(self, at: Moment, first: int) -> Iterator[None]:
-        """Dropout layers know only the global generator: lend it a seed of these rows of this step, and put it back."""
+        """Inside this context, dropout draws by the seed of these rows of this step, from the global generator."""
         if not self._has_dropout:
             yield
             return
@@ -187,9 +187,9 @@ class Trainer:
 
 
 def parts(batch: Batch, loss: Loss, at_once: int) -> list[slice]:
-    """The rows of a share in parts of about `at_once`, cut where the loss allows.
+    """The rows of a share in parts of about `at_once` rows, divided as the loss allows.
 
-    Without a unit the parts are as equal as can be: a compiled step knows one size, or two.
+    If the unit is 1, the sizes of the parts differ by at most one, so that a step is compiled for at most two sizes.
     """
     count = len(batch.data)
     if not loss.divisible or count <= at_once:
