@@ -347,3 +347,22 @@ def test_interrupted_write_leaves_the_old_file_and_nothing_beside_it(
     monkeypatch.undo()
     assert is_whole(whole)
     assert list(whole.parent.iterdir()) == [whole]
+
+
+def test_a_header_is_read_without_the_tensors_and_refuses_what_is_not_ours(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = whole.read_bytes()
+    whole.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="checksum"):
+        checkpoint.read_document(whole, "model")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"all of {path} is read"))
+    assert checkpoint.read_header(whole, "model")["kind"] == "model"
+    with pytest.raises(CheckpointError, match="holds a model, not a state"):
+        checkpoint.read_header(whole, "state")
+    whole.write_bytes(content[:-1])
+    with pytest.raises(CheckpointError, match="not fully covered"):
+        checkpoint.read_header(whole, "model")
+    (tmp_path / "foreign.safetensors").write_bytes(b"not a model at all")
+    with pytest.raises(CheckpointError, match="not a model file"):
+        checkpoint.read_header(tmp_path / "foreign.safetensors", "model")

@@ -1,0 +1,111 @@
+"""The clock of a run: what counts as done, and what a time budget is spent on, by a clock that tests set."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+
+import vpfb_core as vpfb
+from vpfb_core.config import RunSettings
+from vpfb_core.machine import distributed
+from vpfb_core.training import agenda, clock
+from vpfb_core.training.agenda import Agenda, Due
+from vpfb_core.training.clock import Clock
+
+
+class Now:
+    """The monotonic clock of `clock` and `agenda`."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> Now:
+    now = Now()
+    for module in (clock, agenda):
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=now.monotonic))
+    return now
+
+
+def config(**settings: float) -> vpfb.TrainConfig:
+    return vpfb.TrainConfig(data="digits", **settings)
+
+
+def test_without_a_budget_the_steps_alone_count(now: Now) -> None:
+    of_steps = Clock(config(steps=8))
+    now.seconds += 1e6
+    assert [of_steps.fraction(step) for step in (0, 2, 8, 9)] == [0, 0.25, 1, 1]
+    assert of_steps.deadline() is None
+
+
+def test_of_steps_and_time_whichever_is_further_counts(now: Now) -> None:
+    both = Clock(config(steps=100, time_budget=101.0))  # a second is kept for the last save
+    now.seconds += 30
+    assert both.fraction(10) == pytest.approx(0.3)
+    assert both.fraction(90) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("check_seconds", [0.0, 10.0, 1e6])
+def test_at_least_half_of_a_budget_goes_into_steps(now: Now, check_seconds: float) -> None:
+    budget = Clock(config(time_budget=100.0))
+    budget.check_seconds = budget.calibration_seconds = check_seconds
+    now.seconds += 49.9
+    assert budget.fraction(0) < 1
+    now.seconds += 50
+    assert budget.fraction(0) == 1, "and something is left for the last check"
+
+
+def test_the_time_before_the_run_counts_and_the_deadline_is_the_end_of_the_budget(now: Now) -> None:
+    began = now.seconds
+    now.seconds += 30  # imports and data
+    budget = Clock(config(time_budget=101.0), began)
+    assert budget.fraction(0) == pytest.approx(0.3)
+    assert budget.seconds() == 0, "of the run itself"
+    now.seconds += 20
+    assert budget.deadline() == pytest.approx(began + 101)
+
+
+def test_a_run_that_goes_on_counts_the_time_of_its_earlier_sessions(now: Now) -> None:
+    budget = Clock(config(time_budget=101.0))
+    budget.go_on(40.0)
+    now.seconds += 10
+    assert (budget.seconds(), budget.fraction(0)) == (50, pytest.approx(0.5))
+    assert budget.deadline() == pytest.approx(now.seconds + 51)
+
+
+# --- the agenda -------------------------------------------------------------------------------------------------------
+
+
+def due(settings: RunSettings, now: Now, step: int = 0, ago: float = 0.0, save: float = 0.0, wish: bool = False) -> Due:
+    """What is due when the line and the save are `ago` seconds old and a save takes `save` seconds."""
+    plan = Agenda(settings, Clock(config(steps=100)), distributed.group())
+    plan.checked(0)
+    return plan.due(step, now.seconds - ago, now.seconds - ago, save, wish)
+
+
+def test_what_is_set_is_due_every_so_many_steps(now: Now) -> None:
+    settings = RunSettings(log_every=2, sample_every=3, save_every=5)
+    found = [due(settings, now, step, ago=1e9) for step in (2, 3, 5, 7, 30)]
+    assert [(each.log, each.check, each.save) for each in found] == [
+        (True, False, False), (False, True, False), (False, False, True), (False, False, False), (True, True, True),
+    ]  # fmt: skip
+
+
+def test_otherwise_lines_and_saves_go_by_the_clock_and_checks_by_the_share_that_is_done(now: Now) -> None:
+    settings = RunSettings()
+    assert [due(settings, now, ago=ago).log for ago in (1.9, 2.1)] == [False, True]
+    assert [due(settings, now, ago=ago).save for ago in (59, 61)] == [False, True]
+    assert [due(settings, now, step).check for step in (9, 10)] == [False, True]
+
+
+def test_a_slow_save_is_put_off_in_proportion(now: Now) -> None:
+    assert [due(RunSettings(), now, ago=ago, save=4.0).save for ago in (199, 201)] == [False, True]
+
+
+def test_a_wish_to_stop_is_heard(now: Now) -> None:
+    assert [due(RunSettings(), now, wish=wish).stop for wish in (False, True)] == [False, True]

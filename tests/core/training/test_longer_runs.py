@@ -1,0 +1,111 @@
+"""Runs that go on longer, elsewhere, or from the weights of a model; and runs without a step."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import vpfb_core as vpfb
+from vpfb_cli.output import describe
+from vpfb_core import training
+from vpfb_core.errors import CheckpointError, ConfigError, NoStepError
+from vpfb_core.machine import container, devices
+from vpfb_core.machine import launch as launching
+from vpfb_core.model.runs import Run
+from vpfb_core.training import Result, checks, prepare
+
+SMALL: dict[str, Any] = {
+    "data": "digits", "widths": (8,), "batch_size": 8, "val_fraction": 0.02, "threads": 1, "decay": 0.0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Small grids, and no run of ours in the tree."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
+
+
+def train(**settings: Any) -> Result:
+    return vpfb.train(vpfb.TrainConfig(**(SMALL | settings)))
+
+
+def assert_equal_states(one: str, other: str) -> None:
+    ours, theirs = (container.read(Run(Path(name)).state, "state").tensors for name in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_a_run_that_is_extended_twice_equals_the_run_in_one_piece_and_never_goes_back() -> None:
+    train(out="pieces", steps=3)
+    Path("pieces").rename("moved")
+    for steps in (5, 6):
+        result = vpfb.train(vpfb.TrainConfig(resume="moved", steps=steps))
+        assert (result.status, result.step) == ("finished", steps)
+    train(out="whole", steps=6)
+    assert_equal_states("moved", "whole")
+    with pytest.raises(ConfigError, match="has already taken 6 steps, so it cannot go on to 4"):
+        vpfb.train(vpfb.TrainConfig(resume="moved", steps=4))
+    status = json.loads(Path("moved/state.json").read_text())
+    Path("moved/state.json").write_text(json.dumps(status | {"seconds": 90.0}))
+    with pytest.raises(ConfigError, match="has already taken 90 seconds, so it cannot go on to 60"):
+        vpfb.train(vpfb.TrainConfig(resume="moved", time_budget=60.0))
+
+
+def test_a_run_on_another_machine_decides_anew_how_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    train(out="run", steps=2)
+    path = Path("run/config.toml")
+    text = path.read_text().replace("threads = 1", "threads = 7").replace("micro_batch = 8", "micro_batch = 3")
+    path.write_text(text)
+    here = prepare(vpfb.TrainConfig(resume="run")).config.machine
+    assert (here.threads, here.micro_batch) == (7, 3)
+    status = json.loads(Path("run/state.json").read_text())
+    assert status["host"] == platform.node()
+    Path("run/state.json").write_text(json.dumps(status | {"host": "elsewhere"}))
+    monkeypatch.setattr(devices, "cores", lambda: 1)
+    there = prepare(vpfb.TrainConfig(resume="run")).config.machine
+    assert (there.threads, there.micro_batch) == (1, 8)
+
+
+def test_a_run_begins_with_the_weights_of_a_model_and_names_the_first_that_does_not_fit() -> None:
+    train(out="first", steps=2)
+    began = train(out="second", steps=1, seed=5, lr=1e-12, init="first")
+    ours, theirs = (vpfb.load(name, device="cpu").field.state_dict() for name in ("first", "second"))
+    assert began.step == 1
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)
+    with pytest.raises(CheckpointError, match=r"the weights of first do not fit this run: .*'.*'") as refused:
+        train(out="third", steps=1, widths=(16,), init="first")
+    assert describe(refused.value).exit_code == 4
+
+
+def test_a_run_without_time_for_a_step_is_an_error() -> None:
+    plan = prepare(vpfb.TrainConfig(**SMALL, out="run", time_budget=1.0))
+    with pytest.raises(NoStepError, match="of 1 s was over before the first step") as ended:
+        training.run(plan, began=time.monotonic() - 60)
+    assert describe(ended.value).exit_code == 5
+
+
+def test_training_leaves_the_allocator_of_the_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("mallopt holds for the whole process"))
+    assert train(out="run", steps=1).step == 1
+
+
+def test_a_process_group_of_the_user_is_used_and_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vpfb_core.machine import distributed
+
+    job = launching.Place(rank=1, count=2, local_rank=1, local_count=2)
+    monkeypatch.setattr(distributed.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        distributed.distributed, "init_process_group", lambda *_, **__: pytest.fail("the user has done so")
+    )
+    monkeypatch.setattr(distributed.distributed, "new_group", lambda *_, **__: "ours")
+    assert (distributed.Group(job).rank, os.environ.get("RANK")) == (1, None)
