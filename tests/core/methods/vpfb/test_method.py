@@ -21,10 +21,12 @@ from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
+from vpfb_core.methods.vpfb.draws import ValidationPoints
 from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy, LogHomotopy
-from vpfb_core.methods.vpfb.method import CONTRAST, VPFB, PathPoints, VPFBSettings, settings_of
+from vpfb_core.methods.vpfb.method import CONTRAST, VPFB, VPFBSettings, settings_of
 from vpfb_core.methods.vpfb.normaliser import levels
-from vpfb_core.methods.vpfb.objectives import OBJECTIVES, AngleDistribution
+from vpfb_core.methods.vpfb.objectives import OBJECTIVES
+from vpfb_core.methods.vpfb.path import AngleDistribution
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 
 PLANE = DataShape((2,))
@@ -132,14 +134,14 @@ def test_held_out_residual_of_the_exact_potential_is_the_variance_that_a_point_l
 def test_held_out_draws_belong_to_the_datum_and_the_angles_to_equal_quantiles() -> None:
     data, condition = batch(40).data, torch.arange(40)[:, None] % 3
     angles, angle_range = AngleDistribution(0.2, 0.9), OT().angle_range(STD)
-    whole = PathPoints.of(angle_range, angles, Validation(data, condition, 6))
-    part = PathPoints.of(angle_range, angles, Validation(data, condition, 6, range(10, 25)))
+    whole = ValidationPoints.of(angle_range, angles, Validation(data, condition, 6))
+    part = ValidationPoints.of(angle_range, angles, Validation(data, condition, 6, range(10, 25)))
     for name in ("data", "condition", "angle", "noise"):
         torch.testing.assert_close(getattr(part, name), getattr(whole, name)[10:25], rtol=0, atol=0)
     middles = (torch.arange(40) + 0.5) / 40
     torch.testing.assert_close(whole.angle.sort().values, angles.quantile(middles, angle_range))
     assert (whole.angle.diff() < 0).any(), "in an order that has nothing to do with the data's"
-    other = PathPoints.of(angle_range, angles, Validation(data, condition, 7))
+    other = ValidationPoints.of(angle_range, angles, Validation(data, condition, 7))
     assert not torch.isclose(other.noise, whole.noise).any()
 
 
