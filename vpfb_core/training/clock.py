@@ -24,7 +24,7 @@ class Clock:
     def __init__(self, config: TrainConfig, began: float | None = None) -> None:
         self.config = config
         self._waited = 0.0 if began is None else time.monotonic() - began
-        self.check_seconds = self.calibration_seconds = 0.0
+        self.check_seconds = self.calibration_seconds = self._steps_began = 0.0
         self.go_on(0.0)
 
     def go_on(self, seconds: float) -> None:
@@ -41,6 +41,10 @@ class Clock:
         by_time = self._spent() / self._for_steps() if self.config.optimiser.time_budget else 0.0
         return min(1.0, max(by_steps, by_time))
 
+    def begin_steps(self) -> None:
+        """Note that everything before the first step of this session is done."""
+        self._steps_began = self._spent()
+
     def deadline(self) -> float | None:
         """The time at which the run must end, by the monotonic clock; None without a time budget."""
         budget = self.config.optimiser.time_budget
@@ -53,8 +57,10 @@ class Clock:
     def _for_steps(self) -> float:
         """The part of the time budget for training steps, in seconds.
 
-        The last check, the calibration and the last save get the rest, which is at most half of the budget.
+        The last check, the calibration and the last save get the rest: at most half of the budget, and at most half of
+        what is left of it when the steps begin, since a busy machine may take long to get there.
         """
         budget = self.config.optimiser.time_budget or 0.0
         calibrating = min(self.calibration_seconds, SHARE / (1 + SHARE) * budget)
-        return max(budget - calibrating - 1.5 * self.check_seconds - 1.0, 0.5 * budget, 1e-3)
+        half = 0.5 * (min(self._steps_began, budget) + budget)
+        return max(budget - calibrating - 1.5 * self.check_seconds - 1.0, half, 1e-3)

@@ -169,6 +169,7 @@ class Loop:
             self._check()
             self._log(anew=True)
             self._save("running")
+        self.clock.begin_steps()
         self.agenda.checked(self.counters.step)
 
     # --- from step to step --------------------------------------------------------------------------------------------

@@ -60,6 +60,18 @@ def test_at_least_half_of_a_budget_goes_into_steps(now: Now, check_seconds: floa
     assert budget.fraction(0) == 1, "and something is left for the last check"
 
 
+def test_half_of_what_is_left_goes_into_steps_where_it_took_long_to_get_there(now: Now) -> None:
+    budget = Clock(config(time_budget=100.0), now.seconds - 20)
+    budget.check_seconds = 1000.0
+    now.seconds += 40
+    assert budget.fraction(0) == 1
+    budget.begin_steps()  # after 60 s
+    now.seconds += 19.9
+    assert budget.fraction(0) < 1
+    now.seconds += 0.2
+    assert budget.fraction(0) == 1
+
+
 def test_the_time_before_the_run_counts_and_the_deadline_is_the_end_of_the_budget(now: Now) -> None:
     began = now.seconds
     now.seconds += 30  # imports and data
