@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -51,19 +50,16 @@ def test_a_run_of_version_1_goes_on_to_the_weights_that_it_would_have_had(
     result = vpfb.train(vpfb.TrainConfig(resume=str(tmp_path / "run"), device="cpu"))
     assert (result.status, result.step) == ("finished", 40)
 
-    expected = recorded["weights_after_40_steps"]
+    expected = recorded["norms_after_40_steps"]
     weights = {
         name.replace(PREFIX, "").replace("embedding.level.", "embedding.angle."): tensor
         for name, tensor in container.read(result.run.state, "state").tensors.items()
         if name.startswith(("network/", "ema/"))
     }
     assert weights.keys() == expected.keys()
+    # Within rounding: sums have been taken in another precision since then.
     norms = {name: float(tensor.double().norm()) for name, tensor in weights.items()}
-    assert norms == pytest.approx({name: each["norm"] for name, each in expected.items()}, rel=1e-3, abs=1e-6)
-    here = (torch.__version__.split("+")[0], torch.backends.cpu.get_cpu_capability())
-    if here == (recorded["torch"], recorded["cpu"]):  # other versions and processors add up in another order
-        digests = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in weights.items()}
-        assert digests == {name: each["sha256"] for name, each in expected.items()}
+    assert norms == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
     sections = read_file(Run(tmp_path / "run").config)
     assert (sections["run.seed"], sections["network.widths"], sections["method.contrast"]) == (5, [8, 16], 0.02)
