@@ -147,9 +147,13 @@ def _require_beginning(path: Path) -> None:
         raise CheckpointError(f"{path} is not a model file (not in safetensors format)")
 
 
+# What safetensors says of a file that ends too early: its older versions name the error, newer ones describe it.
+_TRUNCATED = ("InvalidHeaderLength", "MetadataIncompleteBuffer", "invalid header length", "incomplete metadata")
+
+
 def _unreadable(path: Path, reason: str) -> str:
     """The message for a file that safetensors cannot read."""
-    if "InvalidHeaderLength" in reason or "MetadataIncompleteBuffer" in reason:
+    if any(each in reason for each in _TRUNCATED):
         return f"{path} is truncated, or damaged: {reason}"
     return f"{path} is damaged: its header cannot be read ({reason})"
 

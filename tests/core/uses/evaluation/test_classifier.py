@@ -105,5 +105,5 @@ def test_what_is_not_fitted_or_damaged_is_said(digits: ImageSet) -> None:
     assert "--fit-features" in str(raised.value.hint)
     path = classifier.fit(digits, "digits", CPU).path
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match="truncated"):
         features.find("classifier", None, "digits", digits.shape, CPU, download=False)
