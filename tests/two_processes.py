@@ -183,7 +183,7 @@ def alone(rank: int, how: str) -> int:
 
     if how == "killed":
         Trainer.step = killed  # type: ignore[method-assign]
-    line = "train --data digits --val-fraction 0.02 --batch-size 8 --steps 8 --threads 1 --save-every 2 --json --out"
+    line = "train --data digits --batch-size 8 --steps 8 --threads 1 --save-every 2 --json --out"
     with memory_for(0 if rank and how == "memory" else BATCH, from_call=3):
         return run(build(), [*line.split(), how, "--set", "widths=[8, 8]"])
 
