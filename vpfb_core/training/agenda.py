@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from vpfb_core.training.clock import Clock
 LOG_SECONDS = 2.0  # between lines of the log, unless log_every says otherwise
 SAVE_SECONDS = 60.0  # between saves, unless save_every says otherwise; and at least so many times what a save takes:
 SAVE_SHARE = 50
+CHECK_SHARE = 5  # between checks, at least so many times what a check takes
 CHECKS = 10  # checks per run, unless sample_every says otherwise
 
 
@@ -43,7 +45,7 @@ class Agenda:
 
     def __init__(self, settings: RunSettings, clock: Clock, group: Group) -> None:
         self.settings, self.clock, self.group = settings, clock, group
-        self.next_check = 0.0
+        self.next_check, self._checked_at = 0.0, -math.inf
 
     def due(self, step: int, line_began: float, saved_at: float, save_seconds: float, wish: bool) -> Due:
         """What to do before step number `step`: one message between the processes, which waits for no GPU.
@@ -56,7 +58,7 @@ class Agenda:
         fraction, now = self.clock.fraction(step), time.monotonic()
         wishes = [
             self._is_due(self.settings.log_every, step, now - line_began > LOG_SECONDS),
-            self._is_due(self.settings.sample_every, step, fraction >= self.next_check),
+            self._is_due(self.settings.sample_every, step, fraction >= self.next_check and self._can_afford_check(now)),
             self._is_due(self.settings.save_every, step, now - saved_at > max(SAVE_SECONDS, SAVE_SHARE * save_seconds)),
         ]
         mine = [fraction, *wishes] if self.group.first else [0.0] * 4
@@ -66,6 +68,11 @@ class Agenda:
     def checked(self, step: int) -> None:
         """Put off the next check: the run was just checked, or has just begun, after `step` steps."""
         self.next_check = self.clock.fraction(step) + 1 / CHECKS
+        self._checked_at = time.monotonic()
+
+    def _can_afford_check(self, now: float) -> bool:
+        """Whether checks leave most of the time to the steps, as they do not where a few steps fill a time budget."""
+        return now - self._checked_at >= CHECK_SHARE * self.clock.check_seconds
 
     @staticmethod
     def _is_due(every: int | None, step: int, otherwise: bool) -> bool:

@@ -115,6 +115,18 @@ def test_otherwise_lines_and_saves_go_by_the_clock_and_checks_by_the_share_that_
     assert [due(settings, now, step).check for step in (9, 10)] == [False, True]
 
 
+def test_a_slow_check_is_put_off_so_that_most_of_the_time_is_left_to_the_steps(now: Now) -> None:
+    run = Clock(config(steps=10))
+    plan = Agenda(RunSettings(), run, distributed.group())
+    run.check_seconds = 4.0
+    plan.checked(0)
+    found = []
+    for _ in range(3):
+        now.seconds += 8
+        found.append(plan.due(5, now.seconds, now.seconds, 0.0, False).check)
+    assert found == [False, False, True]
+
+
 def test_a_slow_save_is_put_off_in_proportion(now: Now) -> None:
     assert [due(RunSettings(), now, ago=ago, save=4.0).save for ago in (199, 201)] == [False, True]
 
