@@ -116,7 +116,7 @@ def test_otherwise_lines_and_saves_go_by_the_clock_and_checks_by_the_share_that_
 
 
 def test_a_slow_check_is_put_off_so_that_most_of_the_time_is_left_to_the_steps(now: Now) -> None:
-    run = Clock(config(steps=10))
+    run = Clock(config(steps=10, time_budget=1e6))
     plan = Agenda(RunSettings(), run, distributed.group())
     run.check_seconds = 4.0
     plan.checked(0)
