@@ -138,7 +138,7 @@ def test_mala_in_the_guided_density_has_its_mean_and_variance() -> None:
 def test_guidance_needs_classes_and_a_finite_weight() -> None:
     check_guidance(None, ())
     check_guidance(-2.0, ("a group",))
-    with pytest.raises(ConfigError, match=r"guidance 2: this model is unconditional"):
+    with pytest.raises(ConfigError, match=r"guidance 2 needs a class, but this model is unconditional"):
         check_guidance(2.0, ())
     with pytest.raises(ConfigError, match="nan"):
         check_guidance(math.nan, ("a group",))
