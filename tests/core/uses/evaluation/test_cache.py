@@ -78,7 +78,7 @@ def test_pixels_are_not_worth_a_file(cache: Path) -> None:
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(cache: Path) -> None:
     cache.mkdir()
     (cache / "vpfb").write_text("in the way")
-    with pytest.warns(UserWarning, match="not kept"):
+    with pytest.warns(UserWarning, match="not saved"):
         features, found = cached()
     assert not found
     assert torch.equal(features, EXTRACTOR.compute(IMAGES))
