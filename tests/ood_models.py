@@ -42,14 +42,14 @@ def turning(u: Tensor, angle: Tensor) -> Tensor:
 def model_of(
     function: Callable[[Tensor, Tensor], Tensor] = gaussian, shape: tuple[int, int, int] = SHAPE, floor: float = 0.01
 ) -> Model:
-    """The model of data of mean 0.5 and deviation 0.25 whose network is this function."""
+    """The model of data of mean 0.5 and deviation 0.1 whose network is this function."""
     potential = Potential(Function(function), OT(sigma_min=floor), 0.5)
-    return vpfb_model(potential, statistics=Statistics((0.5,) * shape[0], 0.25), shape=shape)
+    return vpfb_model(potential, statistics=Statistics((0.5,) * shape[0], 0.1), shape=shape)
 
 
 def images_of(n: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Tensor:
-    """z ~ N(0, I) as images, for statistics of mean 0.5 and deviation 0.25; float, unbounded."""
-    return 0.5 + 0.25 * torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
+    """z ~ N(0, I) as images, for statistics of mean 0.5 and deviation 0.1; float."""
+    return 0.5 + 0.1 * torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 def unit(level: float) -> float:

@@ -44,6 +44,7 @@ def test_a_new_data_set_is_found_and_loads(tmp_path: Path, monkeypatch: pytest.M
     written("stripes.py", tmp_path)
     monkeypatch.setattr(catalogue.sets, "__path__", [*catalogue.sets.__path__, str(tmp_path)])
     found = catalogue.registered()["stripes"]
+    del sys.modules["vpfb_core.data.sets.stripes"]
     monkeypatch.setitem(data.SETS, "stripes", found)
     images = found.load(LoadOptions(conditional=True)).in_memory()
     assert (len(images), images.shape, images.groups[0].classes) == (found.images, found.shape, found.classes)

@@ -269,7 +269,7 @@ def test_a_harmed_model_is_refused_with_the_reason(harm: str, vpfb: Vpfb, traine
     else:
         content = content.replace(b'\\"format\\": 2', b'\\"format\\": 9')
     model.write_bytes(content)
-    reason = "newer vpfb (format 9" if harm == "newer" else "is damaged"
+    reason = {"newer": "newer vpfb (format 9", "truncated": "is truncated", "flipped": "is damaged"}[harm]
     for command in (["sample", "-n", "1"], ["info", str(model)]):
         ran = vpfb(*command)
         assert (ran.code, reason in ran.err) == (4, True), ran.err

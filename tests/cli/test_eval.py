@@ -150,7 +150,7 @@ def test_fid_and_kid_are_of_inceptions_features(vpfb: Vpfb, monkeypatch: pytest.
     assert all(figure["extractor"] == "inception" for figure in figures.values())
     assert "deviation_of_subsets" in figures["kid"]
     assert all(figures[name]["standard_weights"] for name in ("fid", "kid"))
-    assert "compares with none of 50,000" in ran.err
+    assert "FIDs of 50,000" in ran.err
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_fid_and_kid_are_of_inceptions_features(vpfb: Vpfb, monkeypatch: pytest.
     ("argv", "code", "kind", "words"),
     [
         (["--metrics", "presision"], 2, "config", "did you mean 'precision'"),
-        (["--metrics", "fid", "--features", "pixels"], 2, "config", "ask for frechet"),
+        (["--metrics", "fid", "--features", "pixels"], 2, "config", "use frechet"),
         (["--metrics", "fid", "--no-download"], 2, "missing", "weights of FID are not here"),
         (["--metrics", "fid", "--weights-path", "nowhere.pth"], 2, "missing", "nowhere.pth"),
         (["--metrics", "residual", "--features", "pixels"], 2, "config", "compares no features"),

@@ -209,7 +209,7 @@ def test_a_new_data_set_takes_one_file(tmp_path, monkeypatch):
     before = list(catalogue.SETS)
     monkeypatch.setattr(sets, "__path__", [*sets.__path__, str(tmp_path)])
     found = catalogue.registered()
-    monkeypatch.delitem(sys.modules, "vpfb_core.data.sets.stripes")
+    del sys.modules["vpfb_core.data.sets.stripes"]
     assert [name for name in found if name != "stripes"] == before
     monkeypatch.setitem(catalogue.SETS, "stripes", found["stripes"])
     assert data.load("stripes:test").shape == (1, 8, 8)
