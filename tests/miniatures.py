@@ -1,4 +1,4 @@
-"""The sets that torchvision knows, a few images each, written in their real formats."""
+"""A folder of pictures, and the sets that torchvision knows, a few images each, written in their real formats."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ def idx(array: np.ndarray) -> bytes:
 
 def pixels(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_folder(root: Path) -> Path:
+    """120 different pictures of 8×8, in two sub-folders; returns `root`."""
+    draw = np.random.default_rng(0)
+    for i in range(120):
+        path = root / ("even", "odd")[i % 2] / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path, compress_level=1)
+    return root
 
 
 def write_idx_set(

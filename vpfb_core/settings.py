@@ -78,11 +78,6 @@ class Settings:
         """The names of all settings of the group."""
         return tuple(field.name for field in dataclasses.fields(cls))
 
-    @classmethod
-    def help_of(cls, name: str) -> str:
-        """The help text of a setting."""
-        return str(_field(cls, name).metadata["help"])
-
     def to_dict(self) -> dict[str, Any]:
         """The values by name, in the order of declaration."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import vpfb_core
 from vpfb_core import methods, names
 from vpfb_core.dynamics.ladder import Levels
+from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.machine import noise
 from vpfb_core.methods.base import Batch, DataShape, Field, Loss, Method, MethodSettings, Moment, Validation
 
@@ -60,7 +61,7 @@ class DenoisingField(Field):
 
     def velocity(self, x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
         gradient = self.energy_and_gradient(x, s, condition)[1]
-        return wide(s.tan(), x) * (gradient - x)
+        return expand_to(s.tan(), x) * (gradient - x)
 
     def position(self, level: float) -> float:
         return math.atan(level)
@@ -88,15 +89,13 @@ class Denoising(Method):
 
         def mean(rows: slice) -> Tensor:
             z, condition = batch.rows(rows)
-            whole = slice(batch.first + rows.start, batch.first + rows.stop)
+            whole = batch.in_whole(rows)
             return squared_error(field, z, angles[whole], epsilon[whole], condition).mean()
 
         yield Loss("denoising", mean)
 
     def held_out(self, field: DenoisingField, data: Validation) -> dict[str, Tensor]:
-        rows = data.rows or range(len(data.data))
-        z = data.data[rows.start : rows.stop]
-        condition = None if data.condition is None else data.condition[rows.start : rows.stop]
+        rows, z, condition = data.share()
         angles = torch.tensor([LOW + (HIGH - LOW) * (i + 0.5) / len(data.data) for i in rows])
         epsilon = noise.normal(z.shape[1:], data.seed, rows, "held-out")
         with torch.no_grad():
@@ -105,13 +104,9 @@ class Denoising(Method):
 
 def squared_error(field: DenoisingField, z: Tensor, angle: Tensor, epsilon: Tensor, condition: Any) -> Tensor:
     """The squared error of the noise that the gradient of the energy predicts, per value, (N,)."""
-    x = wide(angle.cos(), z) * z + wide(angle.sin(), z) * epsilon
+    x = expand_to(angle.cos(), z) * z + expand_to(angle.sin(), z) * epsilon
     gradient = field.energy_and_gradient(x, angle, condition)[1]
-    return (wide(angle.sin(), z) * gradient - epsilon).flatten(1).square().mean(1)
-
-
-def wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+    return (expand_to(angle.sin(), z) * gradient - epsilon).flatten(1).square().mean(1)
 
 
 @pytest.fixture(autouse=True)

@@ -199,6 +199,10 @@ class Batch:
         """The data and the condition of some rows."""
         return self.data[rows], None if self.condition is None else self.condition[rows]
 
+    def in_whole(self, rows: slice) -> slice:
+        """The rows of the whole batch that some rows of this share are."""
+        return slice(self.first + rows.start, self.first + rows.stop)
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -263,6 +267,12 @@ class Validation:
     seed: int = 0
     rows: range | None = None
 
+    def share(self) -> tuple[range, Tensor, Tensor | None]:
+        """The rows that are evaluated, their data and their condition."""
+        rows = self.rows or range(len(self.data))
+        chosen = slice(rows.start, rows.stop)
+        return rows, self.data[chosen], None if self.condition is None else self.condition[chosen]
+
 
 # The default with one condition group, and with several. A composition conditions on one group and leaves the others
 # open, and with a probability of one half every subset of several groups is trained equally often.
@@ -318,6 +328,10 @@ class Method(ABC):
             ConfigError: they do not fit; the hint says what to change.
         """
         del data, decay, processes
+
+    def trains_null(self, data: DataShape) -> bool:
+        """Whether the unconditional field is trained on data of this shape."""
+        return not data.classes or self.settings.condition_dropout != 0
 
     @property
     def divisible(self) -> bool:

@@ -63,7 +63,7 @@ class FlowMatching(Method):
         return super().defaults(data, asked) | path_defaults(data)
 
     def field(self, network: nn.Module, data: DataShape) -> VelocityField:
-        return VelocityField(network, self.settings, has_null=not data.classes or self.settings.condition_dropout != 0)
+        return VelocityField(network, self.settings, has_null=self.trains_null(data))
 
     def losses(self, field: VelocityField, batch: Batch, at: Moment) -> Iterable[Loss]:
         """The mean of ‖f(u, φ) − y‖²/d, where each datum occurs with ε and with −ε."""

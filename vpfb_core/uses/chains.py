@@ -16,7 +16,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
 from vpfb_core.uses import inpainting, long_runs
-from vpfb_core.uses.draw import conditions_of
+from vpfb_core.uses.draw import batches, conditions_of, conditions_on_device
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ def long_run(
     conditions = conditions_of(model, condition, len(images), first, guidance=guidance, use="a long run")
     data = model.standardise(images)
     parts, ends, nfe = [], [], []
-    for rows in _batches(len(data), batch_size):
+    for rows in batches(len(data), batch_size):
         done, share = rows.start / len(data), len(data[rows]) / len(data)
         part = long_runs.long_run(
-            model.field, data[rows], _on_device(conditions, rows, model), guidance, steps=steps, seed=seed,
+            model.field, data[rows], conditions_on_device(model, conditions, rows), guidance, steps=steps, seed=seed,
             first=first + rows.start, level=level, solver=chosen, on_step=_fraction(on_progress, done, share, steps),
         )  # fmt: skip
         ends.append(part.data.cpu())
@@ -159,11 +159,11 @@ def inpaint(
     data = model.standardise(image[None])
     parts, filled = [], []
     nfe = 0
-    for rows in _batches(n, batch_size):
-        count = min(rows.stop, n) - rows.start
+    for rows in batches(n, batch_size):
+        count = rows.stop - rows.start
         part = inpainting.inpaint(
-            model.field, data.expand(count, *model.shape), known, _on_device(conditions, rows, model), guidance,
-            seed=seed, first=first + rows.start, levels=levels,
+            model.field, data.expand(count, *model.shape), known,
+            conditions_on_device(model, conditions, rows), guidance, seed=seed, first=first + rows.start, levels=levels,
             on_level=_fraction(on_progress, rows.start / n, count / n, levels),
         )  # fmt: skip
         filled.append(part.data.cpu())
@@ -180,16 +180,6 @@ def inpaint(
         apart=_apart(free),
         nfe=torch.full((n,), nfe),
     )
-
-
-def _batches(n: int, batch_size: int) -> list[slice]:
-    if batch_size < 1:
-        raise ConfigError(f"batch size {batch_size}: at least one image must be computed at once")
-    return [slice(start, start + batch_size) for start in range(0, n, batch_size)]
-
-
-def _on_device(conditions: Tensor | None, rows: slice, model: TrainedModel) -> Tensor | None:
-    return None if conditions is None else conditions[rows].to(model.device)
 
 
 def _fraction(

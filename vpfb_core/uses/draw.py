@@ -114,9 +114,9 @@ def decode(
     Raises:
         SolverError: a sample did not reach the end of the flow.
     """
-    return model.statistics.to_images(
-        _transport(model, transport.decode, "decoding", codes, condition, guidance, batch_size, solver)
-    )
+    model.require("flow", "decoding")
+    ends = _transport(model, transport.decode, "decoding", codes, condition, guidance, batch_size, solver)
+    return model.statistics.to_images(ends)
 
 
 def encode(
@@ -136,6 +136,7 @@ def encode(
     Raises:
         SolverError: an image did not reach the prior.
     """
+    model.require("flow", "encoding")
     data = model.standardise(images)
     return _transport(model, transport.encode, "encoding", data, condition, guidance, batch_size, solver)
 
@@ -193,6 +194,18 @@ def conditions_of(
     return conditions
 
 
+def batches(n: int, batch_size: int) -> list[slice]:
+    """The rows of each batch of n images. Raises ConfigError if `batch_size` is below 1."""
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: at least one image must be computed at once")
+    return [slice(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+
+
+def conditions_on_device(model: TrainedModel, conditions: Tensor | None, rows: slice) -> Tensor | None:
+    """The conditions of some rows on the model's device."""
+    return None if conditions is None else conditions[rows].to(model.device)
+
+
 def _transport(
     model: TrainedModel,
     along: Callable[..., Solution],
@@ -204,7 +217,6 @@ def _transport(
     solver: dict[str, Any],
 ) -> Tensor:
     """The ends of the flow, like `points` on the CPU, in the direction of `transport.decode` or `transport.encode`."""
-    model.require("flow", use)
     chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
     conditions = conditions_of(model, condition, len(points), guidance=guidance, use=use)
     if not len(points):
@@ -224,14 +236,12 @@ def _in_batches(
     batch_size: int,
 ) -> Solution:
     """The solution of all rows of `start`, which is computed in batches on the model's device and joined on the CPU."""
-    if batch_size < 1:
-        raise ConfigError(f"batch size {batch_size}: at least one image must be computed at once")
-    parts = []
-    for first in range(0, len(start), batch_size):
-        rows = slice(first, first + batch_size)
-        condition = None if conditions is None else conditions[rows].to(model.device)
-        parts.append(solve(start[rows].to(model.device), condition))
-    return _join(parts)
+    return _join(
+        [
+            solve(start[rows].to(model.device), conditions_on_device(model, conditions, rows))
+            for rows in batches(len(start), batch_size)
+        ]
+    )
 
 
 def _join(parts: Sequence[Solution]) -> Solution:

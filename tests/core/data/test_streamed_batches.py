@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from miniatures import write_folder
 from PIL import Image
 from torch import Tensor
 
@@ -33,13 +33,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """120 different pictures of 8×8, in two sub-folders."""
-    draw = np.random.default_rng(0)
-    for i in range(120):
-        path = tmp_path / "imgs" / ("even", "odd")[i % 2] / f"{i:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path, compress_level=1)
-    return tmp_path / "imgs"
+    return write_folder(tmp_path / "imgs")
 
 
 def stream(folder: Path, **options: Any) -> StreamedSet:

@@ -85,15 +85,15 @@ class Gaussian(Method):
         def mean(rows: slice) -> Tensor:
             data, _ = batch.rows(rows)
             draws = torch.randn((batch.total, *data.shape[1:]), generator=at.generator("step"), device=data.device)
-            noise = draws[batch.first + rows.start : batch.first + rows.stop]
+            noise = draws[batch.in_whole(rows)]
             return field.negative_log_likelihood(field.at_level(data, LEVEL, noise)).mean()
 
         yield Loss("nll", mean)
 
     def held_out(self, field: GaussianField, data: Validation) -> dict[str, Tensor]:
-        rows = data.rows or range(len(data.data))
+        _, z, _ = data.share()
         with torch.no_grad():
-            return {"nll": field.negative_log_likelihood(data.data[rows.start : rows.stop])}
+            return {"nll": field.negative_log_likelihood(z)}
 
     def draw(
         self, field: GaussianField, codes: Tensor, condition: Tensor | None, solver: Solver, *,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from miniatures import write_folder
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -37,13 +37,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """120 different pictures of 8×8, in two sub-folders."""
-    draw = np.random.default_rng(0)
-    for i in range(120):
-        path = tmp_path / "imgs" / ("even", "odd")[i % 2] / f"{i:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path, compress_level=1)
-    return tmp_path / "imgs"
+    return write_folder(tmp_path / "imgs")
 
 
 def reading_threads() -> list[threading.Thread]:

@@ -94,12 +94,9 @@ class ValidationPoints:
     @classmethod
     def of(cls, angle_range: tuple[float, float], angles: AngleDistribution, data: Validation) -> ValidationPoints:
         """One point per requested datum. The angles of all data are at equally spaced quantiles."""
-        z, count = data.data, len(data.data)
-        rows = data.rows or range(count)
+        (rows, z, condition), count = data.share(), len(data.data)
         # The strata are shuffled, since the data may be sorted.
         order = torch.randperm(count, generator=noise.generator(data.seed, "held-out angles"))
         quantiles = ((order[rows.start : rows.stop] + 0.5) / count).to(z.device)
-        chosen = slice(rows.start, rows.stop)
         epsilon = noise.normal(z.shape[1:], data.seed, rows, "held-out").to(z)
-        condition = None if data.condition is None else data.condition[chosen]
-        return cls(z[chosen], condition, angles.quantile(quantiles, angle_range), epsilon)
+        return cls(z, condition, angles.quantile(quantiles, angle_range), epsilon)

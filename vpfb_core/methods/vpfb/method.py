@@ -77,7 +77,7 @@ class VPFB(Method):
         settings = self.settings
         kind = UnpreconditionedPotential if settings.objective == "official" else Potential
         potential = kind(network, settings.homotopy, settings.data_std)
-        return PotentialField(potential, settings.angles, has_null=not data.classes or settings.condition_dropout != 0)
+        return PotentialField(potential, settings.angles, has_null=self.trains_null(data))
 
     def losses(self, field: PotentialField, batch: Batch, at: Moment) -> Iterable[Loss]:
         def mean_of(objective: Objective, stream: str) -> Callable[[slice], Tensor]:
