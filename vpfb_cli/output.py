@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpfb_cli import streams
 from vpfb_core.errors import ConfigError, DataError, VPFBError, is_out_of_memory
+from vpfb_core.machine.file_names import is_byte, visible
 from vpfb_core.machine.launch import place
 
 if TYPE_CHECKING:
@@ -168,14 +170,14 @@ def describe(error: BaseException) -> Failure:
     if isinstance(error, typer.TyperException):
         return Failure("usage", _usage_message(error), _usage_hint(error), EXIT_USAGE)
     if is_out_of_memory(error):
-        message = f"out of memory: {str(error) or type(error).__name__}".split(". ")[0]
+        message = _one_line(f"out of memory: {str(error) or type(error).__name__}".split(". ")[0])
         return Failure("memory", message, "try a smaller --batch-size or --size", EXIT_RUN)
     if isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return Failure("data", f"{where}{error.strerror or error}", None, EXIT_DATA)
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("vpfb"):
         return Failure("missing", f"the package {error.name!r} is not installed", "install it with pip", EXIT_USAGE)
-    message = f"{type(error).__name__}: {error}".removesuffix(": ")
+    message = _one_line(f"{type(error).__name__}: {error}").removesuffix(":")
     return Failure("internal", message, "this is a bug; VPFB_DEBUG=1 shows the traceback", EXIT_INTERNAL)
 
 
@@ -200,7 +202,7 @@ def jsonable(value: Any) -> Any:
 
 def _sentence(failure: Failure) -> str:
     """The failure in one or two lines."""
-    message, hint = _one_line(failure.message), f"\n  {_one_line(failure.hint)}" if failure.hint else ""
+    message, hint = _harmless(failure.message), f"\n  {_harmless(failure.hint)}" if failure.hint else ""
     if failure.kind == "interrupted":
         after_the_echo_of_ctrl_c = "\n" if streams.is_terminal(sys.stderr) else ""
         return f"{after_the_echo_of_ctrl_c}vpfb: {message}{hint}"
@@ -208,12 +210,16 @@ def _sentence(failure: Failure) -> str:
 
 
 def _one_line(text: str) -> str:
-    return _harmless(" ".join(text.split()))
+    """The text of a library, whose lines are joined."""
+    return _harmless(re.sub(r"\s*\n\s*", " ", text.strip()))
 
 
 def _harmless(text: str) -> str:
-    """Text without control characters, which a file or its name could send to the terminal."""
-    return "".join(sign if sign.isprintable() or "\udc80" <= sign <= "\udcff" else repr(sign)[1:-1] for sign in text)
+    """Text without control characters, which a file or its name could send to the terminal.
+
+    Bytes that are not text stay, as in the name of the file.
+    """
+    return "".join(sign if is_byte(sign) else visible(sign) for sign in text)
 
 
 def _usage_message(error: typer.TyperException) -> str:

@@ -233,9 +233,9 @@ def test_a_table_in_a_pipe_is_as_wide_as_its_content(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"name  path\n[a]   {'p' * 200}\nb     3\n"
 
 
-def test_control_characters_of_a_file_name_do_not_reach_the_terminal(capsys: Capture) -> None:
+def test_control_characters_of_a_file_name_are_escapes_on_the_terminal(capsys: Capture) -> None:
     vpfb(raising(DataError("cannot read 'a\x1b[31m\nb.png'")), "try")
-    assert capsys.readouterr().err == "vpfb: error: cannot read 'a\\x1b[31m b.png'\n"
+    assert capsys.readouterr().err == "vpfb: error: cannot read 'a\\x1b[31m\\nb.png'\n"
 
 
 def test_no_arguments_mean_help_on_stderr_and_a_usage_error(capsys: Capture) -> None:

@@ -15,6 +15,7 @@ from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import one_of
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.file_names import printable
 from vpfb_core.names import SCORES
 
 IN_MONTAGE, IN_JSON, IN_NOTE = 64, 20, 5  # how many of the greatest outliers are shown
@@ -85,9 +86,10 @@ def score(
     if montage is not None:
         shown = images.images[[one.index for one in ranking[:IN_MONTAGE]]]
         write_bytes(montage, pictures.png(pictures.tile(shown.float() / 255)))
-    say.note(f"{len(ranking):,} images; greatest outliers: {', '.join(one.file for one in ranking[:IN_NOTE])}")
+    greatest = ", ".join(printable(one.file) for one in ranking[:IN_NOTE])
+    say.note(f"{len(ranking):,} images; greatest outliers: {greatest}")
     listed = [asdict(one) for one in ranking[:IN_JSON]]
     for entry in listed:
         del entry["index"]
     document = {"model": model_name, "output": out, "n": len(ranking), "worst": listed}
-    say.result(document, table.decode("utf-8", "replace").rstrip("\n") if out == "-" else out)
+    say.result(document, table.decode("utf-8", "surrogateescape").rstrip("\n") if out == "-" else out)

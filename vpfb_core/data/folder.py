@@ -11,7 +11,7 @@ from pathlib import Path
 from vpfb_core.data.decoding import ENDINGS, Header, UnreadableError, read_header, read_picture, warnings_silenced
 from vpfb_core.data.framing import choose_size
 from vpfb_core.data.images import ImageSet
-from vpfb_core.data.labelling import TABLE, Labels, listed, printable, read_labels
+from vpfb_core.data.labelling import TABLE, Labels, listed, read_labels
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.source import Source
 from vpfb_core.data.stacking import in_order, stack
@@ -187,8 +187,8 @@ def _decode(
         groups=() if labels is None else labels.groups,
         flips=True,
         notes=(*taken.notes, f"skipped {counted(unread)}") if unread else taken.notes,
-        skipped=tuple((printable(file), reason) for file, reason in unread),
-        files=tuple(printable(files[i]) for i in taken.kept),
+        skipped=tuple(unread),
+        files=tuple(files[i] for i in taken.kept),
     )
 
 
@@ -200,4 +200,4 @@ def _try_header(path: Path) -> Header | UnreadableError:
 
 
 def _counted(endings: Counter[str]) -> str:
-    return listed([f"{count:,} {printable(ending) or 'without ending'}" for ending, count in endings.most_common()])
+    return listed([f"{count:,} {ending or 'without ending'}" for ending, count in endings.most_common()])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import DataError
+from vpfb_core.machine.file_names import printable
 
 TABLE = "attributes.csv"
 MOST_ATTRIBUTES = 1_000
@@ -50,14 +51,9 @@ def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:
-    """The names in one line: "a, b, c, d, e, ... and 7 more"."""
+    """The names in one printable line: "a, b, c, d, e, ... and 7 more"."""
     rest = len(names) - limit
-    return ", ".join(names[:limit]) + (f", ... and {rest:,} more" if rest > 0 else "")
-
-
-def printable(name: str) -> str:
-    """A file's name for a message: bytes that are not text, and control characters, become escapes."""
-    return name if name.isprintable() else name.encode("unicode_escape").decode()
+    return ", ".join(map(printable, names[:limit])) + (f", ... and {rest:,} more" if rest > 0 else "")
 
 
 def _from_folders(root: Path, files: Sequence[str]) -> Labels:
@@ -71,11 +67,10 @@ def _from_folders(root: Path, files: Sequence[str]) -> Labels:
         )
     index = {name: i for i, name in enumerate(names)}
     labels = torch.tensor([[-1 if parent is None else index[parent]] for parent in parents])
-    shown = tuple(printable(name) for name in names)
-    notes = [f"{len(names)} classes from the sub-folder names: {listed(shown, 12)}"]
+    notes = [f"{len(names)} classes from the sub-folder names: {listed(names, 12)}"]
     if loose := parents.count(None):
         notes.append(f"images outside any sub-folder, without a class: {loose:,}")
-    return Labels(labels, (ConditionGroup("class", shown),), tuple(notes))
+    return Labels(labels, (ConditionGroup("class", tuple(names)),), tuple(notes))
 
 
 def _from_table(path: Path, files: Sequence[str]) -> Labels:
@@ -91,9 +86,9 @@ def _from_table(path: Path, files: Sequence[str]) -> Labels:
     labels = torch.tensor([rows[name].values if name in rows else unknown for name in wanted])
     notes = [f"{len(attributes)} attributes from {TABLE}: {listed(attributes, 12)}"]
     on_disk = set(wanted)
-    if absent := [printable(name) for name in rows if name not in on_disk]:
+    if absent := [name for name in rows if name not in on_disk]:
         notes.append(f"files in {TABLE} that do not exist: {len(absent):,} ({listed(absent)})")
-    if missing := [printable(file) for file, name in zip(files, wanted, strict=True) if name not in rows]:
+    if missing := [file for file, name in zip(files, wanted, strict=True) if name not in rows]:
         notes.append(f"images not in {TABLE}, with unknown attributes: {len(missing):,} ({listed(missing)})")
     groups = tuple(ConditionGroup(name, (f"~{name}", name)) for name in attributes)
     return Labels(labels, groups, tuple(notes))

@@ -21,7 +21,7 @@ from vpfb_core.data.batches import Batches, Order
 from vpfb_core.data.decoding import Header, UnreadableError, read_header, read_picture, warnings_silenced
 from vpfb_core.data.framing import MAX_BYTES, choose_size
 from vpfb_core.data.images import ImageSet, fingerprint_of
-from vpfb_core.data.labelling import Labels, printable
+from vpfb_core.data.labelling import Labels
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.reader import Reader
 from vpfb_core.data.source import ConditionGroup
@@ -73,12 +73,12 @@ class StreamedSet:
     @property
     def files(self) -> tuple[str, ...]:
         """The file of each image, relative to the folder, readable or not."""
-        return tuple(printable(file) for file in self.reader.files)
+        return tuple(self.reader.files)
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
         """(file, reason) of each unreadable file met so far; it grows while images are read."""
-        return tuple((printable(file), reason) for file, reason in (*self.unlisted, *self.reader.unreadable))
+        return (*self.unlisted, *self.reader.unreadable)
 
     def in_memory(self) -> ImageSet:
         """All images that can be read."""
@@ -103,7 +103,7 @@ class StreamedSet:
             groups=self.groups,
             flips=self.flips,
             notes=self.notes,
-            files=tuple(printable(self.reader.files[row]) for row in kept),
+            files=tuple(self.reader.files[row] for row in kept),
         )
 
     def hold_out(self, count: int, seed: int) -> Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpfb_core.data.labelling import listed, printable
+from vpfb_core.data.labelling import listed
 from vpfb_core.errors import DataError
+from vpfb_core.machine.csv_files import csv_table
 
 TOLERATED = 0.05  # fraction of unreadable image files up to which they are skipped
 _FEWEST = 200  # files to try before a part of a folder says something about the rest of it
@@ -17,8 +16,8 @@ _HINT = f"remove or repair them; up to {TOLERATED:.0%} unreadable files are skip
 
 
 def described(unread: Sequence[tuple[str, str]]) -> str:
-    """(file, reason) pairs in one line; file names may hold bytes that are not text."""
-    return listed([f"{printable(file)} ({reason})" for file, reason in unread])
+    """(file, reason) pairs in one line; file names are printable."""
+    return listed([f"{file} ({reason})" for file, reason in unread])
 
 
 def counted(unread: Sequence[tuple[str, str]]) -> str:
@@ -28,9 +27,7 @@ def counted(unread: Sequence[tuple[str, str]]) -> str:
 
 def table(unread: Sequence[tuple[str, str]]) -> bytes:
     """A CSV file of (file, reason) pairs."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("file", "reason"), *unread])
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    return csv_table(["file", "reason"], unread)
 
 
 def too_many(root: Path, unread: Sequence[tuple[str, str]], total: int) -> DataError:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.file_names import same_name
 
 # A name, several names that alternate over the samples, class indices (N, G), or None for unconditional.
 Condition = str | Sequence[str] | Tensor | None
@@ -59,7 +60,7 @@ def parse_condition(text: str, groups: Sequence[ConditionGroup]) -> list[int]:
         ConfigError: a name is unknown or ambiguous, or two classes belong to one group.
     """
     indices = [-1] * len(groups)
-    for name in [text] if _places(text, groups) else [part.strip() for part in text.split(",")]:
+    for name in _split(text, groups):
         group, index = find_class(name, groups)
         if indices[group] not in (-1, index):
             taken = groups[group].classes[indices[group]]
@@ -68,29 +69,52 @@ def parse_condition(text: str, groups: Sequence[ConditionGroup]) -> list[int]:
     return indices
 
 
+def _split(text: str, groups: Sequence[ConditionGroup]) -> list[str]:
+    """The names that commas join in a condition. A name may have commas of its own."""
+    parts, names = text.split(","), []
+    most = 1 + max(f"{group.name}{name}".count(",") for group in groups for name in group.classes)
+    while parts:
+        joined = (",".join(parts[:count]) for count in range(min(most, len(parts)), 0, -1))
+        candidates = [each for whole in joined for each in (whole, whole.strip())]
+        names.append(next((each for each in candidates if _places(each, groups)), candidates[-1]))
+        parts = parts[1 + names[-1].count(",") :]
+    return names
+
+
 def find_class(name: str, groups: Sequence[ConditionGroup]) -> tuple[int, int]:
     """The indices (group, class) of "class" or "group=class".
 
     Raises:
         ConfigError: the name is unknown (the hint suggests the nearest one), or several groups have such a class.
     """
-    found, plain = _places(name, groups), name.rpartition("=")[2]
+    found = _places(name, groups)
     if len(found) == 1:
         return found[0]
     if found:
-        choices = ", ".join(f"{groups[position].name}={plain}" for position, _ in found)
-        raise ConfigError(f"class {name!r} is in several groups", hint=f"name the group: {choices}")
+        choices = ", ".join(f"{groups[position].name}={groups[position].classes[index]}" for position, index in found)
+        raise ConfigError(f"class '{name}' is in several groups", hint=f"name the group: {choices}")
     known = [known for group in groups for known in group.classes]
-    near = difflib.get_close_matches(plain, known, 1)
-    meant = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"unknown class {name!r}", hint=f"{meant}classes: {', '.join(known)}")
+    near = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(name.rpartition("=")[2], known, 1)
+    meant = f"did you mean '{near[0]}'? " if near else ""
+    raise ConfigError(f"unknown class '{name}'", hint=f"{meant}classes: {', '.join(known)}")
 
 
 def _places(name: str, groups: Sequence[ConditionGroup]) -> list[tuple[int, int]]:
-    """The indices (group, class) of every class that "class" or "group=class" can mean."""
-    named_group, _, plain = name.rpartition("=")
-    return [
-        (position, group.classes.index(plain))
+    """The indices (group, class) of every class that "class" or "group=class" can mean.
+
+    A class of exactly that name comes first, because class names may contain "="; then the same with a group; then both
+    with names that only look the same, such as one é that is stored as two signs.
+    """
+    places = [
+        (position, index, class_name, f"{group.name}={class_name}")
         for position, group in enumerate(groups)
-        if plain in group.classes and named_group in ("", group.name)
+        for index, class_name in enumerate(group.classes)
     ]
+    for matches in (str.__eq__, same_name):
+        for whole in (False, True):
+            found = [
+                (position, index) for position, index, plain, full in places if matches(name, full if whole else plain)
+            ]
+            if found:
+                return found
+    return []

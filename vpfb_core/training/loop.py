@@ -144,7 +144,9 @@ class Loop:
             try:
                 self.trainer.load(state.tensors, state.counters.step, state.format_version)
             except (KeyError, RuntimeError) as error:
-                raise CheckpointError(f"{self.folder.state} does not fit its run: {error}") from error
+                raise CheckpointError(
+                    f"{self.folder.state} does not fit its run: {' '.join(str(error).split())}"
+                ) from error
 
         self.group.together(load_weights)
         self.counters, self.just_begun = state.counters, True

@@ -123,7 +123,7 @@ class Record:
             save_state(self.folder, tensors(), counters, {**about, **kept}, self.plan.config.run.keep)
             self.saved = counters
         model_file.save(model, self.folder.model)
-        write_bytes(self.folder.card, model_card(model).encode())
+        write_bytes(self.folder.card, model_card(model).encode("utf-8", "surrogateescape"))
         if skipped := self.plan.images.skipped:
             write_bytes(self.folder.skipped, table(skipped))
         self.status(status, counters)

@@ -133,3 +133,12 @@ def test_a_wrong_table_is_refused_with_the_line(table, text, message):
         table(text)
     assert message in caught.value.message
     assert "attributes.csv" in caught.value.message
+
+
+@pytest.mark.parametrize("odd", ["e\u0301", "\u00e9", "a=b", "tab\there", "line\nbreak", "no\u00a0break", "日本"])
+def test_classes_are_called_as_their_folders_are_on_disk(tmp_path, good, odd):
+    good(tmp_path / odd, 1)
+    good(tmp_path / "plain", 1)
+    found = data.load(str(tmp_path), conditional=True)
+    assert set(found.groups[0].classes) == {odd, "plain"}
+    assert f"{odd}/good000.png" in found.files

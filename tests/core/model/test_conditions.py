@@ -62,3 +62,29 @@ def test_without_groups_there_is_nothing_to_ask_for() -> None:
     assert condition_tensor(None, (), 3) is None
     with pytest.raises(ConfigError, match="unconditional"):
         condition_tensor("circle", (), 3)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("a=b", "a=b"), ("class=a=b", "a=b"), ("b", "b"), ("x,y", "x,y"), ("class=x,y", "x,y"),
+        ("e\u0301", "\u00e9"), ("\u00e9", "\u00e9"), ("class=e\u0301", "\u00e9"), ("o\u0308", "o\u0308"),
+        ("\u00f6", "o\u0308"), ("a\u00a0b", "a\u00a0b"), ("line\nbreak", "line\nbreak"), (" outer ", " outer "),
+        ("caf\udce9", "caf\udce9"), ("می\u200cخواهم", "می\u200cخواهم"), ("=", "="), ("a=", "a="), (",", ","),
+    ],
+)  # fmt: skip
+def test_a_class_is_selected_by_any_spelling_that_a_shell_can_type(typed: str, meant: str) -> None:
+    classes = ("b", "a=b", "x,y", "\u00e9", "o\u0308", "a\u00a0b", "line\nbreak", " outer ", "caf\udce9",
+               "می\u200cخواهم", "=", "a=", ",")  # fmt: skip
+    assert condition_tensor(typed, (ConditionGroup("class", classes),), 1) == classes.index(meant)
+
+
+def test_names_with_commas_and_equals_signs_are_joined_by_commas() -> None:
+    groups = (ConditionGroup("size, rough", ("s", "xs, s")), ConditionGroup("a=b", ("~a=b", "a=b")))
+    assert condition_tensor("xs, s, a=b", groups, 1).tolist() == [[1, 1]]
+    assert condition_tensor("a=b=~a=b,size, rough=s", groups, 1).tolist() == [[0, 0]]
+
+
+def test_of_two_classes_that_look_the_same_each_is_selected_by_its_own_spelling() -> None:
+    groups = (ConditionGroup("class", ("\u00e9", "e\u0301")),)
+    assert condition_tensor(["e\u0301", "\u00e9"], groups, 2).tolist() == [[1], [0]]

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from vpfb_core.data.images import ImageSet
 from vpfb_core.machine import distributed
+from vpfb_core.machine.csv_files import csv_table
 from vpfb_core.machine.files import write_bytes
 from vpfb_core.uses import plots
 from vpfb_core.uses.ood.detection import Detection, compare
 from vpfb_core.uses.ood.scores import DEFAULT_BATCH, SCORES, score
-from vpfb_core.uses.ood.tables import cell, csv_table, image_name
+from vpfb_core.uses.ood.tables import cell, image_name
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel

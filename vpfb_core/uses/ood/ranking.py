@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from vpfb_core.data.images import ImageSet
 from vpfb_core.errors import DataError
+from vpfb_core.machine.csv_files import csv_table
 from vpfb_core.uses import density
 from vpfb_core.uses.ood.scores import DEFAULT_BATCH, score
-from vpfb_core.uses.ood.tables import cell, csv_table, image_name
+from vpfb_core.uses.ood.tables import cell, image_name
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel

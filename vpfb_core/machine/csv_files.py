@@ -1,0 +1,17 @@
+"""CSV files, as other programs read them back: names keep every sign."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
+
+
+def csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A CSV file in UTF-8 with these columns and rows. Names that are not UTF-8 keep their bytes."""
+    lines: list[str] = []
+    end = "\r\n"  # so that the writer puts names with either sign into quotes
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator=end)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return "".join(f"{line.removesuffix(end)}\n" for line in lines).encode("utf-8", "surrogateescape")
