@@ -249,7 +249,7 @@ def test_data_that_vanished_or_changed_is_refused_and_the_states_are_kept(proces
     np.save(data, images[::-1])
     changed = process.run(folder, *of_data)
     assert changed.code == 2
-    assert "not those that run was begun with" in changed.err
+    assert "have changed since the run run began" in changed.err
     assert contents(folder) == before
 
     np.save(data, images)

@@ -10,11 +10,12 @@ from vpfb_core.config import RunSettings
 from vpfb_core.machine.distributed import Group
 from vpfb_core.training.clock import Clock
 
-LOG_SECONDS = 2.0  # between lines of the log, unless log_every says otherwise
-SAVE_SECONDS = 60.0  # between saves, unless save_every says otherwise; and at least so many times what a save takes:
-SAVE_SHARE = 50
-CHECK_SHARE = 5  # between checks, at least so many times what a check takes
-CHECKS = 10  # checks per run, unless sample_every says otherwise
+# These hold unless log_every, save_every and sample_every are set.
+LOG_SECONDS = 2.0  # the shortest time between log lines
+SAVE_SECONDS = 60.0  # the shortest time between saves
+SAVE_SHARE = 50  # the shortest time between saves, as a multiple of the duration of a save
+CHECKS = 10  # the number of checks per run
+CHECK_SHARE = 5  # the shortest time between checks in a time budget, as a multiple of the duration of a check
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class Due:
 
     Attributes:
         fraction: the share of the run that is done.
-        log, check, save: whether a log line, a check or a save is due.
+        log: whether a log line is due.
+        check: whether a check is due.
+        save: whether a save is due.
         stop: whether some process was asked to stop.
     """
 
@@ -38,40 +41,45 @@ class Agenda:
     """The schedule of log lines, checks and saves of a run, by steps or by time.
 
     Args:
-        settings: log_every, sample_every and save_every.
-        clock: of the run.
-        group: the processes that train; the clock of the first decides for all.
+        settings: the settings of the run, of which it uses log_every, sample_every and save_every.
+        clock: the clock of the run.
+        group: the processes that train. The clock of the first process decides for all.
     """
 
     def __init__(self, settings: RunSettings, clock: Clock, group: Group) -> None:
         self.settings, self.clock, self.group = settings, clock, group
         self.next_check, self._checked_at = 0.0, -math.inf
 
-    def due(self, step: int, line_began: float, saved_at: float, save_seconds: float, wish: bool) -> Due:
-        """What to do before step number `step`: one message between the processes, which waits for no GPU.
+    def due(self, step: int, line_began: float, saved_at: float, save_seconds: float, should_stop: bool) -> Due:
+        """The tasks before step number `step`. All processes must call this; it does not wait for a GPU.
 
         Args:
-            line_began, saved_at: when the line of the log began, and when the run was saved, by the monotonic clock.
-            save_seconds: that a save takes.
-            wish: whether this process wishes to stop.
+            step: the number of the next step.
+            line_began: the time at which the current log line began, by the monotonic clock.
+            saved_at: the time of the last save, by the monotonic clock.
+            save_seconds: the duration of the last save.
+            should_stop: whether this process was asked to stop.
         """
         fraction, now = self.clock.fraction(step), time.monotonic()
-        wishes = [
+        tasks = [
             self._is_due(self.settings.log_every, step, now - line_began > LOG_SECONDS),
             self._is_due(self.settings.sample_every, step, fraction >= self.next_check and self._can_afford_check(now)),
             self._is_due(self.settings.save_every, step, now - saved_at > max(SAVE_SECONDS, SAVE_SHARE * save_seconds)),
         ]
-        mine = [fraction, *wishes] if self.group.first else [0.0] * 4
-        fraction, *agreed = self.group.largest([*mine, wish])
+        mine = [fraction, *tasks] if self.group.first else [0.0] * 4
+        fraction, *agreed = self.group.largest([*mine, should_stop])
         return Due(fraction, *map(bool, agreed))
 
     def checked(self, step: int) -> None:
-        """Put off the next check: the run was just checked, or has just begun, after `step` steps."""
+        """Note that the model was checked after `step` steps, or that the session begins there."""
         self.next_check = self.clock.fraction(step) + 1 / CHECKS
         self._checked_at = time.monotonic()
 
     def _can_afford_check(self, now: float) -> bool:
-        """Whether checks leave most of a time budget to the steps; few steps may fill it on a slow machine."""
+        """Whether a check now leaves most of a time budget to the steps. Without a budget it always does.
+
+        On a slow machine, few steps may fill the budget.
+        """
         if self.clock.config.optimiser.time_budget is None:
             return True
         return now - self._checked_at >= CHECK_SHARE * self.clock.check_seconds

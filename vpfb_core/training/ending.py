@@ -24,9 +24,9 @@ def calibrate_in_time(
     micro_batch: MicroBatch,
     should_stop: Callable[[], bool],
 ) -> bool:
-    """Calibrate a model in proportion to its run, so that a short one is not held up.
+    """Calibrate a model with an effort in proportion to its training, so that a short run is not delayed.
 
-    What is not done when the time budget is over is left out.
+    When the time budget is over, the rest of the calibration is left out.
 
     Args:
         model: the model, which is changed in place.
@@ -59,30 +59,30 @@ def calibrate_in_time(
 
 
 class _StopAskedError(Exception):
-    """Calibration was interrupted by a wish to stop."""
+    """The calibration was interrupted because the run was asked to stop."""
 
 
 class _DeadlineError(Exception):
-    """Calibration was interrupted by the end of the time budget."""
+    """The calibration was interrupted by the end of the time budget."""
 
 
 @contextmanager
 def _ended_by(should_stop: Callable[[], bool], deadline: float, model: TrainedModel) -> Iterator[None]:
-    """Within, each evaluation of the model's network looks whether to go on.
+    """Inside this context, each evaluation of the model's network checks whether the calibration may go on.
 
     Raises:
-        _StopAskedError: somebody wishes to stop.
+        _StopAskedError: the run was asked to stop.
         _DeadlineError: the monotonic clock has passed the deadline.
     """
 
-    def look(*_evaluation: object) -> None:
+    def require_time(*_evaluation: object) -> None:
         if should_stop():
             raise _StopAskedError
         if time.monotonic() > deadline:
             raise _DeadlineError
 
-    looking = model.field.network.register_forward_pre_hook(look)
+    hook = model.field.network.register_forward_pre_hook(require_time)
     try:
         yield
     finally:
-        looking.remove()
+        hook.remove()

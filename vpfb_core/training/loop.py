@@ -11,7 +11,7 @@ from vpfb_core.training.ending import calibrate_in_time
 from vpfb_core.training.figures import NotFiniteError
 from vpfb_core.training.in_progress import RunInProgress
 from vpfb_core.training.progress import Result
-from vpfb_core.training.resuming import restore, start_from, take_over
+from vpfb_core.training.resuming import read_calibration, restore, start_from
 from vpfb_core.training.state import Counters, State, read_state
 
 MAX_ROLLBACKS = 5
@@ -69,7 +69,7 @@ def _already_finished(run: RunInProgress) -> Result | None:
     model = run.model()
     run.clock.go_on(run.counters.seconds)
     at_end = run.clock.fraction(run.counters.step) >= 1  # otherwise the run was given more steps or more time
-    if not run.group.from_first(lambda: run.folder.finished and at_end and take_over(run.record, model)):
+    if not run.group.from_first(lambda: run.folder.finished and at_end and read_calibration(run.record, model)):
         return None
     return run.result("already finished", model)
 

@@ -1,4 +1,4 @@
-"""The plan of a run, which is made before anything is written: its data, its settings and its folder."""
+"""The plan of a run, made before anything is written: its data, its settings, and the run that it continues, if any."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from vpfb_core.methods.base import DataShape, Method
 from vpfb_core.model.runs import RUNS, Run, list_runs
 from vpfb_core.training import presets
 
-# Settings that a run may exceed when it goes on, and those that are chosen anew when it goes on elsewhere.
-LENGTH = ("optimiser.steps", "optimiser.time_budget")
+LENGTH = ("optimiser.steps", "optimiser.time_budget")  # a resumed run may be given a larger value of these
+# These are chosen again when a run is resumed on another machine.
 MACHINE = tuple(f"machine.{name}" for name in ("device", "threads", "workers", "micro_batch", "compile"))
-COPIES = 5  # of the weights that training keeps, in float32
+COPIES = 5  # float32 values per parameter in training: the weight, its gradient, its average and Adam's two moments
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that `training.run` needs.
+    """The plan of a run: everything that `training.run` needs.
 
     Attributes:
-        config: with everything chosen.
-        requested: the settings that were asked for, which a resumed run must share.
-        images: the data, all of it; in memory, or on disk where it is very large.
-        method: with its settings.
-        network: description of the network.
-        parameters: how many it has.
-        existing: the run to go on with, or None to begin a new one.
+        config: the configuration, with all settings chosen.
+        requested: the settings that the user gave, as JSON values by path. A run is found again by them.
+        images: all data of the run, for training and validation.
+        method: the training method.
+        network: the description of the network.
+        parameters: the number of parameters of the field.
+        existing: the run to continue, or None to begin a new one.
     """
 
     config: TrainConfig
@@ -60,25 +60,25 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of weights, gradient, average and both moments of the optimiser; activations come on top."""
+        """The bytes of weights, gradient, average and moments of the optimiser, without those of activations."""
         return COPIES * 4 * self.parameters
 
 
 def prepare(config: TrainConfig) -> Plan:
-    """Find the run to resume if one is meant, load the data, choose what was left open. Writes nothing.
+    """Make the plan of a run: find the run to resume, load the data, and choose the settings that were left open.
 
-    Where several processes train together, the first decides and the others take the same.
+    Nothing is written. If several processes train together, all use the settings that the first chooses.
 
     Raises:
-        ConfigError: settings that do not exist or contradict each other, the data or the run to be resumed.
+        ConfigError: a setting does not exist, or it contradicts another one, the data or the run to resume.
         DataError: the data cannot be read.
     """
     group = distributed.group()
-    config, requested, existing = group.from_first(lambda: _begun(config))
+    config, requested, existing = group.from_first(lambda: _continued(config))
     if not config.data.source:
         raise ConfigError("no data named", hint="vpfb train --data FOLDER")
     device = group.together(lambda: resolve_device(config.machine.device))
-    images = _found(group, config, device)
+    images = _load_data(group, config, device)
     config = group.from_first(lambda: presets.resolve(config, images, device))
     config = config.replace(device=str(device))
     network = presets.network_description(config, images)
@@ -89,21 +89,24 @@ def prepare(config: TrainConfig) -> Plan:
     return Plan(config, requested, images, method, network, parameters, existing)
 
 
-def _begun(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any], Run | None]:
-    """The configuration, what of it was asked for, and the run to go on with, whose settings it then has."""
+def _continued(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any], Run | None]:
+    """The configuration, the settings that the user gave, and the run to continue, if there is one.
+
+    If a run is continued, the configuration is that of the run, and so are the settings except for the length.
+    """
     requested = as_json(config.requested())
     existing = _run_to_resume(config, requested)
     if existing is None:
         return config, requested, None
     config = _stored_config(existing, config, requested)
-    begun_with = _was_requested(existing) or requested  # by which it is found again
+    at_its_beginning = _requested_by(existing) or requested
     if length := {path: requested[path] for path in LENGTH if path in requested}:
-        begun_with = {path: value for path, value in begun_with.items() if path not in LENGTH} | length
-    return config, begun_with, existing
+        at_its_beginning = {path: value for path, value in at_its_beginning.items() if path not in LENGTH} | length
+    return config, at_its_beginning, existing
 
 
-def _found(group: distributed.Group, config: TrainConfig, device: torch.device) -> Source:
-    """The data, downloaded once per machine."""
+def _load_data(group: distributed.Group, config: TrainConfig, device: torch.device) -> Source:
+    """Load the data. They are downloaded once per machine."""
     options = LoadOptions(
         size=config.data.size,
         max_size=presets.MAX_SIZE[device.type],
@@ -118,6 +121,7 @@ def _found(group: distributed.Group, config: TrainConfig, device: torch.device) 
 
 
 def _run_to_resume(config: TrainConfig, requested: dict[str, Any]) -> Run | None:
+    """The run to continue: that of `resume`, that in `out`, or the newest unfinished one with the same settings."""
     if config.run.resume not in ("auto", "never"):
         run = Run(Path(config.run.resume))
         if not run.exists():
@@ -134,13 +138,16 @@ def _run_to_resume(config: TrainConfig, requested: dict[str, Any]) -> Run | None
         return run
     if config.run.resume == "auto":
         for run in list_runs(RUNS):
-            if not run.finished and _was_requested(run) == requested:
+            if not run.finished and _requested_by(run) == requested:
                 return run
     return None
 
 
-def _was_requested(run: Run) -> dict[str, Any] | None:
-    """What was asked for when a run was begun, by the paths of today; None where that is not known."""
+def _requested_by(run: Run) -> dict[str, Any] | None:
+    """The settings that the user gave when a run began, by path; None if they are not known.
+
+    Files of version 1 have settings without sections.
+    """
     try:
         return as_json(located(run.status().get("requested", {})))
     except (ConfigError, AttributeError):
@@ -148,10 +155,14 @@ def _was_requested(run: Run) -> dict[str, Any] | None:
 
 
 def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> TrainConfig:
-    """The configuration of a run, its length and its machine taken from the new one where that says so.
+    """The stored configuration of a run, with the length and the operational settings of the new configuration.
 
+    Args:
+        run: the run to continue.
+        config: the new configuration.
+        requested: the settings that the user gave in it.
     Raises:
-        ConfigError: something else than the run's own settings was asked for, or a length that is behind it.
+        ConfigError: another setting differs from that of the run, or the run is already as long as the new length.
     """
     stored = TrainConfig.of(read_file(run.config))
     kept, asked, defaults = as_json(stored.flat()), config.flat(), TrainConfig().flat()
@@ -159,31 +170,31 @@ def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> 
         if path not in LENGTH and kept.get(path) != value:
             raise ConfigError(
                 f"the run {run.path} has {path} = {_shown(kept.get(path))}, not {_shown(value)}",
-                hint="a run is resumed with the settings it was begun with; --out FOLDER begins another",
+                hint="leave the setting out to resume this run, or use --out FOLDER to begin another one",
             )
     length = {path: asked[path] for path in LENGTH if asked[path] is not None}
     if any(kept[path] != value for path, value in length.items()):
-        _require_ahead(run, length)
+        _require_longer(run, length)
         stored = stored.replace(**dict.fromkeys(LENGTH)).replace(**length)
-    if _is_elsewhere(run, stored):  # how to compute is chosen anew
+    if _was_elsewhere(run, stored):
         stored = stored.replace(**{path: defaults[path] for path in MACHINE})
     return stored.replace(**{path: asked[path] for path in OPERATIONAL if asked[path] != defaults[path]})
 
 
-def _require_ahead(run: Run, length: Mapping[str, float]) -> None:
-    """A run goes on to a length that it does not have yet."""
+def _require_longer(run: Run, length: Mapping[str, float]) -> None:
+    """Raise ConfigError if a run is already as long as its new length."""
     status = run.status()
     for path, done in (("optimiser.steps", status.get("step")), ("optimiser.time_budget", status.get("seconds"))):
         if path in length and isinstance(done, int | float) and length[path] <= done:
             unit = "steps" if path == "optimiser.steps" else "seconds"
             raise ConfigError(
                 f"the run {run.path} has already taken {done:,.0f} {unit}, so it cannot go on to {length[path]:,.0f}",
-                hint="ask for more than that in all",
+                hint=f"ask for more {unit}: the length is that of the whole run, not of what is added",
             )
 
 
-def _is_elsewhere(run: Run, stored: TrainConfig) -> bool:
-    """Whether a run was made on another machine than this one, or on a device that is not here."""
+def _was_elsewhere(run: Run, stored: TrainConfig) -> bool:
+    """Whether the last session of a run was on another machine, or on a device that does not exist here."""
     host = run.status().get("host")
     return (host is not None and host != platform.node()) or stored.machine.device not in available_devices()
 

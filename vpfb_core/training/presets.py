@@ -18,8 +18,8 @@ from vpfb_core.machine.launch import place
 from vpfb_core.machine.limits import cores, memory_share
 from vpfb_core.methods.base import DataShape, Method
 
-# batch_size counts images; each is drawn with ε and with −ε, so a step evaluates twice as many points. `attention` is
-# the largest feature map that gets it: 16 is the level of 16×16 pixels in a picture of 32, of 14×14 in one of 28.
+# `batch_size` counts images, and training evaluates two points per image. `attention` is the largest size of a feature
+# map that has attention: with 16, it is the map of 16x16 pixels for images of 32 pixels, and that of 14x14 for 28.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"widths": (32, 64), "batch_size": 32, "lr": 5e-3, "steps": 5_000},
     "small": {
@@ -38,74 +38,70 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 64, "lr": 2e-4, "warmup": 5_000, "steps": 400_000,
     },
 }  # fmt: skip
-NETWORK, WARMUP = "unet", 100  # of presets that do not say
+DEFAULTS = {"network": "unet", "warmup": 100}  # of presets that do not contain them
 CPU_TIME_BUDGET = 15 * 60.0
-# Images at once on a CPU, where a process that runs out of memory is killed before it can try again with fewer. The
-# activations of so many take 1.5 to 3 GiB; those of the whole batch of these presets take tens of GiB. With less memory
-# to plan with than this, it is in proportion fewer.
+# The number of images at once on a CPU, where the system kills a process that runs out of memory, so that it cannot try
+# again with fewer images. Their activations take 1.5 to 3 GiB; those of the whole batch of these presets take tens of
+# GiB. If the process may use less memory than CPU_MICRO_BATCH_BYTES, the number is proportionally smaller.
 CPU_MICRO_BATCH = {"base": 8, "paper": 4, "celeba64": 4}
 CPU_MICRO_BATCH_BYTES = 3 * 2**30
-# Largest side that is chosen for a folder of large pictures.
-MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}
-# `--compile auto`: where there are so many steps, or seconds, that the minutes of compiling come back.
+MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}  # the largest side that is chosen for a folder of large images, in pixels
+# `--compile auto` compiles from this length of a run on, since compiling takes minutes.
 LONG_STEPS, LONG_SECONDS = 10_000, 30 * 60.0
 
 
 def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainConfig:
-    """The configuration with everything chosen that was left open.
+    """The configuration with all settings chosen that were left open.
+
+    They are chosen from the data, the preset and the machine.
 
     Raises:
-        ConfigError: settings that contradict each other or the data.
+        ConfigError: a setting contradicts another one or the data.
     """
     data = data_shape(images)
     preset_name = config.run.preset or choose_preset(data.shape[-1], device)
-    preset = {"network": NETWORK, "warmup": WARMUP} | PRESETS[preset_name]
-    chosen: dict[str, Any] = {
-        "run.preset": preset_name,
-        "network.name": config.network.name or preset["network"],
-        "data.augment": ("flip" if images.flips else "none") if config.data.augment == "auto" else config.data.augment,
-        "data.size": data.shape[-1],
-        "data.channels": data.shape[0],
-        "machine.device": str(device),
-    }
-    open_settings = {
-        f"optimiser.{name}": preset[name] for name in ("batch_size", "lr", "warmup")
-    } | _length(config, preset, device) | _machine(device)  # fmt: skip
-    asked = config.flat() | chosen
-    chosen |= {path: value for path, value in open_settings.items() if asked[path] is None}
-    network = networks.find(chosen["network.name"])
-    asked_network = {name: value for name, value in config.network.settings.items() if value is not None}
-    values = network.defaults(data.shape, data.classes, preset, asked_network) | asked_network
-    chosen |= {f"network.{name}": value for name, value in values.items()}
-    kind = methods.find(str(config.method.name))
-    wishes = dict(config.method.settings) | {"decay": config.optimiser.decay}
-    settings = kind.Settings.from_dict(config.method.settings).completed(kind.defaults(data, wishes))
-    chosen |= {f"method.{name}": value for name, value in settings.to_dict().items()}
-    resolved = config.replace(**chosen)
-    share = -(-(resolved.optimiser.batch_size or 1) // place().count)  # of the largest process
-    method = method_of(resolved, images)
-    at_once = share
-    if device.type == "cpu" and method.divisible and preset_name in CPU_MICRO_BATCH:
-        affordable = CPU_MICRO_BATCH[preset_name] * memory_share() // CPU_MICRO_BATCH_BYTES
-        at_once = max(1, min(CPU_MICRO_BATCH[preset_name], affordable))
-    resolved = resolved.replace(micro_batch=min(share, resolved.machine.micro_batch or at_once))
-    if resolved.machine.compile == "auto":
-        pays = method.compilable and pays_to_compile(resolved, device)
-        resolved = resolved.replace(compile="on" if pays else "off")
-    _check(resolved, images, method, share)
-    return resolved
+    preset = DEFAULTS | PRESETS[preset_name]
+    config = config.replace(**_from_data(config, images), device=str(device))
+    config = _filled(config, {"run.preset": preset_name, "network.name": preset["network"]})
+    config = _filled(config, {f"optimiser.{name}": preset[name] for name in ("batch_size", "lr", "warmup")})
+    config = _filled(config, _length(config, preset, device) | _from_machine(device))
+    config = _filled(config, _network_settings(config, data, preset) | _method_settings(config, data))
+    method = method_of(config, images)
+    config = config.replace(micro_batch=_micro_batch(config, method, device))
+    if config.machine.compile == "auto":
+        pays = method.compilable and pays_to_compile(config, device)
+        config = config.replace(compile="on" if pays else "off")
+    network_description(config, images)  # checks the settings of the network
+    _require_divisible_batch(config, method)
+    _require_supported_precision(config)
+    _require_sensible_flips(config, images)
+    return config
+
+
+def _filled(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with these values, by path, for the settings that are None or were not given."""
+    current = config.flat()
+    return config.replace(**{path: value for path, value in values.items() if current.get(path) is None})
+
+
+def _from_data(config: TrainConfig, images: Source) -> dict[str, Any]:
+    """The settings of the data as they are: size, channels, and whether images are mirrored."""
+    augment = config.data.augment
+    if augment == "auto":
+        augment = "flip" if images.flips else "none"
+    return {"data.augment": augment, "data.size": images.shape[-1], "data.channels": images.shape[0]}
 
 
 def _length(config: TrainConfig, preset: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The length of the run, where none was asked for."""
+    """The length of a run for which neither steps nor a time budget are given."""
     if config.optimiser.steps is not None or config.optimiser.time_budget is not None:
         return {}
     limit = {"optimiser.time_budget": CPU_TIME_BUDGET} if device.type == "cpu" else {}
     return {"optimiser.steps": preset["steps"]} | limit
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
-    """How this machine computes, where nothing else was asked for."""
+def _from_machine(device: torch.device) -> dict[str, Any]:
+    """The precision and the numbers of threads that suit this machine."""
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return {
         "machine.precision": "bf16" if bf16 else "fp32",
@@ -114,8 +110,41 @@ def _machine(device: torch.device) -> dict[str, Any]:
     }
 
 
+def _network_settings(config: TrainConfig, data: DataShape, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of the network for these data, by path."""
+    network = networks.find(str(config.network.name))
+    given = {name: value for name, value in config.network.settings.items() if value is not None}
+    defaults = network.defaults(data.shape, data.classes, preset, given)
+    return {f"network.{name}": value for name, value in defaults.items()}
+
+
+def _method_settings(config: TrainConfig, data: DataShape) -> dict[str, Any]:
+    """The settings of the method, with its defaults for these data, by path."""
+    method = methods.find(str(config.method.name))
+    given = dict(config.method.settings)
+    defaults = method.defaults(data, given | {"decay": config.optimiser.decay})
+    settings = method.Settings.from_dict(given).completed(defaults)
+    return {f"method.{name}": value for name, value in settings.to_dict().items()}
+
+
+def _micro_batch(config: TrainConfig, method: Method, device: torch.device) -> int:
+    """The number of images that a process differentiates at once, at most its share of the batch."""
+    share, preset = _largest_share(config), config.run.preset
+    if config.machine.micro_batch is not None:
+        return min(share, config.machine.micro_batch)
+    if device.type != "cpu" or not method.divisible or preset not in CPU_MICRO_BATCH:
+        return share
+    most = CPU_MICRO_BATCH[preset]
+    return min(share, most, max(1, most * memory_share() // CPU_MICRO_BATCH_BYTES))
+
+
+def _largest_share(config: TrainConfig) -> int:
+    """The largest number of images of a batch that a process of this job computes."""
+    return -(-(config.optimiser.batch_size or 1) // place().count)
+
+
 def data_shape(images: Source) -> DataShape:
-    """What a method knows of the data."""
+    """The shape of the data and the numbers of classes."""
     return DataShape(tuple(images.shape), tuple(len(group.classes) for group in images.groups))
 
 
@@ -131,7 +160,7 @@ def method_of(config: TrainConfig, images: Source) -> Method:
 
 
 def network_description(config: TrainConfig, images: Source) -> dict[str, Any]:
-    """The network of a resolved configuration, as `networks.build` reads it.
+    """The description of the network of a resolved configuration, from which `networks.build` makes the network.
 
     Raises:
         ConfigError: its settings do not fit the data.
@@ -143,7 +172,7 @@ def network_description(config: TrainConfig, images: Source) -> dict[str, Any]:
 
 
 def choose_preset(size: int, device: torch.device) -> str:
-    """The preset for images of `size` pixels per side on this kind of device."""
+    """The preset for images of `size` pixels per side on this type of device."""
     if size <= 16:
         return "tiny"
     if device.type != "cuda":
@@ -152,16 +181,19 @@ def choose_preset(size: int, device: torch.device) -> str:
 
 
 def pays_to_compile(config: TrainConfig, device: torch.device) -> bool:
-    """On a GPU whose compiler is there, in a long run; on a CPU compiling takes as long as a run and gains little."""
+    """Whether compiling shortens a run: if the run is long, on a GPU, and its compiler is installed.
+
+    On a CPU, compiling takes as long as a run and gains little.
+    """
     steps, budget = config.optimiser.steps, config.optimiser.time_budget
     long = (steps or 0) >= LONG_STEPS if budget is None else budget >= LONG_SECONDS
     tools = find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
     return device.type == "cuda" and long and tools
 
 
-def _check(config: TrainConfig, images: Source, method: Method, share: int) -> None:
-    network_description(config, images)
-    if not method.divisible and (config.machine.micro_batch or 1) < share:
+def _require_divisible_batch(config: TrainConfig, method: Method) -> None:
+    """Raise ConfigError if a batch must be divided, among processes or micro-batches, and cannot be."""
+    if not method.divisible and (config.machine.micro_batch or 1) < _largest_share(config):
         raise ConfigError(
             "this loss takes its statistics over the whole batch, which cannot be divided",
             hint="use a smaller --batch-size and no micro_batch",
@@ -169,9 +201,17 @@ def _check(config: TrainConfig, images: Source, method: Method, share: int) -> N
     if (config.optimiser.batch_size or 1) < place().count:
         raise ConfigError(
             f"a batch of {config.optimiser.batch_size} images cannot be shared by {place().count} processes",
-            hint="--batch-size is that of all processes together",
+            hint="use a larger --batch-size, which is that of all processes together",
         )
+
+
+def _require_supported_precision(config: TrainConfig) -> None:
     if config.machine.device.startswith("mps") and config.machine.precision == "bf16":
-        raise ConfigError("bf16 is not supported on mps here", hint="use --precision fp32")
+        raise ConfigError("precision bf16 is not supported on mps", hint="use --precision fp32")
+
+
+def _require_sensible_flips(config: TrainConfig, images: Source) -> None:
     if config.data.augment == "flip" and not images.flips:
-        raise ConfigError(f"images of {images.name!r} are not themselves when flipped", hint="use --augment none")
+        raise ConfigError(
+            f"a mirrored image of {images.name!r} is not an image of the same kind", hint="use --augment none"
+        )

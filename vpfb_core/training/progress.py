@@ -11,22 +11,24 @@ from vpfb_core.model.runs import Run
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a run, with which `on_step` is called after every step, and before and after calibration.
+    """The progress of a run. `on_step` is called with it after every step, and before and after the calibration.
 
-    Figures that are measured only at times are those of the last measurement.
+    Figures that are not measured in every step are those of the last measurement.
 
     Attributes:
-        step: steps taken.
-        fraction: share of the run that is done.
-        seconds: of all its sessions.
-        loss: mean since the last line of the log.
-        validation: figures of the held-out data by name, such as `val_residual`; the first one chooses the best model.
-        sample_accuracy: of a 1-nearest-neighbour classifier that tells the grid from held-out images: 0.5 is perfect.
-        grad_norm: of the last step, before clipping.
-        lr: learning rate.
-        images_per_second: since the last line of the log.
-        memory_bytes: peak memory at the last line of the log; 0 before.
-        calibrating: whether the steps are over and the model is being calibrated.
+        step: the number of steps taken.
+        fraction: the share of the run that is done.
+        seconds: the duration of all sessions of the run.
+        loss: the mean loss since the last log line.
+        validation: the figures on the validation data by name, such as `val_residual`. The first one chooses the best
+            model.
+        sample_accuracy: the accuracy of a 1-nearest-neighbour classifier that separates the sample grid from validation
+            images; 0.5 is perfect.
+        grad_norm: the gradient norm of the last step, before clipping.
+        lr: the learning rate.
+        images_per_second: the number of images per second since the last log line.
+        memory_bytes: the peak memory use at the last log line; 0 before the first one.
+        calibrating: whether the last step is done and the model is being calibrated.
     """
 
     step: int
@@ -54,20 +56,19 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a run.
+    """The result of a run. In a job of several processes only the first one validates and calibrates the model.
 
     Attributes:
-        run: its folder.
-        status: "finished", "interrupted", or "already finished" when there was nothing left to do.
-        model: with the averaged weights.
-        step: steps taken in all.
-        images: drawn from the data in all.
-        seconds: of all its sessions.
-        images_per_second: images drawn from the data, over its life.
-        loss: mean since the last line of the log; NaN if no step was taken.
-        validation: figures of the held-out data at the end; where several processes train, only the first has measured
-            them, and calibrated its model.
-        notes: in plain words, what was found out about the data while it was trained on.
+        run: the run folder.
+        status: "finished", "interrupted", or "already finished" if there was nothing left to do.
+        model: the model with the averaged weights.
+        step: the number of steps of all sessions.
+        images: the number of images in the batches of all steps.
+        seconds: the duration of all sessions.
+        images_per_second: the number of images per second over all sessions.
+        loss: the mean loss since the last log line; NaN if no step was taken.
+        validation: the figures on the validation data at the end, by name.
+        notes: sentences about the data for the user, such as the number of images that could not be read.
     """
 
     run: Run

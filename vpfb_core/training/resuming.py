@@ -1,4 +1,4 @@
-"""Resuming a run: reading the state in its folder, and checking that its data and settings are unchanged."""
+"""What a run starts from: a saved state of the same run, its finished model, or the weights of another model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vpfb_core.training.trainer import Trainer
 
 
 def restore(record: Record) -> Restored | None:
-    """The newest whole state of a run, or None if it has not begun.
+    """The newest undamaged state of a run, or None if none was saved.
 
     Raises:
-        ConfigError: the run was begun with other data or settings.
-        CheckpointError: every state is damaged, or the one that is whole says too little.
+        ConfigError: the run began with other data or settings.
+        CheckpointError: every state is damaged, or the newest undamaged one is incomplete.
     """
     state = read_state(record.folder)
     if state is None:
@@ -29,50 +29,59 @@ def restore(record: Record) -> Restored | None:
     restored = Restored.of(state)
     kept = state.document
     if not isinstance(kept.get("data"), str) or not isinstance(kept.get("config", {}), dict):
-        raise CheckpointError(f"{state.path} does not say what it is the state of")
+        raise CheckpointError(f"{state.path} is incomplete: its data or settings are missing")
     _require_same_run(record, kept["data"], kept.get("config", {}))
     for _, damage in state.damaged:
         went_on = f"going on from step {state.counters.step}, the save before it"
         warnings.warn(f"{damage.message}; {went_on}", stacklevel=2)
     if state.path == record.folder.state:
-        record.saved = replace(state.counters)  # these count on
+        record.saved = replace(state.counters)  # a copy, since the counters of the run change
     return restored
 
 
 def _require_same_run(record: Record, fingerprint: str, config: dict[str, Any]) -> None:
-    """A run goes on with the data and the settings that it was begun with."""
+    """Raise ConfigError unless data and settings are those with which the run began."""
     if fingerprint != record.fingerprint:
         raise ConfigError(
-            f"the data {record.plan.config.data.source!r} are not those that {record.folder.path} was begun with",
-            hint="bring the images back as they were, or begin another run",
+            f"the data {record.plan.config.data.source!r} have changed since the run {record.folder.path} began",
+            hint="restore the data, or begin another run with --out FOLDER",
         )
-    begun = as_json(located(config))  # older versions wrote settings without sections
+    saved = as_json(located(config))  # files of version 1 have settings without sections
     for path, value in record.decisive().items():
-        if path not in LENGTH and begun.get(path, value) != value:
+        if path not in LENGTH and saved.get(path, value) != value:
             raise ConfigError(
-                f"{record.folder.config} has {path} = {value}, but the run was begun with {begun[path]}",
-                hint="put it back as it was, or begin another run",
+                f"{record.folder.config} has {path} = {value}, but the run began with {saved[path]}",
+                hint=f"set {path} = {saved[path]} there, or begin another run with --out FOLDER",
             )
 
 
-def take_over(record: Record, model: TrainedModel) -> bool:
-    """Give the model of a finished run its calibration; False if its file is lost, but not the weights."""
+def read_calibration(record: Record, model: TrainedModel) -> bool:
+    """Give a model, in place, the calibration and the reference in the model file of its finished run.
+
+    Returns:
+        False if the file cannot be read, so that the model must be calibrated again.
+    Raises:
+        CheckpointError: the file cannot be read, and no state was saved either.
+    """
     try:
         finished = model_file.load(TrainedModel, record.folder.model, device=record.plan.config.machine.device)
     except CheckpointError as error:
         if not model.about["step"]:
             raise
-        warnings.warn(f"{error.message}; it is made anew", stacklevel=2)
+        warnings.warn(f"{error.message}; the model is calibrated and written again", stacklevel=2)
         return False
     model.calibration, model.reference = finished.calibration, finished.reference
     return True
 
 
 def start_from(trainer: Trainer, name: str) -> None:
-    """Give a trainer the weights of a model: a file, a run folder, or a built-in name.
+    """Give a trainer the weights of a model.
 
+    Args:
+        trainer: the trainer, which is changed in place.
+        name: a model file, a run folder, or the name of a built-in model.
     Raises:
-        CheckpointError: no such model, or one whose weights do not fit; with the first difference.
+        CheckpointError: there is no such model, or its weights do not fit. The message names the first difference.
     """
     model = model_file.load(TrainedModel, name, device=str(trainer.device))
     given, wanted = model.field.state_dict(), trainer.field.state_dict()

@@ -1,4 +1,4 @@
-"""One session of a run, which locks its folder, sets up the machine and trains."""
+"""A session of a run: it locks the run folder, sets up the process, and trains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train(
     on_step: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Result:
-    """Train a model; `prepare` and `run` in one. Arguments and errors as theirs."""
+    """Train a model: `prepare` and `run` in one call. Arguments and errors are theirs."""
     return run(prepare(config), on_step=on_step, should_stop=should_stop)
 
 
@@ -36,33 +36,36 @@ def run(
     should_stop: Callable[[], bool] | None = None,
     began: float | None = None,
 ) -> Result:
-    """Carry out a plan: begin or go on with its run, train, and leave a whole run folder.
+    """Carry out a plan: begin or continue its run, train, and write the run folder.
 
-    Where `torchrun` has started several processes, all call this and share the work; the first alone writes.
+    If `torchrun` has started several processes, all of them call this function and divide the work. Only the first one
+    writes files.
 
     Args:
-        plan: from `prepare`.
-        on_step: hears of every step, in the first process.
-        should_stop: asked after every step; once it says True in some process the run is saved and left as
-            "interrupted".
-        began: when the session began, by the monotonic clock: a time budget counts from there. None is now.
+        plan: the plan that `prepare` returned.
+        on_step: a function that is called with the progress after every step, in the first process.
+        should_stop: a function that is called before every step. Once it returns True in some process, the run is saved
+            with the status "interrupted" and the function returns.
+        began: the time at which the session began, by the monotonic clock, from which a time budget counts; None is
+            now.
     Raises:
-        ConfigError: the run is held by another process, or the data is not what it was begun with.
-        DivergedError: a non-finite loss or gradient; the last good state is kept.
-        StepTooLargeError: a step does not fit into the memory; the last good state is kept.
-        DataError: the folder cannot be written, or images that are read while training cannot be read.
-        CheckpointError: the state to resume from is damaged.
+        ConfigError: another process is training in the run folder, or the run began with other data or settings.
+        DivergedError: a loss or a gradient is not finite. The last good state is kept.
+        StepTooLargeError: a step does not fit into the memory. The last good state is kept.
+        NoStepError: the time budget was over before the first step.
+        DataError: the folder cannot be written, or images that are read during training cannot be read.
+        CheckpointError: the state from which the run is resumed is damaged.
         LostProcessError: another process has died.
     """
     group = distributed.group()
     with contextlib.ExitStack() as stack:
 
-        def claimed() -> Run:
+        def lock_folder() -> Run:
             folder = plan.existing or new_folder(plan.config)
             stack.enter_context(locked(folder))
             return folder
 
-        folder = group.from_first(claimed)
+        folder = group.from_first(lock_folder)
         stack.enter_context(_threads(plan.config.machine.threads))
         stack.enter_context(warnings_silenced())
         stack.enter_context(group.naming_lost_processes())
@@ -73,7 +76,7 @@ def run(
 
 @contextlib.contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Compute with `count` threads, and leave the process as it was."""
+    """Inside this context, torch computes with `count` threads; None leaves the number as it is."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -36,15 +36,15 @@ class Counters:
 
 @dataclass(frozen=True)
 class State:
-    """A state as it was read.
+    """A state that was read from a file.
 
     Attributes:
-        path: the path of its file.
+        path: the path of the file.
         tensors: the tensors of the trainer by name.
         counters: the progress of the run.
-        document: other facts that were saved with it.
-        format_version: of the file.
-        damaged: newer files that cannot be read, and why; newest first.
+        document: the JSON values that were saved with the tensors, by name.
+        format_version: the format version of the file.
+        damaged: the paths of newer states, which are damaged, and their errors; the newest first.
     """
 
     path: Path
@@ -56,9 +56,18 @@ class State:
 
 
 def save_state(run: Run, tensors: dict[str, Tensor], counters: Counters, about: dict[str, Any], keep: int) -> None:
-    """Write the newest state; the `keep` before it stay as state.1, state.2, …
+    """Write a new state, and keep up to `keep` earlier ones as state.1, state.2, …
 
-    The new file is whole and on disk before an old one moves, so there is a good state at every moment.
+    The new file is complete and on disk before an old one is renamed, so that there is a good state at every moment.
+
+    Args:
+        run: the run folder.
+        tensors: the tensors of the trainer by name.
+        counters: the progress of the run.
+        about: JSON values to save with the tensors, by name.
+        keep: the number of earlier states to keep.
+    Raises:
+        DataError: the folder cannot be written.
     """
     pending = run.path / ".state.new"
     container.write(pending, "state", tensors, {"counters": asdict(counters), **about})
@@ -69,10 +78,10 @@ def save_state(run: Run, tensors: dict[str, Tensor], counters: Counters, about: 
 
 
 def read_state(run: Run) -> State | None:
-    """The newest state that is whole, or None if none was ever written.
+    """The newest undamaged state, or None if none was saved.
 
     Raises:
-        CheckpointError: there are states, but every one is damaged.
+        CheckpointError: there are states, but all of them are damaged.
     """
     damaged: list[tuple[Path, CheckpointError]] = []
     for path in _states(run):
@@ -89,13 +98,15 @@ def read_state(run: Run) -> State | None:
 
 @dataclass(frozen=True)
 class Restored:
-    """A state, and the figures that were saved with it; NaN where none was measured.
+    """A state and the figures that were saved with it. A figure that was not measured is NaN.
 
     Attributes:
-        validation: by name.
-        sample_accuracy: of the newest grid.
-        best: the least value of the first validation figure.
-        check_seconds, calibration_seconds: that a check takes, and calibration will take.
+        state: the state.
+        validation: the validation figures by name.
+        sample_accuracy: the sample accuracy of the newest grid.
+        best: the lowest value of the first validation figure.
+        check_seconds: the duration of the last check.
+        calibration_seconds: the expected duration of the calibration.
     """
 
     state: State
@@ -107,7 +118,7 @@ class Restored:
 
     @classmethod
     def of(cls, state: State) -> Restored:
-        """The figures in a state. Raises CheckpointError if it says too little."""
+        """The figures in the document of a state. Raises CheckpointError if one is missing or has the wrong type."""
         kept = state.document
         try:
             if state.format_version == 1:
@@ -125,7 +136,7 @@ class Restored:
                 float(kept["calibration_seconds"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{state.path} does not say what it is the state of") from error
+            raise CheckpointError(f"{state.path} is incomplete: its figures are missing") from error
 
 
 def _number(value: float | None) -> float:
@@ -133,7 +144,7 @@ def _number(value: float | None) -> float:
 
 
 def set_aside(run: Run, damaged: Iterable[Path]) -> None:
-    """Give damaged states other names, lest the next save moves them to where the good one before them stands.
+    """Rename damaged states, since the next save would give them the name of an earlier, undamaged one.
 
     Raises:
         DataError: the folder cannot be written.
@@ -146,7 +157,10 @@ def set_aside(run: Run, damaged: Iterable[Path]) -> None:
 
 
 def _states(run: Run) -> list[Path]:
-    """The files of all states, newest first; a process that was killed while they moved up leaves a gap."""
+    """The files of all states, the newest first.
+
+    The numbers have a gap if a process was killed while it renamed the states.
+    """
     ages = [path.name.split(".")[1] for path in run.path.glob("state.*.safetensors")]
     earlier = sorted(int(age) for age in ages if re.fullmatch(r"[1-9]\d{0,3}", age))
     return [path for path in map(run.earlier_state, [0, *earlier]) if path.exists()]
@@ -160,7 +174,7 @@ def _counters(document: dict[str, Any], path: Path) -> Counters:
             return counters
     except (KeyError, TypeError):
         pass
-    raise CheckpointError(f"{path} does not say where the run is")
+    raise CheckpointError(f"{path} is incomplete: its step, seconds or roll-backs are missing or invalid")
 
 
 def _rename(path: Path, target: Path) -> None:
@@ -171,17 +185,27 @@ def _rename(path: Path, target: Path) -> None:
 
 
 def write_status(run: Run, status: str, counters: Counters, requested: dict[str, Any]) -> None:
-    """Write the status file of a run: its status (running, interrupted, diverged, finished), its step, its seconds."""
+    """Write the status file of a run.
+
+    Args:
+        run: the run folder.
+        status: "running", "interrupted", "diverged" or "finished".
+        counters: the progress of the run.
+        requested: the settings that the user gave, by path.
+    """
     content = {"status": status, **asdict(counters), "requested": requested, "host": platform.node()}
     write_bytes(run.progress, (json.dumps(content, indent=1) + "\n").encode())
 
 
 @contextlib.contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Hold the run for this process; the lock goes with the process, however it ends.
+    """Inside this context, no other process can train in the run folder.
+
+    The system releases the lock when the process ends, however it ends.
 
     Raises:
-        ConfigError: another process trains here.
+        ConfigError: another process is training in the folder.
+        DataError: the folder cannot be written.
     """
     handle = _opened(run.lock)
     try:

@@ -93,14 +93,14 @@ def test_a_run_that_goes_on_counts_the_time_of_its_earlier_sessions(now: Now) ->
 # --- the agenda -------------------------------------------------------------------------------------------------------
 
 
-def due(settings: RunSettings, now: Now, step: int = 0, ago: float = 0.0, save: float = 0.0, wish: bool = False) -> Due:
-    """What is due when the line and the save are `ago` seconds old and a save takes `save` seconds."""
+def due(settings: RunSettings, now: Now, step: int = 0, ago: float = 0.0, save: float = 0.0, stop: bool = False) -> Due:
+    """What is due when the log line and the save are `ago` seconds old and a save takes `save` seconds."""
     plan = Agenda(settings, Clock(config(steps=100)), distributed.group())
     plan.checked(0)
-    return plan.due(step, now.seconds - ago, now.seconds - ago, save, wish)
+    return plan.due(step, now.seconds - ago, now.seconds - ago, save, stop)
 
 
-def test_what_is_set_is_due_every_so_many_steps(now: Now) -> None:
+def test_intervals_that_are_set_count_steps(now: Now) -> None:
     settings = RunSettings(log_every=2, sample_every=3, save_every=5)
     found = [due(settings, now, step, ago=1e9) for step in (2, 3, 5, 7, 30)]
     assert [(each.log, each.check, each.save) for each in found] == [
@@ -108,7 +108,7 @@ def test_what_is_set_is_due_every_so_many_steps(now: Now) -> None:
     ]  # fmt: skip
 
 
-def test_otherwise_lines_and_saves_go_by_the_clock_and_checks_by_the_share_that_is_done(now: Now) -> None:
+def test_without_settings_lines_and_saves_go_by_the_clock_and_checks_by_the_share_of_the_run(now: Now) -> None:
     settings = RunSettings()
     assert [due(settings, now, ago=ago).log for ago in (1.9, 2.1)] == [False, True]
     assert [due(settings, now, ago=ago).save for ago in (59, 61)] == [False, True]
@@ -131,5 +131,5 @@ def test_a_slow_save_is_put_off_in_proportion(now: Now) -> None:
     assert [due(RunSettings(), now, ago=ago, save=4.0).save for ago in (199, 201)] == [False, True]
 
 
-def test_a_wish_to_stop_is_heard(now: Now) -> None:
-    assert [due(RunSettings(), now, wish=wish).stop for wish in (False, True)] == [False, True]
+def test_a_request_to_stop_is_due(now: Now) -> None:
+    assert [due(RunSettings(), now, stop=stop).stop for stop in (False, True)] == [False, True]

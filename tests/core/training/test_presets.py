@@ -185,7 +185,7 @@ def test_what_was_asked_for_stands_above_the_preset() -> None:
         ({"prototypes": True}, 28, "prototypes need classes, and this run has none"),
         ({"widths": (8, 8, 8), "patch": 4}, 12, "3x3 patches of 4x4 pixels cannot be halved 2 times"),
         ({"attention": [16]}, 28, r"attention at \[16\], but the feature maps have sizes \[14, 7, 4\]"),
-        ({"augment": "flip"}, 8, "not themselves when flipped"),
+        ({"augment": "flip"}, 8, "a mirrored image of"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_refused(settings: dict[str, Any], size: int, words: str) -> None:

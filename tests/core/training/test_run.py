@@ -327,7 +327,7 @@ def test_resuming_on_changed_data_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", images)
     train(data="a.npy", out="run", stop_after=2)
     np.save(tmp_path / "a.npy", images[:-1])
-    with pytest.raises(ConfigError, match="are not those that run was begun with"):
+    with pytest.raises(ConfigError, match="have changed since the run run began"):
         train(data="a.npy", out="run", resume="auto")
     (tmp_path / "a.npy").unlink()
     with pytest.raises(DataError, match=r"a\.npy"):
