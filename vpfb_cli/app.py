@@ -61,7 +61,7 @@ def register(app: typer.Typer, command: Callable[..., None]) -> None:
 def vpfb(
     version: VersionOption = False,
 ) -> None:
-    """Variational Potential Flow Bayes: train a potential on images, draw images from it, and score images by it."""
+    """Variational Potential Flow Bayes: train a potential on images, draw images from it, and score images with it."""
 
 
 def _escaped(text: str) -> str:

@@ -23,11 +23,15 @@ class Condition:
 
     class_: Annotated[
         list[str] | None,
-        option("--class NAME", MODEL, "Class to draw, or attributes joined by commas. Repeated classes take turns."),
+        option(
+            "--class NAME", MODEL, "Class to draw, or attributes joined by commas. If repeated, the classes alternate."
+        ),
     ] = None
     guidance: Annotated[
         float | None,
-        option("--guidance W", MODEL, "Guidance weight; above 1 for clearer examples of the class. Doubles the cost."),
+        option(
+            "--guidance W", MODEL, "Guidance weight. Above 1, classes are clearer and less varied. Doubles the cost."
+        ),
     ] = None
 
     def warn_if_idle(self, say: Output, model: Model) -> None:

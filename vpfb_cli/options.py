@@ -90,13 +90,11 @@ def _within_seeds(value: int) -> int:
 
 # --- single options ---------------------------------------------------------------------------------------------------
 
+MODEL_HELP = "A run folder, a .safetensors file, or the name of a built-in model."
 ModelOption = Annotated[
     str | None,
-    option(
-        "--model -m MODEL", MODEL, "A run folder, a .safetensors file, or the name of a built-in model.",
-        show_default="the newest run under ./runs, else digits",
-    ),
-]  # fmt: skip
+    option("--model -m MODEL", MODEL, MODEL_HELP, show_default="the newest run under ./runs, else digits"),
+]
 CountOption = Annotated[int, option("-n N", OUTPUT, "Number of images.", callback=at_least_one)]
 BatchSizeOption = Annotated[
     int, option("--batch-size N", MACHINE, "Number of images that are computed at once.", callback=at_least_one)

@@ -82,11 +82,6 @@ class Settings:
         """The values by name, in the order of declaration."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def changed(self) -> dict[str, Any]:
-        """The values that differ from their defaults, by name."""
-        return {field.name: value for field in dataclasses.fields(self)
-                if (value := getattr(self, field.name)) != field.default}  # fmt: skip
-
     def replace(self, **values: Any) -> Self:
         """A copy with other values. Names and values are checked."""
         return type(self).from_dict(self.to_dict() | values)
@@ -97,11 +92,9 @@ class Settings:
         return self.replace(**{name: value for name, value in defaults.items() if name in open_})
 
 
-def require_name(name: str, names: Iterable[str], where: str = "") -> str:
+def require_name(name: str, names: Iterable[str]) -> str:
     """Return `name` if it is one of `names`.
 
-    Args:
-        where: the end of the message, such as " in config.toml".
     Raises:
         ConfigError: the name is unknown; the hint suggests the nearest one.
     """
@@ -110,7 +103,7 @@ def require_name(name: str, names: Iterable[str], where: str = "") -> str:
         return name
     near = difflib.get_close_matches(name.replace("-", "_"), names, 1)
     raise ConfigError(
-        f"unknown setting {name!r}{where}",
+        f"unknown setting {name!r}",
         hint=f"did you mean {near[0]!r}?" if near else f"settings: {', '.join(names)}",
     )
 
@@ -122,10 +115,6 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError):  # Python refuses to write out an integer of thousands of digits
         return "a value too long to show"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-
-
-def _field(settings: type[Settings], name: str) -> dataclasses.Field[Any]:
-    return next(field for field in dataclasses.fields(settings) if field.name == name)
 
 
 def _kinds(settings: type[Settings]) -> dict[str, Any]:
@@ -151,9 +140,9 @@ def _checked(field: dataclasses.Field[Any], expected: Any, value: Any) -> Any:
     low, high = about.get("low"), about.get("high")
     if (low is not None and not value >= low) or (high is not None and not value <= high):  # refuses NaN, too
         limits = f"between {low:g} and {high:g}" if low is not None and high is not None else (
-            f"at least {low:g}" if low is not None else f"at most {high:g}"
+            f"of at least {low:g}" if low is not None else f"of at most {high:g}"
         )  # fmt: skip
-        raise ConfigError(f"{name} = {shown(value)} is out of range", hint=f"it must be {limits}")
+        raise ConfigError(f"{name} = {shown(value)} is out of range", hint=f"use a value {limits}")
     return value
 
 

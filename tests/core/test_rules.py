@@ -17,7 +17,7 @@ from vpfb_core import names
 
 ROOT = Path(vpfb_core.__file__).parent
 FLOORS = ("settings", "machine", "networks", "data", "dynamics", "methods", "model", "uses", "training", "api")
-LOOSE = {"__init__", "api", "config", "errors", "names", "settings"}
+LOOSE = {"__init__", "api", "errors", "names", "settings"}
 # The public names of VPFB's building blocks are given here, and what people type there.
 PUBLIC = {ROOT / "__init__.py", ROOT / "names.py"}
 

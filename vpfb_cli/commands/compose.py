@@ -29,7 +29,7 @@ def compose(
         str,
         typer.Argument(
             metavar="EXPRESSION",
-            help="What to draw, in quotes: classes joined by & | ~ and weights; circle,red has two attributes.",
+            help="What to draw, in quotes: classes with &, |, ~ and weights. circle,red has both attributes.",
         ),
     ],
     *,
@@ -61,11 +61,13 @@ def compose(
 
     red & large   both;              2*red & large   red counts twice
     red | blue    one or the other;  2*red | blue    red twice as often
-    ~red          not red            (...)           ~, then *, &, | bind
+    ~red          not red
+
+    Operators bind in the order ~, *, &, |. Parentheses change the order.
 
     colour=red names the attribute, if several attributes have a class "red".
-    MODEL:red is a class of another model, MODEL: is everything it draws.
-    Names with special characters go in single quotes: 'my runs/a':red.
+    MODEL:red is a class of another model, and MODEL: is all that it draws.
+    Names with special characters need single quotes: 'my runs/a':red.
 
     Example:
       vpfb compose "circle & red & ~large" -m shapes -n 16 -o out.png

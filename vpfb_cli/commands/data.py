@@ -32,7 +32,7 @@ def data(
     n: Annotated[int, option("-n N", OUTPUT, "Number of images in the grid.", callback=at_least_one)] = 64,
     say: Output,
 ) -> None:
-    """List the data sets that have a name, or describe one data set.
+    """List the named data sets, or describe one data set.
 
     NAME can be anything that vpfb train takes as --data.
 

@@ -117,7 +117,7 @@ def eval_(
         say.warn(warning)
     with progress(say, "evaluating") as bar:
         report = evaluation.evaluate(
-            loaded, plan, seed=machine.seed, batch_size=batch_size, on_progress=bar.update, **solver.wishes
+            loaded, plan, seed=machine.seed, batch_size=batch_size, on_progress=bar.update, **solver.arguments
         )
     if not group.first:
         return

@@ -38,7 +38,7 @@ def info(
     ] = None,
     *,
     calibrate: Annotated[
-        bool, option("--calibrate", "Calibration", "Calibrate densities and scores, and save that in the model.")
+        bool, option("--calibrate", "Calibration", "Calibrate densities and scores, and save them in the model.")
     ] = False,
     data: Annotated[
         str | None, option("--data DATA", DATA, "Images to calibrate on.", show_default="the training data")

@@ -82,7 +82,7 @@ def interpolate(
         "condition": condition.class_,
         "guidance": condition.guidance,
         "batch_size": batch_size,
-        **solver.wishes,
+        **solver.arguments,
     }
     pair = None
     if from_ is not None and to is not None:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from vpfb_cli import output, signals
 from vpfb_cli.models import open_model
-from vpfb_cli.options import DATA, OUTPUT, BatchSizeOption, DataAccess, Machine, ModelOption, at_least_one, option
+from vpfb_cli.options import (
+    DATA,
+    MODEL,
+    MODEL_HELP,
+    OUTPUT,
+    BatchSizeOption,
+    DataAccess,
+    Machine,
+    at_least_one,
+    option,
+)
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import one_of
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
 
 def ood(
     *,
-    in_set: Annotated[str, option("--in IN", DATA, "In-distribution images: the name of a data set, DIR or FILE.")],
+    in_set: Annotated[str, option("--in IN", DATA, "In-distribution images: a named data set, a folder or a file.")],
     out_sets: Annotated[list[str], option("--out OUT", DATA, "Out-of-distribution images. Can be repeated.")],
     limit: Annotated[
         int, option("--limit N", DATA, "Largest number of images per set.", callback=at_least_one)
@@ -37,11 +47,13 @@ def ood(
         option(
             "--score NAME",
             "Scores",
-            f"{one_of(SCORES)}; all stands for all but the slow ones. Can be repeated.",
+            f"{one_of(SCORES)}. all selects all but the slow ones. Can be repeated.",
             show_default=SCORES[0],
         ),
     ] = None,
-    model: ModelOption = None,
+    model: Annotated[
+        str | None, option("--model -m MODEL", MODEL, MODEL_HELP, show_default="the newest run trained on IN")
+    ] = None,
     batch_size: BatchSizeOption = 64,
     machine: Machine,
     folder: Annotated[
@@ -57,7 +69,7 @@ def ood(
     FPR95 is the false positive rate at the threshold that accepts 95 % of IN.
 
     Images are cropped and resized (Lanczos) to the shape of the model. If a set
-    has a test split, that is used. Without -m: the newest run trained on IN.
+    has a test split, that split is used.
 
     Example:
       vpfb ood --in cifar --out svhn

@@ -85,7 +85,7 @@ def sample(
 
     began = time.monotonic()
     settings = {"condition": condition.class_, "guidance": condition.guidance, "batch_size": batch_size}
-    job = _Job(say, loaded, n, machine.seed, settings, solver.wishes, writer)
+    job = _Job(say, loaded, n, machine.seed, settings, solver.arguments, writer)
     if known is not None and mask is not None:
         drawn = _inpaint(job, known, mask)
     elif langevin is not None:

@@ -62,7 +62,7 @@ def train(
     access: DataAccess,
     preset: Annotated[str | None, _choice("preset", "--preset NAME", LENGTH, "Size of the network and length of the run: {}. Chosen from the image size and the machine if unset.")] = None,
     steps: Annotated[int | None, option("--steps N", LENGTH, "Number of training steps; not together with --time-budget.")] = None,
-    time_budget: Annotated[str | None, option("--time-budget TIME", LENGTH, "Length of the run, calibration and saving included: 90s, 10m, 1h30m.")] = None,
+    time_budget: Annotated[str | None, option("--time-budget TIME", LENGTH, "Length of the run, including calibration and saving: 90s, 10m, 1h30m.")] = None,
     batch_size: Annotated[int | None, option("--batch-size N", LENGTH, "Number of images per step, over all processes.", show_default="set by the preset")] = None,
     lr: Annotated[float | None, option("--lr RATE", METHOD, "Learning rate of Adam.", show_default="set by the preset")] = None,
     method: Annotated[str, _choice("method", "--method NAME", METHOD, "Training method: {}.")] = names.DEFAULT_METHOD,
@@ -71,7 +71,7 @@ def train(
     config: Annotated[Path | None, option("--config FILE.toml", METHOD, "Read settings from a file, such as the config.toml of a run.")] = None,
     assignments: Annotated[list[str] | None, option("--set KEY=VALUE", METHOD, "Set any setting of config.toml by its name. Can be repeated.")] = None,
     out: Annotated[str | None, option("--out DIR", RUN, "The run folder.", show_default="a new folder runs/NNN-data")] = None,
-    resume: Annotated[str, option("--resume auto|never|DIR", RUN, "Continue a run: DIR, or with auto the newest unfinished one with the same settings.")] = RUN_DEFAULTS.resume,
+    resume: Annotated[str, option("--resume auto|never|DIR", RUN, "Continue the run in DIR, or with auto the newest unfinished run with the same settings.")] = RUN_DEFAULTS.resume,
     init: Annotated[str | None, option("--init MODEL", RUN, "Start from the weights of this model; sizes and classes must fit.", show_default="random weights")] = None,
     save_every: Annotated[int | None, option("--save-every STEPS", RUN, "Number of steps between saves.", show_default="once per minute")] = None,
     sample_every: Annotated[int | None, option("--sample-every STEPS", RUN, "Number of steps between sample grids and validations.", show_default="ten times per run")] = None,
@@ -92,7 +92,7 @@ def train(
     Ctrl-C saves the run and stops; the same command with --resume auto continues.
 
     Settings are also read from the environment (VPFB_TRAIN_STEPS=1000) and from
-    a file (--config). An option counts before the environment and the file.
+    a file (--config). Options override the environment, and both the file.
 
     Example:
       vpfb train --data ./imgs

@@ -125,17 +125,17 @@ def _beside(root: Path) -> Iterator[Path]:
 
 
 class Notes:
-    """Notes that tell how much of a large download has come, one per `NOTE_SECONDS`.
+    """Notes on the progress of a large download, at most one per `NOTE_SECONDS`.
 
     Args:
-        name: of what is downloaded.
+        name: the name of what is downloaded.
     """
 
     def __init__(self, name: str) -> None:
         self._name, self._last = name, time.monotonic()
 
-    def hear(self, size: int) -> None:
-        """Tell that so many bytes are here, if it is time for a note."""
+    def update(self, size: int) -> None:
+        """Write a note that `size` bytes have been downloaded, if it is time for one."""
         if (now := time.monotonic()) - self._last >= NOTE_SECONDS:
             self._last = now
             warnings.warn(f"downloading {self._name}: {size / 1e6:,.0f} MB so far", stacklevel=2)
@@ -143,13 +143,13 @@ class Notes:
 
 @contextlib.contextmanager
 def _watched(folder: Path, name: str) -> Iterator[None]:
-    """Inside this context, a thread tells how much there is in the folder. No library needs to report it."""
+    """Inside this context, a thread writes notes on the size of a folder; not every library reports its progress."""
     notes, over = Notes(name), threading.Event()
 
     def watch() -> None:
         while not over.wait(NOTE_SECONDS):
             with contextlib.suppress(OSError):  # a file that was moved meanwhile
-                notes.hear(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+                notes.update(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
 
     watcher = threading.Thread(target=watch, daemon=True, name="vpfb-download")
     watcher.start()
@@ -162,12 +162,12 @@ def _watched(folder: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _torchvision_adapted() -> Iterator[None]:
-    """Inside this context, downloads of torchvision are silent, and a server that falls silent is given up.
+    """Inside this context, torchvision downloads without progress bars and with a time-out.
 
-    torchvision has no argument for either: it opens URLs without a limit of time and draws progress bars. Changing the
-    default time-out of sockets and the standard streams would reach every thread of the process, so two private
-    functions of torchvision are replaced instead, one download at a time; a test guards that they are there. For Google
-    Drive, torchvision calls gdown, whose bar is switched off in the same way; gdown has no limit of time.
+    torchvision has no argument for either. Changing the default time-out of sockets and the standard streams would
+    affect every thread of the process. Instead, two private functions of torchvision are replaced, for one download at
+    a time; a test checks that they exist. For Google Drive, torchvision calls gdown, whose progress bar is switched off
+    in the same way. gdown has no time-out.
     """
     from torchvision.datasets import utils
 
@@ -177,13 +177,13 @@ def _torchvision_adapted() -> Iterator[None]:
         if find_spec("gdown") is not None:
             gdown = import_module("gdown")
             original = gdown.download
-            stack.enter_context(_replaced(gdown, "download", lambda **wishes: original(**wishes | {"quiet": True})))
+            stack.enter_context(_replaced(gdown, "download", lambda **given: original(**given | {"quiet": True})))
         yield
 
 
 @contextlib.contextmanager
 def _containment() -> Iterator[None]:
-    """Refuse tar members that lead out of the folder they are extracted into; before Python 3.14 nothing does."""
+    """Inside this context, tar members that lead out of the target folder are refused, as Python does from 3.14 on."""
     before = tarfile.TarFile.__dict__.get("extraction_filter")
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:

@@ -77,7 +77,7 @@ class Solver:
         return cls(method, nfe, first, first if atol is None else atol)
 
     @property
-    def wishes(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """The arguments from which `choose` returns this solver."""
         if self.nfe is not None:
             return {"method": self.method, "nfe": self.nfe}

@@ -68,9 +68,9 @@ def place_network(network: nn.Module, device: torch.device) -> None:
 
 
 def default_threads() -> int:
-    """The threads that computing on the CPU takes by default: as many as torch chose, but no more than the cores here.
+    """The default number of CPU threads: the number that torch chose, but at most `cores()`.
 
-    torch does not know of the CPU time that a container is allowed.
+    torch does not consider the limit of CPU time of a container.
     """
     return min(torch.get_num_threads(), cores())
 
@@ -89,9 +89,9 @@ def memory_in_use(device: torch.device) -> int:
 def keeping_freed_memory(device: torch.device) -> Iterator[None]:
     """Inside this context, glibc keeps freed memory of the CPU for the next tensor.
 
-    By default glibc returns large blocks to the system, and a training step requests them again. Getting the pages anew
-    takes as long as computing in them. At the end of the context the free memory is returned. With another C library or
-    on another device nothing changes. It holds for the whole process, so that programs use it, and not the library.
+    By default glibc returns large blocks to the system, and a training step requests them again, which takes as long as
+    computing in them. At the end of the context the free memory is returned. With another C library or on another
+    device nothing changes. The context changes the whole process, so it is for programs and not for the library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None or device.type != "cpu":

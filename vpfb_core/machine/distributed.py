@@ -24,12 +24,13 @@ from vpfb_core.machine.launch import Place, place
 
 T = TypeVar("T")
 
-# The other processes wait while the first calibrates, samples and saves. A process that died is noticed at once.
+# The other processes wait while the first one calibrates, samples and saves, which may take hours. A process that has
+# died is noticed without this time-out, since its connection breaks.
 TIMEOUT = timedelta(days=7)
 
 
 class Group:
-    """The processes of a job, of which this is one.
+    """The processes of a job, as seen from one of them.
 
     An error that `from_first` or `together` raises on all processes has an attribute `reported_here`: whether this
     process is the one that prints it.
@@ -118,7 +119,7 @@ class Group:
         return value  # type: ignore[return-value]
 
     def leaders_first(self, work: Callable[[], T]) -> T:
-        """Run `work()` on one process of each machine, then on the others, which find what the first downloaded."""
+        """Run `work()` on one process of each machine, then on the others, which find the files that it downloaded."""
         value = self.together(lambda: work() if self.leads else None)
         return self.together(lambda: work() if value is None else value)
 

@@ -18,17 +18,13 @@ _PREFIX, _SUFFIX = ".vpfb-", ".part"  # the beginning and the end of temporary n
 
 
 class Writer:
-    """A file that is being written. An error of writing is a DataError; errors of others inside pass as they are."""
+    """A file that is being written. An error in writing it is raised as a DataError."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
 
     def write(self, content: bytes) -> None:
-        """Append to the file.
-
-        Raises:
-            DataError: it cannot be written.
-        """
+        """Append to the file. Raises DataError if it cannot be written."""
         with _named(self._path):
             self._file.write(content)
 
@@ -65,7 +61,7 @@ def write_quickly(path: Path, content: bytes) -> None:
 def flush_names(folder: Path) -> None:
     """Flush the names in a folder to disk, so that a power failure does not undo a rename.
 
-    Systems that cannot flush a folder are left alone.
+    On a system that cannot flush a folder, nothing happens.
     """
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -34,9 +34,9 @@ def memory() -> int:
 
 
 def memory_share() -> int:
-    """The bytes that this process may plan with: half of `memory`, divided among the processes of the job here.
+    """The memory that this process may plan to use: half of `memory`, divided by the job's processes on this machine.
 
-    The other half is for other programs and for what cannot be planned.
+    The other half is left to other programs and to tensors that are not planned.
     """
     return memory() // 2 // place().local_count
 
@@ -44,8 +44,8 @@ def memory_share() -> int:
 def _folders(controller: str) -> Iterator[Path]:
     """The folders of the cgroups that limit this process: its own and all above it, of both versions.
 
-    Inside a container the path may be that of the host, of which only the mounted root can be seen; folders that do not
-    exist have no files to read.
+    Inside a container the path may be that of the host, of which only the mounted root is visible. A folder that does
+    not exist limits nothing.
     """
     try:
         lines = _MEMBERSHIP.read_text().splitlines()
@@ -65,7 +65,7 @@ def _folders(controller: str) -> Iterator[Path]:
 
 
 def _cpu_quota(folder: Path) -> float | None:
-    """The cores that the CPU time of a cgroup amounts to; None without a limit."""
+    """The number of cores that the CPU time of a cgroup is equal to; None without a limit."""
     words = _words(folder / "cpu.max") or _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
     quota, period = _number(words[:1]), _number(words[1:])
     return quota / period if quota is not None and period is not None else None
@@ -79,5 +79,5 @@ def _words(file: Path) -> list[str]:
 
 
 def _number(words: list[str]) -> int | None:
-    """The positive number that a file holds; None where it says "max", -1 or nothing."""
+    """The positive number in the words of a file; None if they are "max", -1 or none."""
     return int(words[0]) if len(words) == 1 and words[0].isdecimal() and int(words[0]) > 0 else None

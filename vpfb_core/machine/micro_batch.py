@@ -1,4 +1,4 @@
-"""How many images are computed at once: fewer from the moment the memory does not suffice."""
+"""The number of images that are computed at once, which is halved when the memory is full."""
 
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
 
 @contextlib.contextmanager
 def seeded_global_generator(device: torch.device, seed: int) -> Iterator[None]:
-    """Inside this context, the global generator of a device is seeded; afterwards it has its former state.
+    """Inside this context, the global generator of a device is seeded. Its state is restored at the end.
 
-    It is meant for code of torch that takes no generator, such as dropout and the initialisation of weights. The
-    generators of other devices are left alone, whereas `torch.manual_seed` seeds all of them.
+    Code of torch that takes no generator needs this, such as dropout and the initialisation of weights. The generators
+    of other devices are left alone, whereas `torch.manual_seed` seeds all of them.
     """
     if device.type == "mps":
         state = torch.mps.get_rng_state()

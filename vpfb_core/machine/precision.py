@@ -1,7 +1,8 @@
 """True float32 for everything that returns an energy, and sums in float64.
 
-By default cuDNN computes convolutions of float32 tensors in TF32, which keeps 10 bits of the mantissa. Training and
-sampling bear that. An energy does not, since near the data an error of the network is multiplied by up to 500.
+By default cuDNN computes convolutions of float32 tensors in TF32, which keeps 10 bits of the mantissa. That is accurate
+enough for training and sampling, but not for energies, since near the data an error of the network is multiplied by up
+to 500.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ ENERGIES = ("energy", "energy_and_score", "energy_and_velocity")  # the methods 
 class Field(nn.Module, ABC):
     """What is trained and saved in the model file: a network and its interpretation by the method.
 
-    The points x of a field have coordinates of their own; `at_level` computes them from data and noise. What a subclass
-    defines of `ENERGIES` runs without TF32, which energies do not bear.
+    The points x of a field have coordinates of their own; `at_level` computes them from data and noise. The methods of
+    a subclass that are named in `ENERGIES` run without TF32, which is not accurate enough for energies.
 
     Attributes:
         network: the network, whose features describe an image. All parameters of the field are in its state_dict.
@@ -141,7 +141,7 @@ class Calibration(Protocol):
         ...
 
     def require_shape(self, dimension: int, groups: int) -> None:
-        """Raise ValueError if the constants belong to another dimension or another number of condition groups."""
+        """Raise ValueError if the constants are for another dimension or another number of condition groups."""
         ...
 
     def knows(self, condition: Sequence[int]) -> bool:

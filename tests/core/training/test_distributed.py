@@ -80,7 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(folder, out="begun by one", stop_after=3)
     children = start(folder, "together")
     for child in children:
-        out, errors = child.communicate(timeout=240)
+        out, errors = child.communicate(timeout=900)
         assert (child.returncode, out) == (0, ""), errors
     return folder
 

@@ -176,7 +176,7 @@ class _Evaluation:
             for first in rows[:: self.batch_size]:
                 count = min(self.batch_size, rows.stop - first)
                 drawn = sample(
-                    self.model, count, self.seed, first=first, batch_size=count, **self.solver.wishes
+                    self.model, count, self.seed, first=first, batch_size=count, **self.solver.arguments
                 ).require_success()
                 evaluations += int(drawn.nfe.sum())
                 parts.append(to_bytes(drawn.images))

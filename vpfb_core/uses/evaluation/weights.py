@@ -148,9 +148,9 @@ def _download(target: Path, allowed: bool) -> Path:
                 digest.update(block)
                 file.write(block)
                 size += len(block)
-                notes.hear(size)
+                notes.update(size)
             if not is_standard(digest.hexdigest()):
-                raise OSError("what came is not the file that was asked for")
+                raise OSError("the downloaded file is not that of the standard weights")
     except (OSError, HTTPException, VPFBError) as error:  # urllib's errors are OSErrors too
         raise MissingError(
             f"the Inception weights of FID are not here and cannot be downloaded: {error}", hint=by_hand

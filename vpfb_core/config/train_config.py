@@ -1,0 +1,142 @@
+"""The configuration of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vpfb_core import names
+from vpfb_core.config.sections import (
+    OPERATIONAL,
+    ORDER,
+    PARTS,
+    SECTIONS,
+    DataSettings,
+    MachineSettings,
+    OptimiserSettings,
+    RunSettings,
+)
+from vpfb_core.config.setting_paths import located, require_setting, settings_of
+from vpfb_core.config.toml_files import parse_duration
+
+
+@dataclass(frozen=True)
+class Part:
+    """The network or the method of a run.
+
+    Attributes:
+        name: the name of the network or the method; None if it is to be chosen from the data and the machine.
+        settings: the settings that were given or chosen, by name.
+    """
+
+    name: str | None
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, part: str, name: str | None, settings: Mapping[str, Any]) -> Part:
+        """A part whose settings have been checked.
+
+        Args:
+            part: "network" or "method".
+            name: the name; if it is None, each setting is checked by the first network that has it.
+            settings: the settings that were given, by name.
+        Raises:
+            ConfigError: a name is unknown, or a value does not fit.
+        """
+        if name is not None:
+            for each in settings:
+                require_setting(part, name, each)
+            checked = settings_of(part, name).from_dict(settings)
+            return cls(name, {each: getattr(checked, each) for each in settings})
+        kinds = [settings_of(part, network) for network in names.NETWORKS] if settings else []
+        found = {}
+        for each, value in settings.items():
+            kind = next(kind for kind in kinds if each in kind.names())
+            found[each] = getattr(kind.from_dict({each: value}), each)
+        return cls(None, found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name and the settings, by name."""
+        return {"name": self.name, **self.settings}
+
+
+class TrainConfig:
+    """The settings of a training run.
+
+    Args:
+        settings: settings by name, such as lr=1e-3, or whole sections as dictionaries. Names with a section, such as
+            "optimiser.lr", can be given through `of`.
+    Raises:
+        ConfigError: a setting is unknown (the hint suggests the nearest one), or a value does not fit.
+    """
+
+    data: DataSettings
+    network: Part
+    method: Part
+    optimiser: OptimiserSettings
+    machine: MachineSettings
+    run: RunSettings
+
+    def __init__(self, **settings: Any) -> None:
+        sections: dict[str, dict[str, Any]] = {section: {} for section in ORDER}
+        for path, value in located(settings).items():
+            section, _, name = path.partition(".")
+            sections[section][name] = parse_duration(value) if path == "optimiser.time_budget" else value
+        for section, kind in SECTIONS.items():
+            setattr(self, section, kind.from_dict(sections[section]))
+        for part in PARTS:
+            default = names.DEFAULT_METHOD if part == "method" else None
+            setattr(self, part, Part.of(part, sections[part].pop("name", default), sections[part]))
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> TrainConfig:
+        """The configuration with these settings, by bare name, by path, or as sections."""
+        return cls(**settings)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """All settings as sections: section → name → value."""
+        return {section: getattr(self, section).to_dict() for section in ORDER}
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by path, such as "optimiser.lr"."""
+        return {
+            f"{section}.{name}": value for section, table in self.to_dict().items() for name, value in table.items()
+        }
+
+    def replace(self, **settings: Any) -> TrainConfig:
+        """A copy with other settings, given as for the constructor. Names and values are checked.
+
+        A new network or method keeps the settings of the old one that it has as well.
+        """
+        current = self.flat()
+        changed = located(settings, defaults=current)
+        for part in PARTS:
+            old, new = current[f"{part}.name"], changed.get(f"{part}.name", current[f"{part}.name"])
+            if old is not None and new != old:
+                kept = {f"{part}.{name}" for name in ("name", *settings_of(part, new).names())}
+                current = {
+                    path: value for path, value in current.items()
+                    if not path.startswith(f"{part}.") or path in kept
+                }  # fmt: skip
+        return TrainConfig.of(current | changed)
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide what is computed, by path. The others may change when a run is resumed."""
+        return {path: value for path, value in self.flat().items() if path not in OPERATIONAL}
+
+    def requested(self) -> dict[str, Any]:
+        """The decisive settings that differ from their defaults, by path."""
+        defaults = TrainConfig().flat()
+        return {
+            path: value for path, value in self.decisive().items() if value is not None and value != defaults.get(path)
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TrainConfig) and self.flat() == other.flat()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{path}={value!r}" for path, value in self.requested().items())
+        return f"TrainConfig({given})"
