@@ -1,1 +1,1 @@
-"""The command line of vpfb: options, progress, words and exit codes; no mathematics."""
+"""The command line of vpfb: options, progress, wording and exit codes. It contains no mathematics."""

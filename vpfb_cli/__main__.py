@@ -22,7 +22,7 @@ def main() -> None:
         with signals.importing():
             from vpfb_cli.app import build
         code = run(build(), sys.argv[1:])
-    except KeyboardInterrupt as interrupt:  # outside the code that expects one
+    except KeyboardInterrupt as interrupt:  # before or after `run`, which handles its own
         code = output.current().fail(interrupt)
     signals.release()
     sys.exit(code)
@@ -53,8 +53,11 @@ def run(app: typer.Typer, argv: Sequence[str]) -> int:
 
 
 def _invoke(app: typer.Typer, argv: Sequence[str]) -> int:
-    """Let Typer run it. Typer returns the code of `typer.Exit`, and 130 after a KeyboardInterrupt that it caught."""
-    if not argv:  # show the help, but on stderr and as a usage error: nothing was done
+    """Run a command line and return its exit code.
+
+    Typer returns the code of `typer.Exit`. After a KeyboardInterrupt it returns 130, which becomes an exception again.
+    """
+    if not argv:  # nothing was done, so the help goes to stderr, and the exit code is that of a usage error
         with redirect_stdout(sys.stderr):
             app(["--help"], prog_name="vpfb", standalone_mode=False)
         return output.EXIT_USAGE
@@ -65,7 +68,7 @@ def _invoke(app: typer.Typer, argv: Sequence[str]) -> int:
 
 
 def _show_warning(message: Warning | str, *_place: object, **_more: object) -> None:
-    """Print a library's warning as one of ours, without file, line and source."""
+    """Print a warning of a library like one of vpfb, without file, line and source."""
     output.current().warn(str(message))
 
 

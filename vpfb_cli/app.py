@@ -52,7 +52,10 @@ def build(commands: tuple[Callable[..., None], ...] = COMMANDS) -> typer.Typer:
 
 
 def register(app: typer.Typer, command: Callable[..., None]) -> None:
-    """Add a command under its function's name. Its docstring is its help, "Example:" and after goes last."""
+    """Add a command with the name of its function.
+
+    Its docstring is the help text. The part from "Example:" on is shown after the options.
+    """
     name = command.__name__.strip("_").replace("_", "-")
     described, heading, examples = inspect.cleandoc(command.__doc__ or "").partition("Example:")
     app.command(name, help=_escaped(described.strip()), epilog=_escaped(heading + examples))(spelled_out(command))

@@ -1,4 +1,4 @@
-"""The options of the commands that draw images: what to draw, and how the flow is solved."""
+"""The options of the commands that draw images: classes, and the solver of the flow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLOW = "Flow"
 
 @dataclass(frozen=True)
 class Condition:
-    """The classes that are drawn."""
+    """The classes of the samples, and the guidance towards them."""
 
     class_: Annotated[
         list[str] | None,
@@ -35,14 +35,14 @@ class Condition:
     ] = None
 
     def warn_if_idle(self, say: Output, model: Model) -> None:
-        """Warn of a guidance weight without a class that it could guide towards."""
+        """Warn if a guidance weight is given without a class."""
         if self.guidance is not None and model.groups and not self.class_:
             say.warn(f"--guidance {self.guidance:g} has no effect: no --class was given")
 
 
 @dataclass(frozen=True)
 class Flow:
-    """How the flow is solved."""
+    """The solver of the flow."""
 
     solver: Annotated[
         str | None,
@@ -63,7 +63,7 @@ class Flow:
         return {name: value for name, value in values.items() if value is not None}
 
     def choose(self) -> Solver:
-        """The solver that these options ask for; the default one if none was given."""
+        """The solver of these options; the default solver if none was given."""
         from vpfb_core.methods.transport import Solver
 
         return Solver.choose(self.solver, self.nfe, self.rtol, self.atol)

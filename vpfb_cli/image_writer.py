@@ -1,4 +1,4 @@
-"""Where drawn images go: a grid, an array, a folder, an animation, or stdout."""
+"""Writing of drawn images to a grid, an array, a folder, an animation, or stdout."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 
 class ImageWriter:
-    """Takes images batch by batch and writes them as `-o OUT` asks: to a folder at once, to a file when it is closed.
+    """A writer that receives images in batches. It writes a folder at once, and a file when it is closed.
 
-    Samples that are in the folder from before are replaced: they are removed when the first new ones are there.
+    Older samples in the folder are removed when the first new ones are written.
 
+    Args:
+        out: the value of `-o`.
+        say: the output of the command.
     Raises:
-        ConfigError: no such format, stdout is not free, or a file in the folder, which is not ours, is in the way.
+        ConfigError: the format is unknown, stdout is not free, or a file of another program has the name of a sample.
     """
 
     def __init__(self, out: str, say: Output) -> None:
@@ -36,15 +39,15 @@ class ImageWriter:
 
     @property
     def wants_path(self) -> bool:
-        """Whether it shows how the images came about, and not only the images."""
+        """Whether the output shows the path of the flow, and not only its end."""
         return self.kind == "gif"
 
     def add(self, images: Tensor, path: Tensor | None = None) -> None:
-        """Take the next images.
+        """Add the next images.
 
         Args:
-            images: in [0, 1], (N, C, H, W).
-            path: the same at every step of the flow, (steps + 1, N, C, H, W), for a writer that wants it.
+            images: images in [0, 1], (N, C, H, W).
+            path: the images at every step of the flow, (steps + 1, N, C, H, W); needed if `wants_path`.
         """
         from vpfb_core.uses import pictures
 
@@ -58,7 +61,7 @@ class ImageWriter:
             self._images.append(images)
 
     def _replace_older(self) -> None:
-        """Remove the samples that were in the folder before the first of these."""
+        """Remove the older samples of the folder, before the first new one is written."""
         if self._older:
             for path in self._older:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which model a command works with, and the note that says so."""
+"""Loading of the model of a command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def open_model(say: Output, model: str | None, machine: Machine, weights: str = "ema") -> tuple[Model, str]:
-    """Load the model that a person named, or the default one; returns it and the name to report it by."""
+    """Load the model of that name, or the default model with a note that names it.
+
+    Returns:
+        The model, and its name for reports.
+    """
     path = find_model(model)
     builtin = {str(file): name for name, file in builtin_models().items()}
     name = builtin.get(str(path), str(path))

@@ -1,12 +1,12 @@
-"""The options that several commands share, and how a command takes a group of them as one parameter.
+"""The options that several commands share, and groups of options that are one parameter of a command.
 
     def draw(*, model: ModelOption = None, machine: Machine, say: Output) -> None:
 
-A parameter whose type is a dataclass, such as `Machine`, stands for the options that are the fields of the dataclass.
-`say: Output` stands for --json and --quiet, which every command has. Typer knows no groups, so `spelled_out` shows it
-the command with every group replaced by its options.
+A parameter whose type is a dataclass, such as `Machine`, represents the options that are the fields of the dataclass.
+`say: Output` represents --json and --quiet, which every command has. Typer has no groups of options, so `spelled_out`
+makes a function in which every group is replaced by its options.
 
-Square brackets in a help text are Rich's markup: write `\\[` for the sign itself.
+Square brackets in a help text are markup of Rich. Write `\\[` for a bracket.
 """
 
 from __future__ import annotations
@@ -26,23 +26,30 @@ from vpfb_cli.output import Output
 # The panels of `--help` that commands share.
 DATA, MODEL, MACHINE, OUTPUT = "Data", "Model", "Machine", "Output"
 
-LARGEST_SEED = 2**63 - 1  # what a torch.Generator takes
+LARGEST_SEED = 2**63 - 1  # the largest seed of a torch.Generator
 
 
 # --- declaring options ------------------------------------------------------------------------------------------------
 
 
 def option(usage: str, panel: str, help: str, **more: Any) -> Any:
-    """An option for `Annotated`, as a usage line writes it: "-o --out FILE", or "--json" for a flag."""
+    """An option for `Annotated`.
+
+    Args:
+        usage: the option as in a usage line, "-o --out FILE", or "--json" for a flag.
+        panel: the panel of `--help` that shows it.
+        help: its help text.
+        more: other arguments of `typer.Option`.
+    """
     names = [word for word in usage.split() if word.startswith("-")]
     metavar = "".join(word for word in usage.split() if not word.startswith("-"))
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **more)
 
 
 def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer takes it: with every group replaced by its options."""
+    """The command for Typer, in which every group is replaced by its options."""
     parameters: list[inspect.Parameter] = []
-    groups: dict[str, Callable[..., Any]] = {}  # what makes the parameter of the options of the group
+    groups: dict[str, Callable[..., Any]] = {}  # parameter → the function or class that makes it from its options
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         if parameter.annotation is Output:
             groups[name] = _start_output
@@ -69,14 +76,14 @@ def _options_of(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def at_least_one(value: int | None) -> int | None:
-    """Refuse a count below one. Typer's own min= does not repeat the value that was wrong."""
+    """Refuse a count below one. Typer's own min= does not repeat the wrong value in its message."""
     if value is not None and value < 1:
         raise typer.BadParameter(f"{value} is not at least 1")
     return value
 
 
-def _written_like_a_device(value: str) -> str:
-    """Refuse what is no name of a device. Whether the device exists is checked later, when torch is imported."""
+def _device_name(value: str) -> str:
+    """Refuse a value that is not the name of a device. Whether it exists is checked later, when torch is imported."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise typer.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N, mps")
     return value
@@ -115,10 +122,10 @@ def _start_output(
 
 @dataclass(frozen=True)
 class Machine:
-    """What a command computes on, and the seed of its random numbers."""
+    """The device and the threads of a command, and the seed of its random numbers."""
 
     device: Annotated[
-        str, option("--device DEVICE", MACHINE, r"auto, cpu, cuda\[:N] or mps.", callback=_written_like_a_device)
+        str, option("--device DEVICE", MACHINE, r"auto, cpu, cuda\[:N] or mps.", callback=_device_name)
     ] = "auto"
     threads: Annotated[
         int | None,
@@ -132,7 +139,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class DataAccess:
-    """Where the named data sets are, and whether a missing one may be downloaded."""
+    """The folder of the named data sets, and whether a missing data set may be downloaded."""
 
     data_root: Annotated[
         Path | None,
@@ -148,5 +155,5 @@ class DataAccess:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """As `vpfb_core.data.load` takes them."""
+        """The arguments of `vpfb_core.data.load`."""
         return {"root": self.data_root, "download": self.download}

@@ -44,12 +44,12 @@ _EXIT_BY_KIND = {
 
 
 class Output:
-    """Prints for a command.
+    """The output of a command.
 
     Args:
-        json_mode: print one JSON document on stdout and nothing else.
-        quiet: print only the result and errors.
-        primary: whether this is the first process of a distributed run, which alone prints.
+        json_mode: whether stdout gets one JSON document and nothing else.
+        quiet: whether only the result and errors are printed.
+        primary: whether this is the first process of a distributed run, the only one that prints.
     """
 
     def __init__(self, *, json_mode: bool = False, quiet: bool = False, primary: bool = True) -> None:
@@ -59,7 +59,7 @@ class Output:
         self._stdout_taken = not primary
 
     def result(self, document: Mapping[str, Any], text: str | RenderableType) -> None:
-        """Print the result, once and last: the document in JSON mode, else the text or table."""
+        """Print the result, once at the end of a command: the document in JSON mode, else the text or table."""
         if self._stdout_taken:
             return
         self._stdout_taken = True
@@ -74,7 +74,11 @@ class Output:
             raise ConfigError(f"{option} and --json both write to stdout", hint="write to a file, or leave --json out")
 
     def binary_stdout(self, option: str) -> Callable[[bytes], None]:
-        """Reserve stdout for the bytes of a file (`-o -`) before the work begins; returns what writes them."""
+        """Reserve stdout for the bytes of a file (`-o -`), before the work begins.
+
+        Returns:
+            The function that writes the bytes.
+        """
         self.require_free_stdout(option)
         if streams.is_terminal(sys.stdout):
             raise ConfigError(f"{option} would write binary data to the terminal", hint="redirect it: ... > FILE")
@@ -87,16 +91,16 @@ class Output:
             streams.write_stderr("\n".join(map(_harmless, text.split("\n"))))
 
     def warn(self, text: str) -> None:
-        """Print on stderr, in one line, why the result may not be what was expected."""
+        """Print a warning on stderr, in one line."""
         if self.talkative:
             streams.write_stderr(f"vpfb: {streams.painted('warning:', '33', sys.stderr)} {_one_line(text)}")
 
     def fail(self, error: BaseException) -> int:
-        """Print what went wrong and return the exit code. Every exception ends here."""
+        """Print an error and return the exit code. Every exception of a command is passed to this function."""
         failure = describe(error)
         if os.environ.get("VPFB_DEBUG", "0") not in ("", "0"):
             streams.write_stderr("".join(traceback.format_exception(error)).rstrip())
-        if self._speaks_of(error):
+        if self._reports(error):
             streams.write_stderr(_sentence(failure))
         if self._json_mode and not self._stdout_taken:
             self._stdout_taken = True
@@ -104,7 +108,7 @@ class Output:
                 streams.write_stdout(json.dumps({"error": asdict(failure)}))
         return failure.exit_code
 
-    def _speaks_of(self, error: BaseException) -> bool:
+    def _reports(self, error: BaseException) -> bool:
         """Whether this process of a distributed run prints the error.
 
         An error that the processes exchanged says whether it is reported here. Before their first exchange an error is
@@ -118,19 +122,19 @@ _current: Output | None = None
 
 
 def start(*, json_mode: bool, quiet: bool = False) -> Output:
-    """Start the output of a command; failures are reported through it from now on."""
+    """Start the output of a command, which is then the current output."""
     global _current
     _current = Output(json_mode=json_mode, quiet=quiet, primary=place().first)
     return _current
 
 
 def current() -> Output:
-    """The output last started; before the first, one for the command line as typed."""
+    """The output that was started last; if there is none, a new one for the command line of the process."""
     return _current or start(json_mode=asks_for_json(sys.argv[1:]))
 
 
 def asks_for_json(argv: Iterable[str]) -> bool:
-    """Whether --json is among the options; also for a command line that cannot be parsed."""
+    """Whether --json is among the options, even if the command line cannot be parsed."""
     return "--json" in takewhile(lambda argument: argument != "--", argv)
 
 
@@ -149,7 +153,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Renderabl
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as people and scripts see it."""
+    """The description of an error for people and scripts."""
 
     kind: str
     message: str
@@ -158,7 +162,7 @@ class Failure:
 
 
 def describe(error: BaseException) -> Failure:
-    """The failure that an exception stands for; exit codes are chosen only here."""
+    """The description of an exception. No other function chooses exit codes."""
     if isinstance(error, VPFBError):
         return Failure(error.kind, error.message, error.hint, _EXIT_BY_KIND.get(error.kind, EXIT_INTERNAL))
     if isinstance(error, KeyboardInterrupt):

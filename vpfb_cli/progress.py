@@ -38,14 +38,14 @@ FEWEST_POINTS = 3  # kept even if they are older, because lines can be further a
 
 @contextmanager
 def progress(out: Output, description: str, *, interval: float = PLAIN_INTERVAL) -> Iterator[Bar]:
-    """Show how far a loop has come.
+    """Inside this context, the progress of a loop is shown.
 
     Args:
-        out: its mode decides whether anything is shown.
-        description: what is being done, in a word.
-        interval: seconds between two lines if stderr is not a terminal.
+        out: the output of the command, whose mode decides whether progress is shown.
+        description: one word for the work, such as "training".
+        interval: the number of seconds between two lines if stderr is not a terminal.
     Yields:
-        the bar to update.
+        The bar to update.
     """
     bar: Bar
     if not out.talkative:
@@ -70,11 +70,11 @@ class Bar:
         pass
 
     def update(self, fraction: float, fields: Fields | Callable[[], Fields] = NO_FIELDS) -> None:
-        """Set how much is done; called at every step.
+        """Set the progress. This is called after every step.
 
         Args:
-            fraction: of the steps or of the time budget, in [0, 1].
-            fields: what else to show, in this order (name → number or text), or a function that computes it.
+            fraction: the share of the work that is done, in [0, 1].
+            fields: other values to show, in this order (name → number or text), or a function that returns them.
         """
 
     def close(self, *, finished: bool) -> None:
@@ -82,7 +82,7 @@ class Bar:
 
 
 class _VisibleBar(Bar):
-    """What both bars share: when to show, the time taken, the time left, and the fields as text."""
+    """A bar that is shown: when it is shown, the time taken, the time left, and the fields as text."""
 
     def __init__(self, description: str, interval: float) -> None:
         self.description = description

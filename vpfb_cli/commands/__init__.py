@@ -1,1 +1,1 @@
-"""One file a command: options in, a plain function of `vpfb_core` called, a result out; nothing is computed here."""
+"""The commands, one file each. A command reads its options, calls functions of `vpfb_core` and reports the result."""

@@ -14,16 +14,16 @@ from vpfb_core.machine import noise
 from vpfb_core.networks.network import Network
 from vpfb_core.settings import shown
 
-LARGEST = 2**20  # of any number in a description, such as channels or classes
-MOST_LAYERS = 500  # blocks at all resolutions, or layers
-MOST_GROUPS = 2**12  # of conditions
+LARGEST = 2**20  # the largest value of a number in a description, such as channels or classes
+MOST_LAYERS = 500  # the largest number of layers, or of blocks at all resolutions
+MOST_GROUPS = 2**12  # the largest number of condition groups
 
 
 def find(name: str) -> type[Network]:
-    """Return the class of the network of that name.
+    """The class of the network of that name.
 
     Raises:
-        ConfigError: there is none, with the nearest name.
+        ConfigError: there is no such network; the hint suggests the nearest one.
     """
     if name not in names.NETWORKS:
         near = difflib.get_close_matches(name, names.NETWORKS, 1)
@@ -35,12 +35,13 @@ def find(name: str) -> type[Network]:
 
 
 def build(description: dict[str, Any], seed: int = 0) -> Network:
-    """Build a network with initial weights drawn from `seed`; no global generator changes, of whatever device.
+    """A network with initial weights. No global generator is changed.
 
     Args:
-        description: {"name": "unet", …} with the arguments of the class.
+        description: the name of the network and the arguments of its class, {"name": "unet", …}.
+        seed: the seed of the initial weights.
     Raises:
-        ConfigError: an unknown name, or arguments that do not fit.
+        ConfigError: the name is unknown, or the arguments do not fit.
     """
     arguments = dict(description)
     name = arguments.pop("name", None)
@@ -54,10 +55,14 @@ def build(description: dict[str, Any], seed: int = 0) -> Network:
 
 
 def require_shape(description: dict[str, Any], shape: tuple[int, ...], classes: tuple[int, ...]) -> None:
-    """Check that a description is of a network for data of this shape, with this many classes in each condition group.
+    """Check that a description is that of a network for these data.
 
+    Args:
+        description: the description of a network.
+        shape: the shape of a datum.
+        classes: the number of classes in each condition group.
     Raises:
-        ValueError: it is not.
+        ValueError: the network is for other data.
     """
     if len(shape) == 3:
         channels, height, width = shape
@@ -70,7 +75,7 @@ def require_shape(description: dict[str, Any], shape: tuple[int, ...], classes: 
 
 
 def _require_bounded(arguments: dict[str, Any]) -> None:
-    """Refuse sizes that no real network has, because a description may come with a file from an unknown source."""
+    """Refuse sizes that no real network has. A file from an unknown source may contain any description."""
     numbers = [value for value in arguments.values() if not isinstance(value, list | tuple)]
     for row in (value for value in arguments.values() if isinstance(value, list | tuple)):
         numbers += row[:MOST_GROUPS]

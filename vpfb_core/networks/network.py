@@ -1,4 +1,4 @@
-"""What every network states about itself: its settings, their defaults, the data it is for, and its feature layer."""
+"""The interface of a network: its settings and their defaults, the data that it takes, and its feature layer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Network(nn.Module):
     A new network is a file with a subclass of this class, and a row in `names.NETWORKS`.
 
     Attributes:
-        name: as people type it, and as descriptions hold it.
-        Settings: what can be chosen about it; None is chosen from the data and the preset.
+        name: the name of the network on the command line and in descriptions.
+        Settings: the class of its settings. A setting that is None is chosen from the data and the preset.
     """
 
     name: ClassVar[str]
@@ -29,30 +29,30 @@ class Network(nn.Module):
     def defaults(
         cls, shape: tuple[int, ...], classes: tuple[int, ...], preset: Mapping[str, Any], asked: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return values for all settings.
+        """Default values of all settings.
 
         Args:
-            shape: of a datum, (C, H, W) or (d,).
-            classes: number of classes in each condition group.
-            preset: values of the preset, which stand above the network's own; names that it does not have are ignored.
-            asked: values that the user chose. Other defaults may depend on them.
+            shape: the shape of a datum, (C, H, W) or (d,).
+            classes: the number of classes in each condition group.
+            preset: the values of the preset, which override those of the network. It may contain other names as well.
+            asked: the values that the user chose, on which other defaults may depend.
         """
         raise NotImplementedError
 
     @classmethod
     def check(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> None:
-        """Refuse settings that do not fit the data. Other arguments as in `defaults`.
+        """Check that settings fit the data. Other arguments are those of `defaults`.
 
         Args:
-            settings: of the class's `Settings`, without None.
+            settings: an instance of the class's `Settings` without None.
         Raises:
-            ConfigError: with what to change.
+            ConfigError: they do not fit; the hint says what to change.
         """
         raise NotImplementedError
 
     @classmethod
     def describe(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> dict[str, Any]:
-        """Return the description that `networks.build` reads, JSON values. Arguments as in `check`."""
+        """The description for `networks.build`, as JSON values. Arguments are those of `check`."""
         raise NotImplementedError
 
     @property

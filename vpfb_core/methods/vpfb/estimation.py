@@ -223,7 +223,7 @@ def _bennett(ratios: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _relative(base: Constants, differences: Tensor, errors: Tensor, points: int) -> Constants:
-    """The constants `base` plus differences that were estimated from so many points."""
+    """The constants `base` plus differences that were estimated from `points` points."""
     values = torch.tensor(base.value, dtype=torch.float64) + differences
     spread = torch.tensor(base.error, dtype=torch.float64).hypot(errors)
     return Constants(_rounded(values), _rounded(spread), points)

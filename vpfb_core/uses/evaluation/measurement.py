@@ -168,7 +168,7 @@ class _Evaluation:
 
         def extract(images: Tensor) -> Tensor:
             return extractor.features(
-                images, device, batch_size=self.batch_size, on_batch=lambda count: self._hear(count * _FEATURES)
+                images, device, batch_size=self.batch_size, on_batch=lambda count: self._report(count * _FEATURES)
             ).cpu()
 
         def draw(rows: range) -> tuple[Tensor, Tensor, int]:
@@ -180,7 +180,7 @@ class _Evaluation:
                 ).require_success()
                 evaluations += int(drawn.nfe.sum())
                 parts.append(to_bytes(drawn.images))
-                self._hear(count * self.draw_cost)
+                self._report(count * self.draw_cost)
             samples = torch.cat(parts)
             return samples, extract(samples), evaluations
 
@@ -188,7 +188,7 @@ class _Evaluation:
         real = cache.find(extractor, self.real) if self.group.first else None
         reused = self.group.from_first(lambda: real is not None)
         if reused:
-            self._hear(n * _FEATURES / self.group.count)
+            self._report(n * _FEATURES / self.group.count)
         else:
             real = self._each(n, lambda rows: extract(self.real[rows.start : rows.stop]))
         if drawn is None or real is None:
@@ -245,7 +245,7 @@ class _Evaluation:
                 part = range(first, min(first + self.batch_size, rows.stop))
                 found = self.model.method.held_out(self.model.field, Validation(data, condition, self.seed, part))
                 parts.append(next(iter(found.values())).cpu())
-                self._hear(len(part) * _READ)
+                self._report(len(part) * _READ)
             return torch.cat(parts)
 
         return self._mean("residual", self._each(len(data), measure))
@@ -272,7 +272,7 @@ class _Evaluation:
                         self.model, batch, seed=self.seed, first=first, batch_size=self.batch_size, **settings
                     )
                 )
-                self._hear(len(batch) * cost)
+                self._report(len(batch) * cost)
             return torch.cat(parts).cpu()
 
         return self._each(len(images), measure)
@@ -305,8 +305,8 @@ class _Evaluation:
             details={"standard_error": error, **details},
         )
 
-    def _hear(self, work: float) -> None:
-        """This process has done so much; the others are as fast."""
+    def _report(self, work: float) -> None:
+        """Report the progress after this process has done some work. The other processes are assumed to be as fast."""
         self.done += work * self.group.count
         if self.on_progress is not None:
             self.on_progress(min(self.done / self.total, 1.0))
