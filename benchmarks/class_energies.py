@@ -1,14 +1,14 @@
-"""Do the energies know the classes? Of two pictures of two classes of a group, which is which.
+"""How well energies distinguish classes: the assignment of two pictures to two classes of a group.
 
     vpfb train --data shapes --conditional --size 16 --time-budget 15m --out runs/with
     vpfb train --data shapes --conditional --size 16 --time-budget 15m --set contrast=0 --out runs/without
     python benchmarks/class_energies.py -m runs/without -m runs/with [-n 512] [--seed 99]
 
-Pictures of `shapes` that no run has seen get noise of one level and are paired. A pair is right if the energies of its
-two classes, each with no class of the other groups, are lower for the pictures as they are than for the pictures
-exchanged; normalisers cancel. Where an exact density would be right nearly always, as near the data, this is the share
-of the Metropolis tests between classes that an energy decides as it should. Beside it the cross-entropy in nats: 0.69
-is a guess, more than that is worse than none.
+New pictures of `shapes` get noise of one level and are paired. A pair is right if the energies of its two classes, each
+without a class of the other groups, are lower for the pictures as they are than for the exchanged pictures. Normalisers
+cancel. Near the data, an exact density would be right nearly always. There the figure is the share of the Metropolis
+tests between classes that the energy decides correctly. The second figure is the cross-entropy in nats. A guess has
+0.69, and a larger value is worse than a guess.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BATCH = 256
 
 
 def paired(model: Model, log_ratio: float, n: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Group → (share of pairs that are right, cross-entropy in nats) at a ratio of data to noise."""
+    """The share of pairs that are right, and the cross-entropy in nats, by group, at a ratio of data to noise."""
     drawn = shapes.draw(n, model.shape[-1], seed)
     labels = drawn.labels
     assert labels is not None
@@ -57,10 +57,12 @@ def paired(model: Model, log_ratio: float, n: int, seed: int) -> dict[str, tuple
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-m", "--model", action="append", required=True, help="trained on shapes with --conditional")
-    parser.add_argument("-n", type=int, default=512, help="pictures, an even number")
+    parser.add_argument(
+        "-m", "--model", action="append", required=True, help="a model trained on shapes with --conditional"
+    )
+    parser.add_argument("-n", type=int, default=512, help="number of pictures, even")
     parser.add_argument("--seed", type=int, default=99)
-    parser.add_argument("--name", default="class-energies", help="of the file of results")
+    parser.add_argument("--name", default="class-energies", help="name of the file of results")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     figures: list[dict[str, Any]] = []

@@ -1,13 +1,14 @@
-"""How many composed pictures show what was asked for, judged from their pixels?
+"""The share of composed pictures that satisfy an expression, as judged from their pixels.
 
     python benchmarks/compose.py [--time-budget 15m] [-n 256] [--runs runs/compose]
 
-Trains two conditional models on `shapes`, 16×16 in colour, the second without a single red circle, and asks both for
-pairs, triples, "not", and "or": by the composed flow alone, with MALA, and of the conditional model directly, which
-is told all classes at once (several ways to satisfy an expression take turns), plainly and with guidance. A reader that
-nothing was trained for says what each picture shows; one that shows no clear single shape satisfies nothing. For "or"
-the share of the first side among the pictures that satisfy it stands beside it: it should be a half. --runs keeps the
-models, and a second call evaluates those that are there; -m takes any other model of `shapes` instead.
+Trains two conditional models on `shapes`, 16×16 in colour, the second without any red circle. Both draw pairs, triples,
+"not" and "or": by the composed flow alone, with MALA, and directly, by a condition on all classes at once, without and
+with guidance. If several combinations of classes satisfy an expression, the direct samples alternate between them. A
+reader that involves no training determines the classes of each picture. A picture without a clear single shape
+satisfies nothing. For "or", the share of the first side among the pictures that satisfy the expression is given as
+well; it should be one half. --runs keeps the models, and a second call evaluates those that exist. -m evaluates another
+model of `shapes` instead.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ SHOWN = 8  # of each expression in the picture
 
 
 def holds(expression: Expression, labels: Tensor, groups: Sequence[ConditionGroup]) -> Tensor:
-    """Whether labels (N, G) satisfy an expression, bool (N,); −1 is no class, and has nothing that it is not either."""
+    """Whether labels (N, G) satisfy an expression, bool (N,).
+
+    A label of −1 is no class. It satisfies neither a class of its group nor the negation of one.
+    """
     match expression:
         case Name():
             condition = torch.tensor(parse_condition(expression.name, groups))
@@ -70,7 +74,7 @@ def holds(expression: Expression, labels: Tensor, groups: Sequence[ConditionGrou
 
 
 def ways(expression: Expression, groups: Sequence[ConditionGroup]) -> list[str]:
-    """The combinations of classes, of the groups that it names, that satisfy an expression: "circle,red"."""
+    """The combinations of classes that satisfy an expression, such as "circle,red", of the groups that occur in it."""
     asked = torch.tensor([parse_condition(name.name, groups) for name in names_of(expression)])
     named = torch.nonzero((asked >= 0).any(0))[:, 0].tolist()
     choices = [range(len(groups[group].classes)) for group in named]
@@ -83,24 +87,24 @@ def ways(expression: Expression, groups: Sequence[ConditionGroup]) -> list[str]:
 
 
 def judged(expression: Expression, labels: Tensor, groups: Sequence[ConditionGroup]) -> dict[str, int | None]:
-    """How many of n pictures satisfy an expression, and of these how many its first side, where it is an |.
+    """The number of pictures that satisfy an expression, and for an | the number of these that satisfy its first side.
 
     Args:
-        labels: int64 (n, G), of the pictures.
+        labels: the labels of the pictures, int64 (n, G).
     """
     first = int(holds(expression.parts[0], labels, groups).sum()) if isinstance(expression, Or) else None
     return {"satisfied": int(holds(expression, labels, groups).sum()), "n": len(labels), "first": first}
 
 
 def shown(figures: dict[str, Any]) -> str:
-    """The share that satisfies with its standard error, and in brackets the first side's part of it."""
+    """The share of pictures with its standard error, and in brackets the share of the first side."""
     share = figures["satisfied"] / figures["n"]
     text = f"{share:.1%} ± {math.sqrt(share * (1 - share) / figures['n']):.1%}"
     return text if figures["first"] is None or not share else f"{text} ({figures['first'] / figures['satisfied']:.0%})"
 
 
 def trained(name: str, without: Sequence[Sequence[str]], arguments: argparse.Namespace, runs: Path) -> Model:
-    """The model of this name under `runs`, trained if it is not there."""
+    """The model of this name under `runs`, which is trained if it does not exist."""
     path = runs / name
     if not (path / "model.safetensors").is_file():
         settings = {"steps": arguments.steps} if arguments.steps else {"time_budget": arguments.time_budget}
@@ -116,7 +120,7 @@ def trained(name: str, without: Sequence[Sequence[str]], arguments: argparse.Nam
 def evaluate(
     model: Model, text: str, read: Callable[[Tensor], Tensor], arguments: argparse.Namespace
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The figures of one expression, and the pictures, by how they were drawn; `read` sees the labels of pictures."""
+    """The figures of one expression, and the pictures, by the way of drawing; `read` returns the labels of pictures."""
     expression, n, seed = parse(text), arguments.n, arguments.seed
     composed = Composition(expression, model)
     drawn: dict[str, Tensor] = {}
@@ -136,16 +140,16 @@ def evaluate(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--time-budget", default="15m", help="of each of the two trainings")
-    parser.add_argument("--steps", type=int, help="of each, in place of a time budget")
-    parser.add_argument("-n", type=int, default=256, help="pictures of each expression")
-    parser.add_argument("-m", "--model", help="trained on all of shapes")
-    parser.add_argument("--left-out-model", help="trained without red circles")
-    parser.add_argument("--runs", type=Path, help="where the models are kept")
+    parser.add_argument("--time-budget", default="15m", help="time budget of each of the two trainings")
+    parser.add_argument("--steps", type=int, help="steps of each training, instead of a time budget")
+    parser.add_argument("-n", type=int, default=256, help="number of pictures per expression")
+    parser.add_argument("-m", "--model", help="a model trained on all of shapes")
+    parser.add_argument("--left-out-model", help="a model trained without red circles")
+    parser.add_argument("--runs", type=Path, help="folder in which the models are kept")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="compose", help="of the files of results")
-    parser.add_argument("--prototypes", action="store_true", default=None, help="train with an image for each class")
+    parser.add_argument("--name", default="compose", help="name of the files of results")
+    parser.add_argument("--prototypes", action="store_true", default=None, help="train with prototypes")
     arguments = parsed(parser)
     with tempfile.TemporaryDirectory() as scratch:
         runs = arguments.runs or Path(scratch)
@@ -164,7 +168,7 @@ def main() -> None:
         results.append({"data": name, "expression": text, **figures})
         rows.append([name, text, *(shown(figures[way]) for way in WAYS)])
         grids.append(drawn["mala"][:SHOWN])
-    show(["data", "expression", "flow alone", "with MALA", "asked directly", f"directly, guidance {GUIDANCE:g}"], rows)
+    show(["data", "expression", "flow alone", "with MALA", "directly", f"directly, guidance {GUIDANCE:g}"], rows)
     real = shapes.draw(arguments.n, 16, arguments.seed + 1)
     read = float((shapes_reader.read(real.images).labels == real.labels).all(1).double().mean())
     print(f"the reader reads {read:.1%} of {arguments.n} real pictures right")

@@ -1,12 +1,12 @@
-"""How many composed pictures of a labelled data set show what was asked for, as a classifier of its labels sees them?
+"""The share of composed pictures of a labelled data set that satisfy an expression, as judged by a classifier.
 
     vpfb train --data ./faces64 --conditional --time-budget 20m --out runs/faces
     python benchmarks/compose_attributes.py -m runs/faces --data ./faces64 "female & old" "male & young" "female & ~old"
 
-The classifier is that of `vpfb eval --fit-features`, trained on nine tenths of the data. Beside composed pictures (by
-the flow alone, with MALA) and those of the conditional model asked directly, plainly and with guidance, stand its
-verdicts on real pictures that are what was asked for, which no model should pass, and on samples asked for nothing.
-The picture has eight samples of each expression, with MALA and then with guidance.
+The classifier is that of `vpfb eval --fit-features`, trained on nine tenths of the data. It judges pictures that are
+composed by the flow alone and with MALA, direct samples of the conditional model without and with guidance, real
+pictures that satisfy the expression, which are an upper bound, and unconditional samples. The image shows eight samples
+per expression, with MALA and with guidance.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("-m", "--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--data-root")
-    parser.add_argument("--name", help="of the files of results; the data's")
-    parser.add_argument("-n", type=int, default=64, help="pictures of each expression")
+    parser.add_argument("--name", help="name of the files of results; by default that of the data")
+    parser.add_argument("-n", type=int, default=64, help="number of pictures per expression")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parsed(parser)
@@ -67,7 +67,7 @@ def main() -> None:
         rows.append([text, *(shown(figures[way]) for way in ("real", "anything", *WAYS))])
         grids += [drawn["mala"][:SHOWN], drawn["guided"][:SHOWN]]
     guided = f"directly, guidance {GUIDANCE:g}"
-    show(["expression", "real", "asked for nothing", "flow alone", "with MALA", "asked directly", guided], rows)
+    show(["expression", "real", "unconditional", "flow alone", "with MALA", "directly", guided], rows)
     print(f"the classifier is right on {judge.accuracy:.1%} of the labels of {judge.held_out} held-out pictures")
     name = f"compose-{arguments.name or images.name.rsplit('/', 1)[-1]}"
     grid = pictures.tile(torch.cat(grids), columns=min(SHOWN, arguments.n))

@@ -1,12 +1,12 @@
-"""Normalised densities: on a mixture of Gaussians against the exact ones, on digits explicit against the flow's.
+"""Normalised densities: of a mixture of Gaussians against the exact ones, and of digits by the energy and by the flow.
 
     python benchmarks/density.py
 
-The mixture: an MLP trained as in mixture2d.py, calibrated, and the root mean square of learned less exact log-density
-at points of ρ̄(·, t), by one forward pass and by the flow; the normaliser against quadrature; and the flow's likelihood
-of the exact potential, which says what the solver alone does. The digits: the built-in model on held-out images, bits
-per dimension of the same blurred images by either method, and of the images themselves by the flow. Prints tables and
-writes benchmarks/results/cpu/density.json.
+An MLP is trained on the mixture as in mixture2d.py and calibrated. The figures are the root mean square of learned
+minus exact log-density at points of ρ̄(·, t), by one forward pass and by the flow; the normaliser against quadrature;
+and the error of the flow's likelihood for the exact potential, which is that of the solver alone. For the built-in
+model of digits, the figures are bits per dimension of the same blurred held-out images by both methods, and those of
+the images without blur by the flow. Prints tables and writes benchmarks/results/cpu/density.json.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def quadrature(field: PotentialField, level: float) -> float:
 
 
 def compare(potential: Potential, normaliser: Normaliser, mixture: Mixture, t: float, points: int) -> dict[str, Any]:
-    """Learned against exact at time t; the flow at a twentieth of the points."""
+    """The learned density against the exact one at time t. The flow is evaluated at a twentieth of the points."""
     field, homotopy = PotentialField(potential), potential.homotopy
     x, times = draw(mixture, homotopy, t, points, seed=1)
     scale, angle = float(potential.scale(times[:1])), float(potential.angle(times[:1]))

@@ -1,9 +1,9 @@
-"""Three minutes on the digits: are they digits, and how far from real ones?
+"""Three minutes of training on digits: how similar the samples are to real digits.
 
     python benchmarks/digits.py [--time-budget 3m] [--runs 1]
 
-Trains with nothing but a time budget, draws as many samples as there are digits, and asks a 1-nearest-neighbour
-classifier to tell samples from real digits, leave one out: 0.5 is perfect, 1 is hopeless.
+Trains with only a time budget and draws as many samples as there are digits. A leave-one-out 1-nearest-neighbour
+classifier separates samples from real digits. An accuracy of 0.5 is perfect, and 1 means that they are separate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vpfb_core.uses.evaluation import neighbours
 
 
 def nearest_neighbour_accuracy(ours: Tensor, real: Tensor) -> float:
-    """Leave-one-out 1-nearest-neighbour two-sample accuracy of images (N, C, H, W)."""
+    """The leave-one-out accuracy of a 1-nearest-neighbour classifier of two sets of images (N, C, H, W)."""
     return neighbours.compare(ours.flatten(1), real.flatten(1)).accuracy
 
 

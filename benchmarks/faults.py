@@ -1,10 +1,11 @@
-"""Faults of every kind in real runs of the command line: what it says, its exit code, and what is left.
+"""Faults in real runs of the command line: the message, the exit code, and the files that are left.
 
     python benchmarks/faults.py [WORD ...]
 
-A run of eight steps is killed once it has saved step 6; each fault meets a copy of it. "Both states" means that its two
-states are afterwards what they were, byte for byte; "same end", that it then went on and all tensors of state and model
-equal those of a run that nothing happened to. Faults that need a mount take place in a user namespace (Linux).
+A run of eight steps is killed after it has saved step 6, and each fault is applied to a copy of it. "Both states" means
+that its two states are unchanged afterwards, byte for byte. "Same end" means that the run was then resumed, and all
+tensors of its state and model equal those of a run without a fault. Faults that need a mount use a user namespace
+(Linux).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ main()
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table."""
+    """A row of the table."""
 
     fault: str
     happened: str
@@ -169,7 +170,7 @@ def closed_pipe(scene: Scene) -> tuple[Ended, str]:
 
 
 def foreign_model(content: Callable[[Scene], bytes]) -> Fault:
-    """A file that is no model."""
+    """A file that is not a model."""
 
     def fault(scene: Scene) -> tuple[Ended, str]:
         (scene.folder / "m.safetensors").write_bytes(content(scene))
@@ -227,9 +228,7 @@ FAULTS: dict[str, Fault] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "faults", nargs="*", metavar="WORD", help="only the faults that have one of these words in them"
-    )
+    parser.add_argument("faults", nargs="*", metavar="WORD", help="only faults whose names contain one of these words")
     words = parser.parse_args().faults
     chosen = {name: fault for name, fault in FAULTS.items() if not words or any(word in name for word in words)}
     began, rows = time.perf_counter(), []

@@ -1,4 +1,4 @@
-"""How far samples are from the converged ones of the same noise, and how much further from the real images."""
+"""The distance of samples from the converged samples of the same noise, and the increase of their Fréchet distance."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BLOCKS = 16  # of the jackknife
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Converged samples and real images, seen by the leading principal components of the real pixels.
+    """Converged samples and real images in the space of the leading principal components of the real pixels.
 
     Attributes:
-        real: features of the real images, (M, k).
+        real: the features of the real images, (M, k).
         truth: the converged samples, (N, …), on the CPU.
     """
 
@@ -33,7 +33,7 @@ class Fidelity:
 
     @classmethod
     def of(cls, model: Model, images: Tensor, truth: Tensor) -> Fidelity:
-        """From real images, uint8 (M, C, H, W), and converged samples z."""
+        """The reference for real images, uint8 (M, C, H, W), and converged samples z."""
         z = model.statistics.standardise(images).flatten(1).double()
         mean = z.mean(0)
         axes = torch.linalg.eigh((z - mean).T @ (z - mean))[1][:, -COMPONENTS:]
@@ -44,8 +44,10 @@ class Fidelity:
         return frechet(self._features(self.truth), self.real)
 
     def figures(self, z: Tensor) -> dict[str, float]:
-        """Of samples from the same noise as `truth`: distance and median distance to it, and the relative excess of
-        their Fréchet distance over that of `truth`, with its standard error."""
+        """The mean and median distance of samples from `truth`, and the relative increase of their Fréchet distance.
+
+        The samples come from the same noise as `truth`. The increase has a standard error.
+        """
         each = (z.cpu() - self.truth).square().flatten(1).mean(1).double()
         ours, true = self._features(z.cpu()), self._features(self.truth)
         block = np.arange(len(ours)) % BLOCKS

@@ -1,11 +1,10 @@
-"""A folder of very many pictures: seconds from `train` to the first step, and the memory that it takes.
+"""A folder of very many pictures: seconds from `train` to the first step, and the memory of the process.
 
     python benchmarks/large_folder.py [--files 25000 100000] [--steps 200] [--threads 1]
 
-Writes so many JPEG files of 32×32 in ten folders (pictures of `shapes`, each with noise of its own), trains preset
-`tiny` on them in a process of its own, and removes them. Memory is the largest resident set of that process, torch and
-all: once before the data is looked at, once at the first step, once after the last, when each picture that was read is
-kept.
+Writes JPEG files of 32×32 in ten folders (pictures of `shapes`, each with its own noise), trains preset `tiny` on them
+in a process of its own, and removes them. The memory is the largest resident set of that process, including torch:
+before the data are read, at the first step, and after the last step, when every picture that was read is kept.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def write(folder: Path, count: int) -> None:
 
 
 def peak_mib() -> float:
-    """The largest resident set of this process until now."""
+    """The largest resident set of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

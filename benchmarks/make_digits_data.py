@@ -1,9 +1,9 @@
-"""Writes vpfb_core/assets/digits_images.npz from scikit-learn's copy of the UCI digits (CC BY 4.0).
+"""Write vpfb_core/assets/digits_images.npz from scikit-learn's copy of the UCI digits (CC BY 4.0).
 
     python benchmarks/make_digits_data.py
 
-The originals count 0 … 16 inked dots in each 4×4 block; 16 becomes 255. The package carries the result, so that
-scikit-learn is not needed to use it.
+The originals count 0 to 16 inked dots in each 4×4 block; 16 becomes 255. The package contains the result, so that it
+needs no scikit-learn.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Train the class-conditional digits model that ships with the package.
+"""Train the class-conditional model of digits that is part of the package.
 
     python benchmarks/make_digits_model.py
 
-A run of `vpfb train` with fixed steps, so it comes out the same on the same machine, versions and thread count; then it
-is calibrated with all care. It writes vpfb_core/assets/digits.safetensors.
+It is a run of `vpfb train` with a fixed number of steps, so that the result is the same for the same machine, versions
+and number of threads. The model is calibrated with full effort and written to vpfb_core/assets/digits.safetensors.
 """
 
 from __future__ import annotations

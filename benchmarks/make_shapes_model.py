@@ -1,9 +1,9 @@
-"""Train the conditional model of `shapes` that ships with the package, so that `vpfb compose` has something to show.
+"""Train the conditional model of `shapes` that is part of the package and that `vpfb compose` uses in its examples.
 
     python benchmarks/make_shapes_model.py
 
-A quarter of an hour on two cores, as a user would train it; then it is calibrated with all care. How far a run gets in
-its time depends on the machine. It writes vpfb_core/assets/shapes.safetensors.
+It takes a quarter of an hour on two cores, like a run of a user. The number of steps depends on the machine. The model
+is calibrated with full effort and written to vpfb_core/assets/shapes.safetensors.
 """
 
 from __future__ import annotations

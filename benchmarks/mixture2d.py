@@ -1,10 +1,10 @@
-"""How well a short training recovers the log-density of a plane mixture of eight Gaussians, known in closed form.
+"""The accuracy of a learned log-density of a mixture of eight Gaussians in the plane, which is known in closed form.
 
     python benchmarks/mixture2d.py
 
-Trains an MLP on the mixture's samples by `stein` and compares the learned log ρ̄(·, t) with the exact one, at points of
-ρ̄(·, t): the standard deviation of the difference, since a constant is free at every t. Prints a table and writes
-benchmarks/results/cpu/mixture2d.json.
+Trains an MLP on samples of the mixture by `stein` and compares the learned log ρ̄(·, t) with the exact one, at points
+of ρ̄(·, t). The figure is the standard deviation of the difference, since the loss leaves a constant free at every t.
+Prints a table and writes benchmarks/results/cpu/mixture2d.json.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TIMES = (0.3, 0.5, 0.7, 0.9, 0.95)
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. A step evaluates the potential at 2 · `batch` points: each draw has ε and −ε."""
+    """The settings of the training. A step evaluates the potential at 2 · `batch` points: each datum has ε and −ε."""
 
     steps: int = 3000
     batch: int = 512
@@ -51,7 +51,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A learned potential against the exact mixture at time t."""
+    """The error of a learned potential at time t."""
 
     t: float
     log_density_error: float  # standard deviation of (learned − exact) log ρ̄, nats
@@ -80,7 +80,7 @@ def train(mixture: Mixture, homotopy: Homotopy, settings: Settings = Settings())
 
 
 def compare(potential: Potential, mixture: Mixture, t: float, n: int = 8192) -> Accuracy:
-    """Learned against exact at n points of ρ̄(·, t)."""
+    """The learned log-density against the exact one at n points of ρ̄(·, t)."""
     homotopy = potential.homotopy
     x, times = draw(mixture, homotopy, t, n, seed=1)
     mean, std = homotopy.mean(times), homotopy.std(times)

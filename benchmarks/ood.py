@@ -1,12 +1,11 @@
-"""How well does each score detect out-of-distribution images? One column per score, one row per set, and the price.
+"""The AUROC of every out-of-distribution score for several sets, and the speed of each score.
 
     python benchmarks/ood.py --in mnist --out fashion-mnist noise constant shuffled:mnist [-m runs/mnist] [--limit 500]
 
-Beside the sets that are named, changed copies of the in-distribution images are scored, which are the hardest cases:
-turned by 90°, mirrored, with a hole, blended in pairs. The model must be calibrated (training does it, or vpfb info
---calibrate).
-The likelihood is measured on fewer images (--slow-limit), and each score's speed is given in images per second and as a
-multiple of the likelihood's, measured in one process.
+Besides the named sets, altered copies of the in-distribution images are scored, which are the hardest cases: turned by
+90°, mirrored, with a hole, and blended in pairs. The model must be calibrated, by its training or by vpfb info
+--calibrate. The likelihood is measured on fewer images (--slow-limit). The speed of each score is given in images per
+second and as a multiple of that of the likelihood, measured in one process.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def mirrored(images: Tensor) -> Tensor:
 
 
 def with_a_hole(images: Tensor) -> Tensor:
-    """A square of a quarter of the side, near the middle, filled with the first pixel of the image."""
+    """Images in which a square near the middle, a quarter as wide as the image, has the colour of the first pixel."""
     images, side = images.clone(), images.shape[2]
     hole = max(2, side // 4)
     for index, image in enumerate(images):
@@ -45,7 +44,7 @@ def with_a_hole(images: Tensor) -> Tensor:
 
 
 def blended(images: Tensor) -> Tensor:
-    """The lighter pixel of an image and its neighbour in the set."""
+    """The maximum of the pixels of each image and its neighbour in the set."""
     return torch.maximum(images, images.roll(1, 0))
 
 
@@ -54,7 +53,7 @@ CHANGES = {"turned": turned, "mirrored": mirrored, "with a hole": with_a_hole, "
 
 
 def scored(model: Model, images: Tensor, name: str, slow_limit: int) -> tuple[Tensor, float]:
-    """Scores, and the number of images scored per second."""
+    """The scores, and the number of images scored per second."""
     images = images[:slow_limit] if SCORES[name].costly else images
     score(model, images[:2], name)
     began = time.perf_counter()
@@ -69,7 +68,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--slow-limit", type=int, default=32)
     parser.add_argument("--scores", nargs="+", default=list(SCORES), choices=list(SCORES))
-    parser.add_argument("--name", help="of the file of results")
+    parser.add_argument("--name", help="name of the file of results")
     arguments = parsed(parser)
     model = vpfb.load(arguments.model or choice.choose_model(arguments.in_set).path, device=arguments.device)
     inside = choice.load_in_distribution(model, arguments.in_set, arguments.limit).images

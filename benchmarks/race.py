@@ -2,10 +2,10 @@
 
     python benchmarks/race.py [--data digits] [--seconds 240]
 
-All train the same U-Net by the same loop on the same batches. Whichever has had the least time takes the next step,
-so that they meet the same conditions; only steps are timed. The residual is the held-out ‖v − y‖²/d, where v is the
-velocity: the gradient of a potential, or the answer of flow matching's network. `official` runs with the authors'
-learning rate, 10⁻⁴, and with ours.
+All methods train the same U-Net by the same loop on the same batches. The method with the least time so far takes the
+next step, so that all run under the same conditions. Only steps are timed. The residual is the held-out ‖v − y‖²/d,
+where v is the velocity: the gradient of a potential, or the output of the network of flow matching. `official` runs
+with the authors' learning rate, 10⁻⁴, and with ours.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHECKS = 40  # per method
 
 @dataclass
 class Runner:
-    """One of the five on its way: (seconds, steps, residual) at every check."""
+    """One of the five trainings, with (seconds, steps, residual) at every check."""
 
     trainer: Trainer
     batches: Batches
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--data-root")
-    parser.add_argument("--seconds", type=float, default=240.0, help="of steps, for each of them")
+    parser.add_argument("--seconds", type=float, default=240.0, help="seconds of steps per training")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the run")
     arguments = parsed(parser)
     settings = dict(parse_setting(text) for text in arguments.set)

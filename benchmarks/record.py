@@ -1,4 +1,4 @@
-"""What every benchmark leaves: a table to read and results/<machine kind>/<name>.json with all that a figure needs."""
+"""The output of a benchmark: a printed table, and results/<machine kind>/<name>.json with the conditions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESULTS = Path(os.environ.get("VPFB_RESULTS") or Path(__file__).parent / "result
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments, with --device and --threads among them. Sets the number of threads if it is given."""
+    """The parsed arguments, which include --device and --threads. Sets the number of threads if it is given."""
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
@@ -32,7 +32,7 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def folder(device: torch.device | str = "cpu") -> Path:
-    """results/cpu, or results/ and the name of the GPU."""
+    """The folder of results: results/cpu, or results/ and the name of the GPU."""
     device = torch.device(device)
     kind = torch.cuda.get_device_name(device).lower().replace(" ", "-") if device.type == "cuda" else device.type
     path = RESULTS / kind
@@ -41,7 +41,7 @@ def folder(device: torch.device | str = "cpu") -> Path:
 
 
 def record(name: str, figures: Any, device: torch.device | str = "cpu") -> None:
-    """Write the figures with command, commit, device and versions beside them."""
+    """Write the figures with the command, the commit, the device and the versions."""
     document = {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_anywhere, sys.argv[1:])]),
         "commit": _commit(),
@@ -55,22 +55,22 @@ def record(name: str, figures: Any, device: torch.device | str = "cpu") -> None:
 
 
 def training(model: Model) -> dict[str, Any]:
-    """How long a model was trained, and to what."""
+    """The number of steps, the duration and the figures of the training of a model."""
     return {key: model.about.get(key) for key in ("step", "seconds", "figures")}
 
 
 def settings(model: Model) -> dict[str, Any]:
-    """The settings that a model was trained with, by their paths, such as "optimiser.lr"."""
+    """The settings with which a model was trained, by path, such as "optimiser.lr"."""
     return located(model.about["config"])
 
 
 def show(columns: list[str], rows: list[list[object]]) -> None:
-    """A table on stdout."""
+    """Print a table on stdout."""
     Console().print(table(columns, rows))
 
 
 def _anywhere(word: str) -> str:
-    """A word of the command line; of an absolute path, which is another machine's business, the last two parts."""
+    """A word of the command line without the folders of an absolute path, except the last one."""
     return "/".join(Path(word).parts[-2:]) if Path(word).is_absolute() else word
 
 

@@ -1,4 +1,4 @@
-"""What a finished run came to: its residual over time, its speed and memory, and 64 of its samples, not chosen.
+"""The result of a finished run: its residual over time, its speed and memory, and 64 samples that are not selected.
 
     vpfb train --data mnist --time-budget 20m --out runs/mnist
     python benchmarks/report_run.py runs/mnist
@@ -22,7 +22,7 @@ LEFT_OUT = ("data.data_root", "data.download")  # of the settings: what concerns
 
 
 def residual_curve(path: Path) -> list[dict[str, float]]:
-    """The lines of log.csv at which the held-out residual was measured anew."""
+    """The lines of log.csv at which the held-out residual was measured."""
     curve: list[dict[str, float]] = []
     with path.open(newline="") as file:
         for line in csv.DictReader(file):
@@ -35,7 +35,7 @@ def residual_curve(path: Path) -> list[dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--name", help="of the file of results")
+    parser.add_argument("--name", help="name of the file of results")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     run, model = Run(arguments.run), vpfb.load(arguments.run, device=arguments.device)

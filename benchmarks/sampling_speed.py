@@ -1,10 +1,10 @@
-"""Images per second at equal quality: our default sampler, our dopri5, and others' solvers on the same flow.
+"""Images per second at equal accuracy: our default sampler, our dopri5, and other libraries' solvers on the same flow.
 
     python benchmarks/sampling_speed.py [-m digits] [-n 64] [--rounds 3] [--device auto] [--threads N]
 
-Equal quality means: each adaptive solver is given the loosest tolerance of a list at which its samples are as near to
-the converged ones, from the same noise and in the root mean square, as those of the default sampler. torchdiffeq and
-scipy choose one step for the whole batch. All take turns in one run, and each figure is the least of several.
+Each adaptive solver gets the loosest tolerance of a list at which its samples are as close to the converged samples
+from the same noise as those of the default sampler, in the root mean square. torchdiffeq and scipy choose one step for
+the whole batch. The solvers alternate in one run, and each figure is the least of several.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Sampler = Callable[[float], Tensor]  # tolerance → samples
 
 
 class Counted:
-    """The velocity of the flow, and how many samples' gradients were asked for."""
+    """The velocity of the flow, and the number of samples for which it was evaluated."""
 
     def __init__(self, field: Transports) -> None:
         self.field, self.samples = field, 0
@@ -48,7 +48,7 @@ class Counted:
 
 @dataclass
 class Contestant:
-    """A sampler at the tolerance that it was found to need."""
+    """A sampler with the tolerance that it needs."""
 
     name: str
     sample: Sampler
@@ -93,7 +93,7 @@ def contestants(field: Transports, codes: Tensor, velocity: Counted) -> list[Con
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="digits")
-    parser.add_argument("-n", type=int, default=64, help="images, one batch")
+    parser.add_argument("-n", type=int, default=64, help="number of images, computed in one batch")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)

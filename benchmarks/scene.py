@@ -1,4 +1,4 @@
-"""Where `faults.py` lets things go wrong: a folder with a run in it, and real processes that work there."""
+"""The surroundings of the faults in `faults.py`: a folder with a run, and processes that work there."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ RESUME = [*TRAIN, "--steps", "8", "--resume", "auto"]
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended; a signal's code is 128 and its number, as a shell says it."""
+    """A command that has ended. The code of a signal is 128 plus its number, as in a shell."""
 
     code: int
     said: str
 
     @property
     def last_words(self) -> str:
-        """What a person reads in the end: the error, the last warning, or the last note."""
+        """The last message for the user: the error, the last warning, or the last note."""
         lines = self.said.splitlines()
         lines = [line for line in lines if line.startswith("vpfb: ")] or lines or ["nothing is said"]
         return lines[-1].removeprefix("vpfb: ").removeprefix("error: ")
 
 
 class Scene:
-    """A folder with images and a killed run in it.
+    """A folder with images and a killed run.
 
     Args:
-        folder: of the scene.
-        whole: the tensors of a run that nothing happened to.
+        folder: the folder.
+        whole: the tensors of a run without a fault.
     """
 
     def __init__(self, folder: Path, whole: dict[str, torch.Tensor]) -> None:
@@ -52,7 +52,7 @@ class Scene:
         self.before = states(self.run)
 
     def vpfb(self, *argv: str, program: list[str] = VPFB, largest: int = resource.RLIM_INFINITY) -> Ended:
-        """A command line, from its start to its end."""
+        """Run a command line to its end."""
         limit = (largest, resource.RLIM_INFINITY)
         child = subprocess.run(
             [*program, *argv], cwd=self.folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -61,7 +61,7 @@ class Scene:
         return Ended(128 - child.returncode if child.returncode < 0 else child.returncode, child.stderr)
 
     def signalled(self, number: signal.Signals, seconds: float, *argv: str) -> Ended:
-        """A command line that gets a signal some time after its start."""
+        """Run a command line that gets a signal some time after its start."""
         child = subprocess.Popen(
             [*VPFB, *argv], cwd=self.folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
@@ -75,7 +75,7 @@ class Scene:
         return kept(self.run, self.before)
 
     def same_end(self) -> str:
-        """Let the run go on, and compare."""
+        """Resume the run. Returns whether it gives the same tensors as a run without a fault, in words."""
         ended = self.vpfb(*RESUME)
         if ended.code:
             return f"LOST: {ended.last_words}"
@@ -87,7 +87,7 @@ def states(run: Run) -> dict[str, bytes]:
 
 
 def kept(run: Run, before: dict[str, bytes]) -> str:
-    """What is left of the states that there were before."""
+    """The earlier states that are unchanged, in words."""
     if states(run) == before:
         return "both states"
     try:
@@ -107,5 +107,5 @@ def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
 
 
 def in_namespace(script: str) -> list[str]:
-    """A program that carries out a shell script, in which "$@" is vpfb and what follows it."""
+    """The beginning of a command that runs a shell script in a namespace, in which "$@" is vpfb with its arguments."""
     return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *VPFB]

@@ -1,8 +1,8 @@
-"""Reads the attributes of `shapes` back from pixels, by drawing: which shape, laid over the picture, explains it best?
+"""A reader of the attributes of `shapes` from pixels: it fits drawings of every shape and takes the best one.
 
-Nothing here is trained, and nothing looks at labels: the ground is the median of the outermost pixels, the colour is
-the direction in which the pixels leave it, and each outline is fitted by least squares in place, radius, softness and
-contrast. Softness lets the picture be a little blurred, as generated ones are.
+It involves no training and no labels. The ground is the median of the outermost pixels, and the colour is the direction
+in which other pixels differ from it. Each outline is fitted by least squares in position, radius, softness and
+contrast. The softness allows for a slight blur, which generated pictures have.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ _MOST = torch.tensor([1, 1, 1.5 * MAX_RADIUS, 0.35])
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """What N pictures show.
+    """The attributes that were read from N pictures.
 
     Attributes:
-        labels: int64 (N, 4), the class in each of `shapes.GROUPS`; a row is −1 where there is no clear single shape.
-        misfit: (N,), what the best drawing fails to explain beyond the picture's own noise, over what it explains (both
-            sums of squares): 0 for a picture of the set, about 1 for two shapes in one. It says nothing of mere noise.
+        labels: int64 (N, 4), the class in each of `shapes.GROUPS`; a row is −1 if there is no clear single shape.
+        misfit: (N,), the sum of squares that the best drawing does not explain, beyond the noise of the picture, over
+            the sum that it explains: 0 for a picture of the set, about 1 for two shapes in one picture. It has no
+            meaning for pictures of noise.
     """
 
     labels: Tensor
@@ -50,12 +51,12 @@ class Readings:
 
 @dataclass(frozen=True, eq=False)
 class _Drawing:
-    """One outline a picture, laid over it.
+    """One outline per picture.
 
     Attributes:
         place: column, row, radius and softness, (N, 4).
-        covered: the share of each pixel in the outline, (N, S²).
-        contrast: the best factor to it, (N,).
+        covered: the share of each pixel inside the outline, (N, S²).
+        contrast: the best factor of the outline, (N,).
         residual: the sum of squares that is left, (N,).
     """
 
@@ -65,7 +66,7 @@ class _Drawing:
     residual: Tensor
 
     def or_else(self, other: _Drawing) -> _Drawing:
-        """For each picture the one of two drawings that leaves less."""
+        """The better one of two drawings of each picture."""
         better = self.residual <= other.residual
         rows = better[:, None]
         return _Drawing(
@@ -77,12 +78,13 @@ class _Drawing:
 
 
 def read(images: Tensor) -> Readings:
-    """The shape, colour, size and position that each picture shows.
+    """The shape, colour, size and position in each picture.
 
     Args:
-        images: (N, 3, S, S), uint8 or float in [0, 1], S at least 8; the outlines are told apart from 16 pixels on.
+        images: (N, 3, S, S), uint8 or float in [0, 1], S at least 8. From 16 pixels on, the shapes are distinguished
+            reliably.
     Raises:
-        ConfigError: pictures that are not square and in colour.
+        ConfigError: the pictures are not square and in colour.
     """
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[3] < SMALLEST:
         raise ConfigError(
@@ -129,9 +131,9 @@ def _read(pixels: Tensor) -> Readings:
 
 
 def _ground(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The colour of the ground (N, 3) and the variance of its pixels (N,), from the outermost ones, which are bare.
+    """The colour of the ground (N, 3) and the variance of its pixels (N,), from the outermost pixels.
 
-    By medians, so that a stray shape at the border counts neither as ground nor as noise.
+    They are medians, so that a shape at the border affects neither.
     """
     border = torch.cat([pixels[:, :, 0], pixels[:, :, -1], pixels[:, :, 1:-1, 0], pixels[:, :, 1:-1, -1]], 2)
     ground = border.median(2).values
@@ -148,7 +150,7 @@ def _direction(difference: Tensor) -> Tensor:
 
 
 def _fit(along: Tensor, outline: int) -> _Drawing:
-    """The outline that explains pictures (N, S, S) best, by least squares: damped Gauss–Newton steps from a guess."""
+    """The outline that explains pictures (N, S, S) best, by damped Gauss-Newton steps from a guess."""
     size = along.shape[1]
     nudges = torch.diag(torch.tensor([0.1 / size, 0.1 / size, 0.1 / size, 0.02]))
     longest = torch.tensor([1 / size, 1 / size, 1 / size, 0.1])
@@ -172,7 +174,7 @@ def _fit(along: Tensor, outline: int) -> _Drawing:
 
 
 def _guess(along: Tensor) -> Tensor:
-    """A place (N, 4) with the centre and the area of the pixels above half of the contrast."""
+    """An initial place (N, 4) with the centre and the area of the pixels above half of the contrast."""
     size = along.shape[1]
     contrast = along.pow(3).sum((1, 2)) / _energy(along).clamp(min=1e-12)
     above = (along > contrast[:, None, None] / 2).float()
@@ -190,7 +192,7 @@ def _draw(along: Tensor, outline: int, place: Tensor) -> _Drawing:
 
 
 def _cover(outline: int, place: Tensor, size: int) -> Tensor:
-    """The outline's coverage (N, S²), each pixel mixed with the softness's share of each neighbour, along both axes."""
+    """The coverage (N, S²) of an outline, blurred by its softness along both axes."""
     column, row, radius, softness = place.unbind(1)
     covered = coverage(torch.full((len(place),), outline), column, row, radius, size, finer=-(-_FINENESS // size))
     for axis in (1, 2):
@@ -200,5 +202,5 @@ def _cover(outline: int, place: Tensor, size: int) -> Tensor:
 
 
 def _energy(values: Tensor) -> Tensor:
-    """Sum of squares of each picture, (N,)."""
+    """The sum of squares of each picture, (N,)."""
     return values.flatten(1).square().sum(1)

@@ -1,4 +1,4 @@
-"""Grids of the arc to compare: given by a formula, measured along the flow of a model, or fitted to it."""
+"""Grids of the arc for comparison: given by a formula, derived from the flow of a model, or fitted to it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def both_ends(last: float, a: float, b: float) -> Steps:
 
 
 def grids(field: PotentialField) -> dict[str, Steps]:
-    """Those of a formula."""
+    """The grids that are given by a formula, by name."""
     (_, last), potential = field.span, field.potential
     schedule, a = potential.homotopy if isinstance(potential.homotopy, OT) else OT(), potential.data_std
 
@@ -45,7 +45,7 @@ def grids(field: PotentialField) -> dict[str, Steps]:
 
 
 def measured(field: PotentialField, noise: Tensor) -> dict[str, Steps]:
-    """Equal parts of the length of the paths from some noise, and of the square root of their curvature."""
+    """The grids that divide the length of paths from some noise, and the root of their curvature, into equal parts."""
     solution = decode(field, noise, solver=Solver.choose("arc3", nfe=PATH_STEPS), keep_path=True)
     assert solution.path is not None
     angles = np.asarray(field.grid(*field.span, PATH_STEPS))
@@ -59,14 +59,14 @@ def measured(field: PotentialField, noise: Tensor) -> dict[str, Steps]:
 
 
 def _equidistributed(angles: np.ndarray, where: np.ndarray, density: np.ndarray) -> Steps:
-    """Steps that hold equal parts of a density known at some angles."""
+    """A grid whose steps contain equal parts of a density that is known at some angles."""
     height = np.interp(angles, where, density)
     mass = np.concatenate([[0.0], np.cumsum((height[1:] + height[:-1]) / 2 * np.diff(angles))])
     return lambda steps: np.interp(np.linspace(0, mass[-1], steps + 1), mass, angles).tolist()
 
 
 def fitted(field: PotentialField, distance: Callable[[Steps], float]) -> tuple[tuple[float, float], Steps]:
-    """The powers (a, b) of `both_ends` whose distance to the converged solution is least, and their grid."""
+    """The powers (a, b) of `both_ends` with the least distance to the converged solution, and their grid."""
     _, last = field.span
     powers = min(itertools.product(POWERS, POWERS), key=lambda pair: distance(both_ends(last, *pair)))
     return powers, both_ends(last, *powers)

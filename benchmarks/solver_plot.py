@@ -1,4 +1,4 @@
-"""The picture of `solvers.py`: distance to the converged solution by evaluations, for solvers and for grids."""
+"""The plot of `solvers.py`: the distance to the converged solution by evaluations, for solvers and for grids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def plot(rows: Sequence[Row]) -> bytes:
-    """A PNG of two panels: every solver on the default grid (or by its tolerance), and arc3 on every grid."""
+    """A PNG file of two panels: all solvers on the default grid or by tolerance, and arc3 on all grids."""
     figure = Figure(figsize=(11, 4.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     by_solver: dict[str, list[Row]] = {}

@@ -1,13 +1,13 @@
-"""Quality against cost: how near which solver comes to the converged samples, by evaluations of the gradient.
+"""Accuracy against cost of solvers: the distance to the converged samples by the number of gradient evaluations.
 
     python benchmarks/solvers.py [-m digits] [--data digits] [-n 128] [--device auto] [--threads N]
 
-All solve the flow from the same noise. The truth is dopri5 at a tolerance of 1e-6. Two figures for each solve:
+All solvers start from the same noise. The reference is dopri5 with a tolerance of 1e-6. Each solve has two figures:
 
-- the root mean square distance to the truth, in deviations of the data, and the median of it over the samples (a few
-  samples lie where paths part, go another way, and make most of the mean);
-- by how much the Fréchet distance to the real images exceeds that of the truth, in the space of the 16 leading
-  principal components of the real pixels, with a jackknife's standard error. It is of use against the truth only.
+- the root mean square distance to the reference, in standard deviations of the data, and the median distance over the
+  samples (a few samples near a branching of paths end elsewhere and dominate the mean);
+- the increase of the Fréchet distance to the real images over that of the reference, in the space of the 16 leading
+  principal components of the real pixels, with the standard error of a jackknife. Only this increase has a meaning.
 
 Writes results/<machine kind>/solvers-<data>.json and .png.
 """
@@ -60,12 +60,12 @@ class Flow:
         return cls(model.field, noise.normal(model.shape, 0, range(first, first + n)).to(model.device))
 
     def adaptive(self, solver: Solver) -> tuple[Tensor, float]:
-        """Where the flow ends, (N, …), and the mean number of evaluations."""
+        """The ends of the flow, (N, …), and the mean number of evaluations, for a solver with a tolerance."""
         parts = [decode(self.field, some, solver=solver).require_success() for some in self.noise.split(BATCH)]
         return torch.cat([part.x for part in parts]), float(torch.cat([part.nfe for part in parts]).double().mean())
 
     def stepped(self, method: str, nfe: int, grid: Steps) -> Tensor:
-        """The same by the steps of a grid."""
+        """The ends of the flow and the number of evaluations, for a solver on a grid."""
         angles = grid(steps_for(method, nfe))
         with torch.no_grad():
             parts = [
@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="digits")
     parser.add_argument("--data", default="digits", help="the real images of the Fréchet distance")
-    parser.add_argument("-n", type=int, default=128, help="samples")
+    parser.add_argument("-n", type=int, default=128, help="number of samples")
     arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)
     field = model.field
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def compact(rows: list[dict[str, Any]]) -> list[list[object]]:
-    """A line for each solver and grid: distances and Fréchet excesses by evaluations."""
+    """One row per solver and grid: distances and increases of the Fréchet distance by evaluations."""
     lines: dict[tuple[str, str], dict[float, str]] = {}
     for row in rows:
         figures = f"{row['rms']:.3f} {row['frechet_excess']:+.1%}"

@@ -1,8 +1,8 @@
-"""Seconds from typing to result: `vpfb --help`, and `vpfb sample -n 64` with the built-in model.
+"""Seconds of `vpfb --help`, and of `vpfb sample -n 64` with the built-in model.
 
     python benchmarks/startup.py [--runs 5]
 
-Each command runs in a process of its own; the median counts. How much of `sample` is importing torch is measured by a
+Each command runs in a process of its own, and the median is taken. The duration of `import torch` is measured by a
 process that does nothing else.
 """
 

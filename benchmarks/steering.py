@@ -1,12 +1,13 @@
-"""What steering an unconditional model comes to: real pictures joined, halves completed, long walks over the data.
+"""Uses of an unconditional model: interpolation of real pictures, inpainting, and long chains over the data.
 
     vpfb train --data mnist --time-budget 20m --out runs/mnist
     python benchmarks/steering.py -m runs/mnist --data mnist [--steps 1000] [-n 128]
 
-Pictures are of the test split, the first of their class, not chosen. Joined: encoded by the reverse flow, decoded
-again, and the way between pairs of two classes (--between). Completed: the lower half of pictures is hidden and drawn
-several times. Walked: samples, then the same after `--steps` steps of MALA; a 1-nearest-neighbour classifier tells each
-set from real pictures (0.5 is perfect). Writes results/<machine kind>/steering-<data>.json and three pictures.
+The pictures are the first of their class in the test split; they are not selected. Interpolation: pictures are encoded
+by the reverse flow, decoded again, and interpolated between two classes (--between). Inpainting: the lower half of
+pictures is hidden and drawn several times. Chains: samples before and after `--steps` steps of MALA; a
+1-nearest-neighbour classifier separates each set from real pictures, and an accuracy of 0.5 is perfect. Writes
+results/<machine kind>/steering-<data>.json and three pictures.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ COMPLETIONS = 7  # of each picture, which stands before them
 
 
 def joined(model: Model, first: Tensor, second: Tensor) -> tuple[dict[str, Any], Tensor]:
-    """How exactly pictures come back from their prior points, and the ways between pairs of them, a row each."""
+    """The reconstruction errors of pictures, and the interpolations between pairs of them, one per row."""
     images = torch.cat([first, second])
     codes = model.encode(images)
     back = model.decode(codes)
@@ -39,7 +40,7 @@ def joined(model: Model, first: Tensor, second: Tensor) -> tuple[dict[str, Any],
 
 
 def completed(model: Model, images: Tensor, seed: int) -> tuple[dict[str, Any], Tensor]:
-    """The lower half hidden and drawn; how far the answers to one picture are from each other, in what was hidden."""
+    """Pictures with a drawn lower half, and the distances between the answers to one picture in that half."""
     known = torch.zeros(1, *images.shape[-2:], dtype=torch.bool)
     known[:, : images.shape[-2] // 2] = True
     rows, apart = [], []
@@ -51,7 +52,7 @@ def completed(model: Model, images: Tensor, seed: int) -> tuple[dict[str, Any], 
 
 
 def walked(model: Model, real: Tensor, steps: int, seed: int) -> tuple[dict[str, Any], Tensor]:
-    """Samples against real pictures, before and after a long run from them."""
+    """The figures of samples against real pictures, before and after a long run from them."""
     samples = model.sample(len(real), seed).images
     after = model.long_run(samples, steps, seed)
     half = len(real) // 2
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--between", nargs=2, default=["3", "8"], help="two classes")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("-n", type=int, default=128, help="samples that walk")
+    parser.add_argument("-n", type=int, default=128, help="number of samples, and of chains")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)

@@ -1,12 +1,13 @@
-"""How fast training is and how much memory it takes, against plain flow matching and the authors' loss.
+"""The speed and the memory of training, compared with plain flow matching and the authors' loss.
 
     python benchmarks/throughput.py [--presets small base] [--precision fp32 bf16] [--compile off on]
     python benchmarks/throughput.py --processes 2 [--presets small]
 
-Whole training steps on random pictures, optimiser and average included. The three methods take turns on the same number
-of points (the authors draw one noise per image, so they get twice the images). Each figure is the median over the
-repeats. Each row is measured in its own process. With `--processes`, that many processes share each batch and take
-turns with one process that computes the whole batch. The speed-up in processor time is what idle cores would give.
+Measures whole training steps on random pictures, including the optimiser and the average. The three methods alternate
+with the same number of points (the authors draw one noise per image, so they get twice the images). Each figure is the
+median over the repeats, and each row is measured in a process of its own. With `--processes`, several processes divide
+each batch and alternate with one process that computes the whole batch. The speed-up in processor time is that of idle
+cores.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer
 
 SIZES = {"tiny": (8, 1), "small": (28, 1), "base": (32, 3), "paper": (32, 3), "celeba64": (64, 3)}
-CPU_BATCH = {"tiny": 64, "small": 32, "base": 4, "paper": 1, "celeba64": 1}  # a step in seconds
+CPU_BATCH = {"tiny": 64, "small": 32, "base": 4, "paper": 1, "celeba64": 1}  # so that a step takes seconds
 
 
 class Bench:
@@ -65,7 +66,7 @@ class Bench:
         self.inputs = Inputs.of(self.plan)
 
     def step(self, trainer: Trainer, images: int) -> Callable[[], None]:
-        """A step on this process's share of so many images."""
+        """A function that takes a step on this process's share of a batch of that many images."""
         share = trainer.group.share(images)
         pictures = self.inputs.plan.images.sample[share.start % 128 :][: len(share)].to(self.device)
         batch = (pictures.repeat(-(-len(share) // len(pictures)), 1, 1, 1)[: len(share)], None)
@@ -98,7 +99,7 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def share(row: dict[str, Any]) -> dict[str, Any]:
-    """In each of several processes: seconds per step shared by all, and by the first alone, in turns."""
+    """Seconds per step of all processes together, and of the first one alone, which alternate."""
     group = distributed.group()
     bench, images = Bench(row | {"micro_batch": None}), row["batch_size"]
     ours, alone = bench.inputs.trainer(), Trainer(
@@ -130,7 +131,7 @@ def _medians(
 
 
 def _peak_memory(bench: Bench, small: Callable[[], None], step: Callable[[], None]) -> int:
-    """Of weights, optimiser, average and a step; on the CPU, of what a step adds to the memory after a small one."""
+    """The memory of weights, optimiser, average and a step; on the CPU, the memory that a step adds to a small one."""
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         step()
@@ -156,7 +157,7 @@ def _resident() -> int:
 
 
 def in_processes(row: dict[str, Any], count: int) -> dict[str, Any]:
-    """What the first of `count` processes reports of a row."""
+    """The row that the first of `count` processes returns."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -179,10 +180,18 @@ def in_processes(row: dict[str, Any], count: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presets", nargs="+", default=["small", "base"], choices=list(SIZES))
-    parser.add_argument("--batch-size", type=int, help="images; the preset's on a GPU, less on a CPU")
+    parser.add_argument(
+        "--batch-size", type=int, help="images per step; by default that of the preset on a GPU, fewer on a CPU"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
-    parser.add_argument("--compile", nargs="+", default=["off"], choices=["off", "on"], help="takes minutes a row")
+    parser.add_argument(
+        "--compile",
+        nargs="+",
+        default=["off"],
+        choices=["off", "on"],
+        help="compile the step; compiling takes minutes per row",
+    )
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
@@ -211,7 +220,7 @@ def main() -> None:
 
 
 def wanted(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """What each row is to measure."""
+    """The arguments of each row."""
     rows = []
     for preset, precision, compiled in itertools.product(arguments.presets, arguments.precision, arguments.compile):
         usual = CPU_BATCH[preset] if device.type == "cpu" else presets.PRESETS[preset]["batch_size"]
@@ -226,7 +235,7 @@ def wanted(arguments: argparse.Namespace, device: torch.device) -> list[dict[str
 
 
 def speed(row: dict[str, Any]) -> list[object]:
-    """A line of the table."""
+    """A row of the table."""
     seconds, batch_size = row["seconds"], row["batch_size"]
     ours, official = seconds["stein"], seconds.get("official")
     ratios = [f"{ours / seconds['flow matching']:.2f}", f"{ours / official:.2f}" if official else ""]
@@ -234,14 +243,14 @@ def speed(row: dict[str, Any]) -> list[object]:
 
 
 def sharing(row: dict[str, Any]) -> list[object]:
-    """A line of the table of several processes."""
+    """A row of the table of several processes."""
     rates = [f"{row['batch_size'] / row['seconds'][how]:.1f}" for how in ("alone", "shared")]
     gains = [f"{times['alone'] / times['shared']:.2f}" for times in (row["seconds"], row["processor_seconds"])]
     return [name(row), row["batch_size"], *rates, *gains]
 
 
 def name(row: dict[str, Any]) -> str:
-    """Of a row, in words."""
+    """The name of a row."""
     return ", ".join([row["preset"], row["precision"], *["compiled"] * (row["compile"] == "on")])
 
 

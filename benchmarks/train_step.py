@@ -1,9 +1,9 @@
-"""What a training step costs: its time as a multiple of plain flow matching with the same network and batch.
+"""The duration of a training step as a multiple of plain flow matching with the same network and batch.
 
     python benchmarks/train_step.py [--preset small] [--size 28] [--channels 1] [--compile] [--bf16]
 
-The pictures are random, since time does not depend on them. All variants take turns in one run, and each figure is the
-least of several. `--compile` and `--bf16` add those variants. Compiling takes minutes.
+The pictures are random, since the duration does not depend on them. All variants alternate in one run, and each figure
+is the least of several. `--compile` and `--bf16` add variants. Compiling takes minutes.
 """
 
 from __future__ import annotations

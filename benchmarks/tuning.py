@@ -1,13 +1,12 @@
-"""Which settings learn most in a given time? Held-out residual after so many seconds of training, one line per trial.
+"""The held-out residual of several settings after the same time of training, one line per trial.
 
     python benchmarks/tuning.py --data mnist --seconds 150 "batch_size=16" "batch_size=32 lr=8e-3" "widths=[32,64,64]"
     vpfb eval --fit-features --data mnist && python benchmarks/tuning.py --data mnist --samples 400 "angle_mean=0.5"
 
-Every trial starts from the preset, with the settings in its words changed. It runs on one thread and its clock is the
-CPU time of that thread, evaluation left out, so that trials may run beside each other and other work. The lines are
-added to those in the file of results, where the same trial takes the place of an earlier one. With --samples the
-Fréchet distance of so many samples to real images stands beside the residual, over the features of a fitted
-classifier.
+Every trial changes the given settings of the preset. It runs on one thread, and its clock is the CPU time of that
+thread without evaluation, so that trials may run beside each other and beside other work. The lines are added to those
+in the file of results and replace earlier lines of the same trial. With --samples, the Fréchet distance of samples to
+real images, over the features of a fitted classifier, is measured as well.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ CHECKS = 4
 
 
 def trial(data: str, data_root: Path | None, words: str, seconds: float, samples: int = 0) -> dict[str, object]:
-    """Train from scratch; the figures of its line."""
+    """Train from scratch. Returns the figures of the line."""
     settings = dict(map(parse_setting, words.split()))
     root = data_root and str(data_root)
     base = {"data": data, "data_root": root, "device": "cpu", "threads": 1, "time_budget": seconds}
