@@ -215,7 +215,7 @@ WRONGS = [
 
 
 @pytest.mark.parametrize(("line", "code", "words"), WRONGS, ids=[line for line, _, _ in WRONGS])
-def test_what_is_wrong_is_said_in_two_lines_with_its_exit_code(
+def test_an_error_has_at_most_two_lines_and_its_exit_code(
     line: str, code: int, words: str, vpfb: Vpfb, model: str, plain: str, pictures: np.ndarray
 ) -> None:
     argv = [{"MODEL": model, "PLAIN": plain}.get(word, word) for word in line.split()]

@@ -83,7 +83,7 @@ def test_train_on_a_folder_needs_nothing_else_and_sample_finds_the_run(vpfb: Vpf
 # --- JSON, quiet, formats ---------------------------------------------------------------------------------------------
 
 
-def test_train_reports_what_it_did_as_json(vpfb: Vpfb) -> None:
+def test_train_reports_its_work_as_json(vpfb: Vpfb) -> None:
     report = vpfb(*TRAIN, "--json", "-q").json
     assert set(report) == {
         "command", "run", "model", "steps", "images", "seconds", "images_per_second", "loss", "val_residual",
@@ -101,7 +101,7 @@ def test_a_dry_run_shows_everything_and_writes_nothing(vpfb: Vpfb) -> None:
     assert not list(Path().iterdir())
 
 
-def test_sample_reports_what_it_did_as_json(vpfb: Vpfb) -> None:
+def test_sample_reports_its_work_as_json(vpfb: Vpfb) -> None:
     report = vpfb("sample", "-n", "3", "-o", "a/b/grid.png", "--nfe", "5", "--seed", "7", "--json").json
     assert set(report) == {"model", "output", "n", "nfe", "solver", "seconds", "seed"}
     assert (report["model"], report["output"], report["n"], report["seed"]) == ("digits", "a/b/grid.png", 3, 7)
@@ -122,7 +122,7 @@ def test_image_i_is_the_same_whatever_the_number_and_the_batch(vpfb: Vpfb) -> No
     assert np.abs(five[:3].astype(int) - three).max() <= 1, "float tolerance is less than one grey level"
 
 
-def test_a_folder_gets_one_png_each_and_a_gif_the_way_there(vpfb: Vpfb) -> None:
+def test_a_folder_gets_one_png_per_image_and_a_gif_shows_the_path(vpfb: Vpfb) -> None:
     assert vpfb("sample", "-n", "3", "-o", "pictures/", "--nfe", "4").code == 0
     assert sorted(path.name for path in Path("pictures").iterdir()) == ["000000.png", "000001.png", "000002.png"]
     assert Image.open("pictures/000000.png").size == (8, 8)
@@ -131,7 +131,7 @@ def test_a_folder_gets_one_png_each_and_a_gif_the_way_there(vpfb: Vpfb) -> None:
     assert vpfb("sample", "-n", "1", "-o", "way.gif", "--solver", "dopri5").code == 2
 
 
-def test_a_class_can_be_asked_for_and_several_take_turns(vpfb: Vpfb) -> None:
+def test_a_class_can_be_selected_and_several_classes_alternate(vpfb: Vpfb) -> None:
     vpfb("sample", "-n", "4", "-o", "turns.npz", "--class", "3", "--class", "8", "--nfe", "6")
     vpfb("sample", "-n", "4", "-o", "eights.npz", "--class", "8", "--nfe", "6")
     turns, eights = np.load("turns.npz")["images"].astype(int), np.load("eights.npz")["images"].astype(int)
@@ -244,7 +244,7 @@ WRONGS = [
 
 
 @pytest.mark.parametrize(("line", "code", "words"), WRONGS, ids=[line for line, _, _ in WRONGS])
-def test_what_is_wrong_is_said_in_two_lines_with_its_exit_code(
+def test_an_error_has_at_most_two_lines_and_its_exit_code(
     line: str, code: int, words: str, vpfb: Vpfb, tmp_path: Path
 ) -> None:
     prepare_wrongs(tmp_path)
@@ -259,7 +259,7 @@ def test_what_is_wrong_is_said_in_two_lines_with_its_exit_code(
 
 
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "newer"])
-def test_a_harmed_model_is_refused_with_the_reason(harm: str, vpfb: Vpfb, trained: Run) -> None:
+def test_a_damaged_model_is_refused_with_the_reason(harm: str, vpfb: Vpfb, trained: Run) -> None:
     model = trained.model
     content = bytearray(model.read_bytes())
     if harm == "truncated":
@@ -276,7 +276,7 @@ def test_a_harmed_model_is_refused_with_the_reason(harm: str, vpfb: Vpfb, traine
     assert not Path("samples.png").exists()
 
 
-def test_an_unconditional_model_knows_no_classes(vpfb: Vpfb, trained: Run) -> None:
+def test_an_unconditional_model_refuses_classes(vpfb: Vpfb, trained: Run) -> None:
     ran = vpfb("sample", "--class", "3")
     assert (ran.code, "unconditional" in ran.err) == (2, True)
 

@@ -68,7 +68,7 @@ def test_an_expression_becomes_a_grid(vpfb: Vpfb) -> None:
     assert "accepted" in ran.err
 
 
-def test_what_was_done_is_reported_as_json(vpfb: Vpfb) -> None:
+def test_compose_reports_its_work_as_json(vpfb: Vpfb) -> None:
     report = vpfb("red & ~large", "-m", "colours.safetensors", *QUICK, "-o", "o.npz", "--json").json
     assert set(report) == {"model", "output", "expression", "n", "nfe", "acceptance", "seconds"}
     assert (report["model"], report["output"], report["n"]) == ("colours.safetensors", "o.npz", 2)
@@ -122,7 +122,7 @@ def test_models_are_named_in_the_expression(vpfb: Vpfb) -> None:
         ([], 2, ["EXPRESSION"]),
     ],
 )
-def test_a_mistake_is_one_or_two_lines_and_writes_nothing(
+def test_an_error_in_an_expression_has_at_most_two_lines_and_writes_nothing(
     vpfb: Vpfb, argv: list[str], code: int, words: list[str]
 ) -> None:
     named = (

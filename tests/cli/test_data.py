@@ -30,7 +30,7 @@ def vpfb(vpfb: Vpfb, root: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
     return vpfb
 
 
-def test_the_list_says_what_is_here_and_where(vpfb: Vpfb, root: Path) -> None:
+def test_the_list_shows_the_available_sets_and_their_folders(vpfb: Vpfb, root: Path) -> None:
     miniatures.write_mnist(root)
     ran = vpfb("data", "--json")
     sets = {entry["name"]: entry for entry in ran.json["sets"]}
@@ -54,7 +54,7 @@ def test_the_list_says_what_is_here_and_where(vpfb: Vpfb, root: Path) -> None:
     assert vpfb("data", "-q").err == ""
 
 
-def test_a_half_of_a_set_is_not_said_to_be_here(vpfb: Vpfb, root: Path) -> None:
+def test_an_incomplete_set_is_not_listed_as_available(vpfb: Vpfb, root: Path) -> None:
     miniatures.write_mnist(root)
     (root / "MNIST" / "raw" / "train-labels-idx1-ubyte").unlink()
     assert "mnist" not in [entry["name"] for entry in vpfb("data", "--json").json["sets"] if entry["available"]]
@@ -141,7 +141,7 @@ def test_controls_can_be_looked_at(vpfb: Vpfb) -> None:
         ("train --data svhn --no-download --data-root elsewhere", 3, "elsewhere"),
     ],
 )
-def test_what_is_wrong_is_said_in_two_lines_with_its_exit_code(line: str, code: int, words: str, vpfb: Vpfb) -> None:
+def test_an_error_has_at_most_two_lines_and_its_exit_code(line: str, code: int, words: str, vpfb: Vpfb) -> None:
     ran = vpfb(*line.split(), "-q")
     assert (ran.code, ran.out) == (code, ""), ran.err
     assert words in ran.err

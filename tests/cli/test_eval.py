@@ -173,7 +173,9 @@ def test_fid_and_kid_are_of_inceptions_features(vpfb: Vpfb, monkeypatch: pytest.
         (["--fit-features", "--metrics", "recall", "-n", "9"], 2, "config", "takes no --metrics, -n"),
     ],
 )
-def test_what_cannot_be_measured_is_said(argv: list[str], code: int, kind: str, words: str, vpfb: Vpfb) -> None:
+def test_a_metric_that_cannot_be_measured_is_refused_with_the_reason(
+    argv: list[str], code: int, kind: str, words: str, vpfb: Vpfb
+) -> None:
     ran = vpfb("eval", "--data", "digits", "-m", "digits", *argv, "--json")
     error = ran.json["error"]
     assert (ran.code, error["kind"]) == (code, kind)

@@ -34,7 +34,7 @@ def test_it_samples_interpolates_and_is_evaluated(model: str, vpfb: Vpfb) -> Non
     assert "bpd" not in ran.err, "nothing to calibrate is recommended"
 
 
-def test_info_names_the_method_and_says_that_there_is_no_energy(model: str, vpfb: Vpfb) -> None:
+def test_info_shows_the_method_and_that_there_is_no_energy(model: str, vpfb: Vpfb) -> None:
     shown = vpfb("info", model, "--json").json
     assert (shown["method"], shown["calibrated"]) == ("flow-matching", False)
     assert "the method flow-matching has no energy" in vpfb("info", model).out

@@ -112,7 +112,7 @@ def test_ood_takes_the_built_in_model_for_digits_only(vpfb: Vpfb) -> None:
     assert missing.json["error"]["hint"] == "vpfb train --data cifar"
 
 
-def test_a_model_of_something_else_is_warned_about(vpfb: Vpfb, model: str) -> None:
+def test_a_model_of_other_data_brings_a_warning(vpfb: Vpfb, model: str) -> None:
     np.savez("grey.npz", images=np.zeros((4, 9, 9), np.uint8))
     ran = vpfb("ood", "--in", "./grey.npz", "--out", "noise", "-m", model, "--score", "energy", "--limit", "4")
     assert ran.code == 0
@@ -132,7 +132,9 @@ def test_a_model_of_something_else_is_warned_about(vpfb: Vpfb, model: str) -> No
         (["--in", "digits", "--out", "noise", "--score", "density"], 4, "calibrated"),
     ],
 )
-def test_what_cannot_be_compared_is_said(argv: list[str], code: int, words: str, vpfb: Vpfb, model: str) -> None:
+def test_sets_that_cannot_be_compared_are_refused_with_the_reason(
+    argv: list[str], code: int, words: str, vpfb: Vpfb, model: str
+) -> None:
     ran = vpfb("ood", *argv, "-m", model)
     assert (ran.code, ran.out) == (code, "")
     assert words in ran.err

@@ -194,7 +194,7 @@ def test_a_failure_after_the_result_does_not_make_a_second_document(capsys: Capt
         (1, None, KeyError("a bug"), True),
     ],
 )
-def test_one_process_of_a_distributed_run_speaks(
+def test_one_process_of_a_distributed_run_prints(
     rank: int, agreed: bool | None, error: Exception, spoken: bool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost"}
@@ -214,7 +214,7 @@ def test_one_process_of_a_distributed_run_speaks(
     assert stdout.count("error") == (1 if rank == 0 else 0), "the document is the first one's"
 
 
-def test_a_library_warning_is_one_line_in_our_voice(capsys: Capture) -> None:
+def test_a_library_warning_is_one_line_in_the_format_of_vpfb(capsys: Capture) -> None:
     def body(_out: output.Output) -> None:
         warnings.warn("the driver\nis old", UserWarning, stacklevel=1)
 

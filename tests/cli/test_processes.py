@@ -51,7 +51,7 @@ def test_a_picture_on_stdout_is_a_png_and_a_closed_pipe_is_no_error(tmp_path: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_run_and_it_goes_on_to_what_it_would_have_been(
+def test_a_signal_saves_the_run_and_resuming_gives_the_uninterrupted_result(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     from vpfb_core.machine import container as checkpoint

@@ -58,16 +58,16 @@ def test_without_a_terminal_there_are_plain_lines_at_intervals_and_one_at_the_en
     )
 
 
-def test_the_end_is_told_once_even_when_it_falls_on_an_interval(clock: Clock, capsys: Capture) -> None:
+def test_the_end_is_shown_once_even_when_it_falls_on_an_interval(clock: Clock, capsys: Capture) -> None:
     run_for(clock, Output(), 20)
     assert capsys.readouterr().err.count("100%") == 1
 
 
-def test_fields_are_worked_out_only_when_something_is_shown(clock: Clock) -> None:
+def test_fields_are_computed_only_when_they_are_shown(clock: Clock) -> None:
     assert run_for(clock, Output(), 1000, interval=100.0) == 10
 
 
-def test_quiet_shows_nothing_and_works_nothing_out(clock: Clock, capsys: Capture) -> None:
+def test_quiet_shows_nothing_and_computes_no_fields(clock: Clock, capsys: Capture) -> None:
     assert run_for(clock, Output(quiet=True), 100) == 0
     assert run_for(clock, Output(primary=False), 100) == 0
     assert capsys.readouterr() == ("", "")
@@ -102,7 +102,7 @@ def test_the_time_left_follows_a_change_of_pace(clock: Clock) -> None:
     assert int(minutes) * 60 + int(seconds) == pytest.approx(seconds_left, rel=0.05)
 
 
-def test_a_run_that_stands_still_has_no_time_left_to_name(clock: Clock) -> None:
+def test_a_run_that_stands_still_shows_no_time_left(clock: Clock) -> None:
     lines: list[str] = []
     bar = PlainBar("training", 10.0, lines.append)
     for _ in range(12):
@@ -173,7 +173,7 @@ def test_a_terminal_gets_a_bar_and_the_notes_above_it_and_its_cursor_back() -> N
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_a_terminal_that_wants_no_tricks_gets_plain_lines(environment: dict[str, str]) -> None:
+def test_a_simple_terminal_gets_plain_lines(environment: dict[str, str]) -> None:
     seen = on_a_terminal(**environment)
     assert "\x1b" not in seen
     assert "training: 100%, step 4, in " in seen

@@ -89,7 +89,7 @@ def test_a_device_is_passed_on_as_written(device: str, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "argv", [["--device", "cuda:"], ["--device", "CPU"], ["--threads", "0"], ["--seed", str(2**63)], ["--seed", "1.5"]]
 )
-def test_a_value_that_cannot_be_meant_is_a_usage_error_that_repeats_it(
+def test_an_impossible_value_is_a_usage_error_that_repeats_it(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(cli.build((draw,)), ["draw", *argv]) == 2
@@ -97,7 +97,7 @@ def test_a_value_that_cannot_be_meant_is_a_usage_error_that_repeats_it(
     assert argv[0] in error
 
 
-def test_a_trailing_underscore_keeps_a_command_clear_of_a_builtin(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trailing_underscore_is_no_part_of_the_name_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     def eval_() -> None:
         print("evaluated")
 

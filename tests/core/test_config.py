@@ -49,12 +49,12 @@ def test_any_data_name_survives_toml(tmp_path_factory: pytest.TempPathFactory, n
         ({"time_budget": "0"}, "out of range"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_was_expected(settings: dict[str, Any], words: str) -> None:
+def test_a_wrong_value_is_refused_with_the_expected_type(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         TrainConfig(**settings)
 
 
-def test_an_unknown_name_brings_the_nearest_one(tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         TrainConfig(batchsize=3)
     assert error.value.hint == "did you mean 'batch_size'?"
@@ -76,7 +76,7 @@ def test_a_setting_is_read_as_toml_or_as_a_word(text: str, expected: tuple[str, 
 
 
 @pytest.mark.parametrize("content", ["= 3", "\x00", "[lr]\nx=1"])
-def test_a_file_that_is_no_configuration_is_refused(content: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_configuration_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(content)
     with pytest.raises(ConfigError):
         TrainConfig(**read_file(tmp_path / "c.toml"))
@@ -111,7 +111,7 @@ def test_a_setting_has_one_value_by_its_name_its_path_and_its_section(tmp_path: 
     assert read_file(tmp_path / "flat.toml").items() <= by_path.items()
 
 
-def test_a_setting_of_another_method_is_refused_with_those_that_there_are() -> None:
+def test_a_setting_of_another_method_is_refused_with_the_settings_that_exist() -> None:
     with pytest.raises(ConfigError, match="the method flow-matching has no setting 'contrast'") as error:
         TrainConfig(method="flow-matching", contrast=0.1)
     assert "schedule" in (error.value.hint or "")
@@ -129,5 +129,5 @@ def test_another_method_keeps_the_settings_that_it_has() -> None:
     ("text", "seconds"),
     [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), ("1h30m", 5400), (" 2M ", 120), ("1h2m3s", 3723), (7, 7)],
 )
-def test_lengths_of_time_read_as_people_write_them(text: str, seconds: float) -> None:
+def test_durations_are_parsed(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds

@@ -36,7 +36,7 @@ def words(path: Path) -> Iterator[tuple[str, int]]:
                 yield part.lower(), token.start[0]
 
 
-def test_nothing_outside_of_vpfb_speaks_of_the_arc() -> None:
+def test_nothing_outside_of_vpfb_mentions_the_arc() -> None:
     own = {"angle", "angles", "φ", "phi", "arc", "homotopy", "homotopies"}
     found = [
         (path, line, word) for path in sources(outside="methods/vpfb") for word, line in words(path) if word in own
@@ -103,7 +103,7 @@ def test_no_loose_modules_and_no_two_modules_of_one_name() -> None:
     assert [name for name, count in counted.items() if count > 1] == []
 
 
-def test_what_the_registry_says_of_methods_is_so() -> None:
+def test_the_registry_describes_methods_correctly() -> None:
     from vpfb_core import methods, networks
     from vpfb_core.methods.base import DataShape, Transports
 

@@ -117,7 +117,7 @@ def test_each_level_costs_two_evaluations_and_the_level_of_the_prior_none() -> N
     assert len(asked) == STEP_COST * (len(ladder) - 1)
 
 
-def test_what_is_settled_at_a_level_goes_on_from_there() -> None:
+def test_the_next_step_starts_from_the_settled_points() -> None:
     seen: list[tuple[float, int]] = []
 
     def settle(x: Tensor, level: float, index: int) -> Tensor:

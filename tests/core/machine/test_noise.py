@@ -44,7 +44,7 @@ def test_noise_is_standard_normal() -> None:
     assert abs((draws[1:] * draws[:-1]).mean()) < 4 / n**0.5
 
 
-def test_noise_has_the_shape_asked_for_and_may_be_empty() -> None:
+def test_noise_has_the_given_shape_and_may_be_empty() -> None:
     assert noise.normal((3, 8, 8), 0, range(5)).shape == (5, 3, 8, 8)
     assert noise.normal((3, 8, 8), 0, []).shape == (0, 3, 8, 8)
     assert noise.normal((2,), 0, range(1)).dtype == torch.float32
@@ -69,7 +69,7 @@ def test_derived_seeds_stay_as_they_are_from_release_to_release() -> None:
     assert noise.derive_seed(0, "prior", 0) == 592586378011656958
 
 
-def test_uniform_noise_and_signs_belong_to_the_sample_too() -> None:
+def test_uniform_noise_and_signs_are_fixed_per_sample_as_well() -> None:
     for draw in (noise.uniform, noise.signs):
         drawn = draw((3, 4), 5, range(6), "stream")
         assert drawn.shape == (6, 3, 4)

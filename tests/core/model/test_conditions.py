@@ -30,14 +30,14 @@ def test_a_name_sets_its_group_and_leaves_the_others_open() -> None:
     assert rows(None, 2) == [[-1] * 4] * 2
 
 
-def test_a_name_of_several_groups_is_told_apart_by_its_group() -> None:
+def test_a_class_name_of_several_groups_needs_its_group() -> None:
     assert rows("border=red") == [[-1, -1, -1, 1]]
     with pytest.raises(ConfigError, match="several groups") as error:
         rows("red")
     assert error.value.hint == "name the group: colour=red, border=red"
 
 
-def test_several_names_take_turns_wherever_a_part_begins() -> None:
+def test_several_names_alternate_wherever_a_part_begins() -> None:
     whole = rows(["circle", "square", "blue"], 5)
     assert [row[0] for row in whole] == [0, 1, -1, 0, 1]
     assert rows(["circle", "square", "blue"], 3, first=2) == whole[2:]
@@ -58,7 +58,7 @@ def test_a_name_that_does_not_exist_or_fit_is_refused(name: str, words: str) -> 
     assert words in f"{error.value.message} {error.value.hint}"
 
 
-def test_without_groups_there_is_nothing_to_ask_for() -> None:
+def test_without_groups_a_condition_is_refused() -> None:
     assert condition_tensor(None, (), 3) is None
     with pytest.raises(ConfigError, match="unconditional"):
         condition_tensor("circle", (), 3)

@@ -16,9 +16,7 @@ def test_runs_are_numbered_on_and_named_after_the_data(tmp_path: Path) -> None:
     assert paths == ["001-my-imgs", "002-cifar", "003-b.npz"]
 
 
-def test_the_newest_run_with_a_model_is_meant_when_none_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_name_the_newest_run_with_a_model_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_model() == find_model("digits"), "no run: the built-in model"
     for age, name in enumerate(["a", "b", "c"]):
@@ -32,7 +30,9 @@ def test_the_newest_run_with_a_model_is_meant_when_none_is_named(
     assert [run.path.name for run in list_runs()] == ["001-a", "002-b", "003-c"]
 
 
-def test_a_bare_built_in_name_is_that_and_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bare_built_in_name_is_that_model_and_a_path_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     assert find_model("digits").name == "digits.safetensors"

@@ -41,7 +41,7 @@ def test_the_files_are_of_format_version_1() -> None:
         assert container.read_document(FIXTURE / name, kind)["format"] == 1
 
 
-def test_a_run_of_version_1_goes_on_to_the_weights_that_it_would_have_had(
+def test_a_resumed_run_of_version_1_gets_the_weights_of_an_uninterrupted_one(
     recorded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "GRID_IMAGES", 4)

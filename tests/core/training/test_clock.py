@@ -82,7 +82,7 @@ def test_the_time_before_the_run_counts_and_the_deadline_is_the_end_of_the_budge
     assert budget.deadline() == pytest.approx(began + 101)
 
 
-def test_a_run_that_goes_on_counts_the_time_of_its_earlier_sessions(now: Now) -> None:
+def test_a_resumed_run_counts_the_time_of_its_earlier_sessions(now: Now) -> None:
     budget = Clock(config(time_budget=101.0))
     budget.go_on(40.0)
     now.seconds += 10

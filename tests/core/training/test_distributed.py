@@ -123,7 +123,7 @@ def test_one_process_that_runs_out_of_memory_takes_fewer_images_at_a_time_and_no
     assert_same_weights(folder / "scarce", folder / "one")
 
 
-def test_a_run_goes_on_with_another_number_of_processes(folder: Path) -> None:
+def test_a_run_resumes_with_another_number_of_processes(folder: Path) -> None:
     assert seen(folder)["resumed"] == "finished"
     assert_same_weights(folder / "begun by one", folder / "one")
     assert [seen(folder, rank)["stopped"] for rank in range(2)] == [3, 3], "the wish of one stops both"

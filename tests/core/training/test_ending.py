@@ -55,12 +55,12 @@ def test_the_model_keeps_what_was_done_at_the_deadline(monkeypatch: pytest.Monke
     assert time.monotonic() - began < 10
 
 
-def test_a_wish_to_stop_leaves_calibration_for_the_next_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_to_stop_leaves_calibration_for_the_next_session(monkeypatch: pytest.MonkeyPatch) -> None:
     _, done = calibrated_in_time(lambda model, _: model.field.network(torch.zeros(1)), monkeypatch, stop=True)
     assert not done
 
 
-def test_no_more_gradients_are_asked_for_than_fit_into_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_plans_no_more_gradients_than_fit_into_the_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     for budget, steps in ((100.0, 10_000), (1e6, 100)):
         calibrated_in_time(lambda _, gradients: asked.append(gradients), monkeypatch, budget=budget, steps=steps)

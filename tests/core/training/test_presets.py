@@ -53,7 +53,7 @@ def test_attention_is_at_the_largest_map_of_at_most_16_pixels(size: int, attende
     assert chosen(image_set(size), preset="base")["network.attention"] == attended
 
 
-def test_the_unet_knows_places_and_the_angles_follow_the_size() -> None:
+def test_the_unet_has_a_position_embedding_and_the_angles_follow_the_size() -> None:
     few, many = (chosen(image_set(size)) for size in (8, 28))
     assert few["network.position_embedding"] and many["network.position_embedding"]
     assert (few["method.angle_mean"], few["method.angle_std"]) == (1.0, 1.2)
@@ -96,7 +96,7 @@ def test_a_contrast_that_would_never_set_in_is_an_error(groups: bool, settings: 
         chosen(images, contrast=0.1, **settings)
 
 
-def test_the_sizes_of_the_presets_are_what_they_are_said_to_be() -> None:
+def test_the_sizes_of_the_presets_are_those_of_the_documents() -> None:
     def millions(name: str, size: int, channels: int) -> float:
         images = image_set(size, channels)
         config = presets.resolve(vpfb.TrainConfig(data="x", preset=name), images, CPU)
@@ -169,7 +169,7 @@ def test_a_batch_is_computed_at_once_except_by_large_networks_on_a_cpu(
     assert found["machine.micro_batch"] == at_once
 
 
-def test_what_was_asked_for_stands_above_the_preset() -> None:
+def test_given_settings_override_the_preset() -> None:
     found = chosen(image_set(8), preset="tiny", lr=5e-5, widths=[16])
     assert (found["optimiser.lr"], found["network.widths"], found["network.blocks"]) == (5e-5, (16,), 1)
 

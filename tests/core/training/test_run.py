@@ -61,7 +61,7 @@ def assert_equal_bit_for_bit(ours: dict[str, Tensor], theirs: dict[str, Tensor])
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
-def test_a_run_folder_holds_everything_that_was_promised() -> None:
+def test_a_run_folder_has_all_documented_files() -> None:
     result = train(out="run", conditional=True)
     assert (result.status, result.step, result.images) == ("finished", 8, 64)
     run = result.run
@@ -96,7 +96,7 @@ def test_the_best_model_is_that_of_the_least_held_out_residual() -> None:
     assert best.about["figures"]["val_residual"] <= min(residuals) * (1 + 1e-6)
 
 
-def test_the_log_says_how_well_samples_are_told_from_real_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_has_the_accuracy_of_a_classifier_of_samples_and_real_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "GRID_IMAGES", 32)
     monkeypatch.setattr(checks, "GRID_NFE", 12)
     result = train(steps=40, warmup=5, lr=3e-3, sample_every=40)
@@ -135,7 +135,7 @@ def test_a_run_killed_after_its_last_save_repeats_the_lost_steps() -> None:
     assert_equal_bit_for_bit(tensors(train(out="killed", resume="auto").run), tensors(whole.run))
 
 
-def test_a_run_stopped_while_it_is_calibrated_is_calibrated_when_it_goes_on() -> None:
+def test_a_run_stopped_during_its_calibration_is_calibrated_when_it_is_resumed() -> None:
     settings, calibrating = config(steps=20, batch_size=64, widths=(4,)), False
 
     def hear(progress: Progress) -> None:
@@ -245,7 +245,7 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_with_half_the_images_at_a
     assert_equal_bit_for_bit(tensors(scarce.run), tensors(small.run))
 
 
-def test_without_memory_for_one_image_the_run_ends_at_its_last_save_and_goes_on_with_more_memory(
+def test_without_memory_for_one_image_the_run_ends_at_its_last_save_and_resumes_with_more_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = train(out="whole")
@@ -399,7 +399,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(monkeypat
     assert all(tensor.isfinite().all() for tensor in checkpoint.read(run.model, "model").tensors.values())
 
 
-def test_rolling_back_goes_on_from_the_last_good_state_at_half_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rolling_back_continues_from_the_last_good_state_at_half_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     break_the_loss(monkeypatch, {5})
     rates: dict[int, float] = {}
     settings = config(save_every=2, on_nonfinite="rollback", warmup=0, decay=0.0, lr=1e-3)

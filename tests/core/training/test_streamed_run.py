@@ -111,7 +111,7 @@ def test_training_stops_at_too_many_unreadable_files_and_keeps_the_last_good_sta
     assert not reading_threads()
 
 
-def test_a_folder_that_vanishes_stops_the_run_and_once_it_is_back_the_run_goes_on(
+def test_a_folder_that_vanishes_stops_the_run_and_the_run_resumes_once_it_is_back(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(out="whole")

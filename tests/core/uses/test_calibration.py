@@ -48,7 +48,7 @@ def test_a_run_of_some_length_ends_calibrated_and_with_a_reference(model: Model)
     assert model.log_density(images).isfinite().all()
 
 
-def test_a_few_steps_are_not_followed_by_a_long_calibration(tmp_path: Path) -> None:
+def test_a_short_run_is_not_followed_by_a_long_calibration(tmp_path: Path) -> None:
     config = vpfb.TrainConfig(data="digits", widths=(8,), steps=2, batch_size=8, threads=1, out=str(tmp_path / "run"))
     model = vpfb.train(config).model
     assert model.calibration is None
@@ -63,7 +63,7 @@ def test_calibration_spends_about_what_it_may(model: Model, gradients: int) -> N
     assert 0.3 * gradients < sum(points) < 1.1 * gradients
 
 
-def test_what_goes_wrong_in_calibration_does_not_cost_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_calibration_does_not_lose_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object, **_settings: object) -> None:
         raise DataError("no more room")
 

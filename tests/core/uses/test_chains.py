@@ -81,7 +81,7 @@ def test_an_unconditional_model_is_not_guided() -> None:
             call()
 
 
-def test_what_needs_the_unconditional_model_is_refused_where_that_was_not_trained() -> None:
+def test_uses_of_an_untrained_unconditional_model_are_refused() -> None:
     model, pictures, known = make(has_null=False), images(2), torch.tensor([[[True, False], [True, True]]])
     with_class: dict[str, Callable[..., object]] = {
         "sampling": lambda **settings: model.sample(2, **settings),
@@ -126,7 +126,7 @@ def test_interpolation_runs_from_image_to_image() -> None:
 # --- long runs --------------------------------------------------------------------------------------------------------
 
 
-def test_a_long_run_stays_in_its_class_and_says_how_it_went() -> None:
+def test_a_long_run_stays_in_its_class_and_returns_its_statistics() -> None:
     model, seen = make(), []
     drawn = model.sample(100).images
     run = model.long_run(drawn, 60, seed=1, condition="one", batch_size=40, level=1.0,
@@ -144,7 +144,7 @@ def test_a_long_run_stays_in_its_class_and_says_how_it_went() -> None:
     assert run.apart == pytest.approx(STD * math.sqrt(2), rel=0.15)
 
 
-def test_an_image_walks_the_same_way_in_every_batch() -> None:
+def test_the_chain_of_an_image_is_the_same_in_every_batch() -> None:
     model, pictures = make(), images(5)
     whole = model.long_run(pictures, 20, seed=3, condition=["zero", "one"])
     parts = [model.long_run(pictures[i:j], 20, seed=3, first=i, condition=["zero", "one"]) for i, j in [(0, 2), (2, 5)]]
@@ -197,7 +197,7 @@ def test_a_mask_that_does_not_fit_is_refused(known: Tensor, words: str) -> None:
         make().inpaint(images(1)[0], known, 1)
 
 
-def test_counts_and_shapes_that_make_no_sense_are_refused() -> None:
+def test_impossible_counts_and_shapes_are_refused() -> None:
     model, known = make(), torch.tensor([[[True, False], [True, True]]])
     with pytest.raises(ConfigError, match="n = 0"):
         model.inpaint(images(1)[0], known, 0)
@@ -228,7 +228,7 @@ def test_real_digits_come_back_from_their_codes() -> None:
     assert error.square().mean().sqrt() < 0.01
 
 
-def test_walking_digits_move_and_stay_digits() -> None:
+def test_long_runs_from_digits_move_and_stay_digits() -> None:
     model, _ = digits(0)
     drawn = model.sample(12).images
     run = model.long_run(drawn, 150)

@@ -202,7 +202,7 @@ def test_an_uncalibrated_model_names_the_command_that_helps() -> None:
     assert "--calibrate" in str(refusal.value.hint)
 
 
-def test_the_normaliser_is_kept_in_the_file_and_belongs_to_the_averaged_weights(tmp_path: Path) -> None:
+def test_the_normaliser_is_in_the_file_and_is_that_of_the_averaged_weights(tmp_path: Path) -> None:
     model, images = untrained(groups=(DIGITS,)), pictures(12)
     labels = torch.arange(12)[:, None] % 2
     calibrate(model, images, labels, points=4, class_points=2)
@@ -217,7 +217,7 @@ def test_the_normaliser_is_kept_in_the_file_and_belongs_to_the_averaged_weights(
 # --- what a model cannot do -------------------------------------------------------------------------------------------
 
 
-def test_a_model_without_an_energy_is_not_told_to_calibrate() -> None:
+def test_the_hint_for_a_model_without_an_energy_is_not_to_calibrate() -> None:
     model, images = flow_matching(), pictures(1)
     for ask in (
         lambda: model.log_density(images),

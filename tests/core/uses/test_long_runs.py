@@ -111,7 +111,7 @@ def test_noise_is_added_up_to_the_level(floor: float) -> None:
     torch.testing.assert_close(noised(field, x, lowest, lowest, torch.ones(n, 2)), x)
 
 
-def test_runs_that_make_no_sense_are_refused() -> None:
+def test_impossible_runs_are_refused() -> None:
     field, z = field_of(anisotropic()), data(anisotropic(), 2)
     with pytest.raises(ConfigError, match="0 steps"):
         long_run(field, z, steps=0, seed=0)

@@ -57,7 +57,7 @@ def test_an_unknown_output_is_refused_with_what_there_is() -> None:
         pictures.output_format("a.jpg")
 
 
-def test_samples_in_a_folder_are_told_from_the_pictures_of_others(tmp_path: Path) -> None:
+def test_samples_in_a_folder_are_distinguished_from_other_pictures(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     assert pictures.samples_in(folder) == []
     pictures.write_folder(folder, torch.rand(3, 1, 8, 8), first=9)

@@ -131,7 +131,7 @@ def test_held_out_residual_of_the_exact_potential_is_the_variance_that_a_point_l
     assert not found.requires_grad
 
 
-def test_held_out_draws_belong_to_the_datum_and_the_angles_to_equal_quantiles() -> None:
+def test_held_out_draws_are_fixed_per_datum_and_angles_are_at_equal_quantiles() -> None:
     data, condition = batch(40).data, torch.arange(40)[:, None] % 3
     angles, angle_range = AngleDistribution(0.2, 0.9), OT().angle_range(STD)
     whole = ValidationPoints.of(angle_range, angles, Validation(data, condition, 6))

@@ -73,7 +73,7 @@ def test_and_not_and_weights_are_products_of_powers_at_every_level(level: float)
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_classes_that_are_asked_for_together_are_the_density_of_both_and_a_weight_is_guidance(level: float) -> None:
+def test_classes_joined_by_a_comma_are_the_density_of_both_and_a_weight_is_guidance(level: float) -> None:
     x, groups = points(), (COLOURS[0], ConditionGroup("size", ("small", "large")))
     both = exact_model({(-1, -1): FREE, (0, -1): GREEN, (-1, 1): BLUE, (0, 1): RED}, groups)
     free, joint = (exact_density(part, x, level) for part in (FREE, RED))

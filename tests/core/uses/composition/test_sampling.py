@@ -180,13 +180,13 @@ def test_progress_rises_to_one() -> None:
         ({"batch_size": 0}, "batch_size = 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], words: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         sample(Composition("red", MANY), **{"n": 1, **settings})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mcmc", ["none", pytest.param("mala", marks=pytest.mark.slow)])
-def test_the_model_in_the_package_draws_what_is_asked_for(mcmc: str) -> None:
+def test_the_model_in_the_package_draws_what_the_expression_says(mcmc: str) -> None:
     """As a reader of pixels sees it; by chance one picture in sixteen would be right, and by one class one in four."""
     model = vpfb.load("shapes", device="cpu")
     drawn = sample(Composition("circle & red", model), 16, seed=0, levels=16, mcmc=mcmc)

@@ -39,7 +39,7 @@ def test_a_name_is_a_class_of_its_group() -> None:
     assert condition("'~Smiling'") == (-1, 0, -1, -1)
 
 
-def test_names_with_commas_between_are_asked_for_together() -> None:
+def test_names_joined_by_commas_are_one_condition() -> None:
     assert condition("square,blue") == (1, -1, -1, 1)
     assert condition("colour=red,Smiling,circle") == (0, 1, -1, 0)
     expression, _ = resolve(parse("~Smiling,blue"), {None: make()})

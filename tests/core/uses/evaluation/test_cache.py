@@ -29,7 +29,7 @@ def files(cache: Path) -> list[Path]:
     return sorted((cache / "vpfb").rglob("real-*"))
 
 
-def test_what_was_computed_is_not_computed_again(cache: Path) -> None:
+def test_cached_features_are_not_computed_again(cache: Path) -> None:
     first, found = cached()
     assert not found
     again = kept.find(EXTRACTOR, IMAGES.clone())
@@ -57,7 +57,7 @@ def test_other_images_or_another_extractor_are_another_key(cache: Path, other: d
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
-def test_a_damaged_file_is_computed_anew(cache: Path, damage: str) -> None:
+def test_the_features_of_a_damaged_file_are_computed_again(cache: Path, damage: str) -> None:
     first, _ = cached()
     (path,) = files(cache)
     content = bytearray(path.read_bytes())
@@ -70,12 +70,12 @@ def test_a_damaged_file_is_computed_anew(cache: Path, damage: str) -> None:
     assert cached()[1], "and kept again"
 
 
-def test_pixels_are_not_worth_a_file(cache: Path) -> None:
+def test_pixels_are_not_cached(cache: Path) -> None:
     assert not cached(replace(EXTRACTOR, weights=None))[1]
     assert files(cache) == []
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_but_time(cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_no_error(cache: Path) -> None:
     cache.mkdir()
     (cache / "vpfb").write_text("in the way")
     with pytest.warns(UserWarning, match="not saved"):
@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_time(cache: Path) -> 
     assert torch.equal(features, EXTRACTOR.compute(IMAGES))
 
 
-def test_the_oldest_are_forgotten(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_files_of_a_full_cache_are_removed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "KEPT", 3)
     for count in range(1, 6):
         cached(images=IMAGES[:count])

@@ -99,7 +99,7 @@ def test_without_labels_or_images_there_is_nothing_to_fit(digits: ImageSet) -> N
         classifier.fit(digits.subset(torch.arange(5)), "digits", CPU)
 
 
-def test_what_is_not_fitted_or_damaged_is_said(digits: ImageSet) -> None:
+def test_a_classifier_that_is_missing_or_damaged_is_an_error(digits: ImageSet) -> None:
     with pytest.raises(MissingError, match="no classifier is fitted") as raised:
         features.find("classifier", None, "digits", digits.shape, CPU, download=False)
     assert "--fit-features" in str(raised.value.hint)

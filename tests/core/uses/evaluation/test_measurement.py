@@ -207,6 +207,6 @@ def test_bits_by_the_flow_are_the_entropy_of_gaussian_data_and_more_for_a_wrong_
     assert wrong["bpd_flow"].value > figure.value + 0.2
 
 
-def test_the_slow_likelihood_takes_few_images_unless_more_are_asked_for(digits: Model) -> None:
+def test_the_slow_likelihood_uses_few_images_by_default(digits: Model) -> None:
     assert evaluation.prepare(digits, "digits", ("bpd_flow",)).flow_images == FLOW_IMAGES
     assert evaluation.prepare(digits, "digits", ("bpd_flow",), n=90).flow_images == 90

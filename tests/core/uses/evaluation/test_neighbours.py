@@ -113,7 +113,7 @@ def test_sets_far_apart_share_nothing() -> None:
     assert (found.precision, found.recall, found.density, found.coverage, found.accuracy) == (0, 0, 0, 0, 1)
 
 
-def test_sets_of_one_kind_are_told_apart_half_of_the_time() -> None:
+def test_sets_of_one_distribution_are_separated_half_of_the_time() -> None:
     found = compare(normal(500, 4), normal(500, 4, seed=1))
     assert found.accuracy == pytest.approx(0.5, abs=0.05)
     assert found.density == pytest.approx(1, abs=0.1)

@@ -115,7 +115,7 @@ def test_the_weights_of_fid_are_found_in_torch_hubs_cache(cache: Path, tmp_path:
     assert weights.find_inception(tmp_path / "mine.pth", download=False) == tmp_path / "mine.pth"
 
 
-def test_without_weights_and_download_it_is_said_what_to_put_where(cache: Path) -> None:
+def test_without_weights_and_download_the_message_says_which_file_to_put_where(cache: Path) -> None:
     with pytest.raises(MissingError) as raised:
         weights.find_inception(None, download=False)
     for words in (weights.INCEPTION_FILES[0], str(cache), "--weights-path", "--features pixels"):

@@ -68,7 +68,7 @@ def test_among_images_that_vary_much_a_distance_counts_less() -> None:
     assert neighbourhood.outlier_score(beside_narrow) > neighbourhood.outlier_score(beside_wide)
 
 
-def test_far_points_are_stranger_in_every_direction() -> None:
+def test_far_points_have_higher_scores_in_every_direction() -> None:
     neighbourhood = Neighbourhood.of(points(500))
     usual = neighbourhood.outlier_score(points(200, seed=1))
     directions = torch.linalg.pinv(neighbourhood.axes)

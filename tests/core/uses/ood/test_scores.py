@@ -98,7 +98,7 @@ def test_descriptors_hold_every_level_and_the_coarsest_layer(digits: tuple[Model
 
 
 @pytest.mark.parametrize("name", ["multiscale", "typicality", "density"])
-def test_what_calibration_makes_is_asked_for(name: str) -> None:
+def test_a_score_that_needs_calibration_refuses_an_uncalibrated_model(name: str) -> None:
     with pytest.raises(CheckpointError, match="calibrated") as caught:
         ood.score(model_of(), images_of(2), name)
     assert "--calibrate" in str(caught.value.hint)
