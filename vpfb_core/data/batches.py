@@ -1,4 +1,4 @@
-"""Which data a training step sees: decided by (seed, epoch, row) alone."""
+"""The batches of training steps. They depend on (seed, epoch, row) alone."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Batch = tuple[Tensor, Tensor | None]  # data, (B, *shape), images as uint8; and 
 
 
 class Batches(Protocol):
-    """What training draws its steps from."""
+    """The batches of a run."""
 
     def __getitem__(self, step: int) -> Batch:
         """The data and labels of a step, counted from 0, or this process's share of them, on the device."""
         ...
 
     def close(self) -> None:
-        """Release threads; no batch can be drawn afterwards."""
+        """Stop the threads. No batch can be drawn afterwards."""
         ...
 
 
@@ -32,8 +32,8 @@ class Epoch:
     """One shuffled pass over the data.
 
     Attributes:
-        rows: int64 (N,), all rows in their order.
-        mirrored: bool (N,), whether a row is mirrored; indexed by row and not by place.
+        rows: all rows in the order of the epoch, int64 (N,).
+        mirrored: whether each row is mirrored, bool (N,). Its index is the row, not the place in the order.
     """
 
     rows: Tensor
@@ -45,10 +45,10 @@ class Order:
 
     Args:
         count: N, the number of rows.
-        batch_size: rows per step, over all processes.
-        seed: seed of order and mirroring.
-        flip: mirror each image with probability ½.
-        share: the part of each batch that this process takes; None takes all of it.
+        batch_size: the number of rows per step, over all processes.
+        seed: the seed of the order and of the mirroring.
+        flip: whether each image is mirrored with probability ½.
+        share: the part of each batch that this process computes; None is the whole batch.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, flip: bool, share: range | None = None) -> None:
@@ -57,7 +57,10 @@ class Order:
         self._epochs: dict[int, Epoch] = {}
 
     def places(self, step: int) -> Iterator[tuple[Epoch, range]]:
-        """The places of a step's rows in their epoch; several pairs where the batch runs over the end of an epoch."""
+        """The places of the rows of a step in their epoch.
+
+        There are several pairs of epoch and places if the batch extends beyond the end of an epoch.
+        """
         position = step * self.batch_size + self.share.start
         end = position + len(self.share)
         while position < end:
@@ -79,9 +82,9 @@ class BatchesInMemory:
     """Batches of images that are all in the memory of the training device.
 
     Args:
-        images: uint8 (N, C, H, W), on the device that trains.
+        images: uint8 (N, C, H, W), on the training device.
         labels: int64 (N, G) on the same device, or None.
-        order: of the N rows.
+        order: the order of the N rows.
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None, order: Order) -> None:
@@ -100,9 +103,9 @@ class BatchesInMemory:
         return images, None if self.labels is None else self.labels[chosen]
 
     def close(self) -> None:
-        """Do nothing: there are no threads."""
+        """Do nothing, since there are no threads."""
 
 
 def mirror(images: Tensor, which: Tensor) -> Tensor:
-    """Exchange left and right in those of the images (N, C, H, W) that `which`, bool (N,), selects."""
+    """Images (N, C, H, W), with left and right exchanged in those that `which`, bool (N,), selects."""
     return torch.where(moved(which, images.device)[:, None, None, None], images.flip(-1), images)

@@ -1,6 +1,6 @@
-"""The files of a named set: where they are, and how they are downloaded when they are absent.
+"""The files of a named set: their paths, and their download if they are missing.
 
-The layout below the data root is that of torchvision, so that either finds the files that the other downloaded.
+The layout below the data root is that of torchvision, so that each finds the files that the other has downloaded.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @dataclass(frozen=True)
 class Files:
-    """The files that a set is stored in.
+    """The files of a data set.
 
     Attributes:
-        train: files or folders of the training split, relative to the data root; a .gz may take the place of a file.
-        test: the same for the test split.
-        source: where they can be downloaded by hand.
-        size: of the download, such as "12 MB".
+        train: the files or folders of the training split, relative to the data root. A .gz can replace a file.
+        test: those of the test split.
+        source: the address from which they can be downloaded by hand.
+        size: the size of the download, such as "12 MB".
     """
 
     train: tuple[str, ...]
@@ -51,11 +51,11 @@ class Files:
         return self.train if split == "train" else self.test
 
     def present(self, root: Path, split: str) -> bool:
-        """Whether all files of a split exist; none is opened."""
+        """Whether all files of a split exist. None is opened."""
         return all(stored(root / file) is not None for file in self.of(split))
 
     def folder(self, root: Path) -> Path:
-        """The folder that holds the set, whether it exists or not."""
+        """The folder that contains the set, whether it exists or not."""
         return root / os.path.commonpath([os.path.dirname(file) for file in self.train + self.test])  # noqa: PTH120
 
 
@@ -69,22 +69,22 @@ def data_root(root: Path | None = None) -> Path:
 
 
 def stored(path: Path) -> Path | None:
-    """The path, or its .gz, whichever exists."""
+    """The path, or that of its .gz, whichever exists."""
     compressed = path.with_name(path.name + ".gz")
     return path if path.exists() else compressed if compressed.is_file() else None
 
 
 def located(name: str, files: Files, split: str, options: LoadOptions, fetch: Callable[[Path], object]) -> Path:
-    """The data root that holds the files of a split; they are downloaded if they are absent and that is allowed.
+    """The data root that contains the files of a split, which are downloaded if they are missing and that is allowed.
 
     Args:
-        name: of the set.
-        files: of the set.
+        name: the name of the set.
+        files: its files.
         split: "train" or "test".
         options: the data root, and whether downloading is allowed.
-        fetch: downloads the set into a folder, in torchvision's layout.
+        fetch: a function that downloads the set into a folder, in torchvision's layout.
     Raises:
-        DataError: the files are absent and cannot be downloaded; the message says which files to put where.
+        DataError: the files are missing and cannot be downloaded. The hint says which files to put where.
     """
     root = data_root(options.root)
     if files.present(root, split):
@@ -194,7 +194,7 @@ def _containment() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replaced(module: ModuleType, name: str, function: Callable[..., object]) -> Iterator[None]:
-    """Inside this context, a function of a module is another one."""
+    """Inside this context, a function of a module is replaced by another one."""
     before = getattr(module, name)
     setattr(module, name, function)
     try:
@@ -209,7 +209,7 @@ def _unchanged(url: str, max_hops: int = 3) -> str:  # noqa: ARG001 (torchvision
 
 
 def _retrieve(url: str, filename: str | Path, chunk_size: int = 1 << 15) -> None:
-    """Download a URL to a file, as torchvision's `_urlretrieve` does, but silently and with a limit of time."""
+    """Download a URL to a file, like torchvision's `_urlretrieve`, but without a progress bar and with a time-out."""
     request = urllib.request.Request(url, headers={"User-Agent": "vpfb"})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response, Path(filename).open("wb") as file:
         shutil.copyfileobj(response, file, chunk_size)

@@ -1,4 +1,4 @@
-"""The size of training images, and how any image is brought to it: centre crop, then antialiased resize."""
+"""The size of training images, and the centre crop and antialiased resize that bring images to it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from PIL import Image
 from vpfb_core.machine.limits import memory_share
 
 SIZES = (8, 16, 32, 64, 128, 256)
-MAX_BYTES = min(8 * 2**30, memory_share())  # of images held in memory
+MAX_BYTES = min(8 * 2**30, memory_share())  # the largest size of all images in memory
 
 
 def choose_size(shapes: Collection[tuple[int, int]], count: int, planes: int, max_size: int | None) -> int:
-    """The side in pixels at which a set is held when the user named none.
+    """The side of the images in pixels, if the user gave none.
 
-    It is the images' own size where all are squares of one size, else the largest of `SIZES` that the median short side
-    reaches. In both cases it is at least 8 and at most `max_size` (256 when None), and all images fit into `MAX_BYTES`.
+    It is the size of the images if all are squares of one size. Otherwise it is the largest of `SIZES` that is at most
+    the median of their short sides. In both cases it is at least 8 and at most `max_size` (256 if that is None), and
+    all images fit into `MAX_BYTES`.
 
     Args:
-        shapes: (width, height) of the images.
-        count: number of images.
-        planes: colour planes per image.
+        shapes: the sizes (width, height) of the images.
+        count: the number of images.
+        planes: the number of colour planes per image.
         max_size: the largest side that may be chosen.
     """
     fitting = math.isqrt(MAX_BYTES // (count * planes))
@@ -38,9 +39,9 @@ def choose_size(shapes: Collection[tuple[int, int]], count: int, planes: int, ma
 def square(picture: Image.Image, size: int) -> Image.Image:
     """The centre square of an L or RGB image at `size` × `size` pixels.
 
-    The filter is Lanczos, whose support grows with the reduction (antialiased). Large reductions are first averaged
-    over whole blocks down to three times the size, which is much faster and looks the same. An image that has the size
-    already is not resampled.
+    The filter is Lanczos, whose support grows with the reduction (antialiased). Large reductions begin with averages
+    over whole blocks, down to three times the size, which is much faster and looks the same. An image that already has
+    the size is not resampled.
     """
     width, height = picture.size
     side = min(width, height)

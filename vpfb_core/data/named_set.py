@@ -1,4 +1,4 @@
-"""A data set that has a name."""
+"""The description of a named data set."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from vpfb_core.data.source import Source
 
 @dataclass(frozen=True)
 class NamedSet:
-    """What is known of a data set before it is loaded.
+    """A named data set, as it is known before it is loaded.
 
     Attributes:
-        name: what users type.
-        summary: what it is, in one line.
-        load: loads it.
-        images: number of images (in its training split), where that is fixed.
-        shape: (C, H, W) of its images, where all have one shape.
-        classes: their names, () where it has none; None where only its files name them.
-        files: where it is stored, if it has train and test splits of its own; None for a set that comes with the
-            package and has no splits.
+        name: the name that users type.
+        summary: one line that says what it is.
+        load: the function that loads it.
+        images: the number of images in its training split; None if it is not fixed.
+        shape: the shape (C, H, W) of its images; None if they differ.
+        classes: the names of its classes, () if it has none; None if only its files contain them.
+        files: its files, if it has splits for training and test; None for a set that is part of the package and has no
+            splits.
         aliases: other names of the set.
-        control: whether it is a control for out-of-distribution scores: all of it serves as a test set.
+        control: whether it is a control for out-of-distribution scores, all of which is used as a test set.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""What standardises data: location and scale, counted once from the training images.
+"""The statistics that standardise data, computed once from the training images.
 
-Inside, every method works on data of mean 0 and standard deviation 1; outside, an image is in [0, 1]. The change of
-units happens here and nowhere else.
+Every method works on data of mean 0 and standard deviation 1, whereas images are in [0, 1]. This module is the only one
+that converts between them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 LEVELS = 256  # grey levels of an image of uint8
-_PART = 2**26  # values that are counted at once: bounds the memory
+_PART = 2**26  # the largest number of values that are counted at once
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean of each channel and one standard deviation of the training images, in units of [0, 1].
+    """The mean of each channel and one standard deviation of the training images, in units of [0, 1].
 
-    All channels share one deviation, so that their covariance keeps its shape. The columns of a table have units of
-    their own: their `std` would be a tuple like `mean`, and everything else here would stay as it is.
+    All channels share one standard deviation, so that their covariance keeps its shape.
     """
 
     mean: tuple[float, ...]
@@ -44,16 +43,16 @@ class Statistics:
         return cls(tuple((mean / 255).tolist()), std / 255)
 
     def standardise(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8 or float in [0, 1] → z, mean 0 and standard deviation 1, float32."""
+        """Data of mean 0 and standard deviation 1, float32, from images (N, C, H, W), uint8 or in [0, 1]."""
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         return (images - self._mean(images)) / self.std
 
     def to_images(self, z: Tensor) -> Tensor:
-        """z (…, C, H, W) → images, float32 in [0, 1]."""
+        """Images, float32 in [0, 1], from standardised data z (…, C, H, W)."""
         return (z * self.std + self._mean(z)).clamp(0, 1)
 
     def _mean(self, like: Tensor) -> Tensor:
-        """The means, (C, 1, 1), where `like` is."""
+        """The means, (C, 1, 1), on the device of `like`."""
         return _as_tensor(self.mean, like.device)[:, None, None]
 
 

@@ -17,14 +17,20 @@ from vpfb_core.data.stacking import thread_count
 from vpfb_core.errors import DataError
 from vpfb_core.machine.devices import moved
 
-AHEAD = 4  # steps that are read before their turn
-_CHUNK = 8  # images per task of a thread
-_PATIENCE = 1_000  # images skipped in a row before the set is taken to hold no usable one
+AHEAD = 4  # the number of steps that are read ahead
+_CHUNK = 8  # the number of images per task of a thread
+_PATIENCE = 1_000  # after this many unusable images in a row, the set has none
 
 
 @dataclass(frozen=True)
 class _Image:
-    """row: among the rows to train on; pixels: uint8 (C, S, S)."""
+    """An image of a batch.
+
+    Attributes:
+        row: its row among the rows to train on.
+        mirrored: whether it is mirrored.
+        pixels: uint8 (C, S, S).
+    """
 
     row: int
     mirrored: bool
@@ -34,18 +40,18 @@ class _Image:
 class StreamedBatches:
     """Batches read from disk, equal to those of the same images in memory.
 
-    Where an image cannot be read, or is an exact copy of a held-out one, the next one in the order of its epoch takes
-    its place. The choice depends on the images alone, so a resumed run sees the same batches; threads only decide when
-    an image is read.
+    If an image cannot be read, or is an exact copy of a held-out one, the next one in the order of its epoch replaces
+    it. The choice depends on the images alone, so that a resumed run gets the same batches. The threads only decide
+    when an image is read.
 
     Args:
-        reader: of the N images.
+        reader: the reader of the N images.
         labels: int64 (N, G), or None.
-        rows: int64 (M,), the images to train on.
-        order: of the M rows.
-        device: where the batches are wanted.
-        held_out: uint8 (K, C, S, S), images that no batch may hold.
-        workers: threads that decode; 0 is one per processor.
+        rows: the rows of the images to train on, int64 (M,).
+        order: the order of the M rows.
+        device: the device of the batches.
+        held_out: images that no batch may contain, uint8 (K, C, S, S).
+        workers: the number of threads that decode; 0 is one per processor.
     """
 
     def __init__(
@@ -71,10 +77,10 @@ class StreamedBatches:
         """The images and labels of a step, on the device: uint8 (B, C, S, S), int64 (B, G).
 
         Raises:
-            DataError: the folder is gone, too many of its files cannot be read, or no image is left to train on.
+            DataError: the folder has disappeared, too many files cannot be read, or no image is left to train on.
         """
         wanted = range(step, step + 1 + AHEAD)
-        for other in self._begun.keys() - set(wanted):  # after a roll-back the run goes on at another step
+        for other in self._begun.keys() - set(wanted):  # after a roll-back the run continues at another step
             for task in self._begun.pop(other):
                 task.cancel()
         for ahead in wanted:
@@ -89,7 +95,7 @@ class StreamedBatches:
         return images, moved(self._labels[[image.row for image in taken]], self._device)
 
     def close(self) -> None:
-        """Stop reading; images that are being decoded are waited for."""
+        """Stop reading, after the images that are being decoded."""
         self._closed.set()
         self._threads.shutdown(cancel_futures=True)
 
@@ -105,7 +111,7 @@ class StreamedBatches:
         return [self._image(epoch, place) for place in places]
 
     def _image(self, epoch: Epoch, place: int) -> _Image:
-        """The first image from a place of an epoch on that can be trained on."""
+        """The first image that can be trained on, from a place of an epoch on."""
         count = len(self._rows)
         for step in range(min(count, _PATIENCE)):
             if self._closed.is_set():
