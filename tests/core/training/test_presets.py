@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from vpfb_core.names import METHODS
 from vpfb_core.training import presets
 
 CPU = torch.device("cpu")
+TRAINING_PAGE = Path(vpfb.__file__).parents[1] / "docs" / "training.md"
 
 
 def chosen(images: ImageSet, device: torch.device = CPU, **settings: Any) -> dict[str, Any]:
@@ -96,16 +99,21 @@ def test_a_contrast_that_would_never_set_in_is_an_error(groups: bool, settings: 
         chosen(images, contrast=0.1, **settings)
 
 
-def test_the_sizes_of_the_presets_are_those_of_the_documents() -> None:
-    def millions(name: str, size: int, channels: int) -> float:
-        images = image_set(size, channels)
-        config = presets.resolve(vpfb.TrainConfig(data="x", preset=name), images, CPU)
+@pytest.mark.skipif(not TRAINING_PAGE.exists(), reason="the documents are not installed with the package")
+@pytest.mark.parametrize(
+    ("name", "size", "channels"),
+    [("tiny", 16, 1), ("small", 28, 1), ("base", 32, 3), ("celeba64", 64, 3), ("paper", 32, 3)],
+)
+def test_the_presets_have_the_sizes_and_batch_sizes_of_the_training_page(name: str, size: int, channels: int) -> None:
+    row = re.search(rf"^\| `{name}` \|.*?([\d.]+) M parameters.*\| (\d+) \|$", TRAINING_PAGE.read_text("utf-8"), re.M)
+    assert row
+    images = image_set(size, channels)
+    config = presets.resolve(vpfb.TrainConfig(data="x", preset=name), images, CPU)
+    with torch.device("meta"):
         network = vpfb.networks.build(presets.network_description(config, images))
-        return sum(parameter.numel() for parameter in network.parameters()) / 1e6
-
-    assert millions("tiny", 16, 1) < 0.5
-    assert 0.5 < millions("small", 28, 1) < 2
-    assert 10 < millions("base", 32, 3) < 15
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    assert millions == pytest.approx(float(row[1]), rel=0.05)
+    assert config.optimiser.batch_size == int(row[2])
 
 
 def test_on_a_cpu_an_unbounded_run_ends_after_a_quarter_of_an_hour_at_most() -> None:
