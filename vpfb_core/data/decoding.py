@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -35,6 +36,12 @@ _FORMATS = {  # Pillow's name of a format → endings
 }
 ENDINGS = frozenset(ending for endings in _FORMATS.values() for ending in endings)
 _GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag, and its value where 0 is white
+_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # TIFF tags
+_DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras and converters
+_UNSTATED_DEPTHS = (8, 12, 16)  # where no tag says it; an image of 10 or 14 bits may as well be a dark one of 12 or 16
+# What `read_picture` remarks of an image, in its `info`.
+OVER_WHITE, BITS = "vpfb: laid over white", "vpfb: bits"
 
 
 class UnreadableError(Exception):
@@ -70,6 +77,7 @@ def read_picture(path: Path, size: int) -> Image.Image:
     """
     with _opened(path) as image:
         image.draft(None, (2 * size, 2 * size))  # None keeps the mode
+        _scale_key(image)
         image.load()
         _set_upright(image)
         return eight_bit(image)
@@ -78,14 +86,21 @@ def read_picture(path: Path, size: int) -> Image.Image:
 def eight_bit(image: Image.Image) -> Image.Image:
     """A loaded image in mode L or RGB: 16 bits scaled to 8, palette looked up, transparency laid over white.
 
+    Its `info` has `OVER_WHITE` if it has transparency, and `BITS`, the bits of its grey levels, if it is stored with
+    more than 8.
+
     Raises:
         UnreadableError: the values have no known scale.
     """
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_narrow(np.asarray(image)))
+    if image.mode == "F":
+        return Image.fromarray(_from_unit_range(np.asarray(image)))
+    if image.mode.startswith("I"):
+        return _from_integers(image)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        flat = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        flat.info = {OVER_WHITE: True}
+        return flat
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
@@ -97,16 +112,70 @@ def warnings_silenced() -> Iterator[None]:
         yield
 
 
-def _narrow(values: np.ndarray) -> np.ndarray:
-    """Integers in [0, 65535] or floats in [0, 1] → uint8, rounded."""
-    low, high = values.min(), values.max()
-    if values.dtype.kind == "f":
-        if not (low >= 0 and high <= 1):
-            raise UnreadableError("floating-point values outside [0, 1]")
-        return np.rint(values * 255).astype(np.uint8)
-    if low < 0 or high > 65535:
+def _from_unit_range(values: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1] → uint8, rounded."""
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise UnreadableError("floating-point values outside [0, 1]")
+    return np.rint(values * 255).astype(np.uint8)
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """Integers in [0, 65535], of as many bits as `_depth` finds, rounded to 8 bits; a key colour becomes white."""
+    stored = np.asarray(image)
+    if stored.min() < 0 or stored.max() > 65535:
         raise UnreadableError("32-bit values outside the 16-bit range")
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    values = stored.astype(np.uint32)
+    key = image.info.get("transparency")
+    clear = values == key if isinstance(key, int) else np.zeros(values.shape, bool)
+    tags = getattr(image, "tag_v2", {})
+    bits = _depth(tags, int(values[~clear].max(initial=0)))
+    full = 2**bits - 1
+    grey = (values.clip(max=full) * 255 + full // 2) // full
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 255 - grey
+    grey[clear] = 255
+    picture = Image.fromarray(grey.astype(np.uint8))
+    picture.info = {BITS: bits} | ({OVER_WHITE: True} if clear.any() else {})
+    return picture
+
+
+def _depth(tags: Mapping[int, Any], highest: int) -> int:
+    """The number of bits of grey levels that are stored with 16.
+
+    Tags of a TIFF file decide. Without them, values that fit into 8 or 12 bits are taken to have so many: scaled as 16
+    bits they would be black.
+
+    Args:
+        tags: the tags of a TIFF file; none for other files.
+        highest: the highest value of the image.
+    """
+    bits = min(_number(tags, _BITS_PER_SAMPLE) or 16, _number(tags, _MAX_SAMPLE_VALUE).bit_length() or 16)
+    stated = bits < 16 or _MAX_SAMPLE_VALUE in tags
+    if stated and highest < 2**bits <= 2**16:
+        return next(depth for depth in _DEPTHS if bits <= depth)
+    return next(depth for depth in _UNSTATED_DEPTHS if highest < 2**depth)
+
+
+def _number(tags: Mapping[int, Any], tag: int) -> int:
+    """The largest number of a TIFF tag; 0 if it is absent or holds something else."""
+    value = tags.get(tag, 0)
+    numbers = value if isinstance(value, tuple) else (value,)
+    return max((number for number in numbers if isinstance(number, int)), default=0)
+
+
+def _scale_key(image: Image.Image) -> None:
+    """Bring the key colour of a PNG file, which is stored with its bits per sample, to the 8 bits of Pillow's pixels.
+
+    The low bytes of 16-bit colours are lost in Pillow, and with them those of the key. Grey of 16 bits stays as it is.
+    """
+    key = image.info.get("transparency")
+    if image.format != "PNG" or key is None or not (tiles := getattr(image, "tile", None)):
+        return
+    stored = tiles[0][3]  # as what Pillow unpacks the pixels
+    if stored in ("L;2", "L;4") and isinstance(key, int):
+        image.info["transparency"] = key * (85 if stored == "L;2" else 17)
+    elif stored == "RGB;16B" and isinstance(key, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in key)
 
 
 def _set_upright(image: Image.Image) -> None:

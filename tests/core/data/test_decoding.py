@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 import zlib
 
@@ -8,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpfb_core.data.decoding import UnreadableError, eight_bit, read_header, read_picture, warnings_silenced
+from vpfb_core.data.decoding import (
+    BITS,
+    OVER_WHITE,
+    UnreadableError,
+    eight_bit,
+    read_header,
+    read_picture,
+    warnings_silenced,
+)
 
 CORNERS = ((2, 2), (13, 2), (2, 13), (13, 13))  # (x, y) inside each quadrant
 # The EXIF standard: which side of the scene the stored row 0 and the stored column 0 are.
@@ -206,3 +215,81 @@ def test_damaged_bytes_give_a_picture_or_a_reason_and_nothing_else(tmp_path, qua
                 assert 0 < len(str(error)) < 120
             else:
                 assert picture.mode in ("L", "RGB")
+
+
+# --- grey levels of other than 8 or 16 bits ---------------------------------------------------------------------------
+
+MAX_SAMPLE_VALUE = 281  # a TIFF tag
+
+
+@pytest.mark.parametrize("ending", ["tif", "png", "pgm"])
+def test_twelve_bit_data_in_sixteen_bits_keep_their_brightness(tmp_path, ending):
+    levels = np.array([[0, 1024, 2048, 4095]], np.uint16)
+    path = tmp_path / f"camera.{ending}"
+    if ending == "pgm":  # its header states the largest value
+        path.write_bytes(b"P5 4 1 4095\n" + levels.astype(">u2").tobytes())
+    else:
+        Image.fromarray(levels).save(path)
+    picture = read_picture(path, 4)
+    assert np.asarray(picture)[0].tolist() == [0, 64, 128, 255]
+    assert ending == "pgm" or picture.info[BITS] == 12
+
+
+@pytest.mark.parametrize(
+    ("stated", "levels", "wanted"),
+    [
+        (1023, [0, 512, 1023], [0, 128, 255]),
+        (16383, [0, 8192, 16383], [0, 128, 255]),
+        (3127, [0, 2048, 3127], [0, 128, 195]),  # the largest value that occurs, as many programs state it
+        (65535, [0, 2048, 4095], [0, 8, 16]),
+        (255, [0, 128, 255], [0, 128, 255]),
+        (1023, [0, 512, 65535], [0, 2, 255]),  # a tag that the values contradict
+    ],
+)
+def test_a_tiff_file_may_state_its_largest_value(tmp_path, stated, levels, wanted):
+    path = tmp_path / "camera.tif"
+    Image.fromarray(np.array([levels], np.uint16)).save(path, tiffinfo={MAX_SAMPLE_VALUE: stated})
+    assert np.asarray(read_picture(path, 4))[0].tolist() == wanted
+
+
+def test_eight_bit_data_in_sixteen_bits_keep_their_brightness(tmp_path):
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.array([[0, 128, 255]], np.uint16)).save(path)
+    assert np.asarray(read_picture(path, 4))[0].tolist() == [0, 128, 255]
+
+
+def test_a_sixteen_bit_tiff_whose_zero_is_white_is_not_read_as_a_negative(tmp_path):
+    path = tmp_path / "scan.tif"
+    Image.fromarray(np.array([[0, 65535]], np.uint16)).save(path, tiffinfo={262: 0})
+    assert np.asarray(read_picture(path, 2))[0].tolist() == [255, 0]
+
+
+def png_with_key(bits: int, kind: int, row: bytes, width: int, key: tuple[int, ...]) -> bytes:
+    """A PNG file of one row whose key colour is transparent; kind 0 is grey, 2 is RGB."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, kind, 0, 0, 0))
+    clear = chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
+    return b"\x89PNG\r\n\x1a\n" + header + clear + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "row", "key", "wanted"),
+    [
+        (16, 0, np.array([0, 9000, 20000, 65535], ">u2").tobytes(), (9000,), [0, 255, 78, 255]),
+        (16, 0, np.array([0, 100, 65535, 4095], ">u2").tobytes(), (65535,), [0, 6, 255, 255]),  # around 12-bit data
+        (16, 2, np.repeat(np.array([0, 300, 40000, 65535], ">u2"), 3).tobytes(), (40000,) * 3, [0, 1, 255, 255]),
+        (8, 0, bytes([0, 7, 8, 255]), (7,), [0, 255, 8, 255]),
+        (4, 0, bytes([0x07, 0xF1]), (7,), [0, 255, 255, 17]),
+        (2, 0, bytes([0b00_01_10_11]), (1,), [0, 255, 170, 255]),
+        (1, 0, bytes([0b0101_0000]), (0,), [255, 255, 255, 255]),
+    ],
+)
+def test_the_key_colour_of_a_png_file_is_white_at_every_depth(tmp_path, bits, kind, row, key, wanted):
+    path = tmp_path / "key.png"
+    path.write_bytes(png_with_key(bits, kind, row, 4, key))
+    picture = read_picture(path, 4)
+    assert np.asarray(picture.convert("L"))[0].tolist() == wanted
+    assert picture.info[OVER_WHITE]
