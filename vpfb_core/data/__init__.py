@@ -13,6 +13,7 @@ from vpfb_core.data.catalogue import SETS, canonical, resolve, split_off
 from vpfb_core.data.images import ImageSet
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.named_set import NamedSet
+from vpfb_core.data.quality import remarks
 from vpfb_core.data.source import ConditionGroup, Source
 from vpfb_core.data.splits import split
 from vpfb_core.data.statistics import Statistics
@@ -50,8 +51,8 @@ def load(
     """Load images from any kind of source into memory.
 
     Args:
-        source: a name in `SETS`, NAME:train or NAME:test for one split, shuffled:SOURCE, a folder, an image file, or an
-            .npy or .npz file.
+        source: a name in `SETS`, NAME:train or NAME:test for one split, shuffled:SOURCE, a folder, DIR:train, DIR:val
+            or DIR:test for one part of it, an image file, or an .npy or .npz file.
         size: side in pixels; None chooses it (`framing.choose_size`).
         max_size: the largest side that may be chosen; None is 256.
         channels: 1 is grey, 3 is colour; None follows the images.
@@ -60,8 +61,8 @@ def load(
         root: the folder of downloaded data sets; None is VPFB_DATA, else the user's cache folder
             (`download.data_root`).
         download: whether a set that is absent may be downloaded.
-        split: "train" or "test", where the source has both and does not name one; None is "train". "all" takes a folder
-            as it is, even if it is divided.
+        split: "train", "val" or "test", where the source has such parts and does not name one; None is "train". "all"
+            takes a folder as it is, even if it is divided.
         limit: the largest number of images; a fixed random choice is taken.
     Raises:
         DataError: there is no such source, or it cannot be read.
@@ -86,6 +87,8 @@ def find(source: str, options: LoadOptions) -> Source:
         notes += (f"limited to {options.limit:,} of them, a fixed choice",)
     elif len(images) == 1:
         notes += ("a single image: a model trained on it learns to reproduce that image and nothing else",)
-    if canonical(source) in SETS and (path := Path(split_off(source)[0])).exists():
+    if canonical(source) not in SETS:
+        notes += remarks(images)
+    elif (path := Path(split_off(source)[0])).exists():
         notes += (f"'{path}' is the data set of that name; './{path}' is the folder or file",)
     return replace(images, name=source, notes=notes)

@@ -1,7 +1,8 @@
 """What a source string means: the name of a data set, a folder or a file.
 
 A bare word in `SETS` is that data set, even where a folder of that name exists; `./digits` is always a path.
-`NAME:train` and `NAME:test` choose a split; `shuffled:SOURCE` is a control made of any other source.
+`NAME:train` and `NAME:test` choose a split, and so do `DIR:train`, `DIR:val` and `DIR:test` for a folder with such
+sub-folders; `DIR:all` is all of it. `shuffled:SOURCE` is a control made of any other source.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pathlib import Path
 import torch
 
 from vpfb_core.data import arrays, decoding, folder, sets
+from vpfb_core.data.divisions import division_of, part_of_name, sub_folder_of_part
 from vpfb_core.data.images import ImageSet
-from vpfb_core.data.labelling import TABLE
 from vpfb_core.data.load_options import SPLITS, LoadOptions
 from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import Source
@@ -30,8 +31,8 @@ from vpfb_core.machine.noise import generator
 Loader = Callable[[LoadOptions], Source]
 
 SHUFFLED = "shuffled:"
+ALL = "all"
 TEST_FRACTION, _TEST_SEED = 0.2, 0  # of the sets that come without a split
-_HELD_OUT_FOLDERS = {"test", "val", "valid", "validation"}
 
 
 def registered() -> dict[str, NamedSet]:
@@ -58,21 +59,27 @@ def resolve(source: str) -> Loader:
     if source.startswith(SHUFFLED):
         return partial(_load_shuffled, resolve(source.removeprefix(SHUFFLED)))
     name, split = split_off(source)
-    if (known := ALIASES.get(name, name)) in SETS:
+    if (known := ALIASES.get(name, name)) in SETS and split in (None, *SPLITS):
         return partial(_load_named, SETS[known], split)
     if (path := _existing(source)) is not None:
         return _path_loader(path)
-    if split is not None and (path := _existing(name)) is not None:
-        if not (path / split).is_dir():
+    if known not in SETS and split is not None and (path := _existing(name)) is not None and path.is_dir():
+        if split == ALL:
+            return partial(folder.load_folder, path)
+        if (part := sub_folder_of_part(path, split)) is None:
             raise DataError(f"'{name}' has no sub-folder '{split}'", hint=f"'{name}' alone takes all of it")
-        return partial(folder.load_folder, path / split)
+        return partial(folder.load_folder, part)
     raise _unknown(source)
 
 
 def split_off(source: str) -> tuple[str, str | None]:
-    """Name and split of a source: "mnist:test" → ("mnist", "test"); without a split → (source, None)."""
-    name, colon, split = source.rpartition(":")
-    return (name, split) if colon and split in SPLITS else (source, None)
+    """Name and split of a source: "mnist:test" → ("mnist", "test"); without a split → (source, None).
+
+    A split is "train", "val", "test" or "all", also where it is typed in another spelling, such as photos:Testing.
+    """
+    name, colon, typed = source.rpartition(":")
+    split = ALL if typed == ALL else part_of_name(typed)
+    return (name, split) if colon and split else (source, None)
 
 
 def canonical(source: str) -> str:
@@ -86,7 +93,10 @@ def has_splits(source: str) -> bool:
     if (known := SETS.get(canonical(source))) is not None:
         return known.files is not None
     path = _existing(split_off(source)[0])
-    return path is not None and path.is_dir() and _is_divided(path)
+    if path is None or not path.is_dir():
+        return False
+    division = division_of(path)
+    return division is not None and not division.doubt
 
 
 def _is_path(source: str) -> bool:
@@ -95,8 +105,12 @@ def _is_path(source: str) -> bool:
 
 
 def _load_named(entry: NamedSet, split: str | None, options: LoadOptions) -> Source:
-    if options.split == "all":
+    if options.split == ALL:
         options = replace(options, split=None)
+    if options.split == "val":
+        raise DataError(
+            f"'{entry.name}' has no split 'val'", hint=f"there are {entry.name}:train and {entry.name}:test"
+        )
     if entry.files is not None:
         return entry.load(replace(options, split=split or options.split))
     if split is not None:
@@ -146,25 +160,14 @@ def _path_loader(path: Path) -> Loader:
 
 
 def _load_folder(path: Path, options: LoadOptions) -> Source:
-    """A folder, or one side of a folder that is divided into train and test, which are not two classes."""
-    if options.split == "all" or not _is_divided(path):
+    """A folder, or one part of a folder that is divided into training, validation and test data."""
+    division = None if options.split == ALL else division_of(path)
+    if division is None:
         return folder.load_folder(path, options)
-    chosen = options.split or "train"
-    images = folder.load_folder(path / chosen, options)
-    other = "test" if chosen == "train" else "train"
-    note = f"'{path}' is divided into train and test: this is {chosen} ('{path}:{other}' names the other)"
-    return replace(images, notes=(*images.notes, note))
-
-
-def _is_divided(path: Path) -> bool:
-    """Whether a folder holds train and test (perhaps validation too) and no other images or labels."""
-    try:
-        entries = [entry for entry in os.scandir(path) if not entry.name.startswith(".")]
-        folders = {entry.name for entry in entries if entry.is_dir()}
-    except OSError:
-        return False
-    loose = any(entry.name == TABLE or Path(entry.name).suffix.lower() in decoding.ENDINGS for entry in entries)
-    return {"train", "test"} <= folders <= {"train", *_HELD_OUT_FOLDERS} and not loose
+    if division.doubt:
+        images = folder.load_folder(path, options)
+        return replace(images, notes=(*images.notes, division.doubt))
+    return folder.load_division(division, options)
 
 
 def _existing(source: str) -> Path | None:

@@ -99,7 +99,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         flat = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-        flat.info = {OVER_WHITE: True}
+        flat.info[OVER_WHITE] = True
         return flat
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
@@ -135,7 +135,9 @@ def _from_integers(image: Image.Image) -> Image.Image:
         grey = 255 - grey
     grey[clear] = 255
     picture = Image.fromarray(grey.astype(np.uint8))
-    picture.info = {BITS: bits} | ({OVER_WHITE: True} if clear.any() else {})
+    picture.info[BITS] = bits
+    if clear.any():
+        picture.info[OVER_WHITE] = True
     return picture
 
 

@@ -1,23 +1,29 @@
-"""Loading of a folder of image files of any kind and nesting, or of one image file."""
+"""Loading of a folder of image files of any kind and nesting, of a part of a divided folder, or of one image file."""
 
 from __future__ import annotations
 
-import os
-import stat
-from collections import Counter, deque
-from dataclasses import dataclass, field, replace
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from vpfb_core.data.decoding import ENDINGS, Header, UnreadableError, read_header, read_picture, warnings_silenced
+import torch
+
+from vpfb_core.data.decoding import Header, UnreadableError, read_header, read_picture, warnings_silenced
+from vpfb_core.data.divisions import Division
 from vpfb_core.data.framing import choose_size
 from vpfb_core.data.images import ImageSet
-from vpfb_core.data.labelling import TABLE, Labels, listed, read_labels
+from vpfb_core.data.labelling import TABLE, Labels, read_labels, read_labels_like
+from vpfb_core.data.listing import Listing, counted_endings, list_images
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.source import Source
 from vpfb_core.data.stacking import in_order, stack
 from vpfb_core.data.streaming import stream, too_large
-from vpfb_core.data.unreadable import TOLERATED, counted, described, too_many
+from vpfb_core.data.unreadable import counted, described, tolerable, too_many, too_many_so_far
 from vpfb_core.errors import DataError
+
+_LabelReader = Callable[[Sequence[str]], Labels]  # the labels of files, relative to the folder
 
 
 def load_folder(root: Path, options: LoadOptions) -> Source:
@@ -26,18 +32,12 @@ def load_folder(root: Path, options: LoadOptions) -> Source:
     With `options.stream`, a very large folder is not decoded now but read during training.
 
     Raises:
-        DataError: the folder has no images, more than 5 % of them are unreadable, or it has no classes for
-            `conditional`.
+        DataError: the folder has no images, too many of them are unreadable (`unreadable.tolerable`), or it has no
+            classes for `conditional`.
     """
     found = list_images(root)
-    if not found.files:
-        others = f"; it holds {_counted(found.others)}" if found.others else ""
-        unread = f"; unreadable: {described(found.skipped)}" if found.skipped else ""
-        raise DataError(
-            f"no images in '{root}'{others}{unread}",
-            hint="images are found by their ending, also in sub-folders: .png, .jpg, .webp, .gif, .tif, ...",
-        )
-    return _load(root, found, options)
+    _require_images(root, found)
+    return _load(root, found, lambda files: read_labels(root, files), options)
 
 
 def load_image_file(path: Path, options: LoadOptions) -> Source:
@@ -48,116 +48,119 @@ def load_image_file(path: Path, options: LoadOptions) -> Source:
     """
     if options.conditional:
         raise DataError(f"'{path}' is a single image and has no classes", hint="omit --conditional")
-    return _load(path.parent, Listing(files=[path.name], sizes={path.name: path.stat().st_size}), options)
+    found = Listing(files=[path.name], sizes={path.name: path.stat().st_size})
+    return _load(path.parent, found, lambda files: read_labels(path.parent, files), options)
 
 
-@dataclass
-class Listing:
-    """What a folder holds.
+def load_division(division: Division, options: LoadOptions) -> Source:
+    """The part of a divided folder that `options.split` names, else the training part.
 
-    Attributes:
-        files: image files, relative to the folder, with slashes.
-        sizes: of the image files, in bytes.
-        others: number of other files, by ending.
-        skipped: (name, reason) of what could not be listed.
-        outside: links that lead out of the folder.
-    """
-
-    files: list[str] = field(default_factory=list)
-    sizes: dict[str, int] = field(default_factory=dict)
-    others: Counter[str] = field(default_factory=Counter)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    outside: list[str] = field(default_factory=list)
-
-
-def list_images(root: Path) -> Listing:
-    """The image files below root, sorted, without names that start with a dot.
-
-    Links to folders are followed after all real folders and never into a folder seen before, so that loops end and an
-    image is listed under the folder that it is really in.
+    Its files are named from the folder itself. With `options.validation`, the training part comes with the validation
+    data, which are held out.
 
     Raises:
-        DataError: root itself cannot be listed.
+        DataError: as of `load_folder`, or there is no such part.
     """
-    found = Listing()
-    folders, links, seen = deque([""]), deque[str](), set[tuple[int, int]]()
-    inside = root.resolve()
-    while folders or links:
-        folder = (folders or links).popleft()
-        try:
-            status = (root / folder).stat()
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(root / folder) as scan:
-                entries = sorted(scan, key=lambda entry: entry.name)
-        except OSError as error:
-            if not folder:
-                message = f"'{root}' cannot be listed: {error.strerror or error}"
-                raise DataError(message, hint="a folder needs the permissions r and x (ls -ld shows them)") from error
-            found.skipped.append((folder + "/", f"cannot be listed: {error.strerror or error}"))
-            continue
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            mode, size, trouble = _file_type(entry)
-            if stat.S_ISDIR(mode):
-                (links if entry.is_symlink() else folders).append(name)
-            elif (ending := Path(entry.name).suffix.lower()) not in ENDINGS:
-                found.others[ending] += 1
-                continue
-            elif stat.S_ISREG(mode):
-                found.files.append(name)
-                found.sizes[name] = size
-            else:
-                found.skipped.append((name, trouble))
-                continue
-            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(inside):
-                found.outside.append(name)
-    found.files.sort()
-    return found
-
-
-def _file_type(entry: os.DirEntry[str]) -> tuple[int, int, str]:
-    """Mode and size of what an entry leads to (0 for nothing), and why it would not be a readable file."""
-    try:
-        status = entry.stat()
-        return status.st_mode, status.st_size, "not a regular file"
-    except FileNotFoundError:
-        return 0, 0, "its link leads nowhere"
-    except OSError as error:
-        return 0, 0, error.strerror or str(error)
+    used = division.part(options.split or "train")
+    others = [part for part in ("val", "test") if part in division.folders]
+    validation = others[0] if options.validation and used == "train" and others else None
+    root, folder = division.root, division.folders[used]
+    found = list_images(root / folder)
+    _require_images(root / folder, found)
+    if validation is not None:
+        other = division.folders[validation]
+        images = _with_validation(root, folder, found.below(folder), other, list_images(root / other), options)
+    else:
+        images = _load(root, found.below(folder), lambda files: read_labels(root / folder, _in(folder, files)), options)
+    return replace(images, notes=(division.note(used, validation), *images.notes))
 
 
 def load_files(root: Path, found: Listing, labels: Labels | None, options: LoadOptions) -> Source:
     """All image files of a listing, with their labels; `options.limit` has been applied to it.
 
     Raises:
-        DataError: more than 5 % of the files are unreadable.
+        DataError: too many of the files are unreadable.
     """
     if too_large(len(found.files), options):
-        return stream(root, found.files, [found.sizes[file] for file in found.files], labels, options, found.skipped)
-    return _decode(root, found.files, labels, options, found.skipped)
+        return stream(root, found, labels, options)
+    return _decode(root, found, labels, options)
 
 
-def _load(root: Path, found: Listing, options: LoadOptions) -> Source:
-    chosen = replace(found, files=[found.files[i] for i in options.rows(len(found.files)).tolist()])
-    labels = read_labels(root, chosen.files) if options.conditional else None  # before decoding, because it fails fast
-    images = load_files(root, chosen, labels, options)
-    notes = list(images.notes)
-    if found.outside:
-        notes.append(f"links that lead out of the folder and are followed: {listed(found.outside)}")
-    if others := found.others - Counter([Path(TABLE).suffix] if labels else []):
-        notes.append(f"ignored other files: {_counted(others)}")
-    return replace(images, notes=(*notes, *(labels.notes if labels else ())))
+def _require_images(root: Path, found: Listing) -> None:
+    if found.files:
+        return
+    others = f"; it holds {counted_endings(found.others)}" if found.others else ""
+    unread = f"; unreadable: {described(found.skipped)}" if found.skipped else ""
+    left_out = [note for note in replace(found, others=Counter()).notes() if note.startswith("left out")]
+    raise DataError(
+        f"no images in '{root}'{others}{unread}{''.join(f'; {note}' for note in left_out)}",
+        hint="name a folder itself to use what was left out"
+        if left_out
+        else "images are found by their ending, also in sub-folders: .png, .jpg, .webp, .gif, .tif, ...",
+    )
 
 
-def _decode(
-    root: Path, files: list[str], labels: Labels | None, options: LoadOptions, skipped: list[tuple[str, str]]
-) -> ImageSet:
-    """All of the files, in memory; `skipped` are those that could not be listed."""
-    total = len(files) + len(skipped)
+def _load(root: Path, found: Listing, read: _LabelReader, options: LoadOptions) -> Source:
+    chosen = [found.files[i] for i in options.rows(len(found.files)).tolist()]
+    labels = read(chosen) if options.conditional else None  # before decoding, because it fails fast
+    images = load_files(root, replace(found, files=chosen, total=len(found.files)), labels, options)
+    others = found.others - Counter([Path(TABLE).suffix] if labels else [])
+    notes = replace(found, others=others).notes()
+    return replace(images, notes=(*images.notes, *notes, *(labels.notes if labels else ())))
+
+
+def _with_validation(
+    root: Path, folder: str, found: Listing, other: str, validation: Listing, options: LoadOptions
+) -> Source:
+    """The images of `folder`, and those of `other`, which are held out. Both folders are relative to root."""
+    validation = validation.below(other)
+    if not validation.files:
+        images = _load(root, found, lambda files: read_labels(root / folder, _in(folder, files)), options)
+        return replace(images, notes=(*images.notes, f"'{root / other}' holds no images"))
+    held_out = frozenset(validation.files)
+
+    def read(files: Sequence[str]) -> Labels:
+        labels = read_labels(root / folder, _in(folder, [file for file in files if file not in held_out]))
+        theirs = read_labels_like(labels.groups, root / other, _in(other, [file for file in files if file in held_out]))
+        joined = torch.empty(len(files), len(labels.groups), dtype=torch.int64)
+        is_theirs = torch.tensor([file in held_out for file in files])
+        joined[~is_theirs], joined[is_theirs] = labels.labels, theirs.labels
+        return Labels(joined, labels.groups, (*labels.notes, *theirs.notes))
+
+    return _load(root, replace(found.joined(validation), held_out=held_out), read, options)
+
+
+def _in(folder: str, files: Sequence[str]) -> list[str]:
+    """The files, relative to a folder that holds them."""
+    return [file.removeprefix(f"{folder}/") for file in files]
+
+
+def _without_copies(images: ImageSet) -> ImageSet:
+    """The images without those to train on that are exact copies of held-out ones; all of them if none would be left.
+
+    A streamed set leaves them out of its batches.
+    """
+    if images.held_out is None:
+        return images
+    digests = [hashlib.blake2b(pixels.tobytes(), digest_size=16).digest() for pixels in images.images.numpy()]
+    held_out = {digest for digest, is_out in zip(digests, images.held_out.tolist(), strict=True) if is_out}
+    kept = images.held_out | torch.tensor([digest not in held_out for digest in digests])
+    copies = int((~kept).sum())
+    if not copies:
+        return images
+    if torch.equal(kept, images.held_out):
+        note = (
+            "the images for training are exact copies of those for validation, so figures of validation are optimistic"
+        )
+        return replace(images, notes=(*images.notes, note))
+    note = f"left out of training: {copies:,} exact {'copy' if copies == 1 else 'copies'} of images for validation"
+    return replace(images.subset(kept), notes=(*images.notes, note), held_out=images.held_out[kept])
+
+
+def _decode(root: Path, found: Listing, labels: Labels | None, options: LoadOptions) -> ImageSet:
+    """All the files of a listing, in memory."""
+    files, skipped = found.files, found.skipped
+    tried, total = len(files) + len(skipped), (found.total or len(files)) + len(skipped)
     with warnings_silenced():
         size, only_grey = options.size, False
         if size is None:
@@ -165,7 +168,7 @@ def _decode(
             good = [header for header in headers if isinstance(header, Header)]
             if not good:
                 bad = [(file, str(reason)) for file, reason in zip(files, headers, strict=True)]
-                raise too_many(root, skipped + bad, total)
+                raise too_many(root, skipped + bad, tried)
             only_grey = all(header.grey for header in good)
             planes = options.channels or (1 if only_grey else 3)
             size = choose_size([header.shape for header in good], len(good), planes, options.max_size)
@@ -178,9 +181,10 @@ def _decode(
             workers=options.workers,
         )
     unread = skipped + [(files[i], reason) for i, reason in taken.skipped]
-    if len(unread) > TOLERATED * total or not taken.kept:
-        raise too_many(root, unread, total)
-    return ImageSet(
+    if not taken.kept or not tolerable(len(unread), tried, total):
+        raise too_many(root, unread, tried) if tried == total else too_many_so_far(root, unread, tried)
+    kept = [files[i] for i in taken.kept]
+    images = ImageSet(
         name=str(root),
         images=taken.images,
         labels=None if labels is None else labels.labels[list(taken.kept)],
@@ -188,8 +192,10 @@ def _decode(
         flips=True,
         notes=(*taken.notes, f"skipped {counted(unread)}") if unread else taken.notes,
         skipped=tuple(unread),
-        files=tuple(files[i] for i in taken.kept),
+        files=tuple(kept),
+        held_out=torch.tensor([file in found.held_out for file in kept]) if found.held_out else None,
     )
+    return _without_copies(images)
 
 
 def _try_header(path: Path) -> Header | UnreadableError:
@@ -197,7 +203,3 @@ def _try_header(path: Path) -> Header | UnreadableError:
         return read_header(path)
     except UnreadableError as error:
         return error
-
-
-def _counted(endings: Counter[str]) -> str:
-    return listed([f"{count:,} {ending or 'without ending'}" for ending, count in endings.most_common()])

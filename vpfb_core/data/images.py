@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.data.batches import Batches, BatchesInMemory, Order
-from vpfb_core.data.source import ConditionGroup
+from vpfb_core.data.source import ConditionGroup, Remaining
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,7 @@ class ImageSet:
         notes: what was decided or left out while loading, in plain words.
         skipped: (file, reason) of each unreadable file.
         files: the source file of each image, relative to the folder; None where images are not files.
+        held_out: bool (N,), the images to validate on where the source says which; None where they are chosen.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ImageSet:
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     files: tuple[str, ...] | None = None
+    held_out: Tensor | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -48,6 +50,8 @@ class ImageSet:
             raise ValueError(f"{len(images)} images and {len(self.groups)} groups need labels of shape {expected}")
         if self.files is not None and len(self.files) != len(images):
             raise ValueError(f"{len(self.files)} file names for {len(images)} images")
+        if self.held_out is not None and self.held_out.shape != (len(images),):
+            raise ValueError(f"{tuple(self.held_out.shape)} marks of validation for {len(images)} images")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,22 +63,28 @@ class ImageSet:
 
     @property
     def sample(self) -> Tensor:
-        """uint8 (N, C, S, S): statistics are computed from all images."""
-        return self.images
+        """uint8 (M, C, S, S): statistics are computed from all images but those that the source holds out."""
+        return self.images if self.held_out is None else self.images[~self.held_out]
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over images, labels and groups."""
-        pixels = self.images.contiguous().numpy().data
-        return fingerprint_of(tuple(self.images.shape), [pixels], self.labels, self.groups)
+        contents = [self.images.contiguous().numpy().data]
+        if self.held_out is not None:
+            contents.append(self.held_out.numpy().data)
+        return fingerprint_of(tuple(self.images.shape), contents, self.labels, self.groups)
 
     def subset(self, rows: Tensor) -> ImageSet:
-        """The images at `rows`, int64 (M,) or bool (N,), in that order; groups and notes stay as they are."""
+        """The images at `rows`, int64 (M,) or bool (N,), in that order; groups and notes stay as they are.
+
+        Which of them the source holds out is not kept.
+        """
         rows = torch.arange(len(self))[rows]
         return replace(
             self,
             images=self.images[rows],
             labels=None if self.labels is None else self.labels[rows],
             files=None if self.files is None else tuple(self.files[i] for i in rows.tolist()),
+            held_out=None,
         )
 
     def in_memory(self) -> ImageSet:
@@ -85,8 +95,11 @@ class ImageSet:
         """The rows of at most `count` images, but of at least one, int64, increasing.
 
         Different images are ranked by a hash of (seed, pixels), and the first are held out until `count` is reached.
-        Exact copies go together, so that none is on both sides.
+        Exact copies go together, so that none is on both sides. Each class keeps an image, so there may be none to hold
+        out. Where the source says which images are held out, those are returned.
         """
+        if self.held_out is not None:
+            return self.held_out.nonzero()[:, 0]
         copies = defaultdict(list)
         for i, pixels in enumerate(self.images.numpy()):
             digest = hashlib.blake2b(f"{seed}:".encode(), digest_size=16)
@@ -94,10 +107,13 @@ class ImageSet:
             copies[digest.digest()].append(i)
         ranked = [copies[key] for key in sorted(copies)]
         rows: list[int] = []
+        remaining = Remaining(self.labels)
         for group in ranked:
-            if len(rows) + len(group) <= count:
+            if len(rows) + len(group) <= count and remaining.can_spare(group):
                 rows += group
-        return torch.tensor(sorted(rows or min(ranked, key=len, default=[])), dtype=torch.int64)
+                remaining.hold_out(group)
+        spare = (group for group in ranked if remaining.can_spare(group))
+        return torch.tensor(sorted(rows or min(spare, key=len, default=[])), dtype=torch.int64)
 
     def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: ImageSet) -> Batches:  # noqa: ARG002
         """Batches of the images at `rows`, which are copied to the device at once.

@@ -44,6 +44,33 @@ def read_labels(root: Path, files: Sequence[str]) -> Labels:
     return _from_table(table, files) if table.exists() else _from_folders(root, files)
 
 
+def read_labels_like(groups: Sequence[ConditionGroup], root: Path, files: Sequence[str]) -> Labels:
+    """The labels of files in the classes of other data, −1 where a file has none of them.
+
+    Args:
+        groups: the condition groups of the other data.
+        root, files: as of `read_labels`.
+    Raises:
+        DataError: the table is invalid (with the line).
+    """
+    table = root / TABLE
+    if table.exists():
+        found = _from_table(table, files)
+    else:
+        names = sorted({file.split("/", 1)[0] for file in files if "/" in file}, key=natural)
+        found = _by_folder(names, files)
+    labels = torch.full((len(files), len(groups)), -1)
+    unknown: list[str] = []
+    for column, group in enumerate(groups):
+        for theirs, other in enumerate(found.groups):
+            if other.name == group.name:
+                places = [group.classes.index(name) if name in group.classes else -1 for name in other.classes]
+                labels[:, column] = torch.tensor([*places, -1])[found.labels[:, theirs]]
+                unknown += [name for name in other.classes if name not in group.classes]
+    notes = (f"classes of the validation images that training lacks: {listed(unknown)}",) if unknown else ()
+    return Labels(labels, tuple(groups), notes)
+
+
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """A sort key in which 2 comes before 10."""
     parts = re.split(r"(\d+)", name.casefold())
@@ -57,15 +84,20 @@ def listed(names: Sequence[str], limit: int = 5) -> str:
 
 
 def _from_folders(root: Path, files: Sequence[str]) -> Labels:
-    parents = [file.split("/", 1)[0] if "/" in file else None for file in files]
-    names = sorted({parent for parent in parents if parent is not None}, key=natural)
+    names = sorted({file.split("/", 1)[0] for file in files if "/" in file}, key=natural)
     if len(names) < 2:
         found = f"only one sub-folder with images, '{printable(names[0])}'" if names else "no sub-folders with images"
         raise DataError(
             f"'{root}' has no classes: it has no {TABLE} and {found}",
             hint=f"put each class in its own sub-folder, add {TABLE}, or omit --conditional",
         )
+    return _by_folder(names, files)
+
+
+def _by_folder(names: Sequence[str], files: Sequence[str]) -> Labels:
+    """The labels of files by the first folder of their paths, of which `names` are all."""
     index = {name: i for i, name in enumerate(names)}
+    parents = [file.split("/", 1)[0] if "/" in file else None for file in files]
     labels = torch.tensor([[-1 if parent is None else index[parent]] for parent in parents])
     notes = [f"{len(names)} classes from the sub-folder names: {listed(names, 12)}"]
     if loose := parents.count(None):

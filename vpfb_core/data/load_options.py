@@ -12,12 +12,18 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.machine.noise import generator
 
 MAX_SIZE = 1024
-SPLITS = ("train", "test")
+SPLITS = ("train", "test")  # of the sets that have a name
+PARTS = ("train", "val", "test", "all")  # of a folder
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """The options of `vpfb_core.data.load`, and whether a very large folder may be streamed.
+    """The options of `vpfb_core.data.load`, and two for training.
+
+    Attributes:
+        stream: whether a very large folder may be streamed.
+        validation: whether the training part of a divided folder comes with its validation data, which are held out.
+
 
     Raises:
         ConfigError: a value is out of its range.
@@ -33,6 +39,7 @@ class LoadOptions:
     split: str | None = None
     limit: int | None = None
     stream: bool = False
+    validation: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and not 4 <= self.size <= MAX_SIZE:
@@ -43,8 +50,8 @@ class LoadOptions:
             raise ConfigError(f"channels {self.channels} is neither 1 nor 3", hint="1 is grey, 3 is colour")
         if self.workers < 0:
             raise ConfigError(f"number of workers {self.workers} is negative", hint="0 takes one thread per processor")
-        if self.split not in (None, "all", *SPLITS):
-            raise ConfigError(f"unknown split {self.split!r}", hint=f"there are: {', '.join(SPLITS)}")
+        if self.split not in (None, *PARTS):
+            raise ConfigError(f"unknown split {self.split!r}", hint=f"there are: {', '.join(PARTS)}")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit {self.limit} leaves no image", hint="omit it to take all images")
 

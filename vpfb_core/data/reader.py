@@ -13,7 +13,7 @@ import numpy as np
 from vpfb_core.data.decoding import UnreadableError, read_picture
 from vpfb_core.data.framing import square
 from vpfb_core.data.stacking import write_picture
-from vpfb_core.data.unreadable import tolerable, too_many_so_far
+from vpfb_core.data.unreadable import tolerable_so_far, too_many_so_far
 from vpfb_core.errors import DataError
 
 KEPT_BYTES = 2 * 2**30  # decoded images are kept where all of a set need at most this
@@ -103,5 +103,5 @@ class Reader:
 
     def _require_readable(self) -> None:
         unread = self.unreadable
-        if not tolerable(len(unread), self._tries, len(self)):
+        if not tolerable_so_far(len(unread), self._tries, len(self)):
             raise too_many_so_far(self.root, unread, self._tries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
     Raises:
         DataError: the file does not exist, or is not an image that can be read.
     """
-    return _framed(_read(path, shape[-1]), shape)
+    picture = _read(path, shape[-1])
+    _say_what_is_dropped(path, picture, shape)
+    return _framed(picture, shape)
 
 
 def read_known(image: Path, mask: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -67,6 +70,11 @@ def _read(path: Path, size: int | None = None) -> Image.Image:
             return read_picture(path, max(read_header(path).shape) if size is None else size)
     except UnreadableError as error:
         raise DataError(f"the image '{path}' cannot be read: {error}") from error
+
+
+def _say_what_is_dropped(path: Path, picture: Image.Image, shape: tuple[int, ...]) -> None:
+    if shape[0] == 1 and write_picture(picture, np.empty((1, *picture.size[::-1]), np.uint8)):
+        warnings.warn(f"'{path}' is in colour, which is dropped: the model is grey", stacklevel=3)
 
 
 def _framed(picture: Image.Image, shape: tuple[int, ...]) -> Tensor:

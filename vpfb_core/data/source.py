@@ -6,6 +6,8 @@ its table. The code above this package uses the protocol alone and never asks wh
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -29,6 +31,31 @@ class ConditionGroup:
 
     name: str
     classes: tuple[str, ...]
+
+
+class Remaining:
+    """The data of each class that are not held out, of which at least one stays.
+
+    Args:
+        labels: int64 (N, G), −1 where unknown; None without classes.
+    """
+
+    def __init__(self, labels: Tensor | None) -> None:
+        self._classes = [] if labels is None else [tuple(enumerate(row)) for row in labels.tolist()]
+        self._counts = Counter(each for row in self._classes for each in row if each[1] >= 0)
+
+    def can_spare(self, rows: Sequence[int]) -> bool:
+        """Whether every class keeps a datum if those at `rows` are held out as well."""
+        return all(self._counts[each] > count for each, count in self._of(rows).items())
+
+    def hold_out(self, rows: Sequence[int]) -> None:
+        """Take the data at `rows` away."""
+        self._counts.subtract(self._of(rows))
+
+    def _of(self, rows: Sequence[int]) -> Counter[tuple[int, int]]:
+        if not self._classes:
+            return Counter()
+        return Counter(each for row in rows for each in self._classes[row] if each[1] >= 0)
 
 
 class Source(Protocol):
@@ -80,8 +107,13 @@ class Source(Protocol):
         ...
 
     @property
+    def held_out(self) -> Tensor | None:
+        """bool (N,), the data to validate on, where the source says which; None where `hold_out` chooses them."""
+        ...
+
+    @property
     def sample(self) -> Tensor:
-        """(M, *shape), the data that statistics are computed from: all of them, or a fixed choice."""
+        """(M, *shape), the data that statistics are computed from: all that may be trained on, or a fixed choice."""
         ...
 
     def __len__(self) -> int:
@@ -109,8 +141,9 @@ class Source(Protocol):
     def hold_out(self, count: int, seed: int) -> Tensor:
         """The rows of about `count` < N data to validate on, int64, increasing, chosen by a hash with the seed.
 
-        The choice does not depend on the order of the data. No copy of a held-out datum is ever trained on: either
-        copies are held out together, or `batches` leaves them out. Where all data are equal, all rows are returned.
+        The choice does not depend on the order of the data. A class keeps at least one datum to train on. No copy of a
+        held-out datum is ever trained on: either copies are held out together, or `batches` leaves them out. Where all
+        data are equal and have no classes, all rows are returned.
         """
         ...
 

@@ -14,8 +14,9 @@ LARGEST = 0.9
 def split(source: Source, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """The rows to train on and the rows to validate on.
 
-    The source chooses the latter (`Source.hold_out`). At least one datum is on either side if the fraction is positive.
-    If all data are copies of one, both sides hold all of them.
+    Where the source says which data are held out (`Source.held_out`), those are. Else it chooses them
+    (`Source.hold_out`): at least one datum is on either side if the fraction is positive and no class would lose its
+    last datum. If all data are copies of one, both sides hold all of them.
 
     Args:
         source: N data.
@@ -29,6 +30,8 @@ def split(source: Source, val_fraction: float, seed: int) -> tuple[Tensor, Tenso
     if not 0 <= val_fraction <= LARGEST:
         raise ConfigError(f"validation fraction {val_fraction} is not between 0 and {LARGEST}", hint="try 0.1")
     everything = torch.arange(len(source))
+    if source.held_out is not None:
+        return everything[~source.held_out], source.hold_out(int(source.held_out.sum()), seed)
     if val_fraction == 0:
         return everything, everything[:0]
     wanted = min(max(1, round(val_fraction * len(source))), len(source) - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vpfb_core.data.decoding import UnreadableError, eight_bit
+from vpfb_core.data.decoding import BITS, OVER_WHITE, UnreadableError, eight_bit
 from vpfb_core.data.framing import MAX_BYTES, square
 from vpfb_core.errors import DataError
 from vpfb_core.machine.limits import cores
@@ -21,6 +22,7 @@ Result = TypeVar("Result")
 
 CHROMA = 12  # a pixel has colour if the largest of R, G, B exceeds the smallest by more; a grey JPEG's noise does not
 FEW = 0.01  # fraction of coloured images up to which a set is grey
+_WHITE = 251  # the least grey level of an image that is white all over
 _THREADS = 16  # the largest number chosen: each thread may hold one whole large image
 _CHUNK = 64  # images per task of a thread
 
@@ -44,10 +46,20 @@ class Stack:
 
 @dataclass(frozen=True)
 class _Taken:
-    """One image: its (width, height) before framing and whether it has colour, or the reason why it cannot be read."""
+    """One image, or the reason why it cannot be read.
+
+    Attributes:
+        shape: (width, height) before framing.
+        coloured: whether it has colour.
+        bits: of its grey levels, if it is stored with more than 8.
+        vanished: whether it has transparency and is white all over, once that is laid over white.
+        reason: why it cannot be read.
+    """
 
     shape: tuple[int, int] = (0, 0)
     coloured: bool = False
+    bits: int | None = None
+    vanished: bool = False
     reason: str | None = None
 
 
@@ -94,7 +106,9 @@ def stack(
             picture = read(i)
         except UnreadableError as error:
             return _Taken(reason=str(error))
-        return _Taken(picture.size, write_picture(square(picture, size), pixels[i]))
+        coloured = write_picture(square(picture, size), pixels[i])
+        vanished = OVER_WHITE in picture.info and bool(pixels[i].min() >= _WHITE)
+        return _Taken(picture.size, coloured, picture.info.get(BITS), vanished)
 
     outcomes = list(in_order(take, count, workers))
     kept = tuple(i for i, taken in enumerate(outcomes) if taken.reason is None)
@@ -105,7 +119,7 @@ def stack(
         pixels = pixels[: len(kept)]
 
     pixels, notes = _coloured_or_grey(pixels, sum(taken.coloured for taken in outcomes), channels)
-    notes = _described([outcomes[i].shape for i in kept], size, pixels.shape[1]) + notes
+    notes = _described([outcomes[i].shape for i in kept], size, pixels.shape[1]) + notes + _remarks(outcomes)
     return Stack(torch.from_numpy(pixels), kept, skipped, notes)
 
 
@@ -128,7 +142,7 @@ def stack_array(pixels: np.ndarray, *, size: int, channels: int | None, workers:
     planes = _allocated(count, max(depth, channels or 1), size)
     planes[:] = pixels.transpose(0, 3, 1, 2)
     coloured = 0
-    if planes.shape[1] == 3 and channels is None:
+    if depth == 3 and channels != 3:
         coloured = sum(_has_colour(planes[start : start + 1024]).sum() for start in range(0, count, 1024))
     if channels == 1 and depth == 3:
         planes = _all_luma(planes)
@@ -147,10 +161,27 @@ def _allocated(count: int, planes: int, size: int) -> np.ndarray:
 
 def _coloured_or_grey(pixels: np.ndarray, coloured: int, channels: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
     """The images (N, 3, S, S) in grey (N, 1, S, S) if `channels` is None and few of them have colour; and a note."""
+    if channels == 1 and coloured:
+        return pixels, (f"colour is dropped, since grey images are asked for: {coloured:,} of them are in colour",)
     if channels is not None or pixels.shape[1] == 1 or coloured > FEW * len(pixels):
         return pixels, ()
     note = f"{coloured} of them are in colour and read as grey (--channels 3 keeps the colour)"
     return _all_luma(pixels), ((note,) if coloured else ())
+
+
+def _remarks(outcomes: list[_Taken]) -> tuple[str, ...]:
+    """What people may not expect of some images, in plain words."""
+    depths = Counter(taken.bits for taken in outcomes if taken.bits not in (None, 16))
+    notes = [
+        f"{bits}-bit grey levels in 16 bits, scaled by {2**bits - 1:,}: {count:,} of them"
+        for bits, count in depths.items()
+        if bits is not None
+    ]
+    if vanished := sum(taken.vanished for taken in outcomes):
+        notes.append(
+            f"blank, since they are white on a transparent ground, which is laid over white: {vanished:,} of them"
+        )
+    return tuple(notes)
 
 
 def write_picture(picture: Image.Image, target: np.ndarray) -> bool:

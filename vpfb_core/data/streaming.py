@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,13 @@ from vpfb_core.data.decoding import Header, UnreadableError, read_header, read_p
 from vpfb_core.data.framing import MAX_BYTES, choose_size
 from vpfb_core.data.images import ImageSet, fingerprint_of
 from vpfb_core.data.labelling import Labels
+from vpfb_core.data.listing import Listing
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.reader import Reader
-from vpfb_core.data.source import ConditionGroup
+from vpfb_core.data.source import ConditionGroup, Remaining
 from vpfb_core.data.stacking import in_order, stack
 from vpfb_core.data.streamed_batches import StreamedBatches
-from vpfb_core.data.unreadable import TOLERATED, counted, tolerable, too_many, too_many_so_far
+from vpfb_core.data.unreadable import counted, tolerable, too_many, too_many_so_far
 
 STREAMED_FILES = 20_000  # a folder of more files is streamed
 SAMPLE = 1_000  # files from which size, colour and statistics are found
@@ -49,6 +50,7 @@ class StreamedSet:
         notes: what was decided or left out while loading, in plain words.
         unlisted: (file, reason) of what could not be opened when the folder was listed; not among the N.
         workers: threads that decode; 0 is one per processor.
+        held_out: bool (N,), the images to validate on where the source says which; None where they are chosen.
     """
 
     name: str
@@ -61,6 +63,7 @@ class StreamedSet:
     notes: tuple[str, ...] = ()
     unlisted: tuple[tuple[str, str], ...] = ()
     workers: int = 0
+    held_out: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -109,10 +112,21 @@ class StreamedSet:
     def hold_out(self, count: int, seed: int) -> Tensor:
         """The rows of `count` images, at most `MOST_HELD_OUT`, int64, increasing; chosen by a hash of (seed, name).
 
-        The pixels are not known yet: `batches` meets copies of held-out images and leaves them out.
+        They are chosen among those that the source holds out, if it says which. The pixels are not known yet: `batches`
+        meets copies of held-out images and leaves them out.
         """
-        rows = first_by_hash(self.reader.files, min(count, MOST_HELD_OUT), f"held out {seed}")
-        return torch.tensor(rows, dtype=torch.int64)
+        among = range(len(self)) if self.held_out is None else self.held_out.nonzero()[:, 0].tolist()
+        names = [self.reader.files[row] for row in among]
+        wanted, key = min(count, MOST_HELD_OUT), f"held out {seed}"
+        if self.labels is None or self.held_out is not None:
+            return torch.tensor([among[k] for k in first_by_hash(names, wanted, key)], dtype=torch.int64)
+        rows: list[int] = []
+        remaining = Remaining(self.labels)
+        for row in by_hash(names, key):
+            if len(rows) < wanted and remaining.can_spare([row]):
+                rows.append(row)
+                remaining.hold_out([row])
+        return torch.tensor(sorted(rows), dtype=torch.int64)
 
     def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: ImageSet) -> Batches:
         """Batches of the images at `rows`, read a few steps ahead; copies of held-out images are left out."""
@@ -129,7 +143,9 @@ class StreamedSet:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over names and sizes of the files, labels and groups; no file is read."""
         files = zip(self.reader.files, self.sizes, strict=True)
-        contents = (b"%s\0%d\0" % (os.fsencode(file), size) for file, size in files)
+        contents = [b"%s\0%d\0" % (os.fsencode(file), size) for file, size in files]
+        if self.held_out is not None:
+            contents.append(self.held_out.numpy().tobytes())
         return fingerprint_of(self.shape, contents, self.labels, self.groups)
 
 
@@ -146,35 +162,36 @@ def first_by_hash(files: Sequence[str], count: int, key: str) -> list[int]:
     They are chosen by a hash of (key, name), so that the choice hardly changes when files are added or removed.
     """
 
-    def rank(i: int) -> bytes:
-        return hashlib.blake2b(f"{key}:".encode() + os.fsencode(files[i]), digest_size=8).digest()
-
-    return sorted(heapq.nsmallest(count, range(len(files)), key=rank))
+    return sorted(heapq.nsmallest(count, range(len(files)), key=_rank(files, key)))
 
 
-def stream(
-    root: Path,
-    files: Sequence[str],
-    sizes: Sequence[int],
-    labels: Labels | None,
-    options: LoadOptions,
-    unlisted: Sequence[tuple[str, str]],
-) -> StreamedSet:
+def by_hash(files: Sequence[str], key: str) -> list[int]:
+    """The indices of all files, in the order in which `first_by_hash` chooses them."""
+    return sorted(range(len(files)), key=_rank(files, key))
+
+
+def _rank(files: Sequence[str], key: str) -> Callable[[int], bytes]:
+    prefix = f"{key}:".encode()
+    return lambda i: hashlib.blake2b(prefix + os.fsencode(files[i]), digest_size=8).digest()
+
+
+def stream(root: Path, found: Listing, labels: Labels | None, options: LoadOptions) -> StreamedSet:
     """A streamed set of many files, of which `SAMPLE` are read now.
 
     Args:
         root: the folder.
-        files: image files, relative to root, sorted.
-        sizes: of the files, in bytes.
+        found: its image files, sorted.
         labels: of the files.
         options: size and channels; if they are None, they are found from the sample.
-        unlisted: (file, reason) of what could not be opened when the folder was listed.
     Raises:
         DataError: too many files of the sample cannot be read, or too many could not be opened.
     """
-    if len(unlisted) > TOLERATED * (len(files) + len(unlisted)):
-        raise too_many(root, unlisted, len(files) + len(unlisted))
-    chosen = first_by_hash(files, SAMPLE, "sample")
+    files, unlisted = found.files, found.skipped
+    total = len(files) + len(unlisted)
+    if not tolerable(len(unlisted), total, total):
+        raise too_many(root, unlisted, total)
+    trained_on = [i for i, file in enumerate(files) if file not in found.held_out]
+    chosen = [trained_on[k] for k in first_by_hash([files[i] for i in trained_on], SAMPLE, "sample")]
     paths = [root / files[i] for i in chosen]
     with warnings_silenced():
         size = options.size or _common_size(paths, options)
@@ -202,13 +219,14 @@ def stream(
     return StreamedSet(
         name=str(root),
         reader=reader,
-        sizes=tuple(sizes),
+        sizes=tuple(found.sizes[file] for file in files),
         sample=taken.images,
         labels=None if labels is None else labels.labels,
         groups=() if labels is None else labels.groups,
         notes=tuple(notes),
         unlisted=tuple(unlisted),
         workers=options.workers,
+        held_out=torch.tensor([file in found.held_out for file in files]) if found.held_out else None,
     )
 
 

@@ -12,7 +12,7 @@ from vpfb_core.machine.csv_files import csv_table
 
 TOLERATED = 0.05  # fraction of unreadable image files up to which they are skipped
 _FEWEST = 200  # files to try before a part of a folder says something about the rest of it
-_HINT = f"remove or repair them; up to {TOLERATED:.0%} unreadable files are skipped"
+_HINT = f"remove or repair them; one unreadable file is skipped, or up to {TOLERATED:.0%}"
 
 
 def described(unread: Sequence[tuple[str, str]]) -> str:
@@ -48,12 +48,15 @@ def too_many_so_far(root: Path, unread: Sequence[tuple[str, str]], tried: int) -
 
 
 def tolerable(unread: int, tried: int, total: int) -> bool:
-    """Whether a folder of `total` files is compatible with a fraction `TOLERATED` of unreadable ones.
+    """Whether a folder of `total` files is compatible with a single unreadable one, or a fraction `TOLERATED` of them.
 
     `tried` of the files were drawn at random. The limit is three standard deviations of such a draw above the expected
     number, so that a folder with 4 % unreadable files is not refused on the way; it is exact once every file was tried.
     """
-    if tried < min(_FEWEST, total):
-        return True
     chance = TOLERATED * (1 - TOLERATED) * tried * (1 - tried / total)
-    return unread <= TOLERATED * tried + 3 * math.sqrt(chance)
+    return unread <= max(1, min(TOLERATED * total, TOLERATED * tried + 3 * math.sqrt(chance)))
+
+
+def tolerable_so_far(unread: int, tried: int, total: int) -> bool:
+    """As `tolerable`, for a question that is asked again while files are read: the first few are not judged."""
+    return tried < min(_FEWEST, total) or tolerable(unread, tried, total)

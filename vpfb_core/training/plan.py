@@ -116,6 +116,7 @@ def _load_data(group: distributed.Group, config: TrainConfig, device: torch.devi
         root=Path(config.data.data_root) if config.data.data_root else None,
         download=config.data.download,
         stream=True,
+        validation=True,
     )
     return group.leaders_first(lambda: data.find(config.data.source, options))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from vpfb_core.data.own_files import KEYWORD, OURS, is_own_picture, is_sample_name
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.files import write_quickly
 
 # Small images are enlarged by an integer factor to about this many pixels per side, so that a grid is easy to view.
 TILE = 64
 _GAP = 2
-_NUMBERED = re.compile(r"\d{6,}\.png")  # the names of samples in a folder
-_SOFTWARE, _OURS = "Software", "vpfb"  # what marks a PNG as ours: a keyword of the PNG standard, and its text
 
 
 def tile(images: Tensor, columns: int | None = None) -> Tensor:
@@ -53,19 +51,29 @@ def to_bytes(images: Tensor) -> Tensor:
 def png(image: Tensor) -> bytes:
     """A PNG file of an image in [0, 1], (C, H, W) with C = 1 or 3, that names vpfb as its software."""
     buffer, marks = io.BytesIO(), PngInfo()
-    marks.add_text(_SOFTWARE, _OURS)
+    marks.add_text(KEYWORD, OURS)
     _to_pillow(image).save(buffer, format="PNG", pnginfo=marks)
     return buffer.getvalue()
 
 
 def gif(frames: Tensor, seconds: float = 3.0) -> bytes:
-    """An endless GIF of frames in [0, 1], (T, C, H, W), that takes about `seconds` and pauses on its last frame."""
+    """An endless GIF of frames in [0, 1], (T, C, H, W), that takes about `seconds` and pauses on its last frame.
+
+    Its comment names vpfb.
+    """
     pictures = [_to_pillow(frame) for frame in frames]
     each = max(20, round(1000 * seconds / len(pictures)))
     buffer = io.BytesIO()
     durations = [each] * (len(pictures) - 1) + [1500]
     pictures[0].save(
-        buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=False
+        buffer,
+        format="GIF",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=durations,
+        loop=0,
+        optimize=False,
+        comment=OURS.encode(),
     )
     return buffer.getvalue()
 
@@ -111,21 +119,13 @@ def samples_in(folder: Path) -> list[Path]:
     Raises:
         ConfigError: a file has the name of a sample, and another program wrote it.
     """
-    numbered = sorted(path for path in folder.glob("*.png") if _NUMBERED.fullmatch(path.name))
+    numbered = sorted(path for path in folder.glob("*.png") if is_sample_name(path.name))
     for path in numbered:
-        if not _is_ours(path):
+        if not is_own_picture(path):
             raise ConfigError(
                 f"{path} would be overwritten, and vpfb did not write it", hint="choose another folder with -o"
             )
     return numbered
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        with Image.open(path) as picture:
-            return bool(picture.info.get(_SOFTWARE) == _OURS)
-    except (OSError, ValueError, SyntaxError):  # of Pillow: no picture, or a damaged one
-        return False
 
 
 def _to_pillow(image: Tensor) -> Image.Image:

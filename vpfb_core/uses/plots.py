@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vpfb_core.data.own_files import KEYWORD, OURS
+
 # Colours of Okabe and Ito, which colour-blind people can distinguish; in grey print, fill and hatching differ.
 BLUE, VERMILION = "#0072B2", "#D55E00"
 BINS = 40
@@ -53,7 +55,7 @@ def histogram(in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], 
     axes.margins(x=0)
     axes.legend(frameon=False)
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    FigureCanvasAgg(figure).print_png(buffer, metadata={KEYWORD: OURS})
     return buffer.getvalue()
 
 

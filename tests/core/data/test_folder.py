@@ -92,13 +92,47 @@ def test_the_size_is_chosen_from_the_files_that_can_be_read(defects):
 
 
 def test_more_than_five_percent_unreadable_files_are_an_error_that_names_them(tmp_path, good):
-    good(tmp_path, 18)
-    (tmp_path / "a.png").write_bytes(b"")
+    good(tmp_path, 38)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert len(data.load(str(tmp_path))) == 38
+    (tmp_path / "c.png").write_bytes(b"")
     for size in (None, 8):
-        with pytest.raises(DataError, match=r"only 18 of the 19 image files in .*: a.png \(empty file\)"):
+        with pytest.raises(DataError, match=r"only 38 of the 41 image files in .*: a.png \(empty file\), b.png"):
             data.load(str(tmp_path), size=size)
-    good(tmp_path, 19)
-    assert len(data.load(str(tmp_path))) == 19
+    good(tmp_path, 57)
+    assert len(data.load(str(tmp_path))) == 57
+
+
+@pytest.mark.parametrize("count", [1, 4, 18])
+def test_one_unreadable_file_never_stops(tmp_path, good, count):
+    good(tmp_path, count)
+    (tmp_path / "a.png").write_bytes(b"")
+    found = data.load(str(tmp_path))
+    assert len(found) == count
+    assert "skipped 1 unreadable file: a.png (empty file)" in found.notes
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(DataError, match=f"only {count} of the {count + 2} image files"):
+        data.load(str(tmp_path))
+
+
+def test_the_rule_is_about_the_folder_and_not_about_the_images_that_are_drawn_from_it(tmp_path, good):
+    names = good(tmp_path, 42)
+    drawn = data.LoadOptions(limit=30).rows(42).tolist()
+    for i in drawn[:2]:  # 4.8 % of the folder, 6.7 % of the draw
+        (tmp_path / names[i]).write_bytes(b"")
+    assert len(data.load(str(tmp_path), limit=30)) == 28
+    (tmp_path / names[drawn[2]]).write_bytes(b"")
+    with pytest.raises(DataError, match="3 of the 30 image files read so far"):
+        data.load(str(tmp_path), limit=30)
+
+
+def test_a_draw_that_is_far_worse_than_the_rule_allows_is_refused(tmp_path, good):
+    names = good(tmp_path, 400)
+    for i in data.LoadOptions(limit=30).rows(400).tolist()[:20]:  # 5 % of the folder, but nearly all that is drawn
+        (tmp_path / names[i]).write_bytes(b"")
+    with pytest.raises(DataError, match="20 of the 30 image files read so far"):
+        data.load(str(tmp_path), limit=30)
 
 
 def test_a_folder_of_unreadable_files_is_an_error(tmp_path):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vpfb_core.data import ImageSet, split
+from vpfb_core.data import ConditionGroup, ImageSet, split
 from vpfb_core.errors import ConfigError
 
 
@@ -83,3 +83,49 @@ def test_nothing_is_held_out_at_fraction_zero():
 def test_a_fraction_out_of_range_is_refused(fraction):
     with pytest.raises(ConfigError, match="not between 0 and"):
         split(as_set(noise(7)), fraction, seed=0)
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+
+def with_classes(classes: list[int], images: torch.Tensor | None = None) -> ImageSet:
+    names = tuple(map(str, range(max(classes) + 1)))
+    labels = torch.tensor(classes)[:, None]
+    return ImageSet(
+        "test", noise(len(classes)) if images is None else images, labels, (ConditionGroup("class", names),)
+    )
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("sizes", [[1] * 40, [1, 50], [1, 2, 3, 4, 30], [2] * 20])
+def test_every_class_keeps_an_image_to_train_on(sizes, fraction):
+    images = with_classes([name for name, size in enumerate(sizes) for _ in range(size)])
+    train, val = split(images, fraction, seed=0)
+    assert set(images.labels[train, 0].tolist()) == set(range(len(sizes)))
+    assert len(train) + len(val) == len(images)
+    assert bool(len(val)) == any(size > 1 for size in sizes)
+
+
+def test_a_class_of_copies_is_not_held_out_whole():
+    images = with_classes([0] * 30 + [1] * 5, torch.cat([noise(30), noise(1, seed=9).repeat(5, 1, 1, 1)]))
+    for seed in range(5):
+        train, _ = split(images, 0.9, seed)
+        assert set(images.labels[train, 0].tolist()) == {0, 1}
+
+
+def test_every_value_of_every_attribute_keeps_an_image_and_unknown_ones_do_not_count():
+    labels = torch.tensor([[0, 1], [1, 0], [0, 0], [-1, -1], [0, 0], [0, -1]])
+    groups = (ConditionGroup("a", ("~a", "a")), ConditionGroup("b", ("~b", "b")))
+    for seed in range(5):
+        train, val = split(ImageSet("test", noise(6), labels, groups), 0.9, seed)
+        assert {0, 1} <= set(train.tolist())
+        assert 3 in val.tolist()
+
+
+def test_the_split_of_large_classes_is_as_without_classes():
+    images = noise(200)
+    labels = torch.arange(200) % 10
+    for ours, theirs in zip(
+        split(with_classes(labels.tolist(), images), 0.1, 0), split(as_set(images), 0.1, 0), strict=True
+    ):
+        assert ours.tolist() == theirs.tolist()

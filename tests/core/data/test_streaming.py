@@ -160,6 +160,16 @@ class TestSplit:
         assert data.split(streamed, 0.5, seed=1)[1].tolist() != val.tolist()
         assert not decoded, "nothing is decoded to decide"
 
+    def test_every_class_keeps_a_picture_to_train_on(self, tmp_path, good):
+        for i in range(30):
+            good(tmp_path / f"one{i}", 1)
+        good(tmp_path / "many", 40)
+        streamed = stream(tmp_path, conditional=True)
+        train, val = data.split(streamed, 0.1, 0)
+        assert len(val) == 7
+        assert set(streamed.labels[val, 0].tolist()) == {streamed.groups[0].classes.index("many")}
+        assert set(streamed.labels[train, 0].tolist()) == set(range(31))
+
     def test_the_held_out_files_stay_nearly_the_same_when_files_are_added(self, tmp_path, good):
         names = good(tmp_path, 100)
         before = {names[i] for i in data.split(stream(tmp_path), 0.5, seed=0)[1].tolist()}

@@ -1,0 +1,40 @@
+"""What vpfb itself writes: its pictures and its run folders, by which they are recognised among other files.
+
+A picture is recognised by its content and not by its name. What other programs convert or crop is theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+KEYWORD, OURS = "Software", "vpfb"  # a keyword of the PNG standard, and its text; also the comment of a GIF
+MARKED = frozenset({".png", ".gif"})  # endings of the pictures that vpfb writes
+_NUMBERED = re.compile(r"\d{6,}\.png")  # the names of samples in a folder
+_MARKS = {
+    b"\x89PNG\r\n\x1a\n": f"tEXt{KEYWORD}\0{OURS}".encode(),  # a chunk before the pixels
+    b"GIF89a": b"\x21\xfe" + bytes([len(OURS)]) + OURS.encode(),  # a comment before the first frame
+}
+_HEAD = 4096  # bytes in which the mark is
+_SETTINGS, _RESULTS = "config.toml", {"log.csv", "model.safetensors", "state.json"}
+
+
+def is_own_picture(path: Path) -> bool:
+    """Whether vpfb wrote a picture; False for what cannot be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return any(head.startswith(magic) and mark in head for magic, mark in _MARKS.items())
+
+
+def is_sample_name(name: str) -> bool:
+    """Whether a file is named like one sample of a folder of samples, such as 000012.png."""
+    return _NUMBERED.fullmatch(name) is not None
+
+
+def is_run(names: Collection[str]) -> bool:
+    """Whether a folder with entries of these names is a run folder."""
+    return _SETTINGS in names and not _RESULTS.isdisjoint(names)

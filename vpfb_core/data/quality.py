@@ -1,0 +1,110 @@
+"""What people should know of images before they train on them: blank images, copies, classes of a few images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vpfb_core.data.labelling import listed
+from vpfb_core.data.source import Source
+from vpfb_core.errors import DataError
+
+CONTRAST = 4  # grey levels up to which an image is blank: a blank JPEG or scan is not quite of one colour
+DARK = 15  # the largest value of an image that is nearly black
+FEW = 10  # images below which a class is named
+_PART = 2**26  # values that are looked at together: bounds the memory
+
+
+def remarks(source: Source) -> tuple[str, ...]:
+    """What is odd about the data, in plain words. Of a very large folder only a sample is looked at."""
+    return (*_of_images(source), *_of_classes(source))
+
+
+def require_contrast(source: Source) -> None:
+    """Refuse images from which nothing can be learned, since all of them are the same blank image.
+
+    Raises:
+        DataError: they are.
+    """
+    images = source.sample
+    if images.ndim != 4 or not len(images):
+        return
+    low, high = _extremes(images)
+    if bool((high.amax(0) - low.amin(0) <= CONTRAST).all()):
+        raise DataError(
+            f"all images of '{source.name}' are blank and alike, so there is nothing to learn from them",
+            hint="transparency is laid over white, so white on a transparent ground vanishes; vpfb data DATA --grid "
+            "grid.png shows the images as they are read",
+        )
+
+
+def _of_images(source: Source) -> list[str]:
+    images = source.sample
+    if images.ndim != 4 or len(images) < 1:
+        return []
+    low, high = _extremes(images)
+    blank = (high - low).amax(1) <= CONTRAST
+    dark = (high.amax(1) <= DARK) & ~blank
+    copies = _copies(images)
+    files = source.files if len(images) == len(source) else None
+
+    def named(rows: Sequence[int]) -> str:
+        return f": {listed([files[i] for i in rows])}" if files else ""
+
+    notes = []
+    if blank.any():
+        notes.append(f"{_counted(blank)} blank, of one colour all over{named(blank.nonzero()[:, 0].tolist())}")
+    if dark.any():
+        notes.append(
+            f"{_counted(dark)} nearly black, without a value above {DARK} of 255{named(dark.nonzero()[:, 0].tolist())}"
+        )
+    if copies and len(copies) == len(images) - 1:
+        notes.append("all images are identical: a model trained on them learns to reproduce one image and nothing else")
+    elif copies:
+        is_are = "is an exact copy of another one" if len(copies) == 1 else "are exact copies of others"
+        notes.append(f"{len(copies):,} of them {is_are}{named(copies)}")
+    return notes
+
+
+def _of_classes(source: Source) -> list[str]:
+    if source.labels is None:
+        return []
+    labels = source.labels if source.held_out is None else source.labels[~source.held_out]
+    few = [
+        (name, int(count))
+        for column, group in enumerate(source.groups)
+        for name, count in zip(
+            group.classes, labels[:, column][labels[:, column] >= 0].bincount(minlength=len(group.classes)), strict=True
+        )
+        if count < FEW and not name.startswith("~")
+    ]
+    if not few:
+        return []
+    named = listed([f"{name} ({count})" for name, count in few], 12)
+    classes = f"{len(few)} class{'' if len(few) == 1 else 'es'}"
+    return [f"{classes} of fewer than {FEW} images, of which at least one each is trained on: {named}"]
+
+
+def _extremes(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest value of each channel of each image, int16 (N, C)."""
+    parts = images.split(max(1, _PART // images[0].numel()))
+    low = torch.cat([part.flatten(2).amin(2) for part in parts])
+    high = torch.cat([part.flatten(2).amax(2) for part in parts])
+    return low.to(torch.int16), high.to(torch.int16)
+
+
+def _copies(images: Tensor) -> list[int]:
+    """The rows of images that equal an earlier one."""
+    rows = defaultdict(list)
+    for i, pixels in enumerate(images.numpy()):
+        rows[hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()].append(i)
+    return sorted(row for same in rows.values() for row in same[1:])
+
+
+def _counted(which: Tensor) -> str:
+    count = int(which.sum())
+    return f"{count:,} of them {'is' if count == 1 else 'are'}"
