@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vpfb_core.data.labelling import listed
 from vpfb_core.data.source import Source
-from vpfb_core.errors import DataError
 
 CONTRAST = 4  # grey levels up to which an image is blank: a blank JPEG or scan is not quite of one colour
 DARK = 15  # the largest value of an image that is nearly black
@@ -22,24 +21,6 @@ _PART = 2**26  # values that are looked at together: bounds the memory
 def remarks(source: Source) -> tuple[str, ...]:
     """What is odd about the data, in plain words. Of a very large folder only a sample is looked at."""
     return (*_of_images(source), *_of_classes(source))
-
-
-def require_contrast(source: Source) -> None:
-    """Refuse images from which nothing can be learned, since all of them are the same blank image.
-
-    Raises:
-        DataError: they are.
-    """
-    images = source.sample
-    if images.ndim != 4 or not len(images):
-        return
-    low, high = _extremes(images)
-    if bool((high.amax(0) - low.amin(0) <= CONTRAST).all()):
-        raise DataError(
-            f"all images of '{source.name}' are blank and alike, so there is nothing to learn from them",
-            hint="transparency is laid over white, so white on a transparent ground vanishes; vpfb data DATA --grid "
-            "grid.png shows the images as they are read",
-        )
 
 
 def _of_images(source: Source) -> list[str]:
@@ -56,15 +37,17 @@ def _of_images(source: Source) -> list[str]:
         return f": {listed([files[i] for i in rows])}" if files else ""
 
     notes = []
-    if blank.any():
+    if bool((high.amax(0) - low.amin(0) <= CONTRAST).all()):
+        notes.append("all images are blank and alike: there is nothing to learn from them")
+    elif blank.any():
         notes.append(f"{_counted(blank)} blank, of one colour all over{named(blank.nonzero()[:, 0].tolist())}")
     if dark.any():
         notes.append(
             f"{_counted(dark)} nearly black, without a value above {DARK} of 255{named(dark.nonzero()[:, 0].tolist())}"
         )
-    if copies and len(copies) == len(images) - 1:
+    if copies and len(copies) == len(images) - 1 and not blank.all():
         notes.append("all images are identical: a model trained on them learns to reproduce one image and nothing else")
-    elif copies:
+    elif copies and not blank.all():
         is_are = "is an exact copy of another one" if len(copies) == 1 else "are exact copies of others"
         notes.append(f"{len(copies):,} of them {is_are}{named(copies)}")
     return notes
