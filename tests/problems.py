@@ -19,7 +19,7 @@ STD = 0.5  # a: the standard deviation of the problems' data per dimension, unle
 class Mixture:
     """x̄ ~ Σₖ wₖ N(mₖ, Qₖ diag(vₖ) Qₖᵀ), float64, with mean 0 and standard deviation `std` in each dimension.
 
-    A blurred mixture x = μ x̄ + σ ε is asked for by its coefficients μ and σ, each (N,) or ().
+    A blurred mixture x = μ x̄ + σ ε is given by its coefficients μ and σ, each (N,) or ().
 
     Attributes:
         weights: wₖ, (K,).

@@ -37,7 +37,7 @@ def config(**settings: Any) -> vpfb.TrainConfig:
 
 
 def train(stop_after: int | None = None, **settings: Any) -> Result:
-    """A run that this process wishes to stop after some steps."""
+    """A run that this process stops after some steps."""
     asked = 0
 
     def should_stop() -> bool:
@@ -56,7 +56,7 @@ class AsTheyAre(Statistics):
 
 
 def gradients(name: str, micro_batch: int = BATCH) -> list[Tensor]:
-    """Of a step of `Trainer` on 7 data in float64, of which this process takes its share.
+    """The gradient of a step of `Trainer` on 7 data in float64, of which this process takes its share.
 
     Args:
         name: of the loss: an objective of VPFB, "compiled", "contrast" (which is added to an objective), or another
@@ -170,7 +170,7 @@ def words(work: Callable[[], object]) -> str:
 
 
 def alone(rank: int, how: str) -> int:
-    """`vpfb train` in which the second process fails in the middle of a step; its exit code."""
+    """`vpfb train` in which the second process fails in the middle of a step. Returns its exit code."""
     from vpfb_cli.__main__ import run
     from vpfb_cli.app import build
 

@@ -57,11 +57,11 @@ class WarmProcess:
             largest_file: bytes that a file may have (RLIMIT_FSIZE).
             send: (seconds, signal): sent to the process so long after its start.
         """
-        wish = {"folder": str(folder), "argv": argv, "kill_at": kill_at, "fails": fails,
+        request = {"folder": str(folder), "argv": argv, "kill_at": kill_at, "fails": fails,
                 "largest_file": largest_file, "send": send}  # fmt: skip
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps(wish) + "\n")
+        self._server.stdin.write(json.dumps(request) + "\n")
         return Ended(**json.loads(self._server.stdout.readline()))
 
     def close(self) -> None:
@@ -93,37 +93,37 @@ def _serve() -> None:
         print(json.dumps(_forked(json.loads(line))), flush=True)
 
 
-def _forked(wish: dict[str, Any]) -> dict[str, Any]:
-    folder = Path(wish["folder"])
+def _forked(request: dict[str, Any]) -> dict[str, Any]:
+    folder = Path(request["folder"])
     streams = [folder.parent / f"{folder.name}.{name}" for name in ("out", "err", "operations")]
     for stream in streams:
         stream.write_bytes(b"")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # until the command hears them
     child = os.fork()
     if not child:
-        _become(wish, *streams)
+        _become(request, *streams)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if wish["send"]:
-        time.sleep(wish["send"][0])
+    if request["send"]:
+        time.sleep(request["send"][0])
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, wish["send"][1])
+            os.kill(child, request["send"][1])
     _, status = os.waitpid(child, 0)
     out, err, operations = (stream.read_text() for stream in streams)
     return {"code": os.waitstatus_to_exitcode(status), "out": out, "err": err, "operations": len(operations)}
 
 
-def _become(wish: dict[str, Any], out: Path, err: Path, operations: Path) -> None:
+def _become(request: dict[str, Any], out: Path, err: Path, operations: Path) -> None:
     """Be the command, and end."""
     from vpfb_cli import __main__, output, signals
 
-    os.chdir(wish["folder"])
+    os.chdir(request["folder"])
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY), number)
     counted = os.open(operations, os.O_WRONLY)
-    if wish["largest_file"] is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (wish["largest_file"], resource.RLIM_INFINITY))
-    _watch(counted, wish["kill_at"], wish["fails"])
-    sys.argv = ["vpfb", *wish["argv"]]
+    if request["largest_file"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"], resource.RLIM_INFINITY))
+    _watch(counted, request["kill_at"], request["fails"])
+    sys.argv = ["vpfb", *request["argv"]]
     signals.install(report=lambda: output.current().fail(KeyboardInterrupt()))
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))

@@ -12,7 +12,7 @@ DRAW = ("sample", "-o", "pictures/", "--nfe", "4", "--seed")
 
 def test_samples_in_a_folder_take_the_place_of_older_ones_and_of_nothing_else(vpfb: Vpfb) -> None:
     assert "older" not in vpfb(*DRAW, "1", "-n", "3").err
-    Path("pictures/cat.png").write_bytes(b"a picture of somebody else")
+    Path("pictures/cat.png").write_bytes(b"a picture of another program")
     again = vpfb(*DRAW, "2", "-n", "2")
     assert again.code == 0
     assert "3 older samples in pictures replaced" in again.err

@@ -120,7 +120,7 @@ def test_a_run_killed_at_any_operation_on_files_goes_on_to_the_same_end(
     at: int, process: WarmProcess, folder: Path, whole: Tensors
 ) -> None:
     assert process.run(folder, *RESUME, kill_at=at).code == -signal.SIGKILL
-    again = process.run(folder, *RESUME, kill_at=1 + at // 2)  # and once more, while it goes on
+    again = process.run(folder, *RESUME, kill_at=1 + at // 2)  # and once more, while it is resumed
     assert again.code in (-signal.SIGKILL, 0)
     assert_goes_on_to_the_end(process, folder, whole)
 

@@ -32,7 +32,7 @@ def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
 def test_the_umask_decides_the_mode_and_is_never_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.umask(0o027)
     try:
-        monkeypatch.setattr(os, "umask", lambda _mask: pytest.fail("the umask belongs to all threads"))
+        monkeypatch.setattr(os, "umask", lambda _mask: pytest.fail("the umask is that of all threads"))
         files.write_bytes(tmp_path / "one", b"1")
         files.write_quickly(tmp_path / "two", b"2")
         monkeypatch.undo()

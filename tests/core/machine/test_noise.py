@@ -1,4 +1,4 @@
-"""Noise belongs to its sample: the same bits whatever the batch."""
+"""The noise of a sample has the same bits whatever the batch."""
 
 from __future__ import annotations
 

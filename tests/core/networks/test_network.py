@@ -21,7 +21,7 @@ def shape_for(name: str) -> tuple[int, ...]:
 
 
 def chosen(name: str, shape: tuple[int, ...], classes: tuple[int, ...] = (), **asked: Any) -> Any:
-    """The settings of a network with these asked for and the others chosen."""
+    """The settings of a network, some of them given and the others chosen."""
     network = networks.find(name)
     return network.Settings.from_dict(network.defaults(shape, classes, PRESET, asked) | asked)
 

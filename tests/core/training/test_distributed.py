@@ -126,7 +126,7 @@ def test_one_process_that_runs_out_of_memory_takes_fewer_images_at_a_time_and_no
 def test_a_run_resumes_with_another_number_of_processes(folder: Path) -> None:
     assert seen(folder)["resumed"] == "finished"
     assert_same_weights(folder / "begun by one", folder / "one")
-    assert [seen(folder, rank)["stopped"] for rank in range(2)] == [3, 3], "the wish of one stops both"
+    assert [seen(folder, rank)["stopped"] for rank in range(2)] == [3, 3], "a request to one process stops both"
     run = Run(folder / "stopped by the second")
     assert read_state(run).counters.step == 3
     assert train(folder, out=run.path.name, resume="auto").status == "finished"

@@ -1,4 +1,4 @@
-"""Runs that go on longer, elsewhere, or from the weights of a model; and runs without a step."""
+"""Runs that are resumed with more steps, on another machine, or from the weights of a model; runs without a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is chosen for a run where nothing was asked for, and what is refused."""
+"""The settings that are chosen for a run if none are given, and the settings that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as a whole: what it leaves, how it stops, how it goes on, and what it refuses."""
+"""A whole run: its files, how it stops, how it is resumed, and what it refuses."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ NO_MEMORY = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocato
 
 
 def memory_for(rows: int, monkeypatch: pytest.MonkeyPatch, error: Exception, from_call: int = 0) -> None:
-    """From a call of the objective on, let it run out of memory where it is asked for more rows than these."""
+    """Let the objective run out of memory for more than `rows` rows, from one of its calls on."""
     honest, calls = objectives.OBJECTIVES["stein"], -1
 
     def scarce(potential: Any, data: Tensor, *args: Any, **keywords: Any) -> Tensor:

@@ -107,7 +107,7 @@ def test_images_of_another_shape_and_counts_below_one_are_refused() -> None:
 
 
 def test_built_in_digits_are_what_a_classifier_of_real_digits_takes_them_for() -> None:
-    """A nearest-neighbour classifier fitted on real digits reads what was asked for."""
+    """A nearest-neighbour classifier fitted on real digits recognises the requested classes."""
     from sklearn.neighbors import KNeighborsClassifier
 
     real = vpfb.data.load("digits", conditional=True)

@@ -34,7 +34,9 @@ def test_between_levels_the_constant_follows_a_cubic_and_towards_the_prior_the_g
     assert prior == pytest.approx(-3 * math.log(2 * math.pi))
     assert normaliser.constant(20.0) == pytest.approx(0.5 * (prior + cubic(0)))
     beyond = 2 * cubic(20) - cubic(19)
-    assert normaliser.constant(noise[-1] * 10**-0.1) == pytest.approx(beyond), "a line goes on from the last level"
+    assert normaliser.constant(noise[-1] * 10**-0.1) == pytest.approx(beyond), (
+        "it is extrapolated by a line from the last level"
+    )
 
 
 def test_whole_numbers_of_json_become_floats_or_an_error() -> None:

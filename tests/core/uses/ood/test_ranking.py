@@ -38,7 +38,7 @@ def test_an_uncalibrated_model_leaves_bits_empty_and_a_calibrated_one_fills_them
         rows = list(csv.reader(io.StringIO(ranking_table(rank(ranked, images, "energy")).decode())))
         assert rows[0] == ["file", "score", "energy", "bits_per_dim"]
         assert all((row[3] != "") == is_calibrated for row in rows[1:])
-        assert all(row[1] == row[2] for row in rows[1:]), "the energy is the score that was asked for"
+        assert all(row[1] == row[2] for row in rows[1:]), "the energy is the requested score"
 
 
 def test_a_score_that_is_not_a_number_names_the_file() -> None:
