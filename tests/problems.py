@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -57,10 +57,22 @@ class Mixture:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """x̄, (n, d)."""
+        return self.labelled(n, generator)[0]
+
+    def labelled(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """x̄, (n, d), and the component of each, int64 (n,)."""
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.dimension, generator=generator, dtype=torch.float64)
         spread = torch.einsum("nij,nj->ni", self.axes[component], self.variances[component].sqrt() * noise)
-        return self.means[component] + spread
+        return self.means[component] + spread, component
+
+    def part(self, components: slice) -> Mixture:
+        """The mixture of some components alone, in the coordinates of the whole."""
+        weights = self.weights[components]
+        return replace(
+            self, weights=weights / weights.sum(), means=self.means[components], axes=self.axes[components],
+            variances=self.variances[components],
+        )  # fmt: skip
 
     def log_density(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """log density of μ x̄ + σ ε at x (N, d), normalised, (N,)."""

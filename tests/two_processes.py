@@ -26,7 +26,7 @@ from vpfb_core.training import Result, checks
 from vpfb_core.training.trainer import Trainer
 from vpfb_core.uses import evaluation
 
-LOSSES = ("stein", "ritz", "contrast", "flow-matching", "compiled")
+LOSSES = ("stein", "ritz", "contrast", "time-score", "flow-matching", "compiled")
 STEPS, BATCH = 6, 7  # which two processes cannot share equally
 
 
@@ -59,12 +59,13 @@ def gradients(name: str, micro_batch: int = BATCH) -> list[Tensor]:
     """The gradient of a step of `Trainer` on 7 data in float64, of which this process takes its share.
 
     Args:
-        name: of the loss: an objective of VPFB, "compiled", "contrast" (which is added to an objective), or another
-            method.
+        name: of the loss: an objective of VPFB, "compiled", "contrast" or "time-score" (which are added to an
+            objective), or another method.
         micro_batch: data that are differentiated at once.
     """
     settings = {
         "contrast": {"contrast": 3.0}, "compiled": {"contrast": 0.0}, "flow-matching": {"method": "flow-matching"},
+        "time-score": {"contrast": 0.0, "time_score": 0.7, "uniform_angles": 0.3},
     }.get(name, {"objective": name, "contrast": 0.0})  # fmt: skip
     common = {"angle_mean": 1.0, "angle_std": 1.2, "condition_dropout": 0.2, "clip": 1e9, "precision": "fp32"}
     chosen = config(micro_batch=micro_batch, **common | settings)

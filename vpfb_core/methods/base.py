@@ -38,11 +38,13 @@ class Field(nn.Module, ABC):
         levels: the noise levels at which the field has an energy; None if it has no energy.
         has_null: whether the unconditional field is trained.
         autocast_dtype: the dtype in which the network alone runs in training; None leaves its own.
+        optional: the beginnings of the names of tensors without which a run may start from the weights of a model.
     """
 
     network: nn.Module
     levels: Levels | None = None
     has_null: bool = True
+    optional: tuple[str, ...] = ()
     autocast_dtype: torch.dtype | None = None
 
     def __init_subclass__(cls, **settings: Any) -> None:
@@ -316,6 +318,11 @@ class Method(ABC):
         """
         del asked
         return {"condition_dropout": CONDITION_DROPOUT[len(data.classes) > 1]}
+
+    @classmethod
+    def added_settings(cls) -> dict[str, Any]:
+        """The settings that runs of earlier versions did not have, with the values that describe those runs."""
+        return {}
 
     def check(self, data: DataShape, *, decay: float, processes: int) -> None:
         """Check that the settings fit the data and the run.

@@ -33,6 +33,7 @@ class ConditionEmbedding(nn.Module):
 
     Each condition group has its own table: row 0 for "none" (index −1) and row k + 1 for class k. The rows of all
     groups are added to the embedded level. A level of None is embedded as 0, which gives a learned constant vector.
+    The level is embedded in float32 under autocast too, because its derivative is multiplied by the frequencies.
 
     Args:
         width: size of the vector.
@@ -45,7 +46,8 @@ class ConditionEmbedding(nn.Module):
         self.groups = nn.ModuleList(nn.Embedding(count + 1, width) for count in classes)
 
     def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        embedding = self.level(u.new_zeros(len(u)) if level is None else level)
+        with torch.autocast(u.device.type, enabled=False):
+            embedding = self.level(u.new_zeros(len(u)) if level is None else level)
         if condition is None and self.groups:
             condition = torch.full((len(u), len(self.groups)), -1, device=u.device)
         for column, group in enumerate(self.groups):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vpfb_core import data, networks
+from vpfb_core import data, methods, networks
 from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, located, read_file
 from vpfb_core.data import LoadOptions, Source
 from vpfb_core.errors import ConfigError
@@ -165,7 +165,7 @@ def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> 
     Raises:
         ConfigError: another setting differs from that of the run, or the run is already as long as the new length.
     """
-    stored = TrainConfig.of(read_file(run.config))
+    stored = _with_added_settings(TrainConfig.of(read_file(run.config)))
     kept, asked, defaults = as_json(stored.flat()), config.flat(), TrainConfig().flat()
     for path, value in requested.items():
         if path not in LENGTH and kept.get(path) != value:
@@ -180,6 +180,13 @@ def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> 
     if _was_elsewhere(run, stored):
         stored = stored.replace(**{path: defaults[path] for path in MACHINE})
     return stored.replace(**{path: asked[path] for path in OPERATIONAL if asked[path] != defaults[path]})
+
+
+def _with_added_settings(stored: TrainConfig) -> TrainConfig:
+    """The configuration of a run, in which settings of the method that are newer than the run leave it as it was."""
+    kind, settings = methods.find(str(stored.method.name)), stored.method.settings
+    added = {name: value for name, value in kind.added_settings().items() if settings.get(name) is None}
+    return stored.replace(**{f"method.{name}": value for name, value in added.items()})
 
 
 def _require_longer(run: Run, length: Mapping[str, float]) -> None:

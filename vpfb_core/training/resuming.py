@@ -77,6 +77,8 @@ def read_calibration(record: Record, model: TrainedModel) -> bool:
 def start_from(trainer: Trainer, name: str) -> None:
     """Give a trainer the weights of a model.
 
+    Optional tensors of the field that the model lacks keep their initial values.
+
     Args:
         trainer: the trainer, which is changed in place.
         name: a model file, a run folder, or the name of a built-in model.
@@ -86,6 +88,9 @@ def start_from(trainer: Trainer, name: str) -> None:
     model = model_file.load(TrainedModel, name, device=str(trainer.device))
     given, wanted = model.field.state_dict(), trainer.field.state_dict()
     for tensor in sorted(given.keys() | wanted.keys()):
+        if (tensor not in given or tensor not in wanted) and tensor.startswith(trainer.field.optional):
+            given.pop(tensor, None)
+            continue
         if tensor not in given or tensor not in wanted:
             owner, other = (name, "this run") if tensor in given else ("this run", name)
             reason = f"{owner} has a tensor {tensor!r}, which {other} lacks"
@@ -97,5 +102,5 @@ def start_from(trainer: Trainer, name: str) -> None:
             f"the weights of {name} do not fit this run: {reason}",
             hint="use the network, size and classes of that model: vpfb info MODEL shows them",
         )
-    trainer.field.load_state_dict(given)
-    trainer.average.load_state_dict(given)
+    trainer.field.load_state_dict(given, strict=False)
+    trainer.average.load_state_dict(given, strict=False)

@@ -231,6 +231,13 @@ def test_what_a_network_knows_of_places_keeps_the_precision_of_the_features(own:
     assert seen == [torch.bfloat16]
 
 
+def test_the_level_is_embedded_in_float32_under_autocast() -> None:
+    network, level = UNet(1, 8, widths=(8,)), torch.tensor([0.3, 1.5])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network.embedding(torch.zeros(2, 1, 8, 8), level)
+    torch.testing.assert_close(found, network.embedding(torch.zeros(2, 1, 8, 8), level), rtol=0, atol=0)
+
+
 def test_attention_mixes_positions_and_starts_as_the_identity() -> None:
     attention = Attention(8)
     features = torch.randn(2, 8, 3, 3, generator=generator(), requires_grad=True)

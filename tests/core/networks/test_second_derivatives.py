@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from vpfb_core import networks
 from vpfb_core.methods.vpfb import objectives
+from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.methods.vpfb.time_score import stein_and_time_score
 from vpfb_core.networks import compiling
 
 UNET = {"name": "unet", "channels": 1, "size": 8, "widths": [8, 16], "attention": [4], "classes": [3]}
@@ -27,7 +29,7 @@ def potential(description: dict[str, Any], dtype: torch.dtype = torch.float64, *
     return made
 
 
-def step(potential: Potential, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def step(potential: Potential, dtype: torch.dtype = torch.float64, time_score: float = 0.0) -> list[Tensor]:
     """The gradient of a step; dropout, if any, draws the same each time."""
     draws = torch.Generator().manual_seed(1)
     data = torch.randn(4, 1, 8, 8, generator=draws, dtype=dtype)
@@ -35,7 +37,11 @@ def step(potential: Potential, dtype: torch.dtype = torch.float64) -> list[Tenso
     potential.zero_grad()
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        objectives.stein(potential, data, labels, generator=draws).backward()
+        if time_score:
+            loss = stein_and_time_score(potential, data, labels, weight=time_score, generator=draws)
+        else:
+            loss = objectives.stein(potential, data, labels, generator=draws)
+        loss.backward()
     return [parameter.grad for parameter in potential.parameters() if parameter.grad is not None]
 
 
@@ -58,6 +64,16 @@ def test_a_compiled_step_has_the_gradient_of_the_eager_one() -> None:
     expected = step(model)
     model.compile(backend="aot_eager", fullgraph=True)
     assert_close(step(model), expected, 1e-11)
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_compiled_step_with_the_time_score_has_the_gradient_of_the_eager_one() -> None:
+    model = potential(UNET)
+    model.gauge = Gauge(64, (3,)).double()
+    expected = step(model, time_score=0.5)
+    assert expected[-1].abs().max() > 0, "the gauge is trained"
+    model.compile(backend="aot_eager", fullgraph=True)
+    assert_close(step(model, time_score=0.5), expected, 1e-11)
 
 
 @pytest.mark.usefixtures("untold")

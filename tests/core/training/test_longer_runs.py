@@ -87,6 +87,26 @@ def test_a_run_begins_with_the_weights_of_a_model_and_names_the_first_that_does_
     assert describe(refused.value).exit_code == 4
 
 
+def test_a_run_with_the_time_score_begins_with_a_model_without_it_and_the_other_way_round() -> None:
+    for name, first, then in (("on", 0.0, 0.1), ("off", 0.1, 0.0)):
+        train(out=f"before {name}", steps=2, decay=0.5, time_score=first)
+        train(out=name, steps=1, decay=0.5, lr=1e-12, init=f"before {name}", time_score=then)
+        ours, theirs = (vpfb.load(run, device="cpu").field.state_dict() for run in (f"before {name}", name))
+        assert any("gauge" in tensor for tensor in theirs) == bool(then)
+        for tensor in ours.keys() & theirs.keys():
+            torch.testing.assert_close(ours[tensor], theirs[tensor], rtol=0, atol=1e-6)
+
+
+def test_a_run_without_a_setting_that_was_added_later_goes_on_without_it() -> None:
+    train(out="run", steps=2, time_score=0.0)
+    config = Path("run/config.toml")
+    lines = [line for line in config.read_text().splitlines() if "time_score" not in line]
+    assert len(lines) == len(config.read_text().splitlines()) - 1
+    config.write_text("\n".join(lines) + "\n")
+    assert vpfb.train(vpfb.TrainConfig(resume="run", steps=3)).step == 3
+    assert prepare(vpfb.TrainConfig(resume="run", steps=4)).config.method.get("time_score") == 0
+
+
 def test_a_run_without_time_for_a_step_is_an_error() -> None:
     plan = prepare(vpfb.TrainConfig(**SMALL, out="run", time_budget=1.0))
     with pytest.raises(NoStepError, match="of 1 s was over before the first step") as ended:

@@ -105,7 +105,10 @@ def test_the_log_has_the_accuracy_of_a_classifier_of_samples_and_real_images(mon
     assert 0.3 < accuracies[-1] <= accuracies[0]
 
 
-@pytest.mark.parametrize("settings", [{}, {"dropout": 0.2, "conditional": True}, {"precision": "bf16"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"dropout": 0.2, "conditional": True}, {"precision": "bf16", "time_score": 0.1, "conditional": True}],
+)
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(settings: dict[str, Any]) -> None:
     whole = train(out="whole", **settings)
     stopped = train(out="parts", stop_after=3, **settings)

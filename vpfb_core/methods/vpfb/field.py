@@ -23,6 +23,8 @@ class PotentialField(PathField):
         has_null: whether the unconditional potential is trained.
     """
 
+    optional = ("potential.gauge.",)
+
     def __init__(
         self, potential: Potential, angles: AngleDistribution = DEFAULT_ANGLES, *, has_null: bool = True
     ) -> None:
@@ -66,7 +68,8 @@ class PotentialField(PathField):
 
     def _arc(self, x: Tensor, place: ArcPosition, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return self.potential.arc(x, x.new_full((len(x),), place.angle), condition)
+            field = self.potential.arc(x, x.new_full((len(x),), place.angle), condition)
+        return field.value, field.gradient
 
     # --- the flow -----------------------------------------------------------------------------------------------------
 

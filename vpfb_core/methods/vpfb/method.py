@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,12 +17,16 @@ from vpfb_core.methods.vpfb import estimation
 from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
 from vpfb_core.methods.vpfb.draws import Part, ValidationPoints
 from vpfb_core.methods.vpfb.field import PotentialField
+from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.normaliser import Normaliser, levels
 from vpfb_core.methods.vpfb.objectives import OBJECTIVES, Objective, residual
-from vpfb_core.methods.vpfb.path import PathSettings, path_defaults
+from vpfb_core.methods.vpfb.path import AngleDistribution, PathSettings, path_defaults
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
+from vpfb_core.methods.vpfb.time_score import stein_and_time_score
 from vpfb_core.settings import setting
 
+# The least share of the weight of the time score. It trains the gauge from the beginning, and hardly the network.
+LEAST_RAMP = 1e-3
 CONTRAST = 0.02  # at the end of a run one nat of the contrast counts as much as 2 % of the variance of the velocity
 
 
@@ -33,6 +38,16 @@ class VPFBSettings(PathSettings):
     contrast: float | None = setting(
         None, help="Weight of the contrast between conditions, once the learning rate has fallen.", low=0, high=100
     )
+    time_score: float | None = setting(
+        None, help="Weight of the time score of energies, once the learning rate has fallen.", low=0, high=100
+    )
+    uniform_angles: float | None = setting(
+        None, help="Share of the training angles that is uniform in the log signal-to-noise ratio.", low=0, high=0.9
+    )
+
+    @property
+    def angles(self) -> AngleDistribution:
+        return replace(super().angles, uniform=self.uniform_angles or 0.0)
 
 
 class VPFB(Method):
@@ -46,7 +61,11 @@ class VPFB(Method):
     def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
         contrasted = data.classes and asked.get("decay", 1) and asked.get("objective") != "official"
         chosen = super().defaults(data, asked) | path_defaults(data)
-        return chosen | {"contrast": CONTRAST if contrasted else 0.0}
+        return chosen | {"contrast": CONTRAST if contrasted else 0.0, "time_score": 0.0, "uniform_angles": 0.0}
+
+    @classmethod
+    def added_settings(cls) -> dict[str, Any]:
+        return {"time_score": 0.0, "uniform_angles": 0.0}
 
     def check(self, data: DataShape, *, decay: float, processes: int) -> None:
         settings = self.settings
@@ -64,6 +83,16 @@ class VPFB(Method):
                 "contrast begins while the learning rate falls, which it does not with decay=0",
                 hint="--set contrast=0",
             )
+        if settings.time_score and settings.objective != "stein":
+            raise ConfigError(
+                f"the time score is trained beside the objective stein, not {settings.objective}",
+                hint="--set time_score=0",
+            )
+        if settings.time_score and not decay:
+            raise ConfigError(
+                "the time score begins while the learning rate falls, which it does not with decay=0",
+                hint="--set time_score=0",
+            )
 
     @property
     def divisible(self) -> bool:
@@ -76,7 +105,8 @@ class VPFB(Method):
     def field(self, network: nn.Module, data: DataShape) -> PotentialField:
         settings = self.settings
         kind = UnpreconditionedPotential if settings.objective == "official" else Potential
-        potential = kind(network, settings.homotopy, settings.data_std)
+        gauge = Gauge(data.dimension, data.classes) if settings.time_score else None
+        potential = kind(network, settings.homotopy, settings.data_std, gauge)
         return PotentialField(potential, settings.angles, has_null=self.trains_null(data))
 
     def losses(self, field: PotentialField, batch: Batch, at: Moment) -> Iterable[Loss]:
@@ -90,12 +120,15 @@ class VPFB(Method):
 
             return mean
 
-        # The contrast begins when the learning rate falls. Earlier it would slow down learning to sample.
+        # Both terms of energies begin when the learning rate falls. Earlier they would slow down learning to sample.
         weight = (self.settings.contrast or 0.0) * at.cooling
         if weight and batch.condition is not None:
             yield Loss("contrast", mean_of(contrast, "contrast"), weight, unit=PAIR_EVERY)
-        objective = self.settings.objective
-        yield Loss(objective, mean_of(OBJECTIVES[objective], "step"), divisible=self.divisible)
+        name, time_score = self.settings.objective, self.settings.time_score
+        objective = OBJECTIVES[name]
+        if time_score:
+            objective = partial(stein_and_time_score, weight=time_score * max(at.cooling, LEAST_RAMP))
+        yield Loss(name, mean_of(objective, "step"), divisible=self.divisible)
 
     def held_out(self, field: PotentialField, data: Validation) -> dict[str, Tensor]:
         """The `residual` ‖∇N − y‖²/d of each datum at the angles of training; its mean is 1 for N = 0."""

@@ -21,6 +21,7 @@ from vpfb_core.settings import setting
 
 # Quantiles closer to 0 or 1 than this are coarse in float32.
 _LEAST_SHARE = 1e-4
+LEAST_UNIFORM_NOISE = 0.02  # cot φ; nearer to the data, energies are too inaccurate to be used
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,13 @@ class AngleDistribution:
     Attributes:
         mean: the mean of ℓ before truncation.
         std: the standard deviation of ℓ before truncation.
+        uniform: the share of the training angles that is drawn uniformly in ℓ instead, from two standard deviations
+            below the mean to `LEAST_UNIFORM_NOISE` or the end of the range. Quantiles do not contain this share.
     """
 
     mean: float = 1.0
     std: float = 1.2
+    uniform: float = 0.0
 
     @classmethod
     def for_dimensions(cls, d: int) -> AngleDistribution:
@@ -69,10 +73,24 @@ class AngleDistribution:
         return torch.atan(torch.exp(log_snr)).clamp(*angle_range)
 
     def sample(self, n: int, angle_range: tuple[float, float], *, like: Tensor, generator: torch.Generator) -> Tensor:
-        """n stratified angles, one in each n-th of the distribution, (n,), with the dtype and the device of `like`."""
+        """n stratified angles, one in each n-th of the distribution, (n,), with the dtype and the device of `like`.
+
+        The angles that are uniform in ℓ come first.
+        """
         jitter = torch.rand(n, generator=generator, dtype=like.dtype, device=like.device)
-        strata = torch.arange(n, dtype=like.dtype, device=like.device)
-        return self.quantile((strata + jitter) / n, angle_range)
+        strata = torch.arange(n, dtype=like.dtype, device=like.device) + jitter
+        first = round(self.uniform * n)
+        normal = self.quantile((strata[first:] - first) / max(n - first, 1), angle_range)
+        if not first:
+            return normal
+        low, high = self._uniform_range(angle_range)
+        log_snr = low + (high - low) * strata[:first] / first
+        return torch.cat([torch.atan(torch.exp(log_snr)), normal])
+
+    def _uniform_range(self, angle_range: tuple[float, float]) -> tuple[float, float]:
+        """The values of ℓ between which it is drawn uniformly."""
+        start, end = (math.log(math.tan(angle)) if angle > 0 else -math.inf for angle in angle_range)
+        return max(self.mean - 2 * self.std, start), min(-math.log(LEAST_UNIFORM_NOISE), end)
 
     def _cumulative(self, angle: float) -> float:
         """The cumulative distribution at φ before truncation."""

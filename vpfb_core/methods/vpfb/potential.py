@@ -18,20 +18,23 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.per_sample import expand_to, squared_norm, sum_per_sample
 from vpfb_core.machine.precision import in_true_float32
+from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.homotopy import Homotopy, Time
 from vpfb_core.networks.compiling import tell_compiler
 
 
 class ValueAndGradient(NamedTuple):
-    """N and its gradient at points of the arc.
+    """N and its derivatives at points of the arc.
 
     Attributes:
         value: N(u, φ), (N,), float32 or wider.
         gradient: ∇_u N(u, φ), which is the velocity du/dφ, like u.
+        rate: ∂N/∂φ at fixed u, (N,); None if it was not requested.
     """
 
     value: Tensor
     gradient: Tensor
+    rate: Tensor | None = None
 
 
 class Potential(nn.Module):
@@ -46,13 +49,17 @@ class Potential(nn.Module):
         network: maps (u (N, …), φ (N,), condition (N, G) or None) to the shape of u or to (N,).
         homotopy: the schedule, which determines the range of angles and the functions of (x, t).
         data_std: a, the standard deviation of the standardised data x̄ per dimension.
+        gauge: a function of the level and the condition that is added to N; None adds nothing.
     Attributes:
         autocast_dtype: the dtype in which the network alone runs; None leaves its own.
     """
 
-    def __init__(self, network: nn.Module, homotopy: Homotopy, data_std: float = 0.5) -> None:
+    def __init__(
+        self, network: nn.Module, homotopy: Homotopy, data_std: float = 0.5, gauge: Gauge | None = None
+    ) -> None:
         super().__init__()
         self.network = network
+        self.gauge = gauge
         self.homotopy = homotopy
         self.data_std = data_std
         self.autocast_dtype: torch.dtype | None = None
@@ -72,38 +79,45 @@ class Potential(nn.Module):
             angle: φ ∈ [0, π/2), (N,).
             condition: the class index in each condition group, int64 (N, G), −1 for none; None is unconditional.
         """
-        return _read_head(u, self._run_network(u, angle, condition))
+        value = _read_head(u, self._run_network(u, angle, condition))
+        return value if self.gauge is None else value + self.gauge(angle, condition).to(value.dtype)
 
-    def arc(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> ValueAndGradient:
-        """N and ∇_u N. Arguments are those of `potential`.
+    def arc(
+        self, u: Tensor, angle: Tensor, condition: Tensor | None = None, *, with_rate: bool = False
+    ) -> ValueAndGradient:
+        """N and ∇_u N, and on request ∂N/∂φ, from one backward pass.
 
-        Both are differentiable in the parameters if autograd is enabled, and detached under `torch.no_grad`.
+        They are differentiable in the parameters if autograd is enabled, and detached under `torch.no_grad`.
+
+        Args:
+            with_rate: whether ∂N/∂φ is computed. The other arguments are those of `potential`.
         """
         if torch.is_grad_enabled():
             if torch.compiler.is_compiling():
-                return self._traced_arc(u, angle, condition)
+                return self._traced_arc(u, angle, condition, with_rate=with_rate)
             u = u if u.requires_grad else u.detach().requires_grad_()
+            angle = angle.detach().requires_grad_() if with_rate else angle
             value = self.potential(u, angle, condition)
-            (gradient,) = torch.autograd.grad(value.sum(), u, create_graph=True)
-            return ValueAndGradient(value, gradient)
+            derivatives = torch.autograd.grad(value.sum(), (u, angle) if with_rate else u, create_graph=True)
+            return ValueAndGradient(value, *derivatives)
         # The tensors are copied, since tensors that were created under torch.inference_mode cannot be differentiated.
         with torch.inference_mode(False), torch.enable_grad():
-            u, angle = u.detach().clone().requires_grad_(), angle.clone()
+            u, angle = u.detach().clone().requires_grad_(), angle.detach().clone().requires_grad_(with_rate)
             value = self.potential(u, angle, None if condition is None else condition.clone())
-            (gradient,) = torch.autograd.grad(value.sum(), u)
-        return ValueAndGradient(value.detach(), gradient)
+            derivatives = torch.autograd.grad(value.sum(), (u, angle) if with_rate else u)
+        return ValueAndGradient(value.detach(), *derivatives)
 
     forward = arc  # torch.compile compiles `forward`, which therefore includes the gradient
 
-    def _traced_arc(self, u: Tensor, angle: Tensor, condition: Tensor | None) -> ValueAndGradient:
+    def _traced_arc(self, u: Tensor, angle: Tensor, condition: Tensor | None, *, with_rate: bool) -> ValueAndGradient:
         """`arc` with torch.func.grad, which torch.compile can trace but which is slower without compilation."""
 
-        def total(u: Tensor) -> tuple[Tensor, Tensor]:
+        def total(u: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
             value = self.potential(u, angle, condition)
             return value.sum(), value
 
-        gradient, value = torch.func.grad(total, has_aux=True)(u)
-        return ValueAndGradient(value, gradient)
+        derivatives, value = torch.func.grad(total, (0, 1) if with_rate else (0,), has_aux=True)(u, angle)
+        return ValueAndGradient(value, *derivatives)
 
     def compile(self, *args: Any, **settings: Any) -> None:
         """Compile `forward` in place for training. Arguments are those of `torch.compile`."""

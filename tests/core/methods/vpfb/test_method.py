@@ -23,11 +23,12 @@ from vpfb_core.methods.base import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
 from vpfb_core.methods.vpfb.draws import ValidationPoints
 from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy, LogHomotopy
-from vpfb_core.methods.vpfb.method import CONTRAST, VPFB, VPFBSettings, settings_of
+from vpfb_core.methods.vpfb.method import CONTRAST, LEAST_RAMP, VPFB, VPFBSettings, settings_of
 from vpfb_core.methods.vpfb.normaliser import levels
 from vpfb_core.methods.vpfb.objectives import OBJECTIVES
 from vpfb_core.methods.vpfb.path import AngleDistribution
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
+from vpfb_core.methods.vpfb.time_score import stein_and_time_score
 
 PLANE = DataShape((2,))
 CLASSES = DataShape((2,), (3,))
@@ -119,6 +120,23 @@ def test_contrast_sets_in_while_the_learning_rate_falls_with_the_weight_of_how_f
     assert [loss.name for loss in vpfb(contrast=0.0).losses(field, given, at)] == ["stein"]
 
 
+def test_the_time_score_reaches_its_weight_as_the_learning_rate_falls_and_trains_the_gauge_from_the_beginning() -> None:
+    method, condition = vpfb(time_score=0.4, uniform_angles=0.25), torch.tensor([[0], [1], [2], [0]])
+    field, given = method.field(Small(), CLASSES), batch(4, condition)
+    for cooling, weight in ((0.0, 0.4 * LEAST_RAMP), (0.5, 0.2)):
+        at = Moment(3, cooling=cooling)
+        (loss,) = method.losses(field, given, at)
+        expected = stein_and_time_score(
+            field.potential, given.data * STD, condition, weight=weight, generator=at.generator("step"),
+            angles=AngleDistribution(uniform=0.25),
+        )  # fmt: skip
+        torch.testing.assert_close(loss.value(slice(0, 4)), expected)
+        gradients = torch.autograd.grad(loss.value(slice(0, 4)), list(field.potential.gauge.parameters()))
+        assert all(gradient.abs().max() > 0 for gradient in gradients)
+    assert vpfb(time_score=0.0).field(Small(), CLASSES).potential.gauge is None
+    assert vpfb().field(Small(), CLASSES).potential.gauge is None, "as in files that do not know the setting"
+
+
 # --- the held-out figure ----------------------------------------------------------------------------------------------
 
 
@@ -169,6 +187,8 @@ def test_contrast_is_weighed_by_default_where_there_are_classes_and_the_rate_fal
         ({"objective": "official"}, PLANE, {"processes": 2}, "whole batch"),
         ({"contrast": 0.1}, PLANE, {}, "this run has none"),
         ({"contrast": 0.1}, CLASSES, {"decay": 0.0}, "decay=0"),
+        ({"time_score": 0.1}, PLANE, {"decay": 0.0}, "decay=0"),
+        ({"time_score": 0.1, "objective": "ritz"}, PLANE, {}, "not ritz"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_or_the_run_are_refused(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT, VP
-from vpfb_core.methods.vpfb.path import AngleDistribution
+from vpfb_core.methods.vpfb.path import LEAST_UNIFORM_NOISE, AngleDistribution
 
 RANGES = {"ot": OT().angle_range(STD), "vp": VP(0.1).angle_range(STD), "inner": (0.3, 1.2)}
 
@@ -87,3 +87,17 @@ def test_angles_are_the_generators_and_no_others() -> None:
     )
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+
+
+def test_a_share_of_the_training_angles_is_uniform_in_the_log_of_the_tangent_and_the_rest_is_as_without_it() -> None:
+    n, angle_range = 4000, OT().angle_range(0.5)
+    angles = AngleDistribution(1.0, 1.2, uniform=0.25)
+    drawn = angles.sample(n, angle_range, like=torch.zeros(1).double(), generator=torch.Generator().manual_seed(0))
+    log_ratio = torch.log(torch.tan(drawn))
+    low, high = 1.0 - 2 * 1.2, -math.log(LEAST_UNIFORM_NOISE)
+    uniform = stats.kstest(log_ratio[: n // 4].numpy(), stats.uniform(low, high - low).cdf)
+    assert uniform.statistic < 1.01 / (n // 4), "one angle in each stratum"
+    normal = stats.kstest(log_ratio[n // 4 :].numpy(), truncated(angles, angle_range).cdf)
+    assert normal.statistic < 1.01 / (n - n // 4)
+    middles = (torch.arange(40).double() + 0.5) / 40
+    assert torch.equal(angles.quantile(middles, angle_range), AngleDistribution().quantile(middles, angle_range))
