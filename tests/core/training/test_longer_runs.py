@@ -104,7 +104,7 @@ def test_a_run_without_a_setting_that_was_added_later_goes_on_without_it() -> No
     assert len(lines) == len(config.read_text().splitlines()) - 1
     config.write_text("\n".join(lines) + "\n")
     assert vpfb.train(vpfb.TrainConfig(resume="run", steps=3)).step == 3
-    assert prepare(vpfb.TrainConfig(resume="run", steps=4)).config.method.get("time_score") == 0
+    assert prepare(vpfb.TrainConfig(resume="run", steps=4)).config.method.settings["time_score"] == 0
 
 
 def test_a_run_without_time_for_a_step_is_an_error() -> None:
