@@ -89,7 +89,7 @@ def sample(
     if known is not None and mask is not None:
         drawn = _inpaint(job, known, mask)
     elif langevin is not None:
-        drawn = _walk(job, langevin)
+        drawn = _run_chains(job, langevin)
     else:
         drawn = _follow_flow(job, writer.add)
     if not distributed.group().first:
@@ -175,7 +175,7 @@ def _follow_flow(job: _Job, take: Callable[[Tensor, Tensor | None], None]) -> _D
     return _Drawn(evaluations)
 
 
-def _walk(job: _Job, steps: int) -> _Drawn:
+def _run_chains(job: _Job, steps: int) -> _Drawn:
     """Draw images by the flow, and continue each by a Markov chain over the data."""
     import torch
 
@@ -185,7 +185,7 @@ def _walk(job: _Job, steps: int) -> _Drawn:
     drawn = _follow_flow(job, lambda images, _path: starts.append(images))
     if not distributed.group().first:
         return drawn
-    with progress(job.say, "walking") as bar:
+    with progress(job.say, "running chains") as bar:
         chains = job.model.long_run(
             torch.cat(starts), steps, job.seed, on_progress=bar.update, **job.settings, **job.solver
         )

@@ -9,7 +9,7 @@ from vpfb_core.errors import ConfigError, DataError, DivergedError, NoStepError,
 from vpfb_core.training.agenda import Due
 from vpfb_core.training.ending import calibrate_in_time
 from vpfb_core.training.figures import NotFiniteError
-from vpfb_core.training.in_progress import RunInProgress
+from vpfb_core.training.current_run import CurrentRun
 from vpfb_core.training.progress import Result
 from vpfb_core.training.resuming import read_calibration, restore, start_from
 from vpfb_core.training.state import Counters, State, read_state
@@ -17,7 +17,7 @@ from vpfb_core.training.state import Counters, State, read_state
 MAX_ROLLBACKS = 5
 
 
-def train_to_end(run: RunInProgress) -> Result:
+def train_to_end(run: CurrentRun) -> Result:
     """Train until the run is finished or asked to stop. Errors are those of `session.run`."""
     damaged = _resume(run)
     if (finished := _already_finished(run)) is not None:
@@ -42,7 +42,7 @@ def train_to_end(run: RunInProgress) -> Result:
 # --- the beginning of a session ---------------------------------------------------------------------------------------
 
 
-def _resume(run: RunInProgress) -> tuple[Path, ...]:
+def _resume(run: CurrentRun) -> tuple[Path, ...]:
     """Continue from the newest undamaged state, if there is one. Returns the paths of newer states, all damaged."""
     fingerprint = run.group.from_first(lambda: run.record.fingerprint)
     run.group.together(lambda: _require_same_data(run, fingerprint))
@@ -56,7 +56,7 @@ def _resume(run: RunInProgress) -> tuple[Path, ...]:
     return tuple(path for path, _ in restored.state.damaged)
 
 
-def _require_same_data(run: RunInProgress, fingerprint: str) -> None:
+def _require_same_data(run: CurrentRun, fingerprint: str) -> None:
     if run.record.fingerprint != fingerprint:
         raise ConfigError(
             f"process {run.group.rank} has other data named {run.config.data.source!r} than process 0",
@@ -64,7 +64,7 @@ def _require_same_data(run: RunInProgress, fingerprint: str) -> None:
         )
 
 
-def _already_finished(run: RunInProgress) -> Result | None:
+def _already_finished(run: CurrentRun) -> Result | None:
     """The result of a run that was finished in an earlier session; None if there is something left to do."""
     model = run.model()
     run.clock.go_on(run.counters.seconds)
@@ -74,7 +74,7 @@ def _already_finished(run: RunInProgress) -> Result | None:
     return run.result("already finished", model)
 
 
-def _begin(run: RunInProgress, damaged: tuple[Path, ...]) -> None:
+def _begin(run: CurrentRun, damaged: tuple[Path, ...]) -> None:
     """Write the files of the beginning of a session, and check the model before its first step."""
     if run.group.first:
         run.record.begin(run.counters, damaged)
@@ -93,7 +93,7 @@ def _begin(run: RunInProgress, damaged: tuple[Path, ...]) -> None:
 # --- the steps --------------------------------------------------------------------------------------------------------
 
 
-def _do_what_is_due(run: RunInProgress, due: Due) -> Result | None:
+def _do_what_is_due(run: CurrentRun, due: Due) -> Result | None:
     """Log, check and save if they are due. Returns the result if the run was asked to stop, and otherwise None."""
     if due.log:
         run.figures.read(run.counters.step)
@@ -109,7 +109,7 @@ def _do_what_is_due(run: RunInProgress, due: Due) -> Result | None:
     return None
 
 
-def _step(run: RunInProgress, fraction: float) -> None:
+def _step(run: CurrentRun, fraction: float) -> None:
     """Take a step.
 
     Raises:
@@ -135,7 +135,7 @@ def _step(run: RunInProgress, fraction: float) -> None:
     run.report()
 
 
-def _roll_back(run: RunInProgress, error: NotFiniteError) -> None:
+def _roll_back(run: CurrentRun, error: NotFiniteError) -> None:
     """Return to the last saved state and halve the learning rate.
 
     Raises:
@@ -149,7 +149,7 @@ def _roll_back(run: RunInProgress, error: NotFiniteError) -> None:
     run.agenda.checked(run.counters.step)
 
 
-def _state_to_roll_back_to(run: RunInProgress, error: NotFiniteError, rollbacks: int) -> State:
+def _state_to_roll_back_to(run: CurrentRun, error: NotFiniteError, rollbacks: int) -> State:
     """The last saved state, whose step becomes the end of the log. Errors are those of `_roll_back`."""
     state = read_state(run.folder)
     if state is None or run.config.run.on_nonfinite == "stop" or rollbacks > MAX_ROLLBACKS:
@@ -165,7 +165,7 @@ def _state_to_roll_back_to(run: RunInProgress, error: NotFiniteError, rollbacks:
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-def _finish(run: RunInProgress) -> Result:
+def _finish(run: CurrentRun) -> Result:
     """Check, calibrate and save the model. The first process does the work, and the others wait.
 
     Raises:

@@ -11,7 +11,7 @@ from vpfb_core.config import TrainConfig
 from vpfb_core.data.decoding import warnings_silenced
 from vpfb_core.machine import distributed
 from vpfb_core.model.runs import Run
-from vpfb_core.training.in_progress import RunInProgress
+from vpfb_core.training.current_run import CurrentRun
 from vpfb_core.training.loop import train_to_end
 from vpfb_core.training.plan import Plan, prepare
 from vpfb_core.training.progress import Progress, Result
@@ -69,9 +69,9 @@ def run(
         stack.enter_context(_threads(plan.config.machine.threads))
         stack.enter_context(warnings_silenced())
         stack.enter_context(group.naming_lost_processes())
-        in_progress = RunInProgress(plan, folder, group, on_step, should_stop or (lambda: False), began)
-        stack.enter_context(contextlib.closing(in_progress))
-        return train_to_end(in_progress)
+        current = CurrentRun(plan, folder, group, on_step, should_stop or (lambda: False), began)
+        stack.enter_context(contextlib.closing(current))
+        return train_to_end(current)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A run in progress: its parts, and what is measured, reported and saved at its present step."""
+"""The current run: its parts, and what is measured, reported and saved at its present step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vpfb_core.training.state import Counters, State
 from vpfb_core.uses.calibration import full_cost
 
 
-class RunInProgress:
+class CurrentRun:
     """A run during one session. `loop` decides when its methods are called.
 
     Args:
