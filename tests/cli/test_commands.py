@@ -216,7 +216,7 @@ WRONGS = [
     ("train --data digits --steps 0", 2, "steps = 0"),
     ("train --data digits --device cuda:99", 2, "devices here: "),
     ("train --data digits --steps 1 --out file/run", 3, "file/run"),
-    ("train --data digits --augment flip", 2, "flipped"),
+    ("train --data digits --augment flip", 2, "a mirrored image"),
     ("train --resume absent", 2, "absent"),
     ("train --stepz 3", 2, "--steps"),
     ("sample -n 0", 2, "0"),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from vpfb_core.errors import ConfigError, DataError, DivergedError, NoStepError, StepTooLargeError
 from vpfb_core.training.agenda import Due
+from vpfb_core.training.current_run import CurrentRun
 from vpfb_core.training.ending import calibrate_in_time
 from vpfb_core.training.figures import NotFiniteError
-from vpfb_core.training.current_run import CurrentRun
 from vpfb_core.training.progress import Result
 from vpfb_core.training.resuming import read_calibration, restore, start_from
 from vpfb_core.training.state import Counters, State, read_state
