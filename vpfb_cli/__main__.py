@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 from vpfb_cli import output, signals, streams
+from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
     import typer
@@ -61,10 +62,20 @@ def _invoke(app: typer.Typer, argv: Sequence[str]) -> int:
         with redirect_stdout(sys.stderr):
             app(["--help"], prog_name="vpfb", standalone_mode=False)
         return output.EXIT_USAGE
+    _refuse_empty(argv)
     code = app(list(argv), prog_name="vpfb", standalone_mode=False)
     if code == output.EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     return code or 0
+
+
+def _refuse_empty(argv: Sequence[str]) -> None:
+    """Refuse a value that is empty, as a variable of the shell is that was not set. Paths would become this folder."""
+    for before, word in zip(["", *argv], argv, strict=False):
+        option, equals, value = word.partition("=")
+        if word == "" or (option.startswith("--") and equals and not value):
+            given = option or (before if before.startswith("-") else "an argument")
+            raise ConfigError(f"{given} is empty", hint="give a value, or leave it out")
 
 
 def _show_warning(message: Warning | str, *_place: object, **_more: object) -> None:

@@ -2,45 +2,93 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vpfb_cli.outputs import require_apart
 from vpfb_cli.wording import counted
-from vpfb_core.machine.files import flush_names, write_bytes
+from vpfb_core.errors import ConfigError
+from vpfb_core.machine.files import flush_names, replacing, require_writable, require_writable_folder, write_bytes
+from vpfb_core.machine.launch import place
+from vpfb_core.machine.limits import memory_share
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from vpfb_cli.output import Output
 
 
 class ImageWriter:
-    """A writer that receives images in batches. It writes a folder at once, and a file when it is closed.
+    """A writer that receives images in batches. It writes a folder or an array as they come, other files at the end.
 
-    Older samples in the folder are removed when the first new ones are written.
+    A folder and an array therefore take any number of images. Older samples in the folder are removed when the first
+    new ones are written.
 
     Args:
         out: the value of `-o`.
         say: the output of the command.
+        inputs: the files that the command reads, by the options that name them.
     Raises:
-        ConfigError: the format is unknown, stdout is not free, or a file of another program has the name of a sample.
+        ConfigError: the format is unknown, stdout is not free, an input would be replaced, or a file of another program
+            has the name of a sample.
+        DataError: the output cannot be written.
     """
 
-    def __init__(self, out: str, say: Output) -> None:
+    def __init__(self, out: str, say: Output, inputs: Mapping[str, Path | None]) -> None:
         from vpfb_core.uses import pictures
 
         self._stdout = say.binary_stdout("-o -") if out == "-" else None
         self.kind = pictures.output_format(out)
         self._out = Path(out)
-        self._older = pictures.samples_in(self._out) if self.kind == "folder" else []
+        self._older: list[Path] = []
+        if self.kind == "folder":
+            require_writable_folder(self._out)
+            self._older = pictures.samples_in(self._out)
+        elif self._stdout is None:
+            require_apart(out, inputs)
+            require_writable(self._out)
         self._say, self._count = say, 0
         self._images: list[Tensor] = []
         self._paths: list[Tensor] = []
+        self._append: Callable[[Tensor], None] | None = None
 
     @property
     def wants_path(self) -> bool:
         """Whether the output shows the path of the flow, and not only its end."""
         return self.kind == "gif"
+
+    @contextlib.contextmanager
+    def writing(self, count: int, shape: Sequence[int], *, frames: int = 1, at_once: bool = False) -> Iterator[None]:
+        """Take `count` images of `shape` (C, H, W) in this context, at the end of which they are written.
+
+        Only the first process of a job writes. If the context ends with an error, the file from before stays.
+
+        Args:
+            frames: the number of frames of an animation.
+            at_once: whether all images come in one piece, whatever their number.
+        Raises:
+            ConfigError: no such number of images can be written, or held in the memory.
+        """
+        from vpfb_core.uses import pictures
+
+        if self.kind not in ("folder", "npz"):
+            fewer = self.wants_path or at_once
+            instead = "ask for fewer images" if fewer else ".npz and a folder take any number of images"
+            pictures.require_grid(count, shape, frames=frames if self.wants_path else 1, instead=instead)
+        if at_once:
+            _require_memory(count, shape)
+        if not place().first:
+            yield
+        elif self.kind == "npz":
+            with replacing(self._out) as file, pictures.npz(file, count, shape) as self._append:
+                yield
+        else:
+            yield
+            self._finish()
 
     def add(self, images: Tensor, path: Tensor | None = None) -> None:
         """Add the next images.
@@ -55,10 +103,12 @@ class ImageWriter:
             self._replace_older()
             pictures.write_folder(self._out, images, self._count)
             self._count += len(images)
+        elif self._append is not None:
+            self._append(images)
         elif path is not None:
-            self._paths.append(path)
+            self._paths.append(pictures.to_bytes(path))
         else:
-            self._images.append(images)
+            self._images.append(pictures.to_bytes(images))
 
     def _replace_older(self) -> None:
         """Remove the older samples of the folder, before the first new one is written."""
@@ -68,7 +118,7 @@ class ImageWriter:
             self._say.note(f"{counted(len(self._older), 'older sample')} in {self._out} replaced")
             self._older = []
 
-    def close(self) -> None:
+    def _finish(self) -> None:
         """Write the file, or flush the folder to disk."""
         import torch
 
@@ -81,12 +131,20 @@ class ImageWriter:
             frames = torch.stack([pictures.tile(step) for step in torch.cat(self._paths, dim=1)])
             write_bytes(self._out, pictures.gif(frames))
             return
-        images = torch.cat(self._images)
-        if self.kind == "npz":
-            write_bytes(self._out, pictures.npz(images))
-            return
-        grid = pictures.png(pictures.tile(images))
+        grid = pictures.png(pictures.tile(torch.cat(self._images)))
         if self._stdout is None:
             write_bytes(self._out, grid)
         else:
             self._stdout(grid)
+
+
+def _require_memory(count: int, shape: Sequence[int]) -> None:
+    """Raise ConfigError if so many images cannot be held in the memory as the numbers that are computed with."""
+    channels, height, width = shape
+    copies = 4  # of float32 numbers: the starts, the ends, and what becomes of them
+    size, available = copies * 4 * channels * height * width * count, memory_share()
+    if size > available:
+        raise ConfigError(
+            f"{count:,} images of {height}x{width} at once would take {size / 2**30:,.0f} GiB",
+            hint=f"there are {available / 2**30:.1f} GiB for them here; draw fewer, and others with another --seed",
+        )

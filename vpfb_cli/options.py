@@ -22,6 +22,7 @@ import typer
 
 from vpfb_cli import output
 from vpfb_cli.output import Output
+from vpfb_core.machine.file_names import expanded
 
 # The panels of `--help` that commands share.
 DATA, MODEL, MACHINE, OUTPUT = "Data", "Model", "Machine", "Output"
@@ -44,6 +45,25 @@ def option(usage: str, panel: str, help: str, **more: Any) -> Any:
     names = [word for word in usage.split() if word.startswith("-")]
     metavar = "".join(word for word in usage.split() if not word.startswith("-"))
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **more)
+
+
+def path_option(usage: str, panel: str, help: str, **more: Any) -> Any:
+    """An option for a path, or for a name that may be a path: a leading ~ is the home folder."""
+    return option(usage, panel, help, parser=expanded, **more)
+
+
+def file_option(usage: str, panel: str, help: str, **more: Any) -> Any:
+    """An option for a path that the command gets as a `Path`."""
+    return option(usage, panel, help, parser=_as_path, **more)
+
+
+def path_argument(metavar: str, help: str, **more: Any) -> Any:
+    """The argument of a command that is a path, or a name that may be one."""
+    return typer.Argument(metavar=metavar, help=help, parser=expanded, **more)
+
+
+def _as_path(text: str) -> Path:
+    return Path(expanded(text))
 
 
 def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
@@ -100,7 +120,7 @@ def _within_seeds(value: int) -> int:
 MODEL_HELP = "A run folder, a .safetensors file, or the name of a built-in model."
 ModelOption = Annotated[
     str | None,
-    option("--model -m MODEL", MODEL, MODEL_HELP, show_default="the newest run under ./runs, else digits"),
+    path_option("--model -m MODEL", MODEL, MODEL_HELP, show_default="the newest run under ./runs, else digits"),
 ]
 CountOption = Annotated[int, option("-n N", OUTPUT, "Number of images.", callback=at_least_one)]
 BatchSizeOption = Annotated[
@@ -143,7 +163,7 @@ class DataAccess:
 
     data_root: Annotated[
         Path | None,
-        option(
+        file_option(
             "--data-root DIR", DATA, "Folder of the named data sets.",
             show_default="VPFB_DATA, else ~/.cache/vpfb",
         ),

@@ -10,7 +10,16 @@ import typer
 from vpfb_cli import signals
 from vpfb_cli.image_writer import ImageWriter
 from vpfb_cli.models import open_model
-from vpfb_cli.options import OUTPUT, BatchSizeOption, CountOption, Machine, ModelOption, at_least_one, option
+from vpfb_cli.options import (
+    OUTPUT,
+    BatchSizeOption,
+    CountOption,
+    Machine,
+    ModelOption,
+    at_least_one,
+    option,
+    path_option,
+)
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import duration, one_of
@@ -36,7 +45,7 @@ def compose(
     n: CountOption = 16,
     out: Annotated[
         str,
-        option(
+        path_option(
             "-o --out OUT",
             OUTPUT,
             ".png: a grid; .npz: an array; folder: one PNG per image, in place of older samples there; "
@@ -76,20 +85,20 @@ def compose(
     with signals.importing():
         from vpfb_core.uses import composition
     parsed = composition.parse(expression)
-    writer = ImageWriter(out, say)
+    writer = ImageWriter(out, say, {})
     if writer.wants_path:
         raise ConfigError(f"cannot write {out!r}: Markov chains have no path from noise", hint=".png writes a grid")
     models, name = _open_models(say, parsed, model, machine)
     composed = composition.Composition(parsed, models)
 
     began = time.monotonic()
-    with progress(say, "composing") as bar:
-        drawn = composition.sample(
-            composed, n, machine.seed, mcmc=mcmc, mcmc_steps=mcmc_steps, levels=levels, batch_size=batch_size,
-            on_level=bar.update,
-        )  # fmt: skip
-    writer.add(drawn.images)
-    writer.close()
+    with writer.writing(n, composed.model.shape, at_once=True):
+        with progress(say, "composing") as bar:
+            drawn = composition.sample(
+                composed, n, machine.seed, mcmc=mcmc, mcmc_steps=mcmc_steps, levels=levels, batch_size=batch_size,
+                on_level=bar.update,
+            )  # fmt: skip
+        writer.add(drawn.images)
     seconds = time.monotonic() - began
     document = {
         "model": name, "output": out, "expression": expression, "n": n, "nfe": drawn.nfe,

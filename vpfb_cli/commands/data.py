@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from vpfb_cli import output, signals
-from vpfb_cli.options import DATA, OUTPUT, DataAccess, at_least_one, option
+from vpfb_cli.options import DATA, OUTPUT, DataAccess, at_least_one, file_option, option, path_argument
 from vpfb_cli.output import Output
+from vpfb_cli.outputs import require_file
 from vpfb_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def data(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A name, NAME:test, a folder, or a file.", show_default=False)
+        str | None, path_argument("NAME", "A name, NAME:test, a folder, or a file.", show_default=False)
     ] = None,
     *,
     size: Annotated[
@@ -28,7 +27,7 @@ def data(
         int | None, option("--channels 1|3", DATA, "1 for grey, 3 for colour.", show_default="found from the data")
     ] = None,
     access: DataAccess,
-    grid: Annotated[Path | None, option("--grid OUT.png", OUTPUT, "Write a grid of some of the images.")] = None,
+    grid: Annotated[Path | None, file_option("--grid OUT.png", OUTPUT, "Write a grid of some of the images.")] = None,
     n: Annotated[int, option("-n N", OUTPUT, "Number of images in the grid.", callback=at_least_one)] = 64,
     say: Output,
 ) -> None:
@@ -42,8 +41,8 @@ def data(
     """
     if name is None and grid is not None:
         raise ConfigError("--grid shows one data set, and none is named", hint=f"vpfb data mnist --grid {grid}")
-    if grid is not None and grid.suffix.lower() != ".png":
-        raise ConfigError(f"cannot write '{grid}': the grid is a .png file")
+    if grid is not None:
+        require_file("--grid", grid, [".png"], {"data": Path(name or "")})
     with signals.importing():
         from vpfb_core.data import LoadOptions
 
@@ -136,6 +135,7 @@ def _write_grid(grid: Path, images: Source, n: int) -> None:
     from vpfb_core.machine.files import write_bytes
     from vpfb_core.uses import pictures
 
+    pictures.require_grid(min(n, len(images)), images.shape)
     order = torch.randperm(len(images), generator=noise.generator("grid", len(images)))
     shown = images.subset(order[:n]).images
     write_bytes(grid, pictures.png(pictures.tile(shown / 255)))

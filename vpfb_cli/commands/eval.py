@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 from vpfb_cli import output, signals
 from vpfb_cli.flow_options import Flow
 from vpfb_cli.models import open_model
-from vpfb_cli.options import DATA, BatchSizeOption, DataAccess, Machine, ModelOption, at_least_one, option
+from vpfb_cli.options import (
+    DATA,
+    BatchSizeOption,
+    DataAccess,
+    Machine,
+    ModelOption,
+    at_least_one,
+    file_option,
+    option,
+    path_option,
+)
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import duration
@@ -26,7 +36,8 @@ METRICS, FEATURES = "Metrics", "Features"
 def eval_(
     *,
     source: Annotated[
-        str, option("--data NAME", DATA, "Real images to compare with: a name, NAME:train, NAME:test, DIR or FILE.")
+        str,
+        path_option("--data NAME", DATA, "Real images to compare with: a name, NAME:train, NAME:test, DIR or FILE."),
     ],
     access: DataAccess,
     metrics: Annotated[
@@ -60,7 +71,9 @@ def eval_(
     ] = None,
     weights_path: Annotated[
         Path | None,
-        option("--weights-path FILE", FEATURES, "Weights of inception or of torchvision:ARCH, .pth or .safetensors."),
+        file_option(
+            "--weights-path FILE", FEATURES, "Weights of inception or of torchvision:ARCH, .pth or .safetensors."
+        ),
     ] = None,
     fit_features: Annotated[
         bool,

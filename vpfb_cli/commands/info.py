@@ -6,11 +6,9 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from vpfb_cli import output, signals
 from vpfb_cli.models import open_model
-from vpfb_cli.options import DATA, DataAccess, Machine, option
+from vpfb_cli.options import DATA, DataAccess, Machine, option, path_argument, path_option
 from vpfb_cli.output import Output
 from vpfb_cli.wording import duration
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
@@ -30,10 +28,8 @@ UNKNOWN = "unknown"
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="A run folder, a .safetensors file, or the name of a built-in model.",
-            show_default=False,
+        path_argument(
+            "MODEL", "A run folder, a .safetensors file, or the name of a built-in model.", show_default=False
         ),
     ] = None,
     *,
@@ -41,7 +37,7 @@ def info(
         bool, option("--calibrate", "Calibration", "Calibrate densities and scores, and save them in the model.")
     ] = False,
     data: Annotated[
-        str | None, option("--data DATA", DATA, "Images to calibrate on.", show_default="the training data")
+        str | None, path_option("--data DATA", DATA, "Images to calibrate on.", show_default="the training data")
     ] = None,
     access: DataAccess,
     machine: Machine,

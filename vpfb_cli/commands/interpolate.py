@@ -8,8 +8,18 @@ from typing import Annotated
 from vpfb_cli import signals
 from vpfb_cli.flow_options import Condition, Flow
 from vpfb_cli.models import open_model
-from vpfb_cli.options import OUTPUT, BatchSizeOption, Machine, ModelOption, at_least_one, option
+from vpfb_cli.options import (
+    OUTPUT,
+    BatchSizeOption,
+    Machine,
+    ModelOption,
+    at_least_one,
+    file_option,
+    option,
+    path_option,
+)
 from vpfb_cli.output import Output
+from vpfb_cli.outputs import require_apart
 from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError
 
@@ -22,7 +32,9 @@ def interpolate(
     n: Annotated[int, option("-n N", OUTPUT, "Number of frames per row, both ends included.")] = 8,
     out: Annotated[
         str,
-        option("-o --out OUT", OUTPUT, ".png: a grid with one row per interpolation; .gif: one frame after the other."),
+        path_option(
+            "-o --out OUT", OUTPUT, ".png: a grid with one row per interpolation; .gif: one frame after the other."
+        ),
     ] = "interpolation.png",
     rows: Annotated[
         int | None,
@@ -35,9 +47,9 @@ def interpolate(
         ),
     ] = None,
     from_: Annotated[
-        Path | None, option("--from A.png", ENDS, "Start at this image, encoded by the reverse flow.")
+        Path | None, file_option("--from A.png", ENDS, "Start at this image, encoded by the reverse flow.")
     ] = None,
-    to: Annotated[Path | None, option("--to B.png", ENDS, "End at this image.")] = None,
+    to: Annotated[Path | None, file_option("--to B.png", ENDS, "End at this image.")] = None,
     model: ModelOption = None,
     condition: Condition,
     flow: Flow,
@@ -63,7 +75,7 @@ def interpolate(
         from vpfb_core.data.single import read_image
         from vpfb_core.dynamics.per_sample import rms_distance
         from vpfb_core.machine import noise
-        from vpfb_core.machine.files import write_bytes
+        from vpfb_core.machine.files import require_writable, write_bytes
         from vpfb_core.methods.transport import ENCODING_SOLVER
         from vpfb_core.uses import pictures
     kind = pictures.output_format(out)
@@ -74,9 +86,13 @@ def interpolate(
             f"{len(condition.class_)} classes were given for {count} row{'s' if count > 1 else ''}",
             hint="each row has one class; --rows R sets the number of rows",
         )
+    require_apart(out, {"--from": from_, "--to": to})
+    require_writable(Path(out))
     solver = flow.choose() if flow.given else ENCODING_SOLVER
     loaded, name = open_model(say, model, machine)
     condition.warn_if_idle(say, loaded)
+    layout = {"columns": n} if kind == "png" else {"frames": n}
+    pictures.require_grid(count * n if kind == "png" else count, loaded.shape, **layout, instead="ask for fewer frames")
 
     settings = {
         "condition": condition.class_,

@@ -16,12 +16,13 @@ from vpfb_cli.options import (
     DataAccess,
     Machine,
     at_least_one,
+    file_option,
     option,
+    path_option,
 )
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import one_of
-from vpfb_core.errors import DataError
 from vpfb_core.names import SCORES
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
 
 def ood(
     *,
-    in_set: Annotated[str, option("--in IN", DATA, "In-distribution images: a named data set, a folder or a file.")],
-    out_sets: Annotated[list[str], option("--out OUT", DATA, "Out-of-distribution images. Can be repeated.")],
+    in_set: Annotated[
+        str, path_option("--in IN", DATA, "In-distribution images: a named data set, a folder or a file.")
+    ],
+    out_sets: Annotated[list[str], path_option("--out OUT", DATA, "Out-of-distribution images. Can be repeated.")],
     limit: Annotated[
         int, option("--limit N", DATA, "Largest number of images per set.", callback=at_least_one)
     ] = 1_000,
@@ -58,7 +61,9 @@ def ood(
     machine: Machine,
     folder: Annotated[
         Path | None,
-        option("-o --output DIR", OUTPUT, "Folder for scores.csv, report.json and one histogram per OUT and score."),
+        file_option(
+            "-o --output DIR", OUTPUT, "Folder for scores.csv, report.json and one histogram per OUT and score."
+        ),
     ] = None,
     say: Output,
 ) -> None:
@@ -77,15 +82,18 @@ def ood(
     """
     with signals.importing():
         from vpfb_core.machine import distributed
+        from vpfb_core.machine.files import require_writable_folder
         from vpfb_core.uses.ood import choice, comparison
         from vpfb_core.uses.ood.scores import find_scores
     names = find_scores(scores or [])
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file, not a folder", hint="name a folder with -o")
+    if folder is not None:
+        require_writable_folder(folder)
     for out_set in out_sets:
         choice.check_different(in_set, out_set)
     loaded, model_name = _open(say, model, in_set, machine)
     names = _ready(say, loaded, names, scores or [])
+    if folder is not None:
+        comparison.older_report(folder, out_sets, names)
 
     def load_sets() -> dict[tuple[str, str], ImageSet]:
         sets = {(in_set, "in"): choice.load_in_distribution(loaded, in_set, limit, **access.settings)}

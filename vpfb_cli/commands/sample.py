@@ -12,7 +12,18 @@ from vpfb_cli import signals
 from vpfb_cli.flow_options import Condition, Flow
 from vpfb_cli.image_writer import ImageWriter
 from vpfb_cli.models import open_model
-from vpfb_cli.options import MODEL, OUTPUT, BatchSizeOption, CountOption, Machine, ModelOption, at_least_one, option
+from vpfb_cli.options import (
+    MODEL,
+    OUTPUT,
+    BatchSizeOption,
+    CountOption,
+    Machine,
+    ModelOption,
+    at_least_one,
+    file_option,
+    option,
+    path_option,
+)
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import duration
@@ -33,7 +44,7 @@ def sample(
     n: CountOption = 64,
     out: Annotated[
         str,
-        option(
+        path_option(
             "-o --out OUT",
             OUTPUT,
             ".png: a grid; .npz: an array; .gif: the path from noise; folder: one PNG per image, "
@@ -51,11 +62,13 @@ def sample(
         option("--langevin N", CHAINS, "Continue each sample by N steps of a MALA chain.", callback=at_least_one),
     ] = None,
     known: Annotated[
-        Path | None, option("--known IMAGE", CHAINS, "Keep the known pixels of this image and draw the others.")
+        Path | None, file_option("--known IMAGE", CHAINS, "Keep the known pixels of this image and draw the others.")
     ] = None,
     mask: Annotated[
         Path | None,
-        option("--mask MASK", CHAINS, "Picture of the size of IMAGE: white pixels are kept, black pixels are drawn."),
+        file_option(
+            "--mask MASK", CHAINS, "Picture of the size of IMAGE: white pixels are kept, black pixels are drawn."
+        ),
     ] = None,
     batch_size: BatchSizeOption = 256,
     machine: Machine,
@@ -75,7 +88,7 @@ def sample(
     """
     with signals.importing():
         from vpfb_core.machine import distributed
-    writer = ImageWriter(out, say)
+    writer = ImageWriter(out, say, {"--known": known, "--mask": mask})
     _check_combination(writer, langevin, known, mask, flow)
     solver = flow.choose()
     loaded, name = open_model(say, model, machine, weights)
@@ -86,15 +99,16 @@ def sample(
     began = time.monotonic()
     settings = {"condition": condition.class_, "guidance": condition.guidance, "batch_size": batch_size}
     job = _Job(say, loaded, n, machine.seed, settings, solver.arguments, writer)
-    if known is not None and mask is not None:
-        drawn = _inpaint(job, known, mask)
-    elif langevin is not None:
-        drawn = _run_chains(job, langevin)
-    else:
-        drawn = _follow_flow(job, writer.add)
+    in_chains = langevin is not None or known is not None
+    with writer.writing(n, loaded.shape, frames=1 + (solver.nfe or 1), at_once=in_chains):
+        if known is not None and mask is not None:
+            drawn = _inpaint(job, known, mask)
+        elif langevin is not None:
+            drawn = _run_chains(job, langevin)
+        else:
+            drawn = _follow_flow(job, writer.add)
     if not distributed.group().first:
         return
-    writer.close()
 
     nfe, seconds = drawn.evaluations / n, time.monotonic() - began
     method = solver.method if known is None else INPAINTING_SOLVER

@@ -6,15 +6,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from vpfb_cli import signals
 from vpfb_cli.models import open_model
-from vpfb_cli.options import OUTPUT, BatchSizeOption, DataAccess, Machine, ModelOption, option
+from vpfb_cli.options import (
+    OUTPUT,
+    BatchSizeOption,
+    DataAccess,
+    Machine,
+    ModelOption,
+    file_option,
+    option,
+    path_argument,
+    path_option,
+)
 from vpfb_cli.output import Output
+from vpfb_cli.outputs import require_file
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import one_of
-from vpfb_core.errors import ConfigError
 from vpfb_core.machine.file_names import printable
 from vpfb_core.names import SCORES
 
@@ -22,14 +30,14 @@ IN_MONTAGE, IN_JSON, IN_NOTE = 64, 20, 5  # how many of the greatest outliers ar
 
 
 def score(
-    source: Annotated[
-        str, typer.Argument(metavar="DIR|FILE", help="The images: a folder, a file, or the name of a data set.")
-    ],
+    source: Annotated[str, path_argument("DIR|FILE", "The images: a folder, a file, or the name of a data set.")],
     *,
-    out: Annotated[str, option("-o --out OUT.csv", OUTPUT, "The table of scores; - writes to stdout.")] = "scores.csv",
+    out: Annotated[
+        str, path_option("-o --out OUT.csv", OUTPUT, "The table of scores; - writes to stdout.")
+    ] = "scores.csv",
     montage: Annotated[
         Path | None,
-        option(
+        file_option(
             "--montage OUT.png",
             OUTPUT,
             f"The {IN_MONTAGE} greatest outliers, from the top left, as the model saw them.",
@@ -55,8 +63,10 @@ def score(
     """
     if out == "-":
         say.require_free_stdout("-o -")
-    if montage is not None and montage.suffix.lower() != ".png":
-        raise ConfigError(f"cannot write '{montage}': the montage is a .png file")
+    else:
+        require_file("-o", out, [".csv", ".txt", ""], {"score": Path(source)})
+    if montage is not None:
+        require_file("--montage", montage, [".png"], {"score": Path(source)})
     with signals.importing():
         from vpfb_core import data
         from vpfb_core.machine.files import write_bytes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vpfb_cli import output, signals
-from vpfb_cli.options import DATA, MACHINE, DataAccess, Machine, option
+from vpfb_cli.options import DATA, MACHINE, DataAccess, Machine, file_option, option, path_option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import byte_count, counted, duration, one_of
@@ -53,7 +53,7 @@ def _choice(setting: str, usage: str, panel: str, help: str) -> Any:
 def train(
     ctx: typer.Context,
     *,
-    data: Annotated[str | None, option("--data DATA", DATA, "A folder of images, an .npz or .npy file, or a name (vpfb data lists the names).")] = None,
+    data: Annotated[str | None, path_option("--data DATA", DATA, "A folder of images, an .npz or .npy file, or a name (vpfb data lists the names).")] = None,
     size: Annotated[int | None, option("--size PIXELS", DATA, "Side of the images.", show_default="chosen from the data")] = None,
     channels: Annotated[int | None, option("--channels 1|3", DATA, "1 for grey, 3 for colour.", show_default="found from the data")] = None,
     conditional: Annotated[bool, option("--conditional", DATA, "Train with classes: labels, names of sub-folders, or attributes.csv.")] = DATA_DEFAULTS.conditional,
@@ -68,11 +68,11 @@ def train(
     method: Annotated[str, _choice("method", "--method NAME", METHOD, "Training method: {}.")] = names.DEFAULT_METHOD,
     objective: Annotated[str, _choice("objective", "--objective NAME", METHOD, "Training loss: {}.")] = names.OBJECTIVES[0],
     schedule: Annotated[str, _choice("schedule", "--schedule NAME", METHOD, "Noise schedule: {}.")] = names.SCHEDULES[0],
-    config: Annotated[Path | None, option("--config FILE.toml", METHOD, "Read settings from a file, such as the config.toml of a run.")] = None,
+    config: Annotated[Path | None, file_option("--config FILE.toml", METHOD, "Read settings from a file, such as the config.toml of a run.")] = None,
     assignments: Annotated[list[str] | None, option("--set KEY=VALUE", METHOD, "Set any setting of config.toml by its name. Can be repeated.")] = None,
-    out: Annotated[str | None, option("--out DIR", RUN, "The run folder.", show_default="a new folder runs/NNN-data")] = None,
-    resume: Annotated[str, option("--resume auto|never|DIR", RUN, "Continue the run in DIR, or with auto the newest unfinished run with the same settings.")] = RUN_DEFAULTS.resume,
-    init: Annotated[str | None, option("--init MODEL", RUN, "Start from the weights of this model; sizes and classes must fit.", show_default="random weights")] = None,
+    out: Annotated[str | None, path_option("--out DIR", RUN, "The run folder.", show_default="a new folder runs/NNN-data")] = None,
+    resume: Annotated[str, path_option("--resume auto|never|DIR", RUN, "Continue the run in DIR, or with auto the newest unfinished run with the same settings.")] = RUN_DEFAULTS.resume,
+    init: Annotated[str | None, path_option("--init MODEL", RUN, "Start from the weights of this model; sizes and classes must fit.", show_default="random weights")] = None,
     save_every: Annotated[int | None, option("--save-every STEPS", RUN, "Number of steps between saves.", show_default="once per minute")] = None,
     sample_every: Annotated[int | None, option("--sample-every STEPS", RUN, "Number of steps between sample grids and validations.", show_default="ten times per run")] = None,
     keep: Annotated[int, option("--keep N", RUN, "Number of earlier saved states that are kept.")] = RUN_DEFAULTS.keep,

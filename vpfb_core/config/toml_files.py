@@ -11,6 +11,7 @@ from typing import Any
 
 from vpfb_core.config.setting_paths import located
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.file_names import expanded
 
 LARGEST_FILE = 2**20  # bytes
 
@@ -83,6 +84,19 @@ def _lines(settings: Mapping[str, Any]) -> list[str]:
         if value is not None
     }
     return [f"{name} = {value}" for name, value in written.items()]
+
+
+def parse_path(value: Any) -> Any:
+    """A path, or a name that may be one, in which a leading ~ is the home folder.
+
+    A value that is not a string is returned unchanged.
+
+    Raises:
+        ConfigError: the string is empty, as that of a variable that was not set.
+    """
+    if value == "":
+        raise ConfigError("a path is empty", hint="give a path, or leave the setting out")
+    return expanded(value) if isinstance(value, str) else value
 
 
 def parse_duration(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from vpfb_core.config.sections import (
     RunSettings,
 )
 from vpfb_core.config.setting_paths import located, require_setting, settings_of
-from vpfb_core.config.toml_files import parse_duration
+from vpfb_core.config.toml_files import parse_duration, parse_path
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class TrainConfig:
         sections: dict[str, dict[str, Any]] = {section: {} for section in ORDER}
         for path, value in located(settings).items():
             section, _, name = path.partition(".")
-            sections[section][name] = parse_duration(value) if path == "optimiser.time_budget" else value
+            sections[section][name] = _PARSERS.get(path, _unchanged)(value)
         for section, kind in SECTIONS.items():
             setattr(self, section, kind.from_dict(sections[section]))
         for part in PARTS:
@@ -140,3 +140,14 @@ class TrainConfig:
     def __repr__(self) -> str:
         given = ", ".join(f"{path}={value!r}" for path, value in self.requested().items())
         return f"TrainConfig({given})"
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "optimiser.time_budget": parse_duration,
+    "data.source": lambda value: parse_path(value) if value else value,
+    **dict.fromkeys(("data.data_root", "run.init", "run.out", "run.resume"), parse_path),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import unicodedata
 from pathlib import Path
@@ -42,18 +43,36 @@ def typed(path: str | os.PathLike[str]) -> str:
     return "$'" + "".join({"'": "\\'", "\\": "\\\\"}.get(sign, sign) for sign in signs) + "'"
 
 
-def expanded(path: str | os.PathLike[str]) -> Path:
+def label(text: str, longest: int) -> str:
+    """A part of a file name that is made from a text: letters, their marks and digits of any script, . and _; else -.
+
+    Args:
+        longest: the largest number of characters; more would be cut off.
+    """
+    kept = (sign if sign.isalnum() or sign in "._" or unicodedata.category(sign)[0] == "M" else "-" for sign in text)
+    return "".join(kept).strip("-.")[:longest]
+
+
+def expanded(path: str) -> str:
     """A path whose leading ~ or ~user is replaced by that home folder, as a shell does.
 
     It stays as it is if something of that literal name exists, or if there is no such user.
     """
-    found = Path(path)
-    if not os.fspath(path).startswith("~") or os.path.lexists(path):
-        return found
+    user, slash, rest = path.partition("/")
+    if not user.startswith("~") or os.path.lexists(user):
+        return path
+    folder = home() if user == "~" else Path(os.path.expanduser(user))  # noqa: PTH111  (it may stay as it is)
+    return path if folder is None else f"{folder}{slash}{rest}"
+
+
+def home() -> Path | None:
+    """The home folder of the user; None for a user without one, as in many containers."""
+    if os.path.isabs(os.environ.get("HOME", "")):  # noqa: PTH117
+        return Path(os.environ["HOME"])
     try:
-        return found.expanduser()
-    except RuntimeError:  # no such user, or no home folder
-        return found
+        return Path(pwd.getpwuid(os.getuid()).pw_dir or "/")
+    except KeyError:
+        return None
 
 
 def same_name(one: str, other: str) -> bool:

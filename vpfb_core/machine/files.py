@@ -1,4 +1,4 @@
-"""Atomic writing of files, and the user's cache folder.
+"""Atomic writing of files, checks of where they go, and the user's cache folder.
 
 A file is written under a temporary name in the same folder, flushed to disk, and then renamed.
 """
@@ -6,8 +6,10 @@ A file is written under a temporary name in the same folder, flushed to disk, an
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -23,10 +25,14 @@ class Writer:
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
 
-    def write(self, content: bytes) -> None:
-        """Append to the file. Raises DataError if it cannot be written."""
+    def write(self, content: bytes) -> int:
+        """Append to the file and return the number of bytes. Raises DataError if it cannot be written."""
         with _named(self._path):
             self._file.write(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Do nothing: the file is flushed when it is complete. Libraries call this."""
 
 
 @contextlib.contextmanager
@@ -58,6 +64,29 @@ def write_quickly(path: Path, content: bytes) -> None:
         Writer(file, path).write(content)
 
 
+def require_writable(path: Path) -> None:
+    """Check that a file can be written at `path`, before the work whose result it will hold. Nothing is left behind.
+
+    Raises:
+        DataError: it cannot be written, as for `replacing`.
+    """
+    with _named(path):
+        _require_replaceable(path)
+        _try_to_write(path, path.parent)
+
+
+def require_writable_folder(path: Path) -> None:
+    """Check that files can be written to a folder, which may be missing, before the work. Nothing is left behind.
+
+    Raises:
+        DataError: it is something else than a folder, or cannot be written to or made.
+    """
+    with _named(path):
+        if _exists(path) and not path.is_dir():
+            raise DataError(f"cannot write to {path}: it is not a folder", hint="name a new folder or an existing one")
+        _try_to_write(path, path)
+
+
 def flush_names(folder: Path) -> None:
     """Flush the names in a folder to disk, so that a power failure does not undo a rename.
 
@@ -81,6 +110,11 @@ def clear_leftovers(folder: Path) -> None:
     """Remove the temporary files of killed processes from a folder. No other process may be writing to the folder."""
     for left in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         left.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is what a killed process has left."""
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
 @contextlib.contextmanager
@@ -121,6 +155,38 @@ def _require_replaceable(path: Path) -> None:
     Renaming would also replace a pipe or, for the root user, /dev/null itself.
     """
     if path.is_dir():
-        raise DataError(f"cannot write {path}: it is a folder")
+        raise DataError(f"cannot write {path}: it is a folder", hint="name a file in it")
     if (path.exists() and not path.is_file()) or path.parent.resolve() == Path("/dev"):
         raise DataError(f"cannot write {path}: it is not a file", hint="name a file; standard output is -")
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is anything at `path`. Raises OSError where that cannot be known."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _try_to_write(path: Path, folder: Path) -> None:
+    """Write a temporary file to a folder, or to the nearest folder above it that exists, and remove the file.
+
+    The permissions alone do not tell: the root user has them all, and some file systems take no files.
+
+    Args:
+        path: the path that is to be written, of which no part may be too long.
+        folder: the folder in which it is.
+    """
+    while not _exists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OSError(errno.ENOTDIR, f"{folder} is not a folder")
+    if any(len(os.fsencode(part)) > os.pathconf(folder, "PC_NAME_MAX") for part in path.parts):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    try:
+        handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=folder)
+    except FileNotFoundError as error:
+        raise OSError(error.errno, f"no file can be made in {folder}") from error
+    os.close(handle)
+    Path(name).unlink()

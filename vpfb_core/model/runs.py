@@ -9,10 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vpfb_core.errors import CheckpointError
+from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.machine.file_names import expanded, label, printable
+from vpfb_core.machine.files import is_leftover, require_writable_folder
 
 RUNS = Path("runs")
 DEFAULT_BUILTIN = "digits"
+# What is in a folder in which nothing has been put: our lock of a run that ended before it began, and what file
+# managers leave.
+_NOTHING = frozenset({".lock", ".DS_Store", "Thumbs.db", "desktop.ini", ".directory"})
 _LONGEST_LABEL = 50  # characters of the name of the data in the name of a folder
 
 
@@ -94,6 +99,24 @@ class Run:
         return self.status().get("status") == "finished"
 
 
+def require_free(run: Run) -> None:
+    """Check that a new run can begin in a folder, before the work: the folder is missing or empty, and takes files.
+
+    Raises:
+        ConfigError: the folder has files, which those of the run could replace or be mixed with.
+        DataError: it is no folder, or cannot be written to or made.
+    """
+    require_writable_folder(run.path)
+    found = sorted(entry.name for entry in run.path.iterdir()) if run.path.is_dir() else []
+    found = [name for name in found if name not in _NOTHING and not is_leftover(name)]
+    if found:
+        others = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
+        raise ConfigError(
+            f"{run.path} is not empty: it holds {', '.join(map(printable, found[:3]))}{others}",
+            hint="a run begins in a new or empty folder: --out takes its name",
+        )
+
+
 def list_runs(root: Path = RUNS) -> list[Run]:
     """The runs under `root`, sorted by the time of their last progress, the newest first."""
     try:
@@ -121,11 +144,10 @@ def new_run(data_name: str, root: Path = RUNS) -> Run:
     """Create the next numbered run folder, runs/NNN-data. Two processes never get the same one."""
     root.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name.split("-")[0]) for path in root.iterdir() if path.name.split("-")[0].isdecimal()]
-    label = "".join(c if c.isalnum() or c in "._" else "-" for c in Path(data_name).name).strip("-.") or "data"
-    label = label[:_LONGEST_LABEL]
+    name = label(Path(data_name).name, _LONGEST_LABEL) or "data"
     number = max(numbers, default=0) + 1
     while True:
-        path = root / f"{number:03d}-{label}"
+        path = root / f"{number:03d}-{name}"
         try:
             path.mkdir()
             return Run(path)
@@ -156,7 +178,7 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
         return trained[0] if trained else builtin[DEFAULT_BUILTIN]
     if str(name) in builtin:
         return builtin[str(name)]
-    path = Path(name)
+    path = Path(expanded(os.fspath(name)))
     if path.is_dir():
         run = Run(path)
         if run.model.is_file():

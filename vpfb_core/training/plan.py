@@ -16,8 +16,9 @@ from vpfb_core.data import LoadOptions, Source
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import available_devices, resolve_device
+from vpfb_core.machine.files import require_writable_folder
 from vpfb_core.methods.base import DataShape, Method
-from vpfb_core.model.runs import RUNS, Run, list_runs
+from vpfb_core.model.runs import RUNS, Run, list_runs, require_free
 from vpfb_core.training import presets
 
 LENGTH = ("optimiser.steps", "optimiser.time_budget")  # a resumed run may be given a larger value of these
@@ -131,6 +132,7 @@ def _run_to_resume(config: TrainConfig, requested: dict[str, Any]) -> Run | None
     if config.run.out is not None:
         run = Run(Path(config.run.out))
         if not run.exists():
+            require_free(run)
             return None
         if config.run.resume == "never":
             raise ConfigError(
@@ -141,6 +143,7 @@ def _run_to_resume(config: TrainConfig, requested: dict[str, Any]) -> Run | None
         for run in list_runs(RUNS):
             if not run.finished and _requested_by(run) == requested:
                 return run
+    require_writable_folder(RUNS)
     return None
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -14,10 +18,12 @@ from torch import Tensor
 
 from vpfb_core.data.own_files import KEYWORD, OURS, is_own_picture, is_sample_name
 from vpfb_core.errors import ConfigError
-from vpfb_core.machine.files import write_quickly
+from vpfb_core.machine.files import Writer, write_quickly
 
 # Small images are enlarged by an integer factor to about this many pixels per side, so that a grid is easy to view.
 TILE = 64
+LARGEST_GRID = 2**28  # pixels of a grid, or of all frames of an animation: under 1 GiB in colour
+LONGEST_SIDE = 65_535  # pixels; GIF and many programs that show pictures go no further
 _GAP = 2
 
 
@@ -25,31 +31,69 @@ def tile(images: Tensor, columns: int | None = None) -> Tensor:
     """A grid of images on a white background.
 
     Args:
-        images: float in [0, 1], (N, C, H, W).
+        images: float in [0, 1] or uint8, (N, C, H, W).
         columns: the number of images per row; None makes the grid as square as possible.
     Returns:
-        float (C, height, width).
+        (C, height, width), like images.
     """
     count, channels, height, width = images.shape
-    factor = max(1, TILE // max(height, width))
-    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    height, width = images.shape[2:]
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    grid = torch.ones(channels, rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP)
+    factor, columns = _enlargement(height, width), columns or _square(count)
+    down, right = height * factor + _GAP, width * factor + _GAP  # from one image to the next
+    white = 1.0 if images.is_floating_point() else 255
+    grid = images.new_full((channels, -(-count // columns) * down + _GAP, columns * right + _GAP), white)
     for index, image in enumerate(images):
-        top, left = (index // columns) * (height + _GAP) + _GAP, (index % columns) * (width + _GAP) + _GAP
-        grid[:, top : top + height, left : left + width] = image
+        top, left = (index // columns) * down + _GAP, (index % columns) * right + _GAP
+        enlarged = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        grid[:, top : top + enlarged.shape[1], left : left + enlarged.shape[2]] = enlarged
     return grid
 
 
+def require_grid(
+    count: int,
+    shape: Sequence[int],
+    *,
+    columns: int | None = None,
+    frames: int = 1,
+    instead: str = "ask for fewer images",
+) -> None:
+    """Check that a grid can be held by a picture file, before its images are drawn.
+
+    Args:
+        count: the number of images.
+        shape: (C, H, W) of each image.
+        columns: as of `tile`.
+        frames: the number of grids in an animation.
+        instead: what the hint of the error proposes.
+    Raises:
+        ConfigError: it would be larger than `LARGEST_GRID`.
+    """
+    _, height, width = shape
+    factor, columns = _enlargement(height, width), columns or _square(count)
+    down, right = -(-count // columns) * (height * factor + _GAP) + _GAP, columns * (width * factor + _GAP) + _GAP
+    if down * right * frames > LARGEST_GRID or max(down, right) > LONGEST_SIDE:
+        times = f", {frames:,} times" if frames > 1 else ""
+        raise ConfigError(
+            f"a grid of {count:,} images of {height}x{width} would have {right:,}x{down:,} pixels{times}",
+            hint=f"a grid has at most {LARGEST_GRID:,} pixels, and {LONGEST_SIDE:,} per side; {instead}",
+        )
+
+
+def _enlargement(height: int, width: int) -> int:
+    return max(1, TILE // max(height, width))
+
+
+def _square(count: int) -> int:
+    """The columns that make a grid of so many images as square as possible."""
+    return 1 + math.isqrt(count - 1)
+
+
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] as uint8, rounded."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+    """Images in [0, 1] as uint8, rounded. Images that are uint8 stay as they are."""
+    return images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def png(image: Tensor) -> bytes:
-    """A PNG file of an image in [0, 1], (C, H, W) with C = 1 or 3, that names vpfb as its software."""
+    """A PNG file of an image, in [0, 1] or uint8, (C, H, W) with C = 1 or 3, that names vpfb as its software."""
     buffer, marks = io.BytesIO(), PngInfo()
     marks.add_text(KEYWORD, OURS)
     _to_pillow(image).save(buffer, format="PNG", pnginfo=marks)
@@ -78,11 +122,30 @@ def gif(frames: Tensor, seconds: float = 3.0) -> bytes:
     return buffer.getvalue()
 
 
-def npz(images: Tensor) -> bytes:
-    """A NumPy archive with `images`, uint8 (N, H, W, C), which `data.load` can read."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=to_bytes(images).permute(0, 2, 3, 1).numpy())
-    return buffer.getvalue()
+@contextlib.contextmanager
+def npz(file: Writer, count: int, shape: Sequence[int]) -> Iterator[Callable[[Tensor], None]]:
+    """Write a NumPy archive with `images`, uint8 (N, H, W, C), which `data.load` can read.
+
+    The images are compressed as they come, so that an archive of any length needs no memory.
+
+    Args:
+        file: the file that is written.
+        count: the number of images.
+        shape: (C, H, W) of each image.
+    Yields:
+        a function that takes the next images, in [0, 1] or uint8, (n, C, H, W).
+    """
+    channels, height, width = shape
+    entry = zipfile.ZipInfo("images.npy")
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(cast(IO[bytes], file), "w") as archive, archive.open(entry, "w", force_zip64=True) as array:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
+        np.lib.format.write_array_header_1_0(array, header)
+        yield lambda images: _append(array, to_bytes(images).permute(0, 2, 3, 1).contiguous())
+
+
+def _append(array: IO[bytes], images: Tensor) -> None:
+    array.write(images.numpy().tobytes())
 
 
 def output_format(path: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,39 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
     assert [path.read_bytes() for path in (tmp_path / "deep").iterdir()] == [b"old"]
     with pytest.raises(DataError, match="is a folder"):
         files.write_bytes(tmp_path / "deep", b"x")
+
+
+WRONG_FILES = ["/proc/x.png", "/proc/new/x.png", "/dev/null", "folder", "file/x.png", "x" * 300, f"new/{'é' * 200}/x"]
+WRONG_FOLDERS = ["/proc/x", "/dev/null", "file", "file/x", "x" * 300, f"new/{'é' * 200}/x"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a file and a folder in it."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    Path("folder").mkdir()
+    return tmp_path
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is of Linux")
+@pytest.mark.parametrize(
+    ("check", "path"),
+    [*((files.require_writable, path) for path in WRONG_FILES),
+     *((files.require_writable_folder, path) for path in WRONG_FOLDERS)],
+)  # fmt: skip
+def test_what_cannot_be_written_is_refused_before_the_work(
+    place: Path, check: Callable[[Path], None], path: str
+) -> None:
+    with pytest.raises(DataError, match="cannot write"):
+        check(Path(path))
+    assert sorted(each.name for each in place.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("path", ["x.png", "a/b/x.png", "folder/x.png", "file", "x" * 255])
+def test_what_can_be_written_passes_and_nothing_is_left(place: Path, path: str) -> None:
+    files.require_writable(Path(path))
+    if path != "file":
+        files.require_writable_folder(Path(path))
+    assert sorted(str(each.relative_to(place)) for each in place.rglob("*")) == ["file", "folder"]
+    assert Path("file").read_text() == "mine"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 import vpfb_core as vpfb
 from vpfb_core.errors import ConfigError
-from vpfb_core.machine.files import write_bytes
+from vpfb_core.machine.files import replacing
 from vpfb_core.uses import pictures
 
 
@@ -33,9 +34,63 @@ def test_a_png_holds_the_rounded_pixels(channels: int) -> None:
 
 
 def test_an_archive_of_samples_is_a_data_set(tmp_path: Path) -> None:
-    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    write_bytes(tmp_path / "s.npz", pictures.npz(images))
+    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with replacing(tmp_path / "s.npz") as file, pictures.npz(file, 5, (3, 8, 8)) as append:
+        append(images[:2])
+        append(images[2:])
     assert torch.equal(vpfb.data.load(str(tmp_path / "s.npz")).images, pictures.to_bytes(images))
+    with np.load(tmp_path / "s.npz") as archive:
+        assert np.array_equal(archive["images"], pictures.to_bytes(images).permute(0, 2, 3, 1).numpy())
+
+
+def test_the_same_images_make_the_same_archive(tmp_path: Path) -> None:
+    for name in ("a.npz", "b.npz"):
+        with replacing(tmp_path / name) as file, pictures.npz(file, 3, (1, 4, 4)) as append:
+            append(torch.zeros(3, 1, 4, 4))
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_an_archive_of_many_images_needs_no_more_memory_than_one_batch(tmp_path: Path) -> None:
+    batch = torch.zeros(1000, 1, 64, 64, dtype=torch.uint8)  # 4 MB
+    with replacing(tmp_path / "s.npz") as file, pictures.npz(file, 40_000, (1, 64, 64)) as append:
+        append(batch)
+        tracemalloc.start()
+        for _ in range(39):
+            append(batch)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 3 * batch.numel()
+    with np.load(tmp_path / "s.npz") as archive:
+        assert archive["images"].shape == (40_000, 64, 64, 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "options", "fits"),
+    [
+        (4096, (3, 64, 64), {}, True), (1_000_000_000, (1, 8, 8), {}, False), (100_000, (3, 64, 64), {}, False),
+        (2000, (1, 8, 8), {"columns": 2000}, False), (900, (1, 8, 8), {"columns": 900}, True),
+        (64, (1, 8, 8), {"frames": 17}, True), (4096, (3, 64, 64), {"frames": 17}, False),
+    ],
+)  # fmt: skip
+def test_a_grid_that_no_file_can_hold_is_refused_with_the_limit(
+    count: int, shape: tuple[int, ...], options: dict[str, int], fits: bool
+) -> None:
+    if fits:
+        pictures.require_grid(count, shape, **options)
+    else:
+        with pytest.raises(ConfigError, match="pixels") as error:
+            pictures.require_grid(count, shape, **options)
+        assert "268,435,456" in str(error.value.hint)
+
+
+def test_the_size_of_a_grid_is_known_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, columns in ((1, None), (5, None), (9, None), (10, None), (6, 2), (7, 2)):
+        height, width = pictures.tile(torch.zeros(count, 1, 20, 30), columns).shape[1:]
+        monkeypatch.setattr(pictures, "LARGEST_GRID", height * width)
+        pictures.require_grid(count, (1, 20, 30), columns=columns)
+        monkeypatch.setattr(pictures, "LARGEST_GRID", height * width - 1)
+        with pytest.raises(ConfigError):
+            pictures.require_grid(count, (1, 20, 30), columns=columns)
 
 
 def test_a_gif_has_every_frame() -> None:

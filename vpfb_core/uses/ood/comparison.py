@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from vpfb_core.data.images import ImageSet
+from vpfb_core.data.own_files import is_own_picture
+from vpfb_core.errors import ConfigError
 from vpfb_core.machine import distributed
 from vpfb_core.machine.csv_files import csv_table
+from vpfb_core.machine.file_names import label
 from vpfb_core.machine.files import write_bytes
 from vpfb_core.uses import plots
 from vpfb_core.uses.ood.detection import Detection, compare
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 Key = tuple[str, str]  # the name of a set and its role, "in" or "out"
 Sets = Mapping[Key, ImageSet]
+REPORT, TABLE = "report.json", "scores.csv"
+_LONGEST_LABEL = 60  # characters of the name of a set in the name of a file
+_ELSEWHERE = "choose another folder with -o"
+
 Scores = Mapping[Key, Mapping[str, Tensor]]  # the scores of the images of each set, by the name of the score
 
 
@@ -105,8 +112,32 @@ def compare_all(scores: Scores) -> list[Row]:
     ]
 
 
+def older_report(folder: Path, outs: Sequence[str], names: Sequence[str]) -> list[Path]:
+    """The files of the report that is in a folder, which may be missing.
+
+    Args:
+        folder: the folder.
+        outs: the names of the out-of-distribution sets of the report that will be written there.
+        names: the names of its scores.
+    Raises:
+        ConfigError: a file of the new report would replace one that vpfb did not write.
+    """
+    try:
+        ours = {"in", "model", "results"} <= json.loads((folder / REPORT).read_bytes()).keys()
+    except (OSError, ValueError, AttributeError, RecursionError):
+        ours = False
+    tables = [path for path in (folder / REPORT, folder / TABLE) if path.exists()]
+    for path in [] if ours else tables:
+        raise ConfigError(f"{path} would be overwritten, and vpfb did not write it", hint=_ELSEWHERE)
+    older = [path for path in folder.glob("*.png") if path.stem.rpartition("-")[2] in SCORES and is_own_picture(path)]
+    for path in (folder / _picture(out, name) for out in _file_names(outs).values() for name in names):
+        if path.exists() and path not in older:
+            raise ConfigError(f"{path} would be overwritten, and vpfb did not write it", hint=_ELSEWHERE)
+    return tables + (older if ours else [])
+
+
 def write_report(folder: Path, document: Mapping[str, Any], sets: Sets, scores: Scores, rows: Sequence[Row]) -> None:
-    """Write scores.csv, report.json and one histogram per row to a folder.
+    """Write scores.csv, report.json and one histogram per row to a folder, in place of an older report there.
 
     Args:
         folder: the folder, which is created if it is missing.
@@ -115,15 +146,18 @@ def write_report(folder: Path, document: Mapping[str, Any], sets: Sets, scores: 
         scores: the scores of the images.
         rows: the results.
     Raises:
+        ConfigError: a file that vpfb did not write is in the way.
         DataError: the folder cannot be written.
     """
-    write_bytes(folder / "scores.csv", scores_table(sets, scores))
+    outs = [name for name, role in scores if role == "out"]
+    names, older = _file_names(outs), older_report(folder, outs, list(next(iter(scores.values()))))
+    write_bytes(folder / TABLE, scores_table(sets, scores))
     summaries = {row.score: f"{SCORES[row.score].summary}; higher means more out-of-distribution" for row in rows}
     text = json.dumps({**document, "scores": summaries}, indent=1, allow_nan=False)
-    write_bytes(folder / "report.json", f"{text}\n".encode())
+    write_bytes(folder / REPORT, f"{text}\n".encode())
 
     (inside,) = (name for name, role in scores if role == "in")
-    names = _file_names([name for name, role in scores if role == "out"])
+    written = {folder / TABLE, folder / REPORT}
     for row in rows:
         labels = _label(inside), _label(row.out)
         picture = plots.histogram(
@@ -133,7 +167,16 @@ def write_report(folder: Path, document: Mapping[str, Any], sets: Sets, scores: 
             axis=row.score,
             title=f"{labels[0]} against {labels[1]}: AUROC {row.detection.auroc:.4f}",
         )
-        write_bytes(folder / f"{names[row.out]}-{row.score}.png", picture)
+        path = folder / _picture(names[row.out], row.score)
+        write_bytes(path, picture)
+        written.add(path)
+    for path in set(older) - written:
+        path.unlink(missing_ok=True)
+
+
+def _picture(out: str, score: str) -> str:
+    """The file name of a histogram, from the file name of the set and the name of the score."""
+    return f"{out}-{score}.png"
 
 
 def _label(source: str) -> str:
@@ -144,10 +187,7 @@ def _label(source: str) -> str:
 
 def _file_names(sources: Sequence[str]) -> dict[str, str]:
     """A unique file name for each source, such as shuffled-mnist for shuffled:mnist."""
-    plain = {
-        source: "".join(sign if sign.isalnum() or sign in "._" else "-" for sign in source).strip("-.") or "out"
-        for source in sources
-    }
+    plain = {source: label(source[-_LONGEST_LABEL:], _LONGEST_LABEL) or "out" for source in sources}
     taken = Counter(plain.values())
     return {
         source: name if taken[name] == 1 else f"{name}-{number}"  # such as a/b and a-b

@@ -16,6 +16,8 @@ from vpfb_core.uses.ood.tables import cell, image_name
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
 
+COLUMNS = ("file", "score", "energy", "bits_per_dim")  # of the table of a ranking
+
 
 @dataclass(frozen=True)
 class RankedImage:
@@ -74,4 +76,4 @@ def rank(
 def ranking_table(ranking: Sequence[RankedImage]) -> bytes:
     """A CSV file with one row per image: file, score, energy and bits_per_dim."""
     rows = ([one.file, cell(one.score), cell(one.energy), cell(one.bits_per_dim)] for one in ranking)
-    return csv_table(["file", "score", "energy", "bits_per_dim"], rows)
+    return csv_table(COLUMNS, rows)

@@ -1,0 +1,60 @@
+"""Checks of the outputs that were typed, before the work whose result they will hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.machine.files import require_writable
+
+
+def require_file(option: str, out: str | Path, endings: Sequence[str], inputs: Mapping[str, Path | None]) -> None:
+    """Check that a command can write a file of its own.
+
+    Args:
+        option: the option that names the file.
+        out: the file as it was typed.
+        endings: the endings of its format, in lower case; "" allows a name without an ending.
+        inputs: the files and folders that the command reads, by the options that name them.
+    Raises:
+        ConfigError: the ending is that of another format, or an input would be replaced.
+        DataError: it is a folder, or cannot be written.
+    """
+    path = Path(out)
+    if str(out).endswith(os.sep):
+        raise DataError(f"cannot write {out}: it is a folder", hint="name a file in it")
+    if path.suffix.lower() not in endings and not path.is_dir():
+        raise ConfigError(f"cannot write '{out}': {option} is a {endings[0]} file")
+    require_apart(out, inputs, option)
+    require_writable(path)
+
+
+def require_apart(out: str | Path, inputs: Mapping[str, Path | None], option: str = "-o") -> None:
+    """Raise ConfigError if an output would replace a file that the command reads, or one in a folder that it reads.
+
+    In a folder, a file that vpfb has written may be replaced.
+    """
+    path = Path(out)
+    if not path.is_file():
+        return
+    for name, read in inputs.items():
+        if read is None or not read.exists():
+            continue
+        if read.samefile(path):
+            raise ConfigError(f"{option} {out} is also what {name} reads", hint="choose another name")
+        if read.is_dir() and path.resolve().is_relative_to(read.resolve()) and not _is_ours(path):
+            raise ConfigError(
+                f"{option} {out} would replace a file in {read}, which {name} reads", hint="choose another name"
+            )
+
+
+def _is_ours(path: Path) -> bool:
+    from vpfb_core.data.own_files import is_own_picture
+    from vpfb_core.uses.ood.ranking import COLUMNS
+
+    if path.suffix.lower() == ".png":
+        return is_own_picture(path)
+    with path.open("rb") as file:
+        return file.readline(100).decode("utf-8", "replace").rstrip() == ",".join(COLUMNS)
