@@ -55,7 +55,7 @@ def ood(
         ),
     ] = None,
     model: Annotated[
-        str | None, option("--model -m MODEL", MODEL, MODEL_HELP, show_default="the newest run trained on IN")
+        str | None, path_option("--model -m MODEL", MODEL, MODEL_HELP, show_default="the newest run trained on IN")
     ] = None,
     batch_size: BatchSizeOption = 64,
     machine: Machine,
