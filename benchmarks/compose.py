@@ -170,6 +170,7 @@ def main() -> None:
         grids.append(drawn["mala"][:SHOWN])
     show(["data", "expression", "flow alone", "with MALA", "directly", f"directly, guidance {GUIDANCE:g}"], rows)
     real = shapes.draw(arguments.n, 16, arguments.seed + 1)
+    assert real.labels is not None  # shapes are always labelled
     read = float((shapes_reader.read(real.images).labels == real.labels).all(1).double().mean())
     print(f"the reader reads {read:.1%} of {arguments.n} real pictures right")
     device = models["all"].device

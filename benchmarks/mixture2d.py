@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -79,7 +80,7 @@ def train(mixture: Mixture, homotopy: Homotopy, settings: Settings = Settings())
     gauge = Gauge(mixture.dimension, classes) if settings.time_score else None
     potential = Potential(networks.build(description, settings.seed), homotopy, mixture.std, gauge)
     average = copy.deepcopy(potential).requires_grad_(False)
-    weights, averaged = [list(module.parameters()) for module in (potential, average)]
+    weights, averaged = list(potential.parameters()), [weight.detach() for weight in average.parameters()]
     optimizer = torch.optim.Adam(weights, lr=settings.lr, betas=(0.9, 0.99), fused=True)
     exponent = ema.power_exponent(settings.ema)
     for step in range(settings.steps):
@@ -147,7 +148,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    mixture, homotopy, runs = ring(std=1.0), OT(), []
+    mixture, homotopy = ring(std=1.0), OT()
+    runs: list[dict[str, Any]] = []
     for seed in range(arguments.seeds):
         settings = Settings(
             steps=arguments.steps, batch=arguments.batch, time_score=arguments.time_score,

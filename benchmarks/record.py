@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def settings(model: Model) -> dict[str, Any]:
     return located(model.about["config"])
 
 
-def show(columns: list[str], rows: list[list[object]]) -> None:
+def show(columns: list[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on stdout."""
     Console().print(table(columns, rows))
 

@@ -57,6 +57,7 @@ class Flow:
 
     @classmethod
     def of(cls, model: vpfb.Model, first: int, n: int) -> Flow:
+        assert isinstance(model.field, PotentialField)
         return cls(model.field, noise.normal(model.shape, 0, range(first, first + n)).to(model.device))
 
     def adaptive(self, solver: Solver) -> tuple[Tensor, float]:
@@ -96,8 +97,8 @@ def main() -> None:
         if nfe >= METHODS[method].costs[0]:
             note(method, "default", nfe, flow.stepped(method, nfe, lambda steps: field.grid(*field.span, steps)))
     for method, tolerance in itertools.product(ADAPTIVE, TOLERANCES):
-        ends, nfe = flow.adaptive(Solver.choose(method, rtol=tolerance))
-        note(method, f"tolerance {tolerance:g}", nfe, ends)
+        ends, evaluations = flow.adaptive(Solver.choose(method, rtol=tolerance))
+        note(method, f"tolerance {tolerance:g}", evaluations, ends)
 
     layouts = grids(field) | measured(field, other.noise[:MEASURING_SAMPLES])
     truth = other.adaptive(TRUTH)[0]

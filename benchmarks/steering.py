@@ -34,7 +34,8 @@ def joined(model: Model, first: Tensor, second: Tensor) -> tuple[dict[str, Any],
     images = torch.cat([first, second])
     codes = model.encode(images)
     back = model.decode(codes)
-    rows = model.interpolate(*codes.split(len(first)), FRAMES)
+    start, end = codes.split(len(first))
+    rows = model.interpolate(start, end, FRAMES)
     error = rms_distance(back, images)
     return {"reconstruction_rms": float(error.mean()), "worst": float(error.max())}, rows.flatten(0, 1)
 

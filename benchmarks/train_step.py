@@ -21,7 +21,7 @@ import vpfb_core as vpfb
 from vpfb_core import methods, networks
 from vpfb_core.data import ImageSet
 from vpfb_core.machine.devices import keeping_freed_memory, resolve_device
-from vpfb_core.methods.base import Batch, DataShape, Moment
+from vpfb_core.methods.base import Batch, DataShape, Loss, Moment, Transports
 from vpfb_core.training import presets
 
 KINDS: dict[str, tuple[str, dict[str, object]]] = {  # name → method and its settings
@@ -64,20 +64,25 @@ class Variant:
             # The authors draw one noise per image: twice the images make the same number of points.
             data = x if name == "official" else self.data
             (loss,) = self.methods[name].losses(field, Batch(data, None, 0, len(data)), self.moment)
-            self._time(name, lambda loss=loss, n=len(data): loss.value(slice(0, n)).backward())
+            self._time(name, _differentiate, loss, len(data))
             field.zero_grad()
         with torch.no_grad():
             ours = self.fields["stein"].requires_grad_(False)
-            self._time("gradient", lambda: ours.velocity(x, s))
-            self._time("forward", lambda: ours.network(x, s))
+            assert isinstance(ours, Transports)
+            self._time("gradient", ours.velocity, x, s)
+            self._time("forward", ours.network, x, s)
             ours.requires_grad_(True)
 
-    def _time(self, name: str, work: Callable[[], object]) -> None:
+    def _time(self, name: str, work: Callable[..., object], *arguments: object) -> None:
         began = time.perf_counter()
-        work()
+        work(*arguments)
         if self.data.device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds[name] = min(self.seconds[name], time.perf_counter() - began)
+
+
+def _differentiate(loss: Loss, count: int) -> None:
+    loss.value(slice(0, count)).backward()
 
 
 def main() -> None:
@@ -96,7 +101,8 @@ def main() -> None:
     asked = vpfb.TrainConfig(data="random", preset=arguments.preset, batch_size=arguments.batch_size)
     config = presets.resolve(asked, images, device)
     network = presets.network_description(config, images)
-    data = torch.randn(config.optimiser.batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    batch_size = config.optimiser.batch_size or 1  # resolved
+    data = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
 
     variants = [
         Variant(network, data, bf16=bf16, channels_last=channels_last, compiled=compiled)

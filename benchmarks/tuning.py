@@ -43,7 +43,8 @@ def trial(data: str, data_root: Path | None, words: str, seconds: float, samples
     field = method.field(trainer.average.network, plan.data_shape)
     about = {"data": {"name": plan.images.name}}
     model = Model(method, field, plan.network, inputs.statistics, plan.images.shape, plan.images.groups, about)
-    used, step, path = 0.0, 0, []
+    used, step = 0.0, 0
+    path: list[tuple[float, int, float]] = []
     with keeping_freed_memory(plan.device):
         while len(path) < CHECKS:
             began = time.process_time()

@@ -7,6 +7,7 @@ import hashlib
 import pickle
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def write_idx_set(
     return written
 
 
-def write_mnist(root: Path, folder: str = "MNIST", **options: object) -> dict[str, np.ndarray]:
+def write_mnist(root: Path, folder: str = "MNIST", **options: Any) -> dict[str, np.ndarray]:
     return write_idx_set(root, folder, "train", "t10k", **options)
 
 

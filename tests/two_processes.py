@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -63,10 +64,11 @@ def gradients(name: str, micro_batch: int = BATCH) -> list[Tensor]:
             objective), or another method.
         micro_batch: data that are differentiated at once.
     """
-    settings = {
+    of_loss: dict[str, dict[str, Any]] = {
         "contrast": {"contrast": 3.0}, "compiled": {"contrast": 0.0}, "flow-matching": {"method": "flow-matching"},
         "time-score": {"contrast": 0.0, "time_score": 0.7, "uniform_angles": 0.3},
-    }.get(name, {"objective": name, "contrast": 0.0})  # fmt: skip
+    }  # fmt: skip
+    settings = of_loss.get(name, {"objective": name, "contrast": 0.0})
     common = {"angle_mean": 1.0, "angle_std": 1.2, "condition_dropout": 0.2, "clip": 1e9, "precision": "fp32"}
     chosen = config(micro_batch=micro_batch, **common | settings)
     method = methods.build(str(chosen.method.name), chosen.method.settings)
@@ -111,14 +113,13 @@ def together(rank: int) -> dict[str, Any]:
 
     honest = Trainer.step
 
-    def spoiled(self: Trainer, batch: Any, step: int, fraction: float, rollbacks: int = 0) -> tuple[Tensor, Tensor]:
-        loss, norm = honest(self, batch, step, fraction, rollbacks)
+    def spoiled(self: Trainer, images: Any, step: int, fraction: float, rollbacks: int = 0) -> tuple[Tensor, Tensor]:
+        loss, norm = honest(self, images, step, fraction, rollbacks)
         return loss / 0 if rank and (step, rollbacks) == (4, 0) else loss, norm
 
-    Trainer.step = spoiled  # type: ignore[method-assign]
-    seen["rolled back"] = train(out="rolled back", save_every=2, on_nonfinite="rollback").status
-    seen["diverged"] = words(lambda: train(out="diverged", save_every=2))
-    Trainer.step = honest  # type: ignore[method-assign]
+    with mock.patch.object(Trainer, "step", spoiled):
+        seen["rolled back"] = train(out="rolled back", save_every=2, on_nonfinite="rollback").status
+        seen["diverged"] = words(lambda: train(out="diverged", save_every=2))
 
     taken = BatchesInMemory.__getitem__
 
@@ -177,15 +178,16 @@ def alone(rank: int, how: str) -> int:
 
     honest = Trainer.step
 
-    def killed(self: Trainer, batch: Any, step: int, fraction: float, rollbacks: int = 0) -> tuple[Tensor, Tensor]:
+    def killed(self: Trainer, images: Any, step: int, fraction: float, rollbacks: int = 0) -> tuple[Tensor, Tensor]:
         if rank and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return honest(self, batch, step, fraction, rollbacks)
+        return honest(self, images, step, fraction, rollbacks)
 
-    if how == "killed":
-        Trainer.step = killed  # type: ignore[method-assign]
     line = "train --data digits --batch-size 8 --steps 8 --threads 1 --save-every 2 --json --out"
-    with memory_for(0 if rank and how == "memory" else BATCH, from_call=3):
+    with (
+        mock.patch.object(Trainer, "step", killed if how == "killed" else honest),
+        memory_for(0 if rank and how == "memory" else BATCH, from_call=3),
+    ):
         return run(build(), [*line.split(), how, "--set", "widths=[8, 8]"])
 
 

@@ -129,7 +129,7 @@ def _become(request: dict[str, Any], out: Path, err: Path, operations: Path) -> 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
         __main__.main()
     except SystemExit as leaving:
-        code = leaving.code
+        code = int(leaving.code or 0)
     except KeyboardInterrupt:  # in the line before main, where none is expected
         code = 130
     sys.stdout.flush()
@@ -157,9 +157,9 @@ def _watch(counted: int, kill_at: int | None, fails: tuple[int, int] | None) -> 
             if path.startswith(below):
                 operation()
 
-    def counted_fsync(handle: int) -> None:
+    def counted_fsync(fd: Any) -> None:
         operation()
-        fsync(handle)
+        fsync(fd)
 
     os.fsync = counted_fsync
     sys.addaudithook(hook)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_json_is_strict_whatever_the_values(capsys: Capture) -> None:
     class Colour(Enum):
         RED = "red"
 
-    values = {
+    values: dict[Any, Any] = {
         "nan": float("nan"), "inf": np.float32("inf"), "list": [1.5, -np.inf], "path": Path("a/b"), "array": np.eye(2),
         "int": np.int64(3), "bool": np.bool_(True), "double": np.float64(0.5), "none": None, "tuple": (1, "é"),
         "enum": Colour.RED, 7: True,
@@ -268,10 +269,10 @@ __main__.main()
 """
 
 
-def process(argv: list[str], **popen: object) -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, **popen.pop("env", {})}  # type: ignore[dict-item]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **popen}
-    return subprocess.run([sys.executable, "-c", PROGRAM, *argv], env=environment, timeout=30, **streams)  # type: ignore[call-overload,no-any-return]
+def process(argv: list[str], **popen: Any) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, **popen.pop("env", {})}
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **popen}
+    return subprocess.run([sys.executable, "-c", PROGRAM, *argv], env=environment, timeout=30, **streams)
 
 
 @pytest.mark.parametrize("argv", [["try"], ["try", "--json"], ["--help"], ["try", "--nope", "--json"]])

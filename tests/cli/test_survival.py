@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from present import present
 from warm_process import Ended, WarmProcess, warm_process
 
 from vpfb_core.errors import CheckpointError
@@ -71,7 +72,7 @@ def killed(process: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("killed") / "killed"
     folder.mkdir()
     process.run(folder, *TRAIN, kill_at=120)
-    assert read_state(Run(folder / "run")).counters.step == 4
+    assert present(read_state(Run(folder / "run"))).counters.step == 4
     return folder / "run"
 
 

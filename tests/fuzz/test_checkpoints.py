@@ -20,6 +20,7 @@ import vpfb_core as vpfb
 from vpfb_cli.__main__ import run as run_command
 from vpfb_cli.app import build
 from vpfb_core import networks
+from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, SolverError
@@ -74,6 +75,7 @@ def use(path: Path) -> None:
     if refusals:
         assert refusals[-1] is not description.read, "what is described wrongly is not built"
         return
+    assert isinstance(model, Model)
     try:
         images = model.sample(1, nfe=1, method="euler").images
         assert images.shape == (1, *model.shape)

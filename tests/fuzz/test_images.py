@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from vpfb_core.data import load
 from vpfb_core.data.decoding import UnreadableError, read_header, read_picture, warnings_silenced
 from vpfb_core.errors import DataError
 
-FORMATS = {  # ending → what Pillow is told
+FORMATS: dict[str, dict[str, Any]] = {  # ending → what Pillow is told
     "png": {}, "jpg": {"quality": 80}, "progressive.jpg": {"progressive": True}, "gif": {}, "bmp": {}, "tif": {},
     "lzw.tif": {"compression": "tiff_lzw"}, "jpeg.tif": {"compression": "jpeg"}, "webp": {},
     "lossless.webp": {"lossless": True}, "ppm": {}, "tga": {"compression": "tga_rle"}, "pcx": {}, "sgi": {},

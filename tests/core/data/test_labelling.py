@@ -3,6 +3,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
+from present import present
 
 from vpfb_core import data
 from vpfb_core.errors import DataError
@@ -14,7 +15,7 @@ def test_sub_folder_names_are_classes_in_natural_order_at_any_depth(tmp_path, go
     good(tmp_path, 2)
     found = data.load(str(tmp_path), conditional=True)
     assert [(group.name, group.classes) for group in found.groups] == [("class", ("2", "10", "apple"))]
-    labels = dict(zip(found.files, found.labels[:, 0].tolist(), strict=True))
+    labels = dict(zip(present(found.files), present(found.labels)[:, 0].tolist(), strict=True))
     assert labels["2/good000.png"] == 0
     assert labels["10/good000.png"] == 1
     assert labels["apple/red/good000.png"] == labels["apple/green/good000.png"] == 2
@@ -37,7 +38,7 @@ def test_a_folder_with_neither_table_nor_classes_is_an_error(tmp_path, good, sub
     good(tmp_path / sub_folder, 2)
     with pytest.raises(DataError, match="has no classes") as caught:
         data.load(str(tmp_path), conditional=True)
-    assert "attributes.csv" in caught.value.hint
+    assert "attributes.csv" in present(caught.value.hint)
 
 
 def test_labels_stay_with_their_picture_when_others_are_skipped(tmp_path, good):
@@ -46,7 +47,7 @@ def test_labels_stay_with_their_picture_when_others_are_skipped(tmp_path, good):
     (tmp_path / "a" / "bad.png").write_bytes(b"")
     good(tmp_path / "a", 1)
     found = data.load(str(tmp_path), conditional=True)
-    assert found.labels[:, 0].tolist() == [0] + [1] * 30
+    assert present(found.labels)[:, 0].tolist() == [0] + [1] * 30
 
 
 @pytest.fixture

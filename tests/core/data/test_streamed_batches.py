@@ -152,7 +152,12 @@ def test_closing_ends_the_threads_at_once_with_much_left_to_read(
     folder: Path, batches: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = reader.read_picture
-    monkeypatch.setattr(reader, "read_picture", lambda *a: time.sleep(0.05) or honest(*a))
+
+    def slow(path: Path, size: int) -> Image.Image:
+        time.sleep(0.05)
+        return honest(path, size)
+
+    monkeypatch.setattr(reader, "read_picture", slow)
     streamed = batches(stream(folder, workers=2), batch_size=16)
     streamed[0]
     assert reading_threads()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from vpfb_core.dynamics import ode as solvers
 from vpfb_core.dynamics.ode import METHODS, Solution, Status, evaluations, solve, steps_for
-from vpfb_core.dynamics.tableaux import AB2, AB3, ARC3, BOSH3, DOPRI5, Method, Tableau
+from vpfb_core.dynamics.tableaux import AB2, AB3, ARC3, BOSH3, DOPRI5, Method, Slope, Tableau
 from vpfb_core.errors import ConfigError, SolverError
 
 ADAPTIVE = ["bosh3", "dopri5"]
@@ -75,7 +76,8 @@ def relative_error(x: Tensor, exact: Tensor) -> float:
 
 def walk(method: Method, problem: Problem, grid: Sequence[float]) -> Tensor:
     """Any table on a given grid, those of the adaptive methods too."""
-    x, slopes = problem.x0(), []
+    x = problem.x0()
+    slopes: list[Slope] = []
     for i in range(len(grid) - 1):
         x, slopes = method.grid_step(problem.f, x, grid, i, slopes)
     return x
@@ -236,7 +238,7 @@ def test_there_and_back_returns_to_the_start(method: str) -> None:
 @pytest.mark.parametrize("method", ["ab3", "rk4", "dopri5"])
 def test_states_of_any_shape(method: str, shape: tuple[int, ...]) -> None:
     x0 = torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
-    settings = {} if method in ADAPTIVE else {"steps": 30}
+    settings: dict[str, Any] = {} if method in ADAPTIVE else {"steps": 30}
     solution = solve(lambda x, t: -x * t.reshape(-1, *[1] * (x.dim() - 1)), x0, 0.0, 1.0, method, **settings)
     assert solution.x.shape == shape
     assert torch.allclose(solution.x, x0 * math.exp(-0.5), atol=1e-4)
@@ -248,7 +250,7 @@ def test_no_samples_are_solved_without_calling_f(method: str) -> None:
     def never(_x: Tensor, _t: Tensor) -> Tensor:
         raise AssertionError("called")
 
-    settings = {} if method in ADAPTIVE else {"steps": 3, "keep_path": True}
+    settings: dict[str, Any] = {} if method in ADAPTIVE else {"steps": 3, "keep_path": True}
     solution = solve(never, torch.zeros(0, 2), method=method, **settings).require_success()
     assert solution.x.shape == (0, 2)
     assert solution.nfe.shape == (0,)
@@ -345,7 +347,7 @@ def test_fixed_steps_call_f_at_these_nodes(method: str) -> None:
 def test_the_singular_end_is_not_evaluated(method: str, span: tuple[float, float]) -> None:
     recorder = Recorder()
     solve(recorder, torch.ones(1, 1), *span, method, steps=7)
-    low, high = sorted(np.float32(span).tolist())
+    low, high = sorted(np.array(span, np.float32).tolist())
     assert all(low <= t <= high and t != np.float32(span[1]) for t in recorder.times)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from present import present
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -61,7 +62,7 @@ def gradient(trainer: Trainer, inputs: Inputs) -> Tensor:
         for parameter in trainer.field.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=draws))
     trainer.step(inputs.batches[0], 0, 0.0)
-    return torch.cat([parameter.grad.flatten() for parameter in trainer.field.parameters()]).cpu()
+    return torch.cat([present(parameter.grad).flatten() for parameter in trainer.field.parameters()]).cpu()
 
 
 def assert_near(ours: Tensor, theirs: Tensor, tolerance: float) -> None:

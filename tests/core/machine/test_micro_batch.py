@@ -33,14 +33,16 @@ def fitting(most: int, error: Exception, tried: list[int]) -> Callable[[int], in
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
 def test_out_of_memory_halves_the_number_for_good(error: Exception) -> None:
-    at_once, tried = MicroBatch(12, CPU), []
+    at_once = MicroBatch(12, CPU)
+    tried: list[int] = []
     assert at_once.fit(fitting(3, error, tried)) == 7
     assert at_once.fit(fitting(3, error, tried)) == 7
     assert tried == [12, 6, 3, 3]
 
 
 def test_one_image_that_does_not_fit_is_an_error_with_advice() -> None:
-    at_once, tried = MicroBatch(3, CPU), []
+    at_once = MicroBatch(3, CPU)
+    tried: list[int] = []
     with pytest.raises(StepTooLargeError, match="out of memory on cpu with one image at a time") as failure:
         at_once.fit(fitting(0, OUT_OF_MEMORY[0], tried))
     assert tried == [3, 2, 1]
@@ -48,7 +50,8 @@ def test_one_image_that_does_not_fit_is_an_error_with_advice() -> None:
 
 
 def test_what_cannot_be_divided_is_tried_once() -> None:
-    at_once, tried = MicroBatch(8, CPU, divisible=False), []
+    at_once = MicroBatch(8, CPU, divisible=False)
+    tried: list[int] = []
     with pytest.raises(StepTooLargeError, match="with 8 images at a time, which cannot be divided") as failure:
         at_once.fit(fitting(4, OUT_OF_MEMORY[0], tried))
     assert tried == [8]
@@ -56,7 +59,8 @@ def test_what_cannot_be_divided_is_tried_once() -> None:
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
-    at_once, tried = MicroBatch(8, CPU), []
+    at_once = MicroBatch(8, CPU)
+    tried: list[int] = []
     with pytest.raises(RuntimeError, match="shapes"):
         at_once.fit(fitting(4, RuntimeError("shapes do not fit"), tried))
     assert (tried, at_once.size) == ([8], 8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -28,8 +30,8 @@ def test_noise_of_a_large_sample_is_the_same_bits_whatever_the_number_of_threads
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"stream": "langevin"}, {"indices": range(8, 16)}])
-def test_seeds_streams_and_indices_give_different_noise(other: dict[str, object]) -> None:
-    call = {"seed": 0, "indices": range(8), "stream": "prior"}
+def test_seeds_streams_and_indices_give_different_noise(other: dict[str, Any]) -> None:
+    call: dict[str, Any] = {"seed": 0, "indices": range(8), "stream": "prior"}
     a, b = noise.normal((50,), **call), noise.normal((50,), **(call | other))
     assert not (a == b).any()
 
@@ -57,7 +59,9 @@ def test_noise_leaves_the_global_generator_alone() -> None:
 
 
 def test_seeds_of_different_keys_differ_and_fit_a_generator() -> None:
-    keys = [(seed, stream, index) for seed in range(10) for stream in ("prior", "step") for index in range(100)]
+    keys: list[tuple[int | str, ...]] = [
+        (seed, stream, index) for seed in range(10) for stream in ("prior", "step") for index in range(100)
+    ]
     keys += [("1", 1), (1, "1"), (11,), (1, 1)]
     seeds = {noise.derive_seed(*key) for key in keys}
     assert len(seeds) == len(keys)

@@ -102,14 +102,15 @@ def test_loss_at_the_exact_velocity_of_a_gaussian_is_the_variance_that_a_point_l
 @pytest.mark.parametrize("strength", [-0.5, 0.1, 0.5])
 def test_loss_rises_from_the_exact_velocity_by_the_square_of_what_is_added(strength: float) -> None:
     mixture, method, n = anisotropic(), flow_matching(), 20_000
-    fields = [method.field(ExactVelocity(mixture, each), PLANE) for each in (0.0, strength)]
+    networks = [ExactVelocity(mixture, each) for each in (0.0, strength)]
+    fields = [method.field(network, PLANE) for network in networks]
     validation = Validation(batch_of(mixture, n).data, seed=2)
     exact, bent = (method.held_out(field, validation)["residual"] for field in fields)
     seen: list[Tensor] = []
-    handle = fields[0].network.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    handle = networks[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     method.held_out(fields[0], validation)
     handle.remove()
-    difference = bent - exact - strength**2 * fields[0].network.bend(seen[0]).square().mean(1)
+    difference = bent - exact - strength**2 * networks[0].bend(seen[0]).square().mean(1)
     assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(n)
     assert bent.mean() > exact.mean()
 
@@ -242,6 +243,7 @@ def model_of(mixture: Mixture) -> Model:
 
 def test_a_model_samples_encodes_and_interpolates() -> None:
     model = model_of(correlated_gaussian(0.8))
+    assert isinstance(model.field, Transports)
     drawn = model.sample(6, seed=3, method="dopri5", rtol=1e-5)
     assert drawn.images.shape == (6, 1, 1, 2)
     codes = model.encode(drawn.images)
@@ -256,6 +258,7 @@ def test_a_model_has_the_likelihood_of_its_flow() -> None:
     mixture, model = correlated_gaussian(0.8), model_of(correlated_gaussian(0.8))
     images = (0.5 + 0.1 * mixture.sample(5, torch.Generator().manual_seed(0)) / STD).float()
     found = model.log_density(images.reshape(5, 1, 1, 2), method="ode", dequantise=False, rtol=1e-6)
+    assert isinstance(model.field, Transports)
     level = model.field.level(model.field.span[1])
     covariance = 0.01 * (mixture.covariance / STD**2 + level**2 * torch.eye(2, dtype=torch.float64))
     density = torch.distributions.MultivariateNormal(torch.full((2,), 0.5, dtype=torch.float64), covariance)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from present import present
 
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
-from vpfb_core.model.conditions import condition_tensor
+from vpfb_core.model.conditions import Condition, condition_tensor
 
 GROUPS = (
     ConditionGroup("shape", ("circle", "square")),
@@ -17,10 +18,8 @@ GROUPS = (
 )
 
 
-def rows(condition: object, n: int = 1, first: int = 0) -> list[list[int]]:
-    tensor = condition_tensor(condition, GROUPS, n, first)  # type: ignore[arg-type]
-    assert tensor is not None
-    return tensor.tolist()
+def rows(condition: Condition, n: int = 1, first: int = 0) -> list[list[int]]:
+    return present(condition_tensor(condition, GROUPS, n, first)).tolist()
 
 
 def test_a_name_sets_its_group_and_leaves_the_others_open() -> None:
@@ -45,7 +44,7 @@ def test_several_names_alternate_wherever_a_part_begins() -> None:
 
 def test_indices_pass_if_they_fit() -> None:
     indices = torch.tensor([[0, 1, -1, 1]])
-    assert torch.equal(condition_tensor(indices, GROUPS, 1), indices)  # type: ignore[arg-type]
+    assert torch.equal(present(condition_tensor(indices, GROUPS, 1)), indices)
     for wrong in (torch.tensor([[2, 0, 0, 0]]), torch.tensor([[-2, 0, 0, 0]]), torch.tensor([[0, 0]]), indices.float()):
         with pytest.raises(ConfigError):
             condition_tensor(wrong, GROUPS, 1)

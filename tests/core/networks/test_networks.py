@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from vpfb_core.networks import MLP, PaperUNet, UNet, build
 from vpfb_core.networks.embedding import ConditionEmbedding, LevelFeatures
 from vpfb_core.networks.unet import Attention, Block, Prototypes, from_patches, to_patches
 
+M = TypeVar("M", bound=nn.Module)
 DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "dim": 3, "width": 16, "classes": [3, 2]},
     "unet": {
@@ -43,7 +44,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def shuffle_weights(module: nn.Module, std: float = 0.3) -> nn.Module:
+def shuffle_weights(module: M, std: float = 0.3) -> M:
     """Give every weight a value, the zero-initialised ones too."""
     draws = generator(5)
     for parameter in module.parameters():
@@ -191,8 +192,9 @@ def test_prototypes_of_classes_add_up_and_no_class_has_none() -> None:
     prototypes = Prototypes((3, 2), (2, 4, 4), 8, embedding=5)
     embedding = torch.randn(1, 5, generator=generator())
     assert not prototypes(torch.tensor([[2, 1]]), embedding).any(), "learned from zero"
-    prototypes.images[0].weight.data[2].normal_(generator=generator(1))
-    prototypes.images[1].weight.data[1].normal_(generator=generator(2))
+    images_of_three, images_of_two = prototypes.images.parameters()
+    images_of_three.data[2].normal_(generator=generator(1))
+    images_of_two.data[1].normal_(generator=generator(2))
     both, first, second, none = (
         prototypes(torch.tensor([rows]), embedding) for rows in ((2, 1), (2, -1), (-1, 1), (-1, -1))
     )

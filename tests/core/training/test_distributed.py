@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import two_processes
+from present import present
 from torch import Tensor
 
 from vpfb_core.config import read_file
@@ -130,24 +131,24 @@ def test_a_run_resumes_with_another_number_of_processes(folder: Path) -> None:
     assert_same_weights(folder / "begun by one", folder / "one")
     assert [seen(folder, rank)["stopped"] for rank in range(2)] == [3, 3], "a request to one process stops both"
     run = Run(folder / "stopped by the second")
-    assert read_state(run).counters.step == 3
+    assert present(read_state(run)).counters.step == 3
     assert train(folder, out=run.path.name, resume="auto").status == "finished"
     assert_same_weights(run.path, folder / "one")
 
 
 def test_a_loss_that_is_not_finite_on_one_process_concerns_both(folder: Path) -> None:
     assert [seen(folder, rank)["rolled back"] for rank in range(2)] == ["finished"] * 2
-    assert read_state(Run(folder / "rolled back")).counters.rollbacks == 1
+    assert present(read_state(Run(folder / "rolled back"))).counters.rollbacks == 1
     said = [seen(folder, rank)["diverged"] for rank in range(2)]
     assert said[0] == said[1]
     assert "DivergedError: training diverged at step 4: the loss is inf" in said[0]
-    assert read_state(Run(folder / "diverged")).counters.step == 4
+    assert present(read_state(Run(folder / "diverged"))).counters.step == 4
 
 
 def test_images_that_one_process_cannot_read_stop_both_and_the_run_is_saved(folder: Path) -> None:
     assert [seen(folder, rank)["unreadable"] for rank in range(2)] == ["DataError: the disk is gone"] * 2
     run = Run(folder / "unreadable")
-    assert (run.status()["status"], read_state(run).counters.step) == ("interrupted", 2)
+    assert (run.status()["status"], present(read_state(run)).counters.step) == ("interrupted", 2)
 
 
 def test_two_processes_evaluate_to_the_figures_of_one(
@@ -176,7 +177,7 @@ def test_a_process_without_memory_for_one_image_says_so_and_the_other_that_it_ha
     assert json.loads(out)["error"]["kind"] == "process"
     assert "another process of this job has died" in errors
     assert "out of memory on cpu with one image at a time, at step 3; the last save is kept (process 1 of 2)" in said
-    assert read_state(Run(tmp_path / "memory")).counters.step == 2
+    assert present(read_state(Run(tmp_path / "memory"))).counters.step == 2
 
 
 def test_a_process_that_is_killed_ends_the_other(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_a_process_that_is_killed_ends_the_other(tmp_path: Path) -> None:
     assert (first.returncode, second.returncode) == (5, -9), errors
     assert json.loads(out)["error"]["kind"] == "process"
     assert "another process of this job has died" in errors
-    assert read_state(Run(tmp_path / "killed")).counters.step == 2
+    assert present(read_state(Run(tmp_path / "killed"))).counters.step == 2
 
 
 # --- without other processes ------------------------------------------------------------------------------------------

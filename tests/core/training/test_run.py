@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from present import present
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -134,7 +135,7 @@ def test_a_run_killed_after_its_last_save_repeats_the_lost_steps() -> None:
     whole = train(out="whole")
     with pytest.raises(KilledError):
         vpfb.train(config(out="killed", save_every=4, log_every=1), on_step=kill)
-    assert read_state(Run(Path("killed"))).counters.step == 4
+    assert present(read_state(Run(Path("killed")))).counters.step == 4
     assert_equal_bit_for_bit(tensors(train(out="killed", resume="auto").run), tensors(whole.run))
 
 
@@ -233,7 +234,7 @@ def memory_for(rows: int, monkeypatch: pytest.MonkeyPatch, error: Exception, fro
 def test_a_step_that_runs_out_of_memory_is_taken_again_with_half_the_images_at_a_time(
     batch_size: int, rows: int, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "batch_size": batch_size,
         "conditional": True,
         "dropout": 0.2,
@@ -257,7 +258,8 @@ def test_without_memory_for_one_image_the_run_ends_at_its_last_save_and_resumes_
         train(out="run", save_every=2)
     assert failure.value.message == "out of memory on cpu with one image at a time, at step 5; the last save is kept"
     run = Run(Path("run"))
-    assert (run.status()["status"], run.status()["step"], read_state(run).counters.step) == ("interrupted", 4, 4)
+    status, state = run.status(), present(read_state(run))
+    assert (status["status"], status["step"], state.counters.step) == ("interrupted", 4, 4)
     result = train(out="run", resume="auto")
     assert result.status == "finished"
     assert_equal_bit_for_bit(tensors(result.run), tensors(whole.run))
@@ -356,7 +358,7 @@ def test_a_damaged_state_gives_way_to_the_one_before_it() -> None:
     whole = train(out="whole")
     run = train(out="run", stop_after=5, save_every=2).run
     damage(run.state)
-    assert read_state(run).counters.step == 4
+    assert present(read_state(run)).counters.step == 4
     assert_equal_bit_for_bit(tensors(train(out="run", resume="auto").run), tensors(whole.run))
 
 
@@ -408,7 +410,7 @@ def test_rolling_back_continues_from_the_last_good_state_at_half_the_rate(monkey
     settings = config(save_every=2, on_nonfinite="rollback", warmup=0, decay=0.0, lr=1e-3)
     result = vpfb.train(settings, on_step=lambda now: rates.update({now.step: now.lr}))
     assert (result.status, result.step) == ("finished", 8)
-    assert read_state(result.run).counters.rollbacks == 1
+    assert present(read_state(result.run)).counters.rollbacks == 1
     assert (rates[4], rates[8]) == pytest.approx((1e-3, 5e-4))
     steps = [int(row["step"]) for row in csv.DictReader(result.run.log.open())]
     assert steps == sorted(set(steps))

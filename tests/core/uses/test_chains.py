@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def images(n: int, seed: int = 0) -> Tensor:
 
 def test_guided_samples_are_shifted_by_the_weight() -> None:
     model = make()
-    settings = {"condition": "one", "method": "dopri5", "rtol": 1e-6}
+    settings: dict[str, Any] = {"condition": "one", "method": "dopri5", "rtol": 1e-6}
     plain, guided = (model.sample(4, guidance=weight, **settings).images for weight in (None, 2.5))
     torch.testing.assert_close(guided - plain, torch.full_like(plain, 1.5 * STD), rtol=0, atol=1e-3)
     unconditional = model.sample(4, guidance=2.5, method="dopri5", rtol=1e-6).images
@@ -114,12 +115,12 @@ def test_of_several_groups_each_must_have_a_class_where_nothing_else_was_trained
 def test_interpolation_runs_from_image_to_image() -> None:
     model, first, last = make(), images(3), images(3, seed=1)
     condition = ["zero", "one"]
-    codes = [model.encode(pictures, condition=condition) for pictures in (first, last)]
-    rows = model.interpolate(*codes, 5, condition=condition, batch_size=4)
+    start, end = (model.encode(pictures, condition=condition) for pictures in (first, last))
+    rows = model.interpolate(start, end, 5, condition=condition, batch_size=4)
     assert rows.shape == (3, 5, *SHAPE)
     torch.testing.assert_close(rows[:, 0], first, rtol=0, atol=1e-3)
     torch.testing.assert_close(rows[:, -1], last, rtol=0, atol=1e-3)
-    alone = model.interpolate(codes[0][1:2], codes[1][1:2], 5, condition="one")
+    alone = model.interpolate(start[1:2], end[1:2], 5, condition="one")
     torch.testing.assert_close(alone[0], rows[1], rtol=0, atol=1e-5)
 
 
@@ -127,7 +128,8 @@ def test_interpolation_runs_from_image_to_image() -> None:
 
 
 def test_a_long_run_stays_in_its_class_and_returns_its_statistics() -> None:
-    model, seen = make(), []
+    model = make()
+    seen: list[float] = []
     drawn = model.sample(100).images
     run = model.long_run(drawn, 60, seed=1, condition="one", batch_size=40, level=1.0,
                          on_progress=seen.append)  # fmt: skip
@@ -168,7 +170,8 @@ def test_the_energy_trace_is_thinned_to_fifty_points_with_both_ends(steps: int, 
 
 
 def test_pixels_are_filled_in_n_ways_around_those_that_are_known() -> None:
-    model, image, seen = make(), torch.tensor([[[7, 200], [90, 255]]], dtype=torch.uint8), []
+    model, image = make(), torch.tensor([[[7, 200], [90, 255]]], dtype=torch.uint8)
+    seen: list[float] = []
     known = torch.tensor([[[True, False], [False, True]]])
     found = model.inpaint(image, known, 40, condition="one", batch_size=25, on_progress=seen.append)
     assert torch.equal(found.images[:, known], (image[known] / 255).expand(40, 2))

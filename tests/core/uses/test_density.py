@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,10 +52,8 @@ def calibrate(model: Model, images: Tensor, labels: Tensor | None = None, **coun
     """Give the model the constants of these images, from as many points as `counts` says."""
     assert isinstance(model.field, PotentialField)
     data = model.standardise(density.dequantised(images, 0))
-    counts = {"anchor_points": 0} | counts
-    model.calibration = estimation.calibrate(
-        model.field.potential, data, labels, model.data_shape.classes, **counts
-    )  # fmt: skip
+    settings: dict[str, Any] = {"anchor_points": 0} | counts
+    model.calibration = estimation.calibrate(model.field.potential, data, labels, model.data_shape.classes, **settings)
 
 
 def flow_matching() -> Model:
@@ -162,7 +161,7 @@ def test_a_class_has_its_own_density_and_two_at_once_have_none() -> None:
     model, images = untrained(groups=groups), pictures(4)
     assert isinstance(model.field, PotentialField)
     noise = levels(model.field.potential)
-    entries = {
+    entries: dict[tuple[int, ...], Constants] = {
         key: Constants(tuple(value for _ in noise), (0.0,) * len(noise), 1)
         for key, value in {(-1, -1): -1.0, (0, -1): -2.0, (1, -1): -3.0}.items()
     }
@@ -189,11 +188,11 @@ def test_a_class_has_its_own_density_and_two_at_once_have_none() -> None:
         ({"nfe": 5}, "nfe"),
     ],
 )
-def test_settings_that_do_not_exist_are_refused(settings: dict[str, object], words: str) -> None:
+def test_settings_that_do_not_exist_are_refused(settings: dict[str, Any], words: str) -> None:
     model = untrained()
     calibrate(model, pictures(4))
     with pytest.raises(ConfigError, match=words):
-        model.log_density(pictures(1), **settings)  # type: ignore[arg-type]
+        model.log_density(pictures(1), **settings)
 
 
 def test_an_uncalibrated_model_names_the_command_that_helps() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from models import vpfb_model
+from present import present
 
 import vpfb_core as vpfb
 from vpfb_core import networks
@@ -63,7 +64,7 @@ def test_a_path_leads_from_the_prior_points_to_the_images_whatever_the_batch() -
     assert drawn.path.shape == (5, 5, 3, 6, 6), "four steps of two evaluations"
     assert drawn.nfe.tolist() == [8] * 5
     assert torch.equal(drawn.path[-1], drawn.images)
-    codes = model.statistics.to_images(drawn.solution.path[0])  # type: ignore[index]
+    codes = model.statistics.to_images(present(drawn.solution.path)[0])
     assert torch.equal(drawn.path[0], codes)
     assert model.sample(2).path is None
 

@@ -65,7 +65,8 @@ def test_chains_stay_on_the_ring_they_walk_along() -> None:
 
 
 def test_energies_run_from_the_start_to_the_end_and_evaluations_are_counted() -> None:
-    mixture, steps, seen = anisotropic(), 37, []
+    mixture, steps = anisotropic(), 37
+    seen: list[int] = []
     z = data(mixture, 30)
     solver = Solver.choose("euler", nfe=10)
     run = long_run(field_of(mixture), z, steps=steps, seed=0, solver=solver, on_step=seen.append)

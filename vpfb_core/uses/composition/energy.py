@@ -77,9 +77,13 @@ class Composition:
         CheckpointError: a model in an | is not calibrated.
     """
 
-    def __init__(self, expression: str | Expression, models: TrainedModel | Mapping[ModelName, TrainedModel]) -> None:
+    def __init__(
+        self,
+        expression: str | Expression,
+        models: TrainedModel | Mapping[str, TrainedModel] | Mapping[ModelName, TrainedModel],
+    ) -> None:
         parsed = parse(expression) if isinstance(expression, str) else expression
-        given: Mapping[ModelName, TrainedModel] = {None: models} if isinstance(models, TrainedModel) else models
+        given: Mapping[Any, TrainedModel] = {None: models} if isinstance(models, TrainedModel) else models
         if missing := [name for name in models_named(parsed) if name not in given]:
             raise ConfigError(
                 f"{parsed} needs the model {missing[0] or 'whose classes need no name'}, which is not given"

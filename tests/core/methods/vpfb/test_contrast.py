@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from present import present
 from problems import STD
 from scipy import stats
 from torch import Tensor, nn
@@ -37,15 +38,13 @@ class Classes(nn.Module):
         self.apart = math.sqrt(1 - self.spread)
 
     def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
-        x, sine, cosine = u[:, 0], torch.sin(angle), torch.cos(angle)
+        x, index, sine, cosine = u[:, 0], present(condition)[:, 0], torch.sin(angle), torch.cos(angle)
         deviation = torch.sqrt(self.spread * sine**2 + cosine**2)
         logs = torch.stack([self._log(x, sign * self.apart * sine, deviation) for sign in (-1, 1)])
         both = torch.logsumexp(logs, 0)
-        of_class = logs.gather(0, condition[:, 0].clamp(min=0)[None])[0]
-        log_density = torch.where(condition[:, 0] < 0, both, of_class)
-        return (0.5 * x**2 + self.gain * log_density + self.offset * condition[:, 0] * torch.sin(angle)) / torch.tan(
-            angle
-        )
+        of_class = logs.gather(0, index.clamp(min=0)[None])[0]
+        log_density = torch.where(index < 0, both, of_class)
+        return (0.5 * x**2 + self.gain * log_density + self.offset * index * torch.sin(angle)) / torch.tan(angle)
 
     def _log(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
         return torch.distributions.Normal(mean, deviation).log_prob(x)

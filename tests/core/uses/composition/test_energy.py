@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from problems import Mixture
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
+from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
+from vpfb_core.methods.base import Transports
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.uses.composition import Composition
 
@@ -21,6 +24,7 @@ FREE = gaussian([0.1, -0.2], [[1.2, 0.3], [0.3, 0.9]])
 RED = gaussian([0.8, -0.2], [[0.4, 0.1], [0.1, 0.3]])
 GREEN = gaussian([-0.5, 0.5], [0.5, 0.6])
 BLUE = gaussian([0.0, -1.0], [[0.3, -0.1], [-0.1, 0.5]])
+Models = Model | Mapping[str, Model] | Mapping[str | None, Model]
 MODEL = exact_model({(-1,): FREE, (0,): RED, (1,): GREEN, (2,): BLUE})
 ALONE = {"r": exact_model({(): RED}, ()), "b": exact_model({(): BLUE}, ())}
 LEVELS = [20.0, 1.5, 0.4, 0.07]
@@ -48,9 +52,9 @@ def exact_density(part: Mixture, x: Tensor, level: float) -> Tensor:
     return torch.from_numpy(blurred.logpdf(x.numpy()))
 
 
-def composed_density(text: str, x: Tensor, level: float, models: object = MODEL) -> Tensor:
+def composed_density(text: str, x: Tensor, level: float, models: Models = MODEL) -> Tensor:
     """Of the composition, up to a constant."""
-    energy, _ = Composition(text, models).energy_and_score(images(x), level)  # type: ignore[arg-type]
+    energy, _ = Composition(text, models).energy_and_score(images(x), level)
     return -energy
 
 
@@ -147,9 +151,9 @@ def test_a_mixture_of_unconditional_models_is_exact(level: float) -> None:
         ("(r: & b:) | 2*b:", ALONE),
     ],
 )
-def test_score_is_the_gradient_of_the_log_density(text: str, models: object, level: float) -> None:
+def test_score_is_the_gradient_of_the_log_density(text: str, models: Models, level: float) -> None:
     x, step = points(4), 1e-5
-    composition = Composition(text, models)  # type: ignore[arg-type]
+    composition = Composition(text, models)
     _, score = composition.energy_and_score(images(x), level)
     for axis in (0, 1):
         nudge = step * torch.eye(2, dtype=torch.float64)[axis]
@@ -179,6 +183,7 @@ def test_a_density_is_evaluated_once_whatever_the_number_of_its_names() -> None:
 
 
 def test_the_levels_of_several_models_are_those_that_all_have() -> None:
+    assert isinstance(MODEL.field, Transports)
     alone = Composition("red", MODEL)
     assert alone.levels == MODEL.field.levels
     assert alone.start == MODEL.field.span[0]

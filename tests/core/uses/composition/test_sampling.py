@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import shapes_reader
 import torch
 from composed_models import exact_model, gaussian, moments, product
+from problems import Mixture
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -23,16 +25,16 @@ GREEN = gaussian([-0.4] * D, [0.6] * D)
 MANY = exact_model({(-1,): FREE, (0,): RED, (1,): GREEN})
 
 # In the plane, where proportions and correlations show.
-PLANE = {
+PLANE: dict[tuple[int, ...], Mixture] = {
     (-1,): gaussian([0.0, 0.0], [1.0, 1.0]),
     (0,): gaussian([1.0, 0.0], [[0.4, 0.2], [0.2, 0.4]]),
     (1,): gaussian([-1.0, 0.5], [0.1, 0.1]),
 }
 
 
-def drawn(text: str, model: Model, n: int = N, **settings: object) -> Tensor:
+def drawn(text: str, model: Model, n: int = N, **settings: Any) -> Tensor:
     """Data of unit variance, (n, d), float64."""
-    found = sample(Composition(text, model), n, seed=1, batch_size=1000, **settings)  # type: ignore[arg-type]
+    found = sample(Composition(text, model), n, seed=1, batch_size=1000, **settings)
     return found.data.flatten(1).double()
 
 
@@ -130,8 +132,8 @@ def test_ula_comes_near_the_product_too() -> None:
 # --- what comes back --------------------------------------------------------------------------------------------------
 
 
-def few(n: int, text: str = "red & green", **settings: object) -> Composed:
-    return sample(Composition(text, exact_model(PLANE)), n, seed=5, levels=6, **settings)  # type: ignore[arg-type]
+def few(n: int, text: str = "red & green", **settings: Any) -> Composed:
+    return sample(Composition(text, exact_model(PLANE)), n, seed=5, levels=6, **settings)
 
 
 def test_a_sample_depends_on_seed_and_index_alone() -> None:
@@ -180,9 +182,9 @@ def test_progress_rises_to_one() -> None:
         ({"batch_size": 0}, "batch_size = 0"),
     ],
 )
-def test_impossible_settings_are_refused(settings: dict[str, object], words: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        sample(Composition("red", MANY), **{"n": 1, **settings})  # type: ignore[arg-type]
+        sample(Composition("red", MANY), **{"n": 1, **settings})
 
 
 @pytest.mark.parametrize("mcmc", ["none", pytest.param("mala", marks=pytest.mark.slow)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_cached_features_are_not_computed_again(cache: Path) -> None:
         {"images": IMAGES.view(5, 1, 4, 1)},
     ],
 )
-def test_other_images_or_another_extractor_are_another_key(cache: Path, other: dict[str, object]) -> None:
+def test_other_images_or_another_extractor_are_another_key(cache: Path, other: dict[str, Any]) -> None:
     cached()
     _, found = cached(**other)
     assert not found
@@ -60,10 +61,9 @@ def test_other_images_or_another_extractor_are_another_key(cache: Path, other: d
 def test_the_features_of_a_damaged_file_are_computed_again(cache: Path, damage: str) -> None:
     first, _ = cached()
     (path,) = files(cache)
-    content = bytearray(path.read_bytes())
-    if damage == "flipped":
-        content[-3] ^= 1
-    path.write_bytes({"truncated": content[:-5], "empty": b"", "flipped": content}[damage])
+    content = path.read_bytes()
+    flipped = content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+    path.write_bytes({"truncated": content[:-5], "empty": b"", "flipped": flipped}[damage])
     again, found = cached()
     assert not found
     assert torch.equal(again, first)

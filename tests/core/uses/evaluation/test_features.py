@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torchvision.models import resnet18
+from torch import Tensor
+from torchvision.models import ResNet, resnet18
 from torchvision.transforms.v2 import functional as transforms
 
 from vpfb_core.errors import CheckpointError, ConfigError, MissingError
@@ -25,7 +25,7 @@ def find(name: str, path: Path | None = None) -> features.Extractor:
     return features.find(name, path, "digits", (3, 9, 9), CPU, download=False)
 
 
-def resnet(path: Path, classes: int = 1000) -> nn.Module:
+def resnet(path: Path, classes: int = 1000) -> ResNet:
     """A network that is drawn at random, and its file."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

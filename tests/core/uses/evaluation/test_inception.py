@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset
 from torch_fidelity import KEY_METRIC_KID_MEAN, FeatureExtractorInceptionV3, calculate_metrics
 
 from vpfb_core.errors import CheckpointError, ConfigError, MissingError
@@ -18,11 +18,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*not the file that FID is defin
 SHAPE = (3, 9, 9)
 
 
-class Images(TensorDataset):
+class Images(Dataset[Tensor]):
     """As torch-fidelity takes them."""
 
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
     def __getitem__(self, index: int) -> Tensor:
-        return super().__getitem__(index)[0]
+        return self.images[index]
 
 
 def images(n: int, channels: int = 3, seed: int = 0) -> Tensor:
@@ -78,9 +84,9 @@ def test_a_figure_is_torch_fidelitys_over_the_registered_extractor(path: Path, f
         feature_extractor=inception.NAME, feature_extractor_weights_path=path, verbose=False, save_cpu_ram=True,
         feature_layer_kid=inception.LAYER, cache=False,
     )[KEY_METRIC_KID_MEAN]  # fmt: skip
-    of_sets = [found.features(each, torch.device("cpu"), batch_size=2) for each in sets]
-    assert inception.kid(*of_sets, seed=0)[0] == pytest.approx(theirs, rel=1e-4)
-    assert distances.kernel(*of_sets) == pytest.approx(theirs, rel=1e-4), "kernel is the same over other features"
+    one, other = (found.features(each, torch.device("cpu"), batch_size=2) for each in sets)
+    assert inception.kid(one, other, seed=0)[0] == pytest.approx(theirs, rel=1e-4)
+    assert distances.kernel(one, other) == pytest.approx(theirs, rel=1e-4), "kernel is the same over other features"
 
 
 def test_fid_and_kid_grow_with_the_distance() -> None:

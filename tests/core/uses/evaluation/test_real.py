@@ -57,8 +57,8 @@ def test_a_model_that_knows_the_images_or_others_is_warned_about(
     model = model_of(shape=(1, 28, 28))
     model.about = {"data": {"name": trained_on, "fingerprint": "of another version"}}
     found = real.load(model, source, None, fewest=1, root=tmp_path)
-    assert len(found.warnings) == (words is not None)
-    assert all(words in warning for warning in found.warnings)
+    expected = [] if words is None else [words]
+    assert all(words in warning for words, warning in zip(expected, found.warnings, strict=True))
 
 
 def test_what_training_held_out_is_known_of_the_very_same_set(digits: Model) -> None:

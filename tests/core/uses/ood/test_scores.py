@@ -14,6 +14,7 @@ from torch import Tensor
 from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.networks import UNet
 from vpfb_core.uses import ood
 from vpfb_core.uses.ood.descriptors import LEVELS, SCALAR_LEVEL, describe, describe_all, levels_of, scalar_level
 from vpfb_core.uses.ood.scores import find_scores
@@ -93,6 +94,7 @@ def test_descriptors_hold_every_level_and_the_coarsest_layer(digits: tuple[Model
     assert scalars.shape == (3, 2 * len(LEVELS))
     width = model.network["widths"][-1]
     assert features.shape == (3, 3 * 2 * width), "mean and deviation of each channel, at three levels"
+    assert isinstance(model.field.network, UNet)
     assert not model.field.network.middle._forward_hooks, "nothing is left behind"
     assert describe_all(model_of().field, images_of(3), LEVELS).features.shape == (3, 0)
 
