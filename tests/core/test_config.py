@@ -47,6 +47,14 @@ def test_any_data_name_survives_toml(tmp_path_factory: pytest.TempPathFactory, n
         ({"blocks": 0}, "out of range"),
         ({"time_budget": "soon"}, "not a duration"),
         ({"time_budget": "0"}, "out of range"),
+        ({"data": None}, "data = None: expected a word"),
+        ({"seed": None}, "seed = None: expected a whole number"),
+        ({"method": None}, "method = None: expected a word"),
+        ({"method": {"name": None}}, "method = None: expected a word"),
+        ({"method": 3}, "method = 3: expected a word"),
+        ({"network": ["unet"]}, r"network = \['unet'\]: expected a word"),
+        ({"optimiser": None}, "optimiser = None: expected a section of settings"),
+        ({"run": 3}, "run = 3: expected a section of settings"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_expected_type(settings: dict[str, Any], words: str) -> None:

@@ -115,6 +115,8 @@ def _without_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if name in ORDER and isinstance(value, Mapping):
             found |= {f"{name}.{inner}": each for inner, each in value.items()}
+        elif name in ORDER and name not in _COMMON:
+            raise ConfigError(f"{name} = {shown(value)}: expected a section of settings")
         elif name not in RETIRED:
             found[name] = value
     return found

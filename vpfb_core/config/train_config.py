@@ -19,6 +19,7 @@ from vpfb_core.config.sections import (
 )
 from vpfb_core.config.setting_paths import located, require_setting, settings_of
 from vpfb_core.config.toml_files import parse_duration, parse_path
+from vpfb_core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ class Part:
 
         Args:
             part: "network" or "method".
-            name: the name; if it is None, each setting is checked by the first network that has it.
+                name: the name; if that of a network is None, each setting is checked by the first network that has it.
             settings: the settings that were given, by name.
         Raises:
             ConfigError: a name is unknown, or a value does not fit.
         """
+        if name is None and part == "method":  # only the network may be left open
+            raise ConfigError("method = None: expected a word", hint=f"methods: {', '.join(names.METHODS)}")
         if name is not None:
             for each in settings:
                 require_setting(part, name, each)
