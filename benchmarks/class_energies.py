@@ -36,8 +36,9 @@ from vpfb_core.data import ImageSet
 from vpfb_core.data.sets import shapes
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.machine import noise
-from vpfb_core.methods.base import Validation
+from vpfb_core.methods.base import Transports, Validation
 from vpfb_core.methods.likelihood import log_likelihood
+from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.fokker_planck import fokker_planck_residual
 
 LOG_RATIOS = (-0.5, 0.5, 1.5, 2.3)  # of data to noise: log tan φ
@@ -117,6 +118,7 @@ def pairs(energy: Tensor, classes: Tensor) -> dict[str, float]:
 
 def against_flow(model: Model, z: Tensor, seed: int) -> list[dict[str, float]]:
     """The explicit log-density minus that of the flow at `FLOW_LEVELS`, along one encoding of each image."""
+    assert isinstance(model.field, Transports)
     epsilon = noise.normal(z.shape[1:], seed, range(len(z)), "flow").to(z)
     probes = noise.signs((PROBES, *z.shape[1:]), seed, range(len(z)), "probes").to(z)
     null = (-1,) * len(model.groups)
@@ -139,6 +141,7 @@ def against_flow(model: Model, z: Tensor, seed: int) -> list[dict[str, float]]:
 
 def consistency(model: Model, z: Tensor, seed: int) -> dict[str, float]:
     """The deviation of the Fokker-Planck residual over images, in nats per unit of log tan φ, by ratio."""
+    assert isinstance(model.field, PotentialField)
     probes = noise.signs((PROBES, *z.shape[1:]), seed, range(len(z)), "probes").to(z)
     epsilon = noise.normal(z.shape[1:], seed, range(len(z)), "flow").to(z)
     found = {}

@@ -170,12 +170,12 @@ def main() -> None:
     ]  # fmt: skip
     show(["seed", "seconds", "t", "std of log-density error", "RMS", "score correlation"], rows)
     if arguments.classes:
-        ratios = [
+        rows = [
             [run["settings"]["seed"], row["t"], f"{row['mean']:+.3f}", f"{row['rms']:.3f}"]
             for run in runs
             for row in run["log_ratios"]
         ]
-        show(["seed", "t", "log-ratio of classes, mean error", "RMS"], ratios)
+        show(["seed", "t", "log-ratio of classes, mean error", "RMS"], rows)
     mixture_words = "8 Gaussians on a circle, standard deviation 1/8 of its radius; unit variance in each dimension"
     record(arguments.name, {"mixture": mixture_words, "schedule": homotopy.to_dict(), "runs": runs})
 

@@ -244,8 +244,8 @@ def stub(model: Model, n: int, seed: int, *, first: int, **_: object) -> Drawn:
     """Images that cost nothing, each of the grey level of its index."""
 
     class Free(Drawn):
-        nfe = property(lambda self: torch.zeros(len(self.images), dtype=torch.int64))  # type: ignore[assignment]
-        require_success = lambda self: self  # type: ignore[assignment]  # noqa: E731
+        nfe = property(lambda self: torch.zeros(len(self.images), dtype=torch.int64))
+        require_success = lambda self: self  # noqa: E731
 
     grey = torch.arange(first, first + n) % 256 / 255
     return Free(grey[:, None, None, None].expand(n, *model.shape), None)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ class Part:
 
         Args:
             part: "network" or "method".
-                name: the name; if that of a network is None, each setting is checked by the first network that has it.
+            name: the name; if that of a network is None, each setting is checked by the first network that has it.
             settings: the settings that were given, by name.
         Raises:
             ConfigError: a name is unknown, or a value does not fit.

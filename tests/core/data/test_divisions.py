@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from present import present
 
 from vpfb_core import data
 from vpfb_core.data import LoadOptions, StreamedSet, streaming
@@ -42,7 +43,9 @@ def divide(root: Path, train: str = "train", other: str = "val") -> Path:
 
 
 def for_training(source: str = "photos", **options) -> data.ImageSet:
-    return data.find(source, LoadOptions(validation=True, **options))
+    found = data.find(source, LoadOptions(validation=True, **options))
+    assert isinstance(found, data.ImageSet)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -63,9 +66,9 @@ def test_classes_come_from_below_and_the_other_part_is_held_out(photos, train, o
     images = for_training(conditional=True)
     assert images.groups[0].classes == ("cat", "dog")
     rows, held_out = data.split(images, 0.5, seed=3)
-    assert [images.files[i].split("/")[0] for i in rows] == [train] * 8
-    assert [images.files[i].split("/")[0] for i in held_out] == [other] * 4
-    assert images.labels[held_out, 0].tolist() == [0, 0, 1, 1]
+    assert [present(images.files)[i].split("/")[0] for i in rows] == [train] * 8
+    assert [present(images.files)[i].split("/")[0] for i in held_out] == [other] * 4
+    assert present(images.labels)[held_out, 0].tolist() == [0, 0, 1, 1]
     assert f"training uses train, and validation {part}" in " ".join(images.notes)
     assert data.load(f"photos:{part}").files == ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png")
     assert len(data.load(f"photos:{other}")) == 4
@@ -79,8 +82,8 @@ def test_without_classes_held_out_pictures_are_not_trained_on_either(photos):
     write(photos / "test", 3, 2)
     images = for_training()
     rows, held_out = data.split(images, 0.1, seed=0)
-    assert [images.files[i] for i in rows] == [f"train/{i}.png" for i in range(5)]
-    assert [images.files[i] for i in held_out] == [f"test/{i}.png" for i in range(3)]
+    assert [present(images.files)[i] for i in rows] == [f"train/{i}.png" for i in range(5)]
+    assert [present(images.files)[i] for i in held_out] == [f"test/{i}.png" for i in range(3)]
     assert data.split(images, 0, seed=0)[1].tolist() == held_out.tolist(), "whatever the share of validation"
 
 
@@ -142,7 +145,7 @@ def test_of_three_parts_validation_is_held_out_and_test_is_left_for_tests(photos
     divide(photos)
     write(photos / "test" / "cat", 3, 3)
     images = for_training()
-    assert {file.split("/")[0] for file in images.files} == {"train", "val"}
+    assert {file.split("/")[0] for file in present(images.files)} == {"train", "val"}
     assert "('photos:test' names the other)" in " ".join(images.notes)
     assert len(data.load("photos", split="test")) == 3
     assert len(data.load("photos", split="val")) == 4
@@ -159,7 +162,7 @@ def test_a_folder_without_a_training_part_cannot_be_trained_on(photos):
     divide(photos, "val", "test")
     with pytest.raises(DataError, match="is divided into val and test, and has no part 'train'") as caught:
         for_training()
-    assert "photos:val" in caught.value.hint
+    assert "photos:val" in present(caught.value.hint)
     assert len(data.load("photos", split="test")) == 4
 
 
@@ -177,7 +180,7 @@ def test_classes_of_validation_pictures_are_those_of_training(photos):
     shutil.rmtree(photos / "val" / "cat")
     images = for_training(conditional=True)
     assert images.groups[0].classes == ("cat", "dog")
-    labels = dict(zip(images.files, images.labels[:, 0].tolist(), strict=True))
+    labels = dict(zip(present(images.files), present(images.labels)[:, 0].tolist(), strict=True))
     assert labels["val/dog/0.png"] == labels["train/dog/0.png"] == 1
     assert labels["val/ant/0.png"] == -1
     assert "classes of the validation images that training lacks: ant" in images.notes
@@ -188,7 +191,7 @@ def test_validation_pictures_without_classes_are_of_an_unknown_class(photos):
     write(photos / "train" / "dog", 3, 1)
     write(photos / "val", 2, 2)
     images = for_training(conditional=True)
-    assert images.labels[images.held_out, 0].tolist() == [-1, -1]
+    assert present(images.labels)[images.held_out, 0].tolist() == [-1, -1]
 
 
 def test_each_part_may_have_its_table_of_attributes(photos):
@@ -196,7 +199,7 @@ def test_each_part_may_have_its_table_of_attributes(photos):
     (photos / "train" / "attributes.csv").write_text("file,big,nice\ncat/0.png,1,0\ndog/0.png,0,1\n")
     (photos / "val" / "attributes.csv").write_text("file,nice\ncat/1.png,1\n")
     images = for_training(conditional=True)
-    labels = dict(zip(images.files, images.labels.tolist(), strict=True))
+    labels = dict(zip(present(images.files), present(images.labels).tolist(), strict=True))
     assert [group.name for group in images.groups] == ["big", "nice"]
     assert labels["train/cat/0.png"] == [1, 0]
     assert labels["val/cat/1.png"] == [-1, 1]
@@ -208,7 +211,7 @@ def test_copies_of_validation_pictures_are_not_trained_on(photos):
     shutil.copy(photos / "val" / "cat" / "0.png", photos / "train" / "dog" / "copy.png")
     images = for_training()
     assert len(images) == 12
-    assert "train/dog/copy.png" not in images.files
+    assert "train/dog/copy.png" not in present(images.files)
     assert "left out of training: 1 exact copy of images for validation" in images.notes
 
 
@@ -234,7 +237,7 @@ def test_a_divided_folder_that_is_read_during_training_is_held_out_the_same(phot
     assert isinstance(streamed, StreamedSet)
     for ours, theirs in zip(data.split(streamed, 0.1, 0), data.split(in_memory, 0.1, 0), strict=True):
         assert ours.tolist() == theirs.tolist()
-    assert torch.equal(streamed.labels, in_memory.labels)
+    assert torch.equal(present(streamed.labels), present(in_memory.labels))
     assert len(streamed.sample) == 8
 
 

@@ -173,8 +173,8 @@ class TestSplit:
         streamed = stream(tmp_path, conditional=True)
         train, val = data.split(streamed, 0.1, 0)
         assert len(val) == 7
-        assert set(streamed.labels[val, 0].tolist()) == {streamed.groups[0].classes.index("many")}
-        assert set(streamed.labels[train, 0].tolist()) == set(range(31))
+        assert set(present(streamed.labels)[val, 0].tolist()) == {streamed.groups[0].classes.index("many")}
+        assert set(present(streamed.labels)[train, 0].tolist()) == set(range(31))
 
     def test_the_held_out_files_stay_nearly_the_same_when_files_are_added(self, tmp_path, good):
         names = good(tmp_path, 100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_an_archive_of_many_images_needs_no_more_memory_than_one_batch(tmp_path:
     ],
 )  # fmt: skip
 def test_a_grid_that_no_file_can_hold_is_refused_with_the_limit(
-    count: int, shape: tuple[int, ...], options: dict[str, int], fits: bool
+    count: int, shape: tuple[int, ...], options: dict[str, Any], fits: bool
 ) -> None:
     if fits:
         pictures.require_grid(count, shape, **options)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from present import present
 from problems import (
     STD,
     LateHomotopy,
@@ -131,7 +132,7 @@ def test_the_time_score_reaches_its_weight_as_the_learning_rate_falls_and_trains
             angles=AngleDistribution(uniform=0.25),
         )  # fmt: skip
         torch.testing.assert_close(loss.value(slice(0, 4)), expected)
-        gradients = torch.autograd.grad(loss.value(slice(0, 4)), list(field.potential.gauge.parameters()))
+        gradients = torch.autograd.grad(loss.value(slice(0, 4)), list(present(field.potential.gauge).parameters()))
         assert all(gradient.abs().max() > 0 for gradient in gradients)
     assert vpfb(time_score=0.0).field(Small(), CLASSES).potential.gauge is None
     assert vpfb().field(Small(), CLASSES).potential.gauge is None, "as in files that do not know the setting"

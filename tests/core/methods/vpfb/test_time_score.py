@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from present import present
 from problems import STD, ExactNetwork, Mixture, anisotropic, draw_at, exact_field, ring, scattered
 from torch import Tensor, nn
 
@@ -77,10 +78,10 @@ def errors(network: nn.Module, data: Tensor, condition: Tensor | None = None, se
 def test_the_rate_is_the_derivative_in_the_angle_from_the_same_evaluation(grad: bool) -> None:
     calls = []
     network = networks.build({"name": "mlp", "dim": 3, "width": 16, "depth": 2, "classes": [2]}, 0).double()
-    nn.init.normal_(network.last.weight, generator=generator())
+    nn.init.normal_(network.get_parameter("last.weight"), generator=generator())
     network.register_forward_hook(lambda *_: calls.append(1))
     potential = Potential(network, OT(), STD, Gauge(3, (2,)).double())
-    nn.init.normal_(potential.gauge.weights, generator=generator())
+    nn.init.normal_(present(potential.gauge).weights, generator=generator())
     u, angle = torch.randn(5, 3, generator=generator(), dtype=torch.float64), torch.linspace(0.1, 1.5, 5).double()
     condition = torch.tensor([[0], [1], [-1], [0], [1]])
     with torch.set_grad_enabled(grad):
@@ -92,13 +93,13 @@ def test_the_rate_is_the_derivative_in_the_angle_from_the_same_evaluation(grad: 
     plain = potential.arc(u, angle, condition)
     torch.testing.assert_close((value, gradient), (plain.value, plain.gradient))
     assert plain.rate is None
-    assert rate.requires_grad == grad
+    assert present(rate).requires_grad == grad
 
 
 def test_the_traced_derivatives_are_those_of_eager_mode() -> None:
     description = {"name": "unet", "channels": 1, "size": 8, "widths": [8, 16], "classes": [2]}
     potential = Potential(networks.build(description, 0), OT(), STD, Gauge(64, (2,)))
-    nn.init.normal_(potential.network.last.weight, std=0.1, generator=generator())
+    nn.init.normal_(potential.network.get_parameter("last.weight"), std=0.1, generator=generator())
     u, angle = torch.randn(3, 1, 8, 8, generator=generator()), torch.tensor([0.2, 0.8, 1.4])
     condition = torch.tensor([[0], [1], [-1]])
     eager = potential.arc(u, angle, condition, with_rate=True)
@@ -120,7 +121,8 @@ def test_the_parameters_receive_the_derivative_of_the_rate_through_a_u_net() -> 
 
     loss().backward()
     direction = [torch.randn(each.shape, generator=draws, dtype=torch.float64) for each in potential.parameters()]
-    slope = sum(float((each.grad * way).sum()) for each, way in zip(potential.parameters(), direction, strict=True))
+    gradients = [present(each.grad) for each in potential.parameters()]
+    slope = sum(float((each * way).sum()) for each, way in zip(gradients, direction, strict=True))
     step, values = 1e-6, []
     for sign in (1, -2):
         for parameter, way in zip(potential.parameters(), direction, strict=True):
