@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
+from torch import Tensor
+
 from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
@@ -14,6 +17,20 @@ from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.method import VPFB, settings_of
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.reference import Reference
+from vpfb_core.model.trained import TrainedModel
+
+
+def count_checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list of the numbers of images that models are asked to check, which grows with every check."""
+    checked: list[int] = []
+    honest = TrainedModel.require_images
+
+    def counted(model: TrainedModel, images: Tensor) -> None:
+        checked.append(len(images))
+        honest(model, images)
+
+    monkeypatch.setattr(TrainedModel, "require_images", counted)
+    return checked
 
 
 def vpfb_model(

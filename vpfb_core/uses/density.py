@@ -8,6 +8,7 @@ the width of the cell.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, log_likelihood
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
-from vpfb_core.uses.draw import conditions_of
+from vpfb_core.uses.draw import batches, conditions_of
 
 METHODS = ("explicit", "ode")
 GREY_LEVEL = 1 / 255
@@ -70,30 +71,82 @@ def log_density(
         CheckpointError: the model is not calibrated.
         SolverError: an image did not reach the prior.
     """
-    if method not in METHODS:
-        raise ConfigError(f"unknown density method {method!r}", hint=f"methods: {', '.join(METHODS)}")
-    if batch_size < 1 or probes < 1:
-        raise ConfigError(f"batch_size = {batch_size}, probes = {probes}: both must be at least 1")
-    if solver and method != "ode":
-        raise ConfigError(f"the explicit density takes no {', '.join(solver)}", hint='only "ode" uses a solver')
-    chosen = Solver.choose(**(solver or {"method": "dopri5"}))
+    density = Density.choose(model, method, level, seed=seed, dequantise=dequantise, probes=probes, **solver)
     model.require_images(images)
-    noisy = method == "explicit" or level is not None
-    level = explicit_level(model, level) if method == "explicit" else flow_level(model, level, dequantise)
     conditions = conditions_of(model, condition, len(images), first, use="a density")
-    parts = []
-    for start in range(0, len(images), batch_size):
-        rows, index = slice(start, start + batch_size), first + start
-        pixels = dequantised(images[rows], seed, index) if dequantise else images[rows]
-        data = model.standardise(pixels)
-        given = None if conditions is None else conditions[rows]
-        x = model.field.at_level(data, level, _blur_noise(data, seed, index) if noisy else None)
-        if method == "explicit":
-            found = explicit(model, x, level, given)
-        else:
-            found = by_flow(model, x, level, given, hutchinson_probes(x, probes, seed, index), chosen)
-        parts.append(found - x[0].numel() * math.log(model.statistics.std))
+    parts = [
+        density.of(images[rows], first + rows.start, None if conditions is None else conditions[rows])
+        for rows in batches(len(images), batch_size)
+    ]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Density:
+    """A log-density of images under a model, with settings that have been checked.
+
+    Attributes:
+        model: the model.
+        method: "explicit" or "ode".
+        level: the noise level at which the density is computed.
+        noisy: whether the images get the noise of this level.
+        seed: the seed of all noise, which for image i depends only on (seed, i).
+        dequantise: whether each pixel is drawn uniformly from the cell of its grey level.
+        probes: the number of probes of Hutchinson's estimator.
+        solver: the solver of the flow.
+    """
+
+    model: TrainedModel
+    method: str
+    level: float
+    noisy: bool
+    seed: int
+    dequantise: bool
+    probes: int
+    solver: Solver
+
+    @classmethod
+    def choose(
+        cls,
+        model: TrainedModel,
+        method: str = "explicit",
+        level: float | None = None,
+        *,
+        seed: int = 0,
+        dequantise: bool = True,
+        probes: int = 1,
+        **solver: Any,
+    ) -> Density:
+        """The density that these settings describe. Arguments and errors are those of `log_density`."""
+        if method not in METHODS:
+            raise ConfigError(f"unknown density method {method!r}", hint=f"methods: {', '.join(METHODS)}")
+        if probes < 1:
+            raise ConfigError(f"probes = {probes}: at least one is needed")
+        if solver and method != "ode":
+            raise ConfigError(f"the explicit density takes no {', '.join(solver)}", hint='only "ode" uses a solver')
+        chosen = Solver.choose(**(solver or {"method": "dopri5"}))
+        noisy = method == "explicit" or level is not None
+        at = explicit_level(model, level) if method == "explicit" else flow_level(model, level, dequantise)
+        return cls(model, method, at, noisy, seed, dequantise, probes, chosen)
+
+    def of(self, images: Tensor, first: int = 0, condition: Tensor | None = None) -> Tensor:
+        """The log-densities of one batch of images, float64 (N,) on the CPU.
+
+        Args:
+            images: images that `TrainedModel.require_images` has accepted, (N, C, H, W).
+            first: the index of the first image.
+            condition: class indices, int64 (N, G), or None.
+        """
+        model, level = self.model, self.level
+        pixels = dequantised(images, self.seed, first) if self.dequantise else images
+        data = model.statistics.standardise(pixels.to(model.device))
+        x = model.field.at_level(data, level, _blur_noise(data, self.seed, first) if self.noisy else None)
+        if self.method == "explicit":
+            found = explicit(model, x, level, condition)
+        else:
+            probes = hutchinson_probes(x, self.probes, self.seed, first)
+            found = by_flow(model, x, level, condition, probes, self.solver)
+        return found - x[0].numel() * math.log(model.statistics.std)
 
 
 def bits_per_dim(model: TrainedModel, images: Tensor, **settings: Any) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import vpfb_model
+from models import count_checked, vpfb_model
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -183,7 +183,7 @@ def test_a_class_has_its_own_density_and_two_at_once_have_none() -> None:
         ({"level": 1e-4}, "0.0001"),
         ({"level": float("inf")}, "inf"),
         ({"method": "ode", "level": 1e-4}, "0.0001"),
-        ({"batch_size": 0}, "batch_size = 0"),
+        ({"batch_size": 0}, "batch size 0"),
         ({"method": "ode", "probes": 0}, "probes = 0"),
         ({"nfe": 5}, "nfe"),
     ],
@@ -193,6 +193,15 @@ def test_settings_that_do_not_exist_are_refused(settings: dict[str, Any], words:
     calibrate(model, pictures(4))
     with pytest.raises(ConfigError, match=words):
         model.log_density(pictures(1), **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "ode", "nfe": 4}], ids=["explicit", "ode"])
+def test_the_range_of_each_image_is_checked_once(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = untrained(), pictures(5).float() / 255
+    calibrate(model, pictures(4))
+    checked = count_checked(monkeypatch)
+    model.log_density(images, batch_size=2, **settings)
+    assert sum(checked) == 5
 
 
 def test_an_uncalibrated_model_names_the_command_that_helps() -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.model.reference import Reference
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.uses import density
+from vpfb_core.uses.density import Density
+from vpfb_core.uses.draw import batches
 from vpfb_core.uses.ood.descriptors import SCALAR_LEVEL, describe, describe_all, scalar_level
 
 DEFAULT_SCORE = "multiscale"
@@ -31,7 +32,7 @@ class Batch:
 
     Attributes:
         model: the model.
-        images: (N, C, H, W), uint8 or in [0, 1].
+        images: images that `TrainedModel.require_images` has accepted, (N, C, H, W).
         first: the index of the first image of the batch.
         seed: the seed of the noise, which for image i depends only on (seed, i).
     """
@@ -44,7 +45,7 @@ class Batch:
     @property
     def data(self) -> Tensor:
         """The images with unit variance, on the device of the model."""
-        return self.model.standardise(self.images)
+        return self.model.statistics.standardise(self.images.to(self.model.device))
 
     @property
     def reference(self) -> Reference:
@@ -98,15 +99,13 @@ def score(
         CheckpointError: the score needs a calibrated model.
     """
     chosen = require_ready(model, name)
-    if batch_size < 1:
-        raise ConfigError(f"batch size {batch_size}: at least one image must be scored at once")
     model.require_images(images)
     parts = []
-    for start in range(0, len(images), batch_size):
-        part = chosen.compute(Batch(model, images[start : start + batch_size], first + start, seed))
+    for rows in batches(len(images), batch_size):
+        part = chosen.compute(Batch(model, images[rows], first + rows.start, seed))
         parts.append(part.float().cpu())
         if on_batch is not None:
-            on_batch(min(start + batch_size, len(images)))
+            on_batch(rows.stop)
     return torch.cat(parts) if parts else torch.empty(0)
 
 
@@ -174,11 +173,11 @@ def _typicality(batch: Batch) -> Tensor:
 
 
 def _density(batch: Batch) -> Tensor:
-    return -density.log_density(batch.model, batch.images, seed=batch.seed, first=batch.first)
+    return -Density.choose(batch.model, seed=batch.seed).of(batch.images, batch.first)
 
 
 def _likelihood(batch: Batch) -> Tensor:
-    return -density.log_density(batch.model, batch.images, method="ode", seed=batch.seed, first=batch.first)
+    return -Density.choose(batch.model, "ode", seed=batch.seed).of(batch.images, batch.first)
 
 
 SCORES: dict[str, Score] = {

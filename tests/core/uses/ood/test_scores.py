@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from models import count_checked
 from ood_models import SHAPE, images_of, model_of, turning, unit
 from problems import STD, anisotropic, exact_field
 from torch import Tensor
@@ -17,7 +18,7 @@ from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.networks import UNet
 from vpfb_core.uses import ood
 from vpfb_core.uses.ood.descriptors import LEVELS, SCALAR_LEVEL, describe, describe_all, levels_of, scalar_level
-from vpfb_core.uses.ood.scores import find_scores
+from vpfb_core.uses.ood.scores import SCORES, find_scores
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -86,6 +87,19 @@ def test_a_score_does_not_depend_on_the_batch(digits: tuple[Model, ImageSet]) ->
         assert torch.allclose(whole, parts, rtol=1e-3, atol=1e-3), name
         assert (whole.shape, whole.dtype, whole.device.type) == ((10,), torch.float32, "cpu")
     assert heard == [4, 8, 10] * 3
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_range_of_each_image_is_checked_once(
+    name: str, digits: tuple[Model, ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, held_out = digits
+    images = held_out.images[:3].float() / 255
+    checked = count_checked(monkeypatch)
+    ood.score(model, images, name, batch_size=2)
+    assert sum(checked) == 3
+    with pytest.raises(ConfigError, match="batch size 0"):
+        ood.score(model, images, name, batch_size=0)
 
 
 def test_descriptors_hold_every_level_and_the_coarsest_layer(digits: tuple[Model, ImageSet]) -> None:
