@@ -27,8 +27,9 @@ from record import record, show
 from scene import RESUME, TRAIN, VPFB, Ended, Scene, equal, in_namespace, kept, states, tensors
 
 from vpfb_core.machine import container as checkpoint
+from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
-from vpfb_core.training.state import locked, read_state
+from vpfb_core.training.state import read_state
 
 # The command line with a loss that is infinite at some steps.
 DIVERGING = """

@@ -24,10 +24,16 @@ def open_model(say: Output, model: str | None, machine: Machine, weights: str = 
     name = builtin.get(str(path), str(path))
     if model is None:
         say.note(f"model: {name} ({'built in' if str(path) in builtin else 'the newest run'})")
+    use_threads(machine)
+    with signals.importing():
+        from vpfb_core.api import load
+    return load(path, device=machine.device, weights=weights), name
+
+
+def use_threads(machine: Machine) -> None:
+    """Compute with the number of CPU threads that the user chose, or with the default number."""
     with signals.importing():
         import torch
 
-        from vpfb_core.api import load
         from vpfb_core.machine.devices import default_threads
     torch.set_num_threads(machine.threads or default_threads())
-    return load(path, device=machine.device, weights=weights), name

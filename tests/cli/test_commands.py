@@ -14,9 +14,9 @@ from PIL import Image, ImageSequence
 
 import vpfb_core
 from vpfb_core.methods.vpfb import objectives
+from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
 from vpfb_core.training import Result, agenda, checks
-from vpfb_core.training.state import locked
 
 QUICK = ["--set", "widths=[8]", "--batch-size", "8", "--steps", "3", "--threads", "1"]
 TRAIN = ["train", "--data", "digits", "--val-fraction", "0.02", *QUICK]

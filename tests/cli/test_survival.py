@@ -22,8 +22,9 @@ from warm_process import Ended, WarmProcess, warm_process
 
 from vpfb_core.errors import CheckpointError
 from vpfb_core.machine import container as checkpoint
+from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
-from vpfb_core.training.state import locked, read_state
+from vpfb_core.training.state import read_state
 
 TRAIN = [
     "train", "--data", "digits", "--set", "widths=[8]", "--batch-size", "4", "--threads", "1", "--val-fraction", "0.02",

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli import output, signals
-from vpfb_cli.models import open_model
+from vpfb_cli.models import use_threads
 from vpfb_cli.options import DATA, DataAccess, Machine, option, path_argument, path_option
 from vpfb_cli.output import Output
 from vpfb_cli.wording import duration
-from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
+from vpfb_core.errors import ConfigError, VPFBError
 from vpfb_core.model import description
 from vpfb_core.model.runs import Run, builtin_models, find_model, list_runs
 from vpfb_core.names import methods_with
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vpfb_core.methods.base import Calibration
-    from vpfb_core.model.description import Description
 
 UNKNOWN = "unknown"
 
@@ -57,7 +56,17 @@ def info(
         return
     path = find_model(model)
     if calibrate:
-        _calibrate(say, path, data, access, machine)
+        use_threads(machine)
+        with signals.importing():
+            from vpfb_core.uses.calibration import calibrate_file
+        calibrate_file(
+            path,
+            data,
+            seed=machine.seed,
+            device=machine.device,
+            on_images=lambda images: say.note(f"calibrating {path} on {images.name}, {len(images):,} images"),
+            **access.settings,
+        )
     _show(say, path)
 
 
@@ -95,7 +104,9 @@ def _entry(run: Run) -> dict[str, Any]:
 
 def _show(say: Output, path: Path) -> None:
     described = description.read(path)
-    about, calibration = described.about, _calibration_of(described, path)
+    about = described.about
+    with signals.importing():  # reading a calibration imports the method
+        calibration = described.read_calibration(path)
     levels = calibration.describe(described.std) if calibration else None
     facts: dict[str, Any] = {
         "model": str(path),
@@ -138,18 +149,6 @@ def _in_words(facts: dict[str, Any], calibration: Calibration | None) -> list[tu
     ]
 
 
-def _calibration_of(described: Description, path: Path) -> Calibration | None:
-    """The constants that a model file holds."""
-    if described.calibration is None:
-        return None
-    with signals.importing():
-        from vpfb_core import methods
-    try:
-        return methods.build(described.method, described.settings).read_calibration(described.calibration)
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"invalid model file {path}: its calibration cannot be read: {error}") from error
-
-
 def _calibrated(method: str, calibration: Calibration | None) -> str:
     if method not in methods_with("energy"):
         return f"no: the method {method} has no energy"
@@ -184,41 +183,3 @@ def _spoken(name: str) -> str:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-# --- calibration ------------------------------------------------------------------------------------------------------
-
-
-def _calibrate(say: Output, path: Path, source: str | None, access: DataAccess, machine: Machine) -> None:
-    """Measure normaliser and reference, and write the model again.
-
-    Raises:
-        ConfigError: a built-in model, which is part of the package, or a run that is being trained.
-    """
-    if path in builtin_models().values():
-        raise ConfigError(
-            f"{path.stem} is a built-in model, which cannot be changed",
-            hint="name a run or a file: vpfb info --calibrate MODEL",
-        )
-    with signals.importing():
-        from vpfb_core import data
-        from vpfb_core.data import LoadOptions
-        from vpfb_core.training.state import locked
-        from vpfb_core.uses.calibration import IMAGES, calibrate
-    run = Run(path.parent)
-    with locked(run) if run.exists() else contextlib.nullcontext():  # before the model is read: it is written again
-        loaded, name = open_model(say, str(path), machine)
-        loaded.require("energy", "calibration")
-        source = source or loaded.about.get("data", {}).get("name")
-        if source is None:
-            raise ConfigError(f"{name} does not say what it was trained on", hint="name the data: --data DATA")
-        channels, size, _ = loaded.shape
-        conditional = bool(loaded.groups)
-        options = LoadOptions(size=size, channels=channels, conditional=conditional, stream=True, **access.settings)
-        images = data.find(source, options)
-        if (parts := loaded.split_of(images)) is not None:
-            trained_on, _ = parts
-            images = images.subset(trained_on[LoadOptions(limit=IMAGES).rows(len(trained_on))])
-        say.note(f"calibrating {name} on {source}, {len(images):,} images")
-        calibrate(loaded, images, machine.seed)
-        loaded.save(path)

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vpfb_core.errors import CheckpointError
+from vpfb_core import methods
+from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import container
 from vpfb_core.methods import version_1
+
+if TYPE_CHECKING:
+    from vpfb_core.methods.base import Calibration
 
 LARGEST_SIDE = 2**16  # pixels
 
@@ -51,6 +55,21 @@ class Description:
         """The name of the training data; None if it is not known."""
         name: str | None = self.about.get("data", {}).get("name")
         return name
+
+    def read_calibration(self, path: Path) -> Calibration | None:
+        """The calibration of the model; None if it has none. The weights are not needed.
+
+        Args:
+            path: the path of the file, for messages.
+        Raises:
+            CheckpointError: the calibration cannot be read, or the method or its settings are unknown.
+        """
+        if self.calibration is None:
+            return None
+        try:
+            return methods.build(self.method, self.settings).read_calibration(self.calibration)
+        except (ConfigError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"invalid model file {path}: its calibration cannot be read: {error}") from error
 
     @classmethod
     def parse(cls, document: dict[str, Any], path: Path) -> Description:

@@ -10,13 +10,13 @@ import torch
 from vpfb_core.config import TrainConfig
 from vpfb_core.data.decoding import warnings_silenced
 from vpfb_core.machine import distributed
+from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
 from vpfb_core.training.current_run import CurrentRun
 from vpfb_core.training.loop import train_to_end
 from vpfb_core.training.plan import Plan, prepare
 from vpfb_core.training.progress import Progress, Result
 from vpfb_core.training.record import new_folder
-from vpfb_core.training.state import locked
 
 
 def train(

@@ -1,22 +1,19 @@
-"""The saved states of a run, from which it can be resumed, and the lock of its folder."""
+"""The saved states of a run, from which it can be resumed."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import math
-import os
 import platform
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vpfb_core.errors import CheckpointError, ConfigError, DataError
+from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container
 from vpfb_core.machine.files import write_bytes
 from vpfb_core.model.runs import Run
@@ -195,42 +192,3 @@ def write_status(run: Run, status: str, counters: Counters, requested: dict[str,
     """
     content = {"status": status, **asdict(counters), "requested": requested, "host": platform.node()}
     write_bytes(run.progress, (json.dumps(content, indent=1) + "\n").encode())
-
-
-@contextlib.contextmanager
-def locked(run: Run) -> Iterator[None]:
-    """Inside this context, no other process can train in the run folder.
-
-    The system releases the lock when the process ends, however it ends.
-
-    Raises:
-        ConfigError: another process is training in the folder.
-        DataError: the folder cannot be written.
-    """
-    handle = _opened(run.lock)
-    try:
-        _claim(handle, run)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _opened(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise DataError(f"cannot write in {path.parent}: {error.strerror or error}") from error
-
-
-def _claim(handle: int, run: Run) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, b"%d\n" % os.getpid(), 0)
-    except BlockingIOError as error:
-        holder = os.pread(handle, 20, 0).decode("ascii", "replace").strip() or "unknown"
-        raise ConfigError(
-            f"another process (pid {holder}) is training in {run.path}", hint="wait for it, or choose another --out"
-        ) from error
-    except OSError as error:
-        raise DataError(f"cannot write in {run.path}: {error.strerror or error}") from error

@@ -7,15 +7,20 @@ other images need no training data.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from vpfb_core import methods
-from vpfb_core.data import ImageSet, Source
-from vpfb_core.errors import DataError
+from vpfb_core import data, methods
+from vpfb_core.data import ImageSet, LoadOptions, Source
+from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine import noise
 from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.base import Validation
+from vpfb_core.model import model_file
+from vpfb_core.model.lock import changing
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import dequantised
 from vpfb_core.uses.ood import fit
@@ -41,6 +46,66 @@ def full_cost(model: TrainedModel) -> int:
         return 0
     reference = fit.IMAGES * REFERENCE_COST if model.field.has_null else 0
     return model.method.calibration_cost(model.field, model.data_shape.classes) + reference
+
+
+def calibrate_file(
+    path: Path,
+    source: str | None = None,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    on_images: Callable[[Source], None] | None = None,
+    **options: Any,
+) -> None:
+    """Calibrate the model of a file, and save it in the same file.
+
+    Args:
+        path: the model file.
+        source: the data, as in `training_images`.
+        seed: the seed of the choice of images and of the noise.
+        device: the device of the computation, as in `vpfb_core.load`.
+        on_images: called with the images before they are used.
+        options: root and download, as in `data.load`.
+    Raises:
+        ConfigError: the model is a built-in one, its run is being trained, it has no energy, or its data are not known.
+        CheckpointError: the file is damaged.
+        DataError: the data cannot be read or do not fit the model, or the file cannot be written.
+    """
+    with changing(path):
+        model = model_file.load(TrainedModel, path, device=device)
+        model.require("energy", "calibration")
+        images = training_images(model, source, **options)
+        if on_images is not None:
+            on_images(images)
+        calibrate(model, images, seed)
+        model_file.save(model, path)
+
+
+def training_images(model: TrainedModel, source: str | None = None, **options: Any) -> Source:
+    """The images on which a model is calibrated, in its shape and with its classes.
+
+    If they are the data of its training, the validation images are left out.
+
+    Args:
+        model: the model.
+        source: the name of a data set, a folder or a file; None is the data that the model was trained on.
+        options: root and download, as in `data.load`.
+    Raises:
+        ConfigError: the source is None, and the model does not say what it was trained on.
+        DataError: the data cannot be read.
+    """
+    source = source or model.about.get("data", {}).get("name")
+    if source is None:
+        raise ConfigError("the model does not say what it was trained on", hint="name the data: --data DATA")
+    channels, size, _ = model.shape
+    images = data.find(
+        source, LoadOptions(size=size, channels=channels, conditional=bool(model.groups), stream=True, **options)
+    )
+    parts = model.split_of(images)
+    if parts is None:
+        return images
+    trained_on, _ = parts
+    return images.subset(trained_on[LoadOptions(limit=IMAGES).rows(len(trained_on))])
 
 
 def calibrate(
@@ -73,10 +138,10 @@ def calibrate(
         count = min(count, 2 * gradients // (3 * REFERENCE_COST))
         rest = gradients - count * REFERENCE_COST
     labels = None if chosen.labels is None or not model.groups else chosen.labels
-    data = model.standardise(dequantised(chosen.images, seed))
+    standardised = model.standardise(dequantised(chosen.images, seed))
     with true_float32(model.device):
         found = model.method.calibrate(
-            model.field, Validation(data, labels, seed), model.data_shape.classes, rest, batch_size
+            model.field, Validation(standardised, labels, seed), model.data_shape.classes, rest, batch_size
         )
     model.calibration = found or model.calibration
     if count >= _LEAST_IMAGES and len(chosen) > 1:

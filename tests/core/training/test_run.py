@@ -18,9 +18,10 @@ import vpfb_core as vpfb
 from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError, StepTooLargeError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.methods.vpfb import objectives
+from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
 from vpfb_core.training import Progress, Result, agenda, checks, clock, prepare
-from vpfb_core.training.state import locked, read_state
+from vpfb_core.training.state import read_state
 
 SMALL = {"data": "digits", "widths": (8, 8), "batch_size": 8, "steps": 8, "val_fraction": 0.02, "threads": 1}
 

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from present import present
 
 import vpfb_core as vpfb
 from vpfb_core.api import Model
+from vpfb_core.data import Source
 from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.model.lock import locked
+from vpfb_core.model.runs import Run, builtin_models
 from vpfb_core.training import ending
 from vpfb_core.uses import calibration
-from vpfb_core.uses.calibration import REFERENCE_COST, affordable, calibrate, full_cost
+from vpfb_core.uses.calibration import REFERENCE_COST, affordable, calibrate, calibrate_file, full_cost
 from vpfb_core.uses.ood import fit
 
 STEPS = 90  # of which a tenth pays for constants that are worth something, and for a reference
@@ -46,6 +50,37 @@ def test_a_run_of_some_length_ends_calibrated_and_with_a_reference(model: Model)
     assert model.reference is not None
     images = vpfb.data.load("digits").images[:4]
     assert model.log_density(images).isfinite().all()
+
+
+def test_a_file_is_calibrated_on_the_images_that_it_was_trained_on(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "IMAGES", 60)
+    path, used = tmp_path / "model.safetensors", list[Source]()
+    model.calibration = model.reference = None
+    model.save(path)
+    calibrate_file(path, device="cpu", on_images=used.append)
+    loaded = vpfb.load(path, device="cpu")
+    assert loaded.calibration is not None
+    assert loaded.reference is not None
+    digits = vpfb.data.load("digits")
+    rows, held_out = present(model.split_of(digits))
+    images, trained_on, others = (
+        {image.numpy().tobytes() for image in each}
+        for each in (used[0].sample, digits.images[rows], digits.images[held_out])
+    )
+    assert images <= trained_on
+    assert not images & others
+
+
+def test_a_built_in_model_and_that_of_a_run_in_progress_are_not_calibrated(run_folder: Path) -> None:
+    run = Run(run_folder)
+    before = run.model.read_bytes()
+    with locked(run), pytest.raises(ConfigError, match="another process"):
+        calibrate_file(run.model, device="cpu")
+    with pytest.raises(ConfigError, match="digits is a built-in model"):
+        calibrate_file(builtin_models()["digits"], device="cpu")
+    assert run.model.read_bytes() == before
 
 
 def test_a_short_run_is_not_followed_by_a_long_calibration(tmp_path: Path) -> None:
