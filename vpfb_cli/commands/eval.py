@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from vpfb_cli import output, signals
 from vpfb_cli.flow_options import Flow
-from vpfb_cli.models import open_model
+from vpfb_cli.models import open_model, use_threads
 from vpfb_cli.options import (
     DATA,
     BatchSizeOption,
@@ -28,6 +28,7 @@ from vpfb_core.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from vpfb_core.data import ImageSet
     from vpfb_core.uses.evaluation import Report
 
 METRICS, FEATURES = "Metrics", "Features"
@@ -168,35 +169,32 @@ def _table(report: Report) -> RenderableType:
 
 
 def _fit_features(say: Output, source: str, model: str | None, access: DataAccess, machine: Machine) -> None:
-    """Train the classifier on the training split, in the shape of the model if one is named, else of the data."""
     began = time.monotonic()
+    use_threads(machine)
     with signals.importing():
-        import torch
-
-        from vpfb_core import data
         from vpfb_core.data.catalogue import split_off
         from vpfb_core.machine import distributed
-        from vpfb_core.machine.devices import default_threads, resolve_device
+        from vpfb_core.machine.devices import resolve_device
         from vpfb_core.uses.evaluation import classifier
-        from vpfb_core.uses.ood.choice import identity
-    channels, size = open_model(say, model, machine)[0].shape[:2] if model else (None, None)
-    torch.set_num_threads(machine.threads or default_threads())
-    name, _ = split_off(source)
+    shape = open_model(say, model, machine)[0].shape if model else None
     device = resolve_device(machine.device)
 
-    def fit() -> tuple[classifier.Fitted, tuple[int, int, int]]:
-        images = data.load(name, size=size, channels=channels, conditional=True, split="train", **access.settings)
+    def show_notes(images: ImageSet) -> None:
         for note in images.notes:
             say.note(note)
-        with progress(say, "fitting features") as bar:
-            fitted = classifier.fit(images, identity(name), device, seed=machine.seed, on_progress=bar.update)
-        return fitted, images.shape
 
-    fitted, shape = distributed.group().from_first(fit)
+    def fit() -> classifier.Fitted:
+        with progress(say, "fitting features") as bar:
+            return classifier.fit_source(
+                source, shape=shape, device=device, seed=machine.seed, on_images=show_notes, on_progress=bar.update,
+                **access.settings,
+            )  # fmt: skip
+
+    fitted = distributed.group().from_first(fit)
     seconds = time.monotonic() - began
     document = {
-        "data": name, "features": "classifier", "output": fitted.path, "weights": fitted.weights,
-        "accuracy": fitted.accuracy, "n": fitted.images, "held_out": fitted.held_out, "shape": shape,
+        "data": split_off(source)[0], "features": "classifier", "output": fitted.path, "weights": fitted.weights,
+        "accuracy": fitted.accuracy, "n": fitted.images, "held_out": fitted.held_out, "shape": fitted.shape,
         "seconds": seconds, "seed": machine.seed,
     }  # fmt: skip
     say.note(f"accuracy {fitted.accuracy:.1%} on {fitted.held_out:,} validation images; {duration(seconds)}")

@@ -65,10 +65,8 @@ def test_a_file_is_calibrated_on_the_images_that_it_was_trained_on(
     assert loaded.reference is not None
     digits = vpfb.data.load("digits")
     rows, held_out = present(model.split_of(digits))
-    images, trained_on, others = (
-        {image.numpy().tobytes() for image in each}
-        for each in (used[0].sample, digits.images[rows], digits.images[held_out])
-    )
+    sets = (used[0].sample, digits.images[rows], digits.images[held_out])
+    images, trained_on, others = ({image.numpy().tobytes() for image in each} for each in sets)
     assert images <= trained_on
     assert not images & others
 

@@ -10,16 +10,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vpfb_core import data
 from vpfb_core.data import ImageSet, split
+from vpfb_core.data.catalogue import split_off
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine import noise
 from vpfb_core.machine.files import cache_folder
 from vpfb_core.uses.evaluation.weights import Weights
+from vpfb_core.uses.ood import choice
 
 KIND = "classifier"
 FEATURES = 128
@@ -65,6 +69,7 @@ class Fitted:
         weights: the SHA-256 of the content of the file.
         accuracy: the share of correct labels on its validation images.
         images, held_out: the number of its training and validation images.
+        shape: the shape of the images, (C, S, S).
     """
 
     network: Classifier
@@ -73,6 +78,36 @@ class Fitted:
     accuracy: float
     images: int
     held_out: int
+    shape: tuple[int, ...]
+
+
+def fit_source(
+    source: str,
+    *,
+    shape: tuple[int, ...] | None = None,
+    device: torch.device,
+    seed: int = 0,
+    on_images: Callable[[ImageSet], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
+    **options: Any,
+) -> Fitted:
+    """Train a classifier on a data set, or on its training split if it has one, and save it for `find`.
+
+    Args:
+        source: the name of a data set, a folder or a file. A split in the name is left out.
+        shape: the shape of the images, such as that of a model; None is that of the data.
+        device, seed, on_progress: as in `fit`.
+        on_images: called with the images before the training.
+        options: root and download, as in `data.load`.
+    Raises:
+        DataError: the data cannot be read, or `fit` cannot be trained on them.
+    """
+    name, _ = split_off(source)
+    channels, size = (None, None) if shape is None else shape[:2]
+    images = data.load(name, size=size, channels=channels, conditional=True, split="train", **options)
+    if on_images is not None:
+        on_images(images)
+    return fit(images, choice.identity(name), device, seed=seed, on_progress=on_progress)
 
 
 def fit(
@@ -136,7 +171,8 @@ def load(path: Path, device: torch.device) -> Fitted:
     try:
         with torch.random.fork_rng(devices=[]):
             network = Classifier(about["shape"][0], about["shape"][1], about["classes"])
-        fitted = Fitted(network, path, digest, about["accuracy"], about["images"], about["held_out"])
+        shape = tuple(about["shape"])
+        fitted = Fitted(network, path, digest, about["accuracy"], about["images"], about["held_out"], shape)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(
             f"{path} describes no classifier: {error}", hint="fit it again: --fit-features"

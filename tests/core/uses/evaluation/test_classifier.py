@@ -57,6 +57,14 @@ def test_it_learns_the_digits_tells_them_apart_better_than_pixels_and_is_found_a
     assert separation(fitted.network.features(chosen)) > 1.5 * separation(features.pixels(chosen))
 
 
+def test_one_call_fits_a_source_without_its_split_in_the_shape_that_is_asked_for(digits: ImageSet, cache: Path) -> None:
+    used: list[ImageSet] = []
+    fitted = classifier.fit_source("digits:test", shape=(3, 16, 16), device=CPU, on_images=used.append)
+    assert [images.shape for images in used] == [fitted.shape] == [(3, 16, 16)]
+    assert fitted.images + fitted.held_out == len(digits), "digits have no split of their own"
+    assert classifier.find("digits", (3, 16, 16)) == fitted.path
+
+
 def test_the_same_seed_fits_the_same_classifier(digits: ImageSet) -> None:
     before = torch.random.get_rng_state()
     first, second = (classifier.fit(digits, "digits", CPU, seed=3).weights for _ in range(2))
