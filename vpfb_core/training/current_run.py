@@ -115,15 +115,15 @@ class CurrentRun:
         self.clock.check_seconds = time.monotonic() - began
         self.agenda.checked(self.counters.step)
 
-    def log(self, *, anew: bool = False) -> None:
+    def log(self, *, cut_first: bool = False) -> None:
         """Write a log line and begin the next one.
 
         Args:
-            anew: whether lines of this step and of later ones are removed first.
+            cut_first: whether lines of this step and of later ones are removed first.
         """
         if self.group.first:
             self._memory_bytes = memory_in_use(self.plan.device)
-            self.record.line(self.progress(), anew=anew)
+            self.record.line(self.progress(), cut_first=cut_first)
         self.figures.start(self.counters.step)
 
     def save(self, status: str, model: TrainedModel | None = None) -> None:

@@ -84,7 +84,7 @@ def _begin(run: CurrentRun, damaged: tuple[Path, ...]) -> None:
         if (init := run.config.run.init) is not None:
             run.group.together(lambda: start_from(run.trainer, init))
         run.check()
-        run.log(anew=True)
+        run.log(cut_first=True)
         run.save("running")
     run.clock.begin_steps()
     run.agenda.checked(run.counters.step)
@@ -172,12 +172,14 @@ def _finish(run: CurrentRun) -> Result:
         NoStepError: no step was taken.
     """
     if not run.counters.step:
+        if run.group.first:
+            run.record.status("interrupted", run.counters)
         raise NoStepError(
             f"the time budget of {run.config.optimiser.time_budget:g} s was over before the first step",
             hint="use a longer --time-budget, or a smaller --preset or --size",
         )
     run.check()
-    run.log(anew=True)
+    run.log(cut_first=True)
     run.save("running")  # so that the weights are not lost if the calibration fails
     model = run.model()
     run.report(calibrating=True)

@@ -77,13 +77,14 @@ class Record:
         self.status("running", counters)
         self.saved_at = time.monotonic()
 
-    def line(self, progress: Progress, *, anew: bool) -> None:
+    def line(self, progress: Progress, *, cut_first: bool) -> None:
         """Append a line to log.csv.
 
         Args:
-            anew: whether later lines are removed first, which a session that was killed may have written.
+            cut_first: whether the lines of this step and of later ones are removed first. A session that was killed may
+                have written them.
         """
-        if anew:
+        if cut_first:
             self.cut_log(progress.step - 1)
         log.append(self.folder.log, self.columns, progress.row())
 

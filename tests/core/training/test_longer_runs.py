@@ -107,11 +107,12 @@ def test_a_run_without_a_setting_that_was_added_later_goes_on_without_it() -> No
     assert prepare(vpfb.TrainConfig(resume="run", steps=4)).config.method.settings["time_score"] == 0
 
 
-def test_a_run_without_time_for_a_step_is_an_error() -> None:
+def test_a_run_without_time_for_a_step_is_an_error_and_stays_interrupted() -> None:
     plan = prepare(vpfb.TrainConfig(**SMALL, out="run", time_budget=1.0))
     with pytest.raises(NoStepError, match="of 1 s was over before the first step") as ended:
         training.run(plan, began=time.monotonic() - 60)
     assert describe(ended.value).exit_code == 5
+    assert Run(Path("run")).status()["status"] == "interrupted"
 
 
 def test_training_leaves_the_allocator_of_the_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
