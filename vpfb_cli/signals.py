@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: no signal is lost, and none causes a traceback.
+"""Ctrl-C, SIGTERM and the end of the terminal: no signal is lost, and none causes a traceback.
 
 Three behaviours, each for a part of the program:
 
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from vpfb_core.errors import VPFBError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last one is sent when the terminal is closed
 EXIT_INTERRUPTED = 130
 
 # `timeout`, `uv run` and terminals send one request twice: to the process and to its group.
@@ -36,21 +36,26 @@ class Interrupted(VPFBError):  # noqa: N818 (it is not an error)
 
 
 def install(report: Callable[[], object]) -> None:
-    """Raise KeyboardInterrupt on SIGINT and SIGTERM from now on.
+    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP from now on; `nohup` keeps SIGHUP ignored.
 
     Args:
         report: prints the interruption if the process has to exit at once.
     """
     global _report
     _report = report
-    for number in SIGNALS:
+    for number in _handled():
         signal.signal(number, _raise_interrupt)
 
 
 def release() -> None:
     """Let a signal end the process silently; for the interpreter's shutdown, when nothing can be lost."""
-    for number in SIGNALS:
+    for number in _handled():
         signal.signal(number, signal.SIG_DFL)
+
+
+def _handled() -> list[signal.Signals]:
+    """The signals that are handled: all but a SIGHUP that is ignored, as under `nohup`."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 @contextmanager
@@ -67,7 +72,7 @@ def graceful(note: Callable[[str], object]) -> Iterator[Callable[[], bool]]:
     Args:
         note: prints that the signal was received, such as `Output.note`.
     Yields:
-        a function to call at every step: whether SIGINT or SIGTERM has been received.
+        a function to call at every step: whether one of the signals has been received.
     """
     request = _StopRequest(note)
     with _handled_by(request.receive):
@@ -88,7 +93,7 @@ class _StopRequest:
             # The signal may have interrupted a write to the same stream, which refuses a second one.
             with suppress(RuntimeError):
                 self._acknowledge()
-        elif time.monotonic() - self._since > ONE_REQUEST_SECONDS:
+        elif signum != signal.SIGHUP and time.monotonic() - self._since > ONE_REQUEST_SECONDS:
             _raise_interrupt(signum, frame)
 
     def stop(self) -> bool:
@@ -108,7 +113,7 @@ def _handled_by(handler: Handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    before = {number: signal.signal(number, handler) for number in _handled()}
     try:
         yield
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+from vpfb_cli.signals import ONE_REQUEST_SECONDS
+
+ALL = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["INT", "TERM", "HUP"])
 
 # A command for each moment; each says READY on stderr when the moment has come.
 PROGRAM = """
@@ -86,7 +90,7 @@ def end(child: subprocess.Popen[str]) -> tuple[int, str, str]:
     return child.returncode, out, err
 
 
-@BOTH
+@ALL
 def test_a_signal_during_an_import_that_swallows_it_ends_the_process_at_once(number: signal.Signals) -> None:
     child = start("importing")
     child.send_signal(number)
@@ -101,14 +105,14 @@ def test_a_signal_during_an_import_still_makes_a_json_document() -> None:
     assert json.loads(out)["error"] == {"kind": "interrupted", "message": "interrupted", "hint": None, "exit_code": 130}
 
 
-@BOTH
+@ALL
 def test_a_signal_during_the_work_unwinds_it_and_exits_130(number: signal.Signals) -> None:
     child = start("working")
     child.send_signal(number)
     assert end(child) == (130, "", "TIDIED\nvpfb: interrupted\n")
 
 
-@BOTH
+@ALL
 def test_training_stops_after_the_step_and_says_so(number: signal.Signals) -> None:
     child = start("training", "--json")
     child.send_signal(number)
@@ -143,6 +147,42 @@ def test_one_request_sent_twice_is_still_one() -> None:
     code, _, err = end(child)
     assert code == 130
     assert "stopped and saved" in err
+
+
+def test_a_terminal_that_is_closed_twice_is_one_request() -> None:
+    child = start("training")
+    child.send_signal(signal.SIGHUP)
+    time.sleep(ONE_REQUEST_SECONDS + 0.1)
+    child.send_signal(signal.SIGHUP)
+    code, _, err = end(child)
+    assert (code, "stopped and saved" in err) == (130, True)
+
+
+def test_a_closed_terminal_stops_training_after_the_step(tmp_path: Path) -> None:
+    leave_a_file = f"open({str(tmp_path / 'stopped')!r}, 'w').close()"
+    stopped = PROGRAM.replace("    if stop():\n        raise", f"    if stop():\n        {leave_a_file}\n        raise")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", stopped, "training"])
+    seen = b""
+    while b"READY" not in seen:
+        seen += os.read(terminal, 1000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert (tmp_path / "stopped").exists()
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does for its child
+    try:
+        child = start("training")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    child.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert child.poll() is None
+    child.send_signal(signal.SIGTERM)
+    assert end(child)[0] == 130
 
 
 def test_handlers_of_the_caller_are_back_after_each_stretch() -> None:

@@ -137,7 +137,7 @@ def test_a_run_killed_at_any_time_goes_on_to_the_same_end(
     assert_goes_on_to_the_end(process, folder, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("trial", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 25))])
 def test_a_signal_at_any_time_ends_the_run_with_130_and_it_goes_on_to_the_same_end(
     trial: int, number: int, process: WarmProcess, folder: Path, whole: Tensors
