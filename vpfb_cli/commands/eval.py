@@ -93,8 +93,11 @@ def eval_(
     Lower is better for fid, kid, frechet, kernel, residual and bpd, higher for
     precision, recall, density and coverage, and 0.5 is best for 1nn.
 
-    Samples are drawn without a class. Compare only figures of the same N, split,
-    features and solver; --json states them beside each figure.
+    Samples are drawn without a class. If a model was trained only with classes
+    (condition_dropout=0), they have the classes of the real images.
+
+    Compare only figures of the same N, split, features and solver; --json states
+    them beside each figure.
 
     Example:
       vpfb eval --data mnist -m runs/001-mnist

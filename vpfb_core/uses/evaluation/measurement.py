@@ -94,7 +94,8 @@ def evaluate(
 ) -> Report:
     """Measure the metrics of a plan.
 
-    Samples are unconditional and rounded to 8-bit grey levels. The processes of a job divide the images; the first gets
+    Samples are rounded to 8-bit grey levels. They are unconditional or, with `plan.by_class`, have the classes of the
+    real images. The processes of a job divide the images; the first gets
     the figures, and the others get a report without figures.
 
     Args:
@@ -155,6 +156,8 @@ class _Evaluation:
     ) -> None:
         self.model, self.plan, self.solver, self.seed, self.batch_size = model, plan, solver, seed, batch_size
         self.real, self.unseen = plan.real.images, plan.real.unseen
+        self.classes = plan.real.labels if plan.by_class else None
+        self.unseen_classes = plan.real.unseen_labels if plan.by_class else None
         self.group = distributed.group()
         self.on_progress, self.done = on_progress, 0.0
         self.draw_cost = solver.nfe or _ADAPTIVE
@@ -176,8 +179,9 @@ class _Evaluation:
             for first in rows[:: self.batch_size]:
                 count = min(self.batch_size, rows.stop - first)
                 drawn = sample(
-                    self.model, count, self.seed, first=first, batch_size=count, **self.solver.arguments
-                ).require_success()
+                    self.model, count, self.seed, first=first, batch_size=count,
+                    condition=_rows(self.classes, first, count), **self.solver.arguments,
+                ).require_success()  # fmt: skip
                 evaluations += int(drawn.nfe.sum())
                 parts.append(to_bytes(drawn.images))
                 self._report(count * self.draw_cost)
@@ -269,9 +273,10 @@ class _Evaluation:
                 batch = images[first : min(first + self.batch_size, rows.stop)]
                 parts.append(
                     density.bits_per_dim(
-                        self.model, batch, seed=self.seed, first=first, batch_size=self.batch_size, **settings
+                        self.model, batch, seed=self.seed, first=first, batch_size=self.batch_size,
+                        condition=_rows(self.unseen_classes, first, len(batch)), **settings,
                     )
-                )
+                )  # fmt: skip
                 self._report(len(batch) * cost)
             return torch.cat(parts).cpu()
 
@@ -285,6 +290,8 @@ class _Evaluation:
     def _figure(self, name: str, value: float, **conditions: Any) -> Figure:
         """A figure with the conditions of comparisons of samples with real images, unless others are given."""
         measured: dict[str, Any] = {"n": len(self.real), "split": self.plan.real.split, "resize": self.plan.real.resize}
+        if self.plan.by_class:
+            conditions["details"] = {"condition": "the class of each real image", **conditions.get("details", {})}
         return Figure(value, better=METRICS[name].better, seed=self.seed, **measured | conditions)
 
     def _nearest(self, found: neighbours.Neighbours, **conditions: Any) -> Figure:
@@ -310,3 +317,8 @@ class _Evaluation:
         self.done += work * self.group.count
         if self.on_progress is not None:
             self.on_progress(min(self.done / self.total, 1.0))
+
+
+def _rows(classes: Tensor | None, first: int, count: int) -> Tensor | None:
+    """The class indices of `count` images from `first` on; None without classes."""
+    return None if classes is None else classes[first : first + count]

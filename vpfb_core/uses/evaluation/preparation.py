@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from vpfb_core import methods
 from vpfb_core.errors import ConfigError
 from vpfb_core.uses import density
@@ -30,6 +32,8 @@ class Plan:
         metrics: names from `metrics.METRICS`.
         extractor: the extractor of the features; None if no features are compared.
         real: the real images.
+        by_class: whether samples and densities are those of the classes of the real images, because the unconditional
+            field of the model was not trained.
         flow_images: the largest number of images for the likelihood of the flow.
         notes, warnings: sentences for the user.
     """
@@ -37,6 +41,7 @@ class Plan:
     metrics: tuple[str, ...]
     extractor: Extractor | None
     real: Real
+    by_class: bool
     flow_images: int
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -64,7 +69,8 @@ def prepare(
         weights_path: the file of the extractor's weights.
         root, download: as in `data.load`. `download` also allows the download of the Inception weights.
     Raises:
-        ConfigError: a setting does not exist, or settings contradict each other.
+        ConfigError: a setting does not exist, settings contradict each other, or the unconditional field of the model
+            was not trained and some image has no class or one that is not calibrated.
         MissingError: the weights or a package of the extractor are not installed.
         DataError: the data cannot be read, or there are too few images.
         CheckpointError: weights are damaged, or bpd is requested of a model that is not calibrated.
@@ -88,7 +94,17 @@ def prepare(
     fewest = max(METRICS[each].fewest for each in names)
     images = real.load(model, source, n, fewest=fewest, root=root, download=download)
 
-    notes = list(images.notes)
+    notes, by_class = list(images.notes), not model.field.has_null
+    if by_class:
+        rows = _class_indices(images, source)
+        notes.append(
+            "the model was trained only with classes, so samples and densities are those of the images' classes"
+        )
+        calibration = model.calibration
+        if "bpd" in names and calibration is not None and not all(map(calibration.knows, rows)):
+            if wanted is not None:
+                raise ConfigError("bpd is not calibrated for all classes of these images", hint="leave bpd out")
+            names = tuple(name for name in names if name != "bpd")
     if found is not None:
         notes.append(f"features: {found.name}" + (f", weights {found.weights[:8]}" if found.weights else ""))
     if wanted is None and "bpd" not in names and methods.gives(model.method.name, "energy"):
@@ -99,4 +115,21 @@ def prepare(
         warnings.append(
             f"FID depends on the number of images: with {count:,} it is not comparable with FIDs of {PUBLISHED_FID:,}"
         )
-    return Plan(names, found, images, n or FLOW_IMAGES, tuple(notes), tuple(warnings))
+    return Plan(names, found, images, by_class, n or FLOW_IMAGES, tuple(notes), tuple(warnings))
+
+
+def _class_indices(images: Real, source: str) -> list[list[int]]:
+    """The combinations of class indices that occur in the images.
+
+    Raises:
+        ConfigError: an image has no class, which a model without an unconditional field needs.
+    """
+    if images.labels is not None and images.unseen_labels is not None:
+        rows: list[list[int]] = torch.cat([images.labels, images.unseen_labels]).unique(dim=0).tolist()
+        if all(index >= 0 for row in rows for index in row):
+            return rows
+    raise ConfigError(
+        f"{source!r} does not have the model's class of every image, and the model was trained only with classes "
+        "(condition_dropout = 0)",
+        hint="name data with these classes, or train with --set condition_dropout=0.1",
+    )

@@ -29,6 +29,7 @@ class Real:
 
     Attributes:
         images: the images that samples are compared with, uint8 (N, C, H, W).
+        labels: the class indices of `images`, int64 (N, G); None if they do not have the model's classes.
         split: their split: "test", "train" or "all".
         unseen: the images for metrics of real images only, uint8 (M, C, H, W): the validation images of the model's
             training if they are known, else `images`.
@@ -39,6 +40,7 @@ class Real:
     """
 
     images: Tensor
+    labels: Tensor | None
     split: str
     unseen: Tensor
     unseen_labels: Tensor | None
@@ -95,8 +97,8 @@ def load(
     elif not same:
         warnings.append(f"the model was trained on {trained_on!r}, not on {source!r}")
     rule = f"centre square, Lanczos to {size}×{size}, {'grey' if channels == 1 else 'colour'}"
-    labels = unseen.labels if found.groups == model.groups else None
-    return Real(images, split, unseen.images, labels, unseen_split, rule, found.notes, tuple(warnings))
+    labels, unseen_labels = (compared.labels, unseen.labels) if found.groups == model.groups else (None, None)
+    return Real(images, labels, split, unseen.images, unseen_labels, unseen_split, rule, found.notes, tuple(warnings))
 
 
 def _count(found: Source, n: int | None, fewest: int, model: TrainedModel) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ood_models import model_of
@@ -20,6 +22,7 @@ from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.methods.vpfb.field import PotentialField
+from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.uses import evaluation
 from vpfb_core.uses.evaluation import distances, features, measurement, neighbours, real
 from vpfb_core.uses.evaluation.preparation import FLOW_IMAGES
@@ -36,6 +39,13 @@ def perturbed(model: Model, scale: float) -> Model:
     for parameter in other.field.parameters():
         deviation = parameter.std(correction=0)
         parameter.add_(scale * deviation * torch.randn(parameter.shape, generator=generator))
+    return other
+
+
+def only_classes(model: Model) -> Model:
+    """The model as if it had been trained without an unconditional field."""
+    other = replace(model, field=copy.deepcopy(model.field))
+    other.field.has_null = False
     return other
 
 
@@ -190,12 +200,42 @@ def test_a_plan_refuses_before_the_work_begins(digits: Model) -> None:
         evaluation.prepare(digits, "digits", ("frechet", "recall"), n=4, extractor="pixels")
 
 
+def test_a_model_that_knows_only_classes_is_measured_by_the_classes_of_the_images(
+    digits: Model, good: evaluation.Report
+) -> None:
+    model = only_classes(digits)
+    report = measured(model, metrics=("frechet", "residual", "bpd"))
+    found = real.load(digits, "digits", N, fewest=2)
+    samples = features.pixels(to_bytes(model.sample(N, seed=0, nfe=8, condition=found.labels).images))
+    expected = distances.frechet(samples, features.pixels(found.images))
+    assert report.metrics["frechet"].value == pytest.approx(expected, rel=1e-3)
+    bits = model.bits_per_dim(found.unseen, condition=found.unseen_labels)
+    assert report.metrics["bpd"].value == pytest.approx(float(bits.mean()), rel=1e-5)
+    assert report.metrics["residual"].value == pytest.approx(good.metrics["residual"].value, rel=1e-5)
+    assert {figure.document()["condition"] for figure in report.metrics.values()} == {"the class of each real image"}
+
+
+def test_a_model_that_knows_only_classes_needs_images_with_classes_that_are_calibrated(
+    digits: Model, tmp_path: Path
+) -> None:
+    model = only_classes(digits)
+    np.save(tmp_path / "images.npy", np.zeros((9, 8, 8), np.uint8))
+    with pytest.raises(ConfigError, match="trained only with classes"):
+        evaluation.prepare(model, str(tmp_path / "images.npy"), ("residual",), n=9)
+    assert isinstance(model.calibration, Normaliser)
+    constants = {key: value for key, value in model.calibration.constants.items() if key != (3,)}
+    model.calibration = replace(model.calibration, constants=constants)
+    assert "bpd" not in evaluation.prepare(model, "digits", n=N, extractor="pixels").metrics
+    with pytest.raises(ConfigError, match="bpd is not calibrated for all classes"):
+        evaluation.prepare(model, "digits", ("bpd",), n=N)
+
+
 def test_bits_by_the_flow_are_the_entropy_of_gaussian_data_and_more_for_a_wrong_model() -> None:
     """½ log₂ 2πe σ² bits per pixel in [0, 1], and log₂ 255 for the cells; 300 images, of which 200 are taken."""
     spread = 0.1
     images = to_bytes(0.5 + spread * torch.randn(300, 1, 2, 2, generator=torch.Generator().manual_seed(0)))
-    found = real.Real(images, "all", images, None, "all", "none", (), ())
-    plan = evaluation.Plan(("bpd_flow",), None, found, 200, (), ())
+    found = real.Real(images, None, "all", images, None, "all", "none", (), ())
+    plan = evaluation.Plan(("bpd_flow",), None, found, False, 200, (), ())
     right, wrong = (
         evaluation.evaluate(replace(model_of(), statistics=Statistics((0.5,), std)), plan, batch_size=64).metrics
         for std in (spread, 2 * spread)

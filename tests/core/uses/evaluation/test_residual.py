@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import types
-from typing import Any
-
 import pytest
 import torch
 from models import vpfb_model
@@ -15,7 +12,8 @@ from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.training.checks import Checks
-from vpfb_core.uses.evaluation.measurement import evaluate
+from vpfb_core.uses.evaluation import Plan, evaluate
+from vpfb_core.uses.evaluation.real import Real
 
 
 def test_the_residual_of_eval_equals_that_of_training_on_the_same_images() -> None:
@@ -26,15 +24,8 @@ def test_the_residual_of_eval_equals_that_of_training_on_the_same_images() -> No
     for parameter in built.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=draws)
     model = vpfb_model(Potential(built, OT(sigma_min=0.01), 0.5), network=network, statistics=statistics)
-    real = types.SimpleNamespace(
-        images=images.images,
-        unseen=images.images,
-        unseen_labels=None,
-        unseen_split="validation",
-        split="train",
-        resize="none",
-    )
-    plan: Any = types.SimpleNamespace(metrics=("residual",), extractor=None, real=real, flow_images=0)
+    measured = Real(images.images, None, "train", images.images, None, "validation", "none", (), ())
+    plan = Plan(("residual",), None, measured, by_class=False, flow_images=0, notes=(), warnings=())
     of_eval = evaluate(model, plan, seed=3, batch_size=7).metrics["residual"].value
     of_training = Checks(images, statistics, torch.device("cpu"), 3).validate(model, batch_size=5)["val_residual"]
     assert of_eval == pytest.approx(of_training, rel=1e-4)
