@@ -1,7 +1,7 @@
-"""Data to train on and to compare with: a named set, a folder, an image or an array file.
+"""Data for training and comparison: a named set, a folder, an image or an array file.
 
-All of them are one protocol, `Source`; `ImageSet` holds its images in memory as uint8, `StreamedSet` leaves those of a
-very large folder on disk.
+All of them implement one protocol, `Source`. `ImageSet` holds its images in memory as uint8, and `StreamedSet` leaves
+those of a very large folder on disk.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ def load(
     Args:
         source: a name in `SETS`, NAME:train or NAME:test for one split, shuffled:SOURCE, a folder, DIR:train, DIR:val
             or DIR:test for one part of it, an image file, or an .npy or .npz file.
-        size: side in pixels; None chooses it (`framing.choose_size`).
+        size: the side in pixels; None chooses it (`framing.choose_size`).
         max_size: the largest side that may be chosen; None is 256.
         channels: 1 is grey, 3 is colour; None follows the images.
-        conditional: read classes or attributes too.
-        workers: threads that decode; 0 is one per processor. The result does not depend on it.
+        conditional: whether classes or attributes are read as well.
+        workers: the number of threads that decode; 0 is one per processor. The result does not depend on it.
         root: the folder of downloaded data sets; None is VPFB_DATA, else the user's cache folder
             (`download.data_root`).
-        download: whether a set that is absent may be downloaded.
-        split: "train", "val" or "test", where the source has such parts and does not name one; None is "train". "all"
+        download: whether a missing set may be downloaded.
+        split: "train", "val" or "test", if the source has such parts and does not name one; None is "train". "all"
             takes a folder as it is, even if it is divided.
-        limit: the largest number of images; a fixed random choice is taken.
+        limit: the largest number of images, which are a fixed random choice.
     Raises:
         DataError: there is no such source, or it cannot be read.
         ConfigError: an option is out of its range.
@@ -74,7 +74,7 @@ def load(
 
 
 def find(source: str, options: LoadOptions) -> Source:
-    """The images that `load` gives; with `options.stream`, those of a very large folder stay on disk (`StreamedSet`).
+    """The images of `load`. With `options.stream`, those of a very large folder stay on disk (`StreamedSet`).
 
     Raises:
         DataError: there is no such source, or it cannot be read.

@@ -1,7 +1,7 @@
-"""Decoding of one image file to 8 bits, grey or colour, upright, over white; or the reason why it cannot be decoded.
+"""Decoding of an image file to 8 bits, grey or colour, upright, over white; or the reason why it cannot be decoded.
 
-Files may come from anywhere: an image's size is checked before its pixels are allocated, only formats that Pillow
-decodes itself are tried (EPS would start Ghostscript), and no global setting of Pillow is changed.
+Files may come from unknown sources. The size of an image is checked before its pixels are allocated, and only formats
+that Pillow decodes itself are tried (EPS would start Ghostscript). No global setting of Pillow is changed.
 """
 
 from __future__ import annotations
@@ -45,12 +45,17 @@ OVER_WHITE, BITS = "vpfb: laid over white", "vpfb: bits"
 
 
 class UnreadableError(Exception):
-    """One image cannot be read; the message is the reason in a few words. It never leaves this package."""
+    """One image cannot be read. The message is the reason in a few words. It is not raised outside this package."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """shape: (width, height) in pixels as stored; grey: whether the stored format can only hold grey."""
+    """The header of an image file.
+
+    Attributes:
+        shape: (width, height) in pixels, as stored.
+        grey: whether the stored format can only contain grey.
+    """
 
     shape: tuple[int, int]
     grey: bool
@@ -71,7 +76,8 @@ def read_picture(path: Path, size: int) -> Image.Image:
 
     Args:
         path: the file.
-        size: the side that is needed; a JPEG is decoded at the smallest eighth of its size that is twice that or more.
+        size: the side that is needed. A JPEG file is decoded at the smallest eighth of its size that is at least twice
+            this side.
     Raises:
         UnreadableError: the file is not an image, damaged, truncated, or claims more than `MAX_PIXELS`.
     """
@@ -84,10 +90,10 @@ def read_picture(path: Path, size: int) -> Image.Image:
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """A loaded image in mode L or RGB: 16 bits scaled to 8, palette looked up, transparency laid over white.
+    """A loaded image in mode L or RGB: 16 bits scaled to 8, palette colours resolved, transparency laid over white.
 
-    Its `info` has `OVER_WHITE` if it has transparency, and `BITS`, the bits of its grey levels, if it is stored with
-    more than 8.
+    Its `info` contains `OVER_WHITE` if it has transparency, and `BITS`, the number of bits of its grey levels, if it is
+    stored with more than 8.
 
     Raises:
         UnreadableError: the values have no known scale.
@@ -106,21 +112,21 @@ def eight_bit(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def warnings_silenced() -> Iterator[None]:
-    """Suppress Pillow's warnings about odd files (bombs, broken EXIF). To be entered in the main thread only."""
+    """Inside this context, Pillow's warnings about odd files are suppressed. It is for the main thread only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 
 def _from_unit_range(values: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] → uint8, rounded."""
+    """Floats in [0, 1] as uint8, rounded."""
     if not (values.min() >= 0 and values.max() <= 1):
         raise UnreadableError("floating-point values outside [0, 1]")
     return np.rint(values * 255).astype(np.uint8)
 
 
 def _from_integers(image: Image.Image) -> Image.Image:
-    """Integers in [0, 65535], of as many bits as `_depth` finds, rounded to 8 bits; a key colour becomes white."""
+    """Integers in [0, 65535], with the number of bits from `_depth`, rounded to 8 bits. A key colour becomes white."""
     stored = np.asarray(image)
     if stored.min() < 0 or stored.max() > 65535:
         raise UnreadableError("32-bit values outside the 16-bit range")
@@ -144,8 +150,8 @@ def _from_integers(image: Image.Image) -> Image.Image:
 def _depth(tags: Mapping[int, Any], highest: int) -> int:
     """The number of bits of grey levels that are stored with 16.
 
-    Tags of a TIFF file decide. Without them, values that fit into 8 or 12 bits are taken to have so many: scaled as 16
-    bits they would be black.
+    Tags of a TIFF file determine it. Without them, values that fit into 8 or 12 bits are assumed to have that number of
+    bits, since they would be black if they were scaled as 16 bits.
 
     Args:
         tags: the tags of a TIFF file; none for other files.
@@ -159,16 +165,17 @@ def _depth(tags: Mapping[int, Any], highest: int) -> int:
 
 
 def _number(tags: Mapping[int, Any], tag: int) -> int:
-    """The largest number of a TIFF tag; 0 if it is absent or holds something else."""
+    """The largest number of a TIFF tag; 0 if it is absent or has another type."""
     value = tags.get(tag, 0)
     numbers = value if isinstance(value, tuple) else (value,)
     return max((number for number in numbers if isinstance(number, int)), default=0)
 
 
 def _scale_key(image: Image.Image) -> None:
-    """Bring the key colour of a PNG file, which is stored with its bits per sample, to the 8 bits of Pillow's pixels.
+    """Scale the key colour of a PNG file, which is stored with its bits per sample, to the 8 bits of Pillow's pixels.
 
-    The low bytes of 16-bit colours are lost in Pillow, and with them those of the key. Grey of 16 bits stays as it is.
+    Pillow drops the low bytes of 16-bit colours, and therefore those of the key as well. Grey of 16 bits is not
+    changed.
     """
     key = image.info.get("transparency")
     if image.format != "PNG" or key is None or not (tiles := getattr(image, "tile", None)):
@@ -181,7 +188,7 @@ def _scale_key(image: Image.Image) -> None:
 
 
 def _set_upright(image: Image.Image) -> None:
-    """Turn a loaded image as its EXIF orientation says; Pillow has already done so with a TIFF."""
+    """Turn a loaded image by its EXIF orientation. Pillow has already turned TIFF files."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
@@ -198,7 +205,7 @@ def _formats() -> list[str]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file as Pillow opens it, with its claimed size checked; every exception becomes an `UnreadableError`."""
+    """The file as opened by Pillow, with its claimed size checked. Every exception becomes an `UnreadableError`."""
     try:
         with Image.open(path, formats=_formats()) as image:
             width, height = image.size

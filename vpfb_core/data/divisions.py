@@ -1,9 +1,9 @@
 """Folders whose sub-folders are the training, validation and test data of one data set.
 
-A folder is divided if it holds sub-folders of two parts, such as `train` and `val`, and no images or `attributes.csv`
-beside them. Where the parts have classes (sub-folders) in common there is no doubt, and other images beside them are
-left out. Without such classes, other images beside them make it an ordinary folder, whose classes may happen to be
-called train and test.
+A folder is divided if it contains sub-folders of two parts, such as `train` and `val`, and neither images nor an
+`attributes.csv` beside them. If the parts have classes (sub-folders) in common, it is certainly divided, and other
+images beside the parts are left out. Without common classes, other images beside them make it an ordinary folder, some
+of whose classes happen to be called train and test.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Division:
 
     Attributes:
         root: the folder.
-        folders: the folder of each part, relative to root; in the order training, validation, test.
-        beside: sub-folders and images beside the parts, which are in none of them.
-        doubt: why it is an ordinary folder after all; "" where it is divided.
+        folders: the folder of each part, relative to root, in the order training, validation, test.
+        beside: the sub-folders and images beside the parts, which are in none of them.
+        doubt: the reason for which it is an ordinary folder after all; "" if it is divided.
     """
 
     root: Path
@@ -47,7 +47,9 @@ class Division:
     doubt: str = ""
 
     def part(self, wanted: str) -> str:
-        """The part that serves as training, validation or test data; validation and test data serve as each other.
+        """The name of the part that is used as training, validation or test data.
+
+        Validation and test data can replace each other.
 
         Raises:
             DataError: there is no such part.
@@ -62,11 +64,11 @@ class Division:
         )
 
     def note(self, used: str, validation: str | None = None) -> str:
-        """What is used of the folder, in plain words.
+        """A sentence about the parts that are used.
 
         Args:
             used: the part that is used.
-            validation: the part that is used for validation as well, if one is.
+            validation: the part that is used for validation as well; None if there is none.
         """
         rest = [f"'{self.root}:{part}'" for part in self.folders if part not in (used, validation)]
         what = f"this is {used}" if validation is None else f"training uses {used}, and validation {validation}"
@@ -77,13 +79,13 @@ class Division:
 
 
 def part_of_name(name: str) -> str | None:
-    """The part of a data set that a folder of this name is: "train", "val" or "test"; None for any other name."""
+    """The part of a data set whose folder has this name: "train", "val" or "test"; None for any other name."""
     plain = name.casefold()
     return _PART_OF_SPELLING.get(plain) or _PART_OF_SPELLING.get(_ENDING.sub("", plain))
 
 
 def sub_folder_of_part(root: Path, part: str) -> Path | None:
-    """The sub-folder of a part, in a folder that need not be divided; None if there is none."""
+    """The sub-folder of a part in a folder that is not necessarily divided; None if there is none."""
     division = division_of(root)
     if division is not None and part in division.folders:
         return root / division.folders[part]
@@ -92,9 +94,9 @@ def sub_folder_of_part(root: Path, part: str) -> Path | None:
 
 
 def division_of(root: Path) -> Division | None:
-    """How a folder is divided; None if it holds no two parts, or cannot be listed.
+    """The division of a folder; None if it does not contain two parts, or cannot be listed.
 
-    Folders that hold one other folder and nothing else are looked through, as archives leave them.
+    A folder that contains only one other folder is replaced by that folder, since archives often have such folders.
     """
     within = ""
     for _ in range(_DEEPEST):
@@ -116,7 +118,7 @@ def division_of(root: Path) -> Division | None:
 
 @dataclass(frozen=True)
 class _Inside:
-    """Sub-folders that may hold data, image files, and whether there is a table of labels."""
+    """The sub-folders that may contain data, the image files, and whether there is a table of labels."""
 
     folder: Path
     folders: tuple[str, ...] = ()

@@ -53,13 +53,13 @@ def load_image_file(path: Path, options: LoadOptions) -> Source:
 
 
 def load_division(division: Division, options: LoadOptions) -> Source:
-    """The part of a divided folder that `options.split` names, else the training part.
+    """The part of a divided folder that `options.split` names, by default the training part.
 
-    Its files are named from the folder itself. With `options.validation`, the training part comes with the validation
-    data, which are held out.
+    The names of its files are relative to the divided folder. With `options.validation`, the training part includes the
+    validation data, which are held out.
 
     Raises:
-        DataError: as of `load_folder`, or there is no such part.
+        DataError: there is no such part. Other errors are those of `load_folder`.
     """
     used = division.part(options.split or "train")
     others = [part for part in ("val", "test") if part in division.folders]
@@ -76,7 +76,7 @@ def load_division(division: Division, options: LoadOptions) -> Source:
 
 
 def load_files(root: Path, found: Listing, labels: Labels | None, options: LoadOptions) -> Source:
-    """All image files of a listing, with their labels; `options.limit` has been applied to it.
+    """All image files of a listing with their labels. `options.limit` must have been applied to the listing.
 
     Raises:
         DataError: too many of the files are unreadable.
@@ -112,7 +112,7 @@ def _load(root: Path, found: Listing, read: _LabelReader, options: LoadOptions) 
 def _with_validation(
     root: Path, folder: str, found: Listing, other: str, validation: Listing, options: LoadOptions
 ) -> Source:
-    """The images of `folder`, and those of `other`, which are held out. Both folders are relative to root."""
+    """The images of `folder` and those of `other`, which are held out. Both folders are relative to root."""
     validation = validation.below(other)
     if not validation.files:
         images = _load(root, found, lambda files: read_labels(root / folder, _in(folder, files)), options)
@@ -131,14 +131,14 @@ def _with_validation(
 
 
 def _in(folder: str, files: Sequence[str]) -> list[str]:
-    """The files, relative to a folder that holds them."""
+    """The files, relative to the folder that contains them."""
     return [file.removeprefix(f"{folder}/") for file in files]
 
 
 def _without_copies(images: ImageSet) -> ImageSet:
-    """The images without those to train on that are exact copies of held-out ones; all of them if none would be left.
+    """The images without those to train on that are exact copies of held-out ones.
 
-    A streamed set leaves them out of its batches.
+    If none would be left to train on, all images are returned. A streamed set leaves them out of its batches instead.
     """
     if images.held_out is None:
         return images
@@ -158,7 +158,7 @@ def _without_copies(images: ImageSet) -> ImageSet:
 
 
 def _decode(root: Path, found: Listing, labels: Labels | None, options: LoadOptions) -> ImageSet:
-    """All the files of a listing, in memory."""
+    """All files of a listing, decoded into memory."""
     files, skipped = found.files, found.skipped
     tried, total = len(files) + len(skipped), (found.total or len(files)) + len(skipped)
     with warnings_silenced():

@@ -1,4 +1,4 @@
-"""Images in memory: square uint8 images, their classes, and what was done to load them."""
+"""Images in memory: square uint8 images with their classes, and notes on how they were loaded."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class ImageSet:
         name: the source as the user typed it.
         images: uint8 (N, C, H, W), H == W, C in {1, 3}.
         labels: int64 (N, G), one column per condition group, −1 where unknown; None without conditions.
-        groups: the G condition groups; () when labels is None.
+        groups: the G condition groups; () if labels is None.
         flips: whether a mirrored image is as likely as the image itself.
-        notes: what was decided or left out while loading, in plain words.
+        notes: sentences about what was decided or left out while loading.
         skipped: (file, reason) of each unreadable file.
-        files: the source file of each image, relative to the folder; None where images are not files.
-        held_out: bool (N,), the images to validate on where the source says which; None where they are chosen.
+        files: the file of each image, relative to the folder; None if images are not files.
+        held_out: the images to validate on, bool (N,), if the source determines them; None if they are chosen.
     """
 
     name: str
@@ -58,25 +58,25 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, S, S) of each image."""
+        """The shape (C, S, S) of each image."""
         return self.images.shape[1], self.images.shape[2], self.images.shape[3]
 
     @property
     def sample(self) -> Tensor:
-        """uint8 (M, C, S, S): statistics are computed from all images but those that the source holds out."""
+        """The images from which statistics are computed, uint8 (M, C, S, S): all but those that are held out."""
         return self.images if self.held_out is None else self.images[~self.held_out]
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over images, labels and groups."""
+        """A SHA-256 (hex) of images, labels and groups."""
         contents = [self.images.contiguous().numpy().data]
         if self.held_out is not None:
             contents.append(self.held_out.numpy().data)
         return fingerprint_of(tuple(self.images.shape), contents, self.labels, self.groups)
 
     def subset(self, rows: Tensor) -> ImageSet:
-        """The images at `rows`, int64 (M,) or bool (N,), in that order; groups and notes stay as they are.
+        """The images at `rows`, int64 (M,) or bool (N,), in that order. Groups and notes are the same.
 
-        Which of them the source holds out is not kept.
+        The choice of held-out images is not kept.
         """
         rows = torch.arange(len(self))[rows]
         return replace(
@@ -95,8 +95,8 @@ class ImageSet:
         """The rows of at most `count` images, but of at least one, int64, increasing.
 
         Different images are ranked by a hash of (seed, pixels), and the first are held out until `count` is reached.
-        Exact copies go together, so that none is on both sides. Each class keeps an image, so there may be none to hold
-        out. Where the source says which images are held out, those are returned.
+        Exact copies stay together, so that none is on both sides. Each class keeps an image, so that there may be none
+        to hold out. If the source determines the held-out images, those are returned.
         """
         if self.held_out is not None:
             return self.held_out.nonzero()[:, 0]
@@ -118,7 +118,7 @@ class ImageSet:
     def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: ImageSet) -> Batches:  # noqa: ARG002
         """Batches of the images at `rows`, which are copied to the device at once.
 
-        None of them is a copy of a held-out image: `hold_out` saw to that.
+        `hold_out` ensures that none of them is a copy of a held-out image.
         """
         labels = None if self.labels is None else self.labels[rows].to(device)
         return BatchesInMemory(self.images[rows].to(device), labels, order)
@@ -130,7 +130,7 @@ def fingerprint_of(
     labels: Tensor | None,
     groups: tuple[ConditionGroup, ...],
 ) -> str:
-    """SHA-256 (hex) over shape, groups, contents and labels."""
+    """A SHA-256 (hex) of shape, groups, contents and labels."""
     names = [[group.name, *group.classes] for group in groups]
     digest = hashlib.sha256(json.dumps([shape, names]).encode())
     for content in contents:

@@ -1,4 +1,4 @@
-"""The image files of a folder, without what is not data: runs and pictures of vpfb, and folders of other programs."""
+"""The image files of a folder, without those that are not data: files of vpfb, and folders of other programs."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ FOREIGN = frozenset({
 
 @dataclass
 class Listing:
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
-        files: image files, relative to the folder, with slashes.
-        sizes: of the image files, in bytes.
-        others: number of other files, by ending.
-        skipped: (name, reason) of what could not be listed.
-        outside: links that lead out of the folder.
-        total: number of image files before some were chosen, if some were.
+        files: the image files, relative to the folder, with slashes.
+        sizes: the sizes of the image files in bytes.
+        others: the number of other files by ending.
+        skipped: (name, reason) of files and folders that could not be listed.
+        outside: the links that lead out of the folder.
+        total: the number of image files before some were chosen, if some were.
         held_out: those of the files that are in a folder of validation data.
-        runs: run folders, which are left out.
-        foreign: folders of other programs, which are left out.
-        own: pictures of vpfb, which are left out.
+        runs: the run folders, which are left out.
+        foreign: the folders of other programs, which are left out.
+        own: the pictures of vpfb, which are left out.
         drawn: whether all the files are pictures of vpfb.
     """
 
@@ -54,7 +54,7 @@ class Listing:
     drawn: bool = False
 
     def below(self, folder: str) -> Listing:
-        """The same listing, with all names relative to the folder in which `folder` is."""
+        """The same listing, with all names relative to the folder that contains `folder`."""
         return replace(
             self,
             files=[f"{folder}/{file}" for file in self.files],
@@ -67,7 +67,7 @@ class Listing:
         )
 
     def joined(self, other: Listing) -> Listing:
-        """This listing and another one of files in the same folder."""
+        """This listing together with another one of files in the same folder."""
         return Listing(
             files=sorted(self.files + other.files),
             sizes=self.sizes | other.sizes,
@@ -81,7 +81,7 @@ class Listing:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """What was left out, and what was found beside images, in plain words."""
+        """Sentences about what was left out, and what was found beside images."""
         notes = []
         if self.runs:
             notes.append(f"left out {_many(len(self.runs), 'run')} of vpfb: {listed(self.runs)}")
@@ -133,17 +133,17 @@ def has_images(root: Path) -> bool:
 
 
 def is_foreign(name: str) -> bool:
-    """Whether a folder of this name belongs to another program and holds no data."""
+    """Whether a folder of this name is one of another program that contains no data."""
     return name.startswith(".") or name.lower() in FOREIGN
 
 
 def counted_endings(endings: Counter[str]) -> str:
-    """The number of files by their endings, in one line."""
+    """The number of files per ending, in one line."""
     return listed([f"{count:,} {ending or 'without ending'}" for ending, count in endings.most_common()])
 
 
 def _walk(root: Path, found: Listing) -> Iterator[str]:
-    """The image files below root as they are met; everything else is recorded in `found`."""
+    """The image files below root, in the order in which they are found. Everything else is recorded in `found`."""
     folders, links, seen = deque([""]), deque[str](), set[tuple[int, int]]()
     inside = root.resolve()
     while folders or links:
@@ -188,7 +188,7 @@ def _walk(root: Path, found: Listing) -> Iterator[str]:
 
 
 def _file_type(entry: os.DirEntry[str]) -> tuple[int, int, str]:
-    """Mode and size of what an entry leads to (0 for nothing), and why it would not be a readable file."""
+    """The mode and the size of the target of an entry (0 if there is none), and the reason why it cannot be read."""
     try:
         status = entry.stat()
         return status.st_mode, status.st_size, "not a regular file"

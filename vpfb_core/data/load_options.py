@@ -1,4 +1,4 @@
-"""The options that every source is loaded with."""
+"""The options of loading, which are the same for every source."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ PARTS = ("train", "val", "test", "all")  # of a folder
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """The options of `vpfb_core.data.load`, and two for training.
+    """The options of `vpfb_core.data.load`, and two options for training.
 
     Attributes:
         stream: whether a very large folder may be streamed.
-        validation: whether the training part of a divided folder comes with its validation data, which are held out.
-
-
+        validation: whether the training part of a divided folder includes its validation data, which are held out.
     Raises:
         ConfigError: a value is out of its range.
     """
@@ -56,10 +54,10 @@ class LoadOptions:
             raise ConfigError(f"limit {self.limit} leaves no image", hint="omit it to take all images")
 
     def rows(self, count: int) -> Tensor:
-        """The rows to take of `count`: all, or a fixed random choice of `limit`; int64, increasing.
+        """The chosen rows of `count`, int64, increasing: all rows, or a fixed random choice of `limit`.
 
-        The choice is random because sets are often sorted by class. A smaller limit takes a part of what a larger one
-        takes.
+        The choice is random because data sets are often sorted by class. The choice of a smaller limit is part of that
+        of a larger one.
         """
         if self.limit is None or self.limit >= count:
             return torch.arange(count)

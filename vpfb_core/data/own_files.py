@@ -1,6 +1,7 @@
-"""What vpfb itself writes: its pictures and its run folders, by which they are recognised among other files.
+"""The recognition of files that vpfb wrote, pictures and run folders, among other files.
 
-A picture is recognised by its content and not by its name. What other programs convert or crop is theirs.
+A picture is recognised by its content and not by its name. A picture that another program has converted or cropped is
+not recognised.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _SETTINGS, _RESULTS = "config.toml", {"log.csv", "model.safetensors", "state.jso
 
 
 def is_own_picture(path: Path) -> bool:
-    """Whether vpfb wrote a picture; False for what cannot be read."""
+    """Whether vpfb wrote a picture; False if it cannot be read."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
@@ -31,7 +32,7 @@ def is_own_picture(path: Path) -> bool:
 
 
 def is_sample_name(name: str) -> bool:
-    """Whether a file is named like one sample of a folder of samples, such as 000012.png."""
+    """Whether a file has the name of a sample in a folder of samples, such as 000012.png."""
     return _NUMBERED.fullmatch(name) is not None
 
 

@@ -1,4 +1,4 @@
-"""What people should know of images before they train on them: blank images, copies, classes of a few images."""
+"""Remarks on the images of a data set before training: blank images, copies, and classes of few images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PART = 2**26  # values that are looked at together: bounds the memory
 
 
 def remarks(source: Source) -> tuple[str, ...]:
-    """What is odd about the data, in plain words. Of a very large folder only a sample is looked at."""
+    """Sentences about what is unusual in the data. Of a very large folder only a sample is examined."""
     return (*_of_images(source), *_of_classes(source))
 
 
@@ -81,7 +81,7 @@ def _extremes(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _copies(images: Tensor) -> list[int]:
-    """The rows of images that equal an earlier one."""
+    """The rows of images that equal an earlier image."""
     rows = defaultdict(list)
     for i, pixels in enumerate(images.numpy()):
         rows[hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()].append(i)

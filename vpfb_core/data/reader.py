@@ -1,4 +1,4 @@
-"""The images of many files, decoded on demand."""
+"""Images of many files, which are decoded on demand."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ KEPT_BYTES = 2 * 2**30  # decoded images are kept where all of a set need at mos
 
 
 class Reader:
-    """Images by row, for several threads at once.
+    """A reader of images by row, for several threads.
 
-    If all images need at most `KEPT_BYTES`, each is decoded once and kept; otherwise it is decoded each time. The
-    result is the same.
+    If all images together need at most `KEPT_BYTES`, each is decoded once and kept. Otherwise it is decoded each time.
+    The result is the same.
 
     Args:
         root: the folder.
         files: the image files, relative to root.
-        shape: (C, S, S) to which each image is brought.
+        shape: the shape (C, S, S) of the decoded images.
         unreadable: (row, reason) of the files that are known to be unreadable.
     """
 
@@ -61,7 +61,7 @@ class Reader:
         """Image i, uint8 (C, S, S), which must not be written to; None if its file cannot be read.
 
         Raises:
-            DataError: the folder is gone, or too many of its files cannot be read.
+            DataError: the folder has disappeared, or too many of its files cannot be read.
         """
         if self._kept[i]:
             return self._pixels[i]
@@ -89,7 +89,7 @@ class Reader:
                 self._unreadable[i] = reason
 
     def _require_folder(self) -> None:
-        """Raise if the whole folder is gone, moved or unmounted: then the file itself is not to blame."""
+        """Raise DataError if the whole folder has disappeared, so that the error is not that of a file."""
         try:
             with os.scandir(self.root) as entries:
                 if next(entries, None) is not None:

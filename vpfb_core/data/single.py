@@ -1,4 +1,4 @@
-"""One image file at the size of a model, and a mask of its known pixels."""
+"""One image file in the shape of a model, and a mask of its known pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WHITE = 128  # the first grey level that counts as white
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """An image file at the `shape` (C, S, S) of a model: the centre square, resized; uint8 (C, S, S).
+    """An image file in the shape (C, S, S) of a model, uint8: its centre square, resized.
 
     Raises:
         DataError: the file does not exist, or is not an image that can be read.
@@ -30,13 +30,13 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def read_known(image: Path, mask: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """An image as `read_image` gives it, and its known pixels, where the mask is white, bool (1, S, S).
+    """An image as from `read_image`, and its known pixels, bool (1, S, S), which are those where the mask is white.
 
-    The mask has the size of the image's file, and is brought to the model's size in the same way; grey levels from
-    `WHITE` on then count as white.
+    The mask must have the size of the image file and is cropped and resized like it. Grey levels from `WHITE` on then
+    count as white.
 
     Raises:
-        DataError: a file cannot be read, or the mask is of another size, all white or all black.
+        DataError: a file cannot be read, or the mask has another size, or is all white or all black.
     """
     pixels = read_image(image, shape)
     size, mask_picture = _read(image).size, _read(mask)
@@ -60,7 +60,7 @@ def read_known(image: Path, mask: Path, shape: tuple[int, ...]) -> tuple[Tensor,
 
 
 def _read(path: Path, size: int | None = None) -> Image.Image:
-    """The image, upright, L or RGB: whole, or, if a size is given, no larger than that size needs."""
+    """The image, upright, L or RGB, in full size, or, if a size is given, in no larger size than that one needs."""
     if not path.exists():
         raise DataError(f"no image '{path}'", hint="check its spelling; a relative path starts at the current folder")
     if not path.is_file():

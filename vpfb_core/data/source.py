@@ -1,7 +1,7 @@
-"""What training, calibration and evaluation ask of data, wherever it is kept.
+"""The interface of data for training, calibration and evaluation, wherever they are stored.
 
-A datum is an image (C, H, W), uint8 on the way in and in [0, 1] at the public edge, or a vector (d,) in the units of
-its table. The code above this package uses the protocol alone and never asks which kind of source it has.
+A datum is an image (C, H, W), uint8 in a source and in [0, 1] in the public interface, or a vector (d,) in the units of
+its table. Code outside this package uses only this protocol and never asks for the kind of a source.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConditionGroup:
-    """A group of exclusive classes. The null ("no class") is index −1 and is not listed.
+    """A group of exclusive classes. "No class" has the index −1 and is not listed.
 
     Attributes:
-        name: "class" for a labelled set, the attribute's name for a binary attribute.
-        classes: the names, in the order of the labels; a binary attribute `a` has ("~a", "a"), so 1 means present.
+        name: "class" for a labelled set, the name of the attribute for a binary attribute.
+        classes: the names in the order of the labels. A binary attribute `a` has ("~a", "a"), so 1 means present.
     """
 
     name: str
@@ -34,7 +34,7 @@ class ConditionGroup:
 
 
 class Remaining:
-    """The data of each class that are not held out, of which at least one stays.
+    """The number of data per class that are not held out. Every class keeps at least one.
 
     Args:
         labels: int64 (N, G), −1 where unknown; None without classes.
@@ -49,7 +49,7 @@ class Remaining:
         return all(self._counts[each] > count for each, count in self._of(rows).items())
 
     def hold_out(self, rows: Sequence[int]) -> None:
-        """Take the data at `rows` away."""
+        """Hold out the data at `rows`."""
         self._counts.subtract(self._of(rows))
 
     def _of(self, rows: Sequence[int]) -> Counter[tuple[int, int]]:
@@ -73,7 +73,7 @@ class Source(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of each datum: (C, S, S) for images, (d,) for vectors."""
+        """The shape of each datum: (C, S, S) for images, (d,) for vectors."""
         ...
 
     @property
@@ -83,7 +83,7 @@ class Source(Protocol):
 
     @property
     def groups(self) -> tuple[ConditionGroup, ...]:
-        """The G condition groups; () when `labels` is None."""
+        """The G condition groups; () if `labels` is None."""
         ...
 
     @property
@@ -93,67 +93,65 @@ class Source(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided or left out while loading, in plain words."""
+        """Sentences about what was decided or left out while loading."""
         ...
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
-        """(file, reason) of each unreadable file met so far."""
+        """(file, reason) of each unreadable file that has been found so far."""
         ...
 
     @property
     def files(self) -> tuple[str, ...] | None:
-        """The file of each datum, relative to the source's folder; None where data are not files."""
+        """The file of each datum, relative to the folder of the source; None if data are not files."""
         ...
 
     @property
     def held_out(self) -> Tensor | None:
-        """bool (N,), the data to validate on, where the source says which; None where `hold_out` chooses them."""
+        """The data to validate on, bool (N,), if the source determines them; None if `hold_out` chooses them."""
         ...
 
     @property
     def sample(self) -> Tensor:
-        """(M, *shape), the data that statistics are computed from: all that may be trained on, or a fixed choice."""
+        """The data from which statistics are computed, (M, *shape): all that may be trained on, or a fixed choice."""
         ...
 
     def __len__(self) -> int:
-        """N."""
+        """The number of data, N."""
         ...
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) by which a resumed run recognises its data."""
+        """A SHA-256 (hex) by which a resumed run recognises its data."""
         ...
 
     def subset(self, rows: Tensor) -> ImageSet:
-        """The data at `rows`, int64 (M,) or bool (N,), in memory and in that order.
-
-        Unreadable files are left out.
+        """The data at `rows`, int64 (M,) or bool (N,), in memory and in that order. Unreadable files are left out.
 
         Raises:
-            DataError: the files are gone, or too many of them cannot be read.
+            DataError: the files have disappeared, or too many of them cannot be read.
         """
         ...
 
     def in_memory(self) -> ImageSet:
-        """All the data, in memory. Raises as `subset`."""
+        """All the data, in memory. Errors are those of `subset`."""
         ...
 
     def hold_out(self, count: int, seed: int) -> Tensor:
         """The rows of about `count` < N data to validate on, int64, increasing, chosen by a hash with the seed.
 
         The choice does not depend on the order of the data. A class keeps at least one datum to train on. No copy of a
-        held-out datum is ever trained on: either copies are held out together, or `batches` leaves them out. Where all
+        held-out datum is ever trained on: either copies are held out together, or `batches` leaves them out. If all
         data are equal and have no classes, all rows are returned.
         """
         ...
 
     def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: ImageSet) -> Batches:
-        """Training batches on a device.
+        """The training batches on a device.
 
         Args:
-            rows: int64 (M,), the data to train on.
-            order: of the M rows.
-            device: where the batches are wanted.
+            rows: the data to train on, int64 (M,).
+            order: the order of the M rows.
+            device: the device of the batches.
             held_out: the data at the rows of `hold_out`.
         """
         ...

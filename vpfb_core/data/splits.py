@@ -1,4 +1,4 @@
-"""The held-out split, which depends on the data and not on their order."""
+"""The split into training and validation data, which depends on the data and not on their order."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LARGEST = 0.9
 def split(source: Source, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """The rows to train on and the rows to validate on.
 
-    Where the source says which data are held out (`Source.held_out`), those are. Else it chooses them
-    (`Source.hold_out`): at least one datum is on either side if the fraction is positive and no class would lose its
-    last datum. If all data are copies of one, both sides hold all of them.
+    If the source determines its held-out data (`Source.held_out`), those are used. Otherwise `Source.hold_out` chooses
+    them. Both sides have at least one datum if the fraction is positive and no class would lose its last datum. If all
+    data are copies of one, both sides contain all of them.
 
     Args:
         source: N data.
-        val_fraction: fraction to hold out, in [0, 0.9]; 0 holds out none.
-        seed: chooses which data are held out.
+        val_fraction: the fraction to hold out, in [0, 0.9]; 0 holds out none.
+        seed: the seed of the choice.
     Returns:
         (train, val): int64, increasing.
     Raises:

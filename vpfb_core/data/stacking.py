@@ -1,4 +1,4 @@
-"""Decoding of many images of any size and colour, by threads, into one uint8 tensor of squares, in a fixed order."""
+"""Decoding of many images of any size and colour into one uint8 tensor of squares, by threads, in a fixed order."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Stack:
 
     Attributes:
         images: uint8 (N, C, S, S).
-        kept: the index of each image among those that were asked for, increasing.
+        kept: the index of each image among the requested ones, increasing.
         skipped: (index, reason) of the unreadable ones.
-        notes: what was done, in plain words.
+        notes: sentences about how the images were converted.
     """
 
     images: Tensor
@@ -49,11 +49,11 @@ class _Taken:
     """One image, or the reason why it cannot be read.
 
     Attributes:
-        shape: (width, height) before framing.
+        shape: its size (width, height) before it is cropped.
         coloured: whether it has colour.
-        bits: of its grey levels, if it is stored with more than 8.
-        vanished: whether it has transparency and is white all over, once that is laid over white.
-        reason: why it cannot be read.
+        bits: the number of bits of its grey levels, if it is stored with more than 8.
+        vanished: whether it has transparency and is all white when it is laid over white.
+        reason: the reason why it cannot be read.
     """
 
     shape: tuple[int, int] = (0, 0)
@@ -69,7 +69,7 @@ def thread_count(workers: int) -> int:
 
 
 def in_order(work: Callable[[int], Result], count: int, workers: int) -> Iterator[Result]:
-    """work(0), work(1), … work(count − 1) in this order, run by `workers` threads (`thread_count`)."""
+    """The results of work(0), …, work(count − 1) in this order, computed by `workers` threads (`thread_count`)."""
     threads = thread_count(workers)
     step = max(1, min(_CHUNK, count // (4 * threads)))
     chunks = [range(start, min(start + step, count)) for start in range(0, count, step)]
@@ -87,17 +87,17 @@ def stack(
     only_grey: bool = False,
     workers: int = 0,
 ) -> Stack:
-    """Read, frame and stack images.
+    """Read, crop, resize and stack images.
 
     Args:
-        read: index → image of mode L or RGB, or raises UnreadableError; called from several threads.
-        count: number of images.
+        read: maps an index to an image of mode L or RGB, or raises UnreadableError. It is called from several threads.
+        count: the number of images.
         size: S, the side in pixels.
-        channels: 1 or 3 forces C; None takes 3 if more than a fraction `FEW` of the images have colour, else 1.
+        channels: C, 1 or 3. None is 3 if more than a fraction `FEW` of the images have colour, else 1.
         only_grey: whether it is known that no image has colour.
-        workers: threads that decode; 0 is one per core.
+        workers: the number of threads that decode; 0 is one per core.
     Raises:
-        DataError: the images would take more than `MAX_BYTES`.
+        DataError: the images would need more than `MAX_BYTES`.
     """
     pixels = _allocated(count, channels or (1 if only_grey else 3), size)
 
@@ -124,10 +124,12 @@ def stack(
 
 
 def stack_array(pixels: np.ndarray, *, size: int, channels: int | None, workers: int = 0) -> Stack:
-    """As `stack`, for images in an array, uint8 (N, H, W, C) with C in {1, 3, 4}; fast if they have the size already.
+    """The result of `stack` for images in an array, uint8 (N, H, W, C) with C in {1, 3, 4}.
+
+    It is fast if the images already have the size.
 
     Raises:
-        DataError: the images would take more than `MAX_BYTES`.
+        DataError: the images would need more than `MAX_BYTES`.
     """
     count, height, width, depth = pixels.shape
     if (height, width) != (size, size) or depth == 4:
@@ -152,7 +154,7 @@ def stack_array(pixels: np.ndarray, *, size: int, channels: int | None, workers:
 
 
 def _allocated(count: int, planes: int, size: int) -> np.ndarray:
-    """Memory for the images, uint8 (count, planes, size, size)."""
+    """Memory for images, uint8 (count, planes, size, size)."""
     if (needed := count * planes * size * size) > MAX_BYTES:
         gibibytes = f"{needed / 2**30:.1f} GiB, more than the {MAX_BYTES / 2**30:g} GiB allowed"
         raise DataError(f"{count:,} images of {size}x{size} would take {gibibytes}", hint="choose a smaller --size")
@@ -160,9 +162,9 @@ def _allocated(count: int, planes: int, size: int) -> np.ndarray:
 
 
 def _coloured_or_grey(pixels: np.ndarray, coloured: int, channels: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The images (N, 3, S, S) in grey (N, 1, S, S) if `channels` is None and few of them have colour; and a note."""
+    """The images (N, 3, S, S), in grey (N, 1, S, S) if `channels` is None and few of them have colour; and a note."""
     if channels == 1 and coloured:
-        return pixels, (f"colour is dropped, since grey images are asked for: {coloured:,} of them are in colour",)
+        return pixels, (f"colour is dropped, since grey images were requested: {coloured:,} of them are in colour",)
     if channels is not None or pixels.shape[1] == 1 or coloured > FEW * len(pixels):
         return pixels, ()
     note = f"{coloured} of them are in colour and read as grey (--channels 3 keeps the colour)"
@@ -170,7 +172,7 @@ def _coloured_or_grey(pixels: np.ndarray, coloured: int, channels: int | None) -
 
 
 def _remarks(outcomes: list[_Taken]) -> tuple[str, ...]:
-    """What people may not expect of some images, in plain words."""
+    """Sentences about images that were converted in an unexpected way."""
     depths = Counter(taken.bits for taken in outcomes if taken.bits not in (None, 16))
     notes = [
         f"{bits}-bit grey levels in 16 bits, scaled by {2**bits - 1:,}: {count:,} of them"
@@ -185,7 +187,7 @@ def _remarks(outcomes: list[_Taken]) -> tuple[str, ...]:
 
 
 def write_picture(picture: Image.Image, target: np.ndarray) -> bool:
-    """Write an L or RGB image of S×S pixels to target, uint8 (C, S, S); return whether it has colour."""
+    """Write an L or RGB image of S×S pixels to target, uint8 (C, S, S). Returns whether it has colour."""
     pixels = np.asarray(picture)
     if pixels.ndim == 2:
         target[:] = pixels

@@ -1,4 +1,4 @@
-"""Folders with too many images to decode first, or too large to hold in memory: read during training.
+"""Folders that are read during training, since they have too many images to decode before, or to hold in memory.
 
 Only a sample is read before the first step. It is chosen by the names of the files, so that size, colour and statistics
 of a folder always come from the same files.
@@ -41,16 +41,16 @@ class StreamedSet:
 
     Attributes:
         name: the source as the user typed it.
-        reader: of the N images.
-        sizes: of their files, in bytes.
-        sample: uint8 (M, C, S, S), some of the images, from which statistics are computed.
+        reader: the reader of the N images.
+        sizes: the sizes of their files in bytes.
+        sample: some of the images, from which statistics are computed, uint8 (M, C, S, S).
         labels: int64 (N, G), one column per condition group, −1 where unknown; None without conditions.
-        groups: the G condition groups; () when labels is None.
+        groups: the G condition groups; () if labels is None.
         flips: whether a mirrored image is as likely as the image itself.
-        notes: what was decided or left out while loading, in plain words.
-        unlisted: (file, reason) of what could not be opened when the folder was listed; not among the N.
-        workers: threads that decode; 0 is one per processor.
-        held_out: bool (N,), the images to validate on where the source says which; None where they are chosen.
+        notes: sentences about what was decided or left out while loading.
+        unlisted: (file, reason) of files that could not be opened when the folder was listed. They are not among the N.
+        workers: the number of threads that decode; 0 is one per processor.
+        held_out: the images to validate on, bool (N,), if the source determines them; None if they are chosen.
     """
 
     name: str
@@ -70,17 +70,17 @@ class StreamedSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, S, S) of each image."""
+        """The shape (C, S, S) of each image."""
         return self.reader.shape
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The file of each image, relative to the folder, readable or not."""
+        """The file of each image, relative to the folder, whether it can be read or not."""
         return tuple(self.reader.files)
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
-        """(file, reason) of each unreadable file met so far; it grows while images are read."""
+        """(file, reason) of each unreadable file that has been found so far. It grows while images are read."""
         return (*self.unlisted, *self.reader.unreadable)
 
     def in_memory(self) -> ImageSet:
@@ -88,10 +88,10 @@ class StreamedSet:
         return self.subset(torch.arange(len(self)))
 
     def subset(self, rows: Tensor) -> ImageSet:
-        """The images at `rows`, int64 (M,) or bool (N,), in memory and in that order; unreadable ones are left out.
+        """The images at `rows`, int64 (M,) or bool (N,), in memory and in that order. Unreadable ones are left out.
 
         Raises:
-            DataError: the folder is gone, or too many of its files cannot be read.
+            DataError: the folder has disappeared, or too many of its files cannot be read.
         """
         wanted = torch.arange(len(self))[rows].tolist()
         with warnings_silenced():
@@ -112,8 +112,8 @@ class StreamedSet:
     def hold_out(self, count: int, seed: int) -> Tensor:
         """The rows of `count` images, at most `MOST_HELD_OUT`, int64, increasing; chosen by a hash of (seed, name).
 
-        They are chosen among those that the source holds out, if it says which. The pixels are not known yet: `batches`
-        meets copies of held-out images and leaves them out.
+        If the source determines held-out images, they are chosen among those. Since pixels are not known yet, `batches`
+        leaves out copies of held-out images.
         """
         among = range(len(self)) if self.held_out is None else self.held_out.nonzero()[:, 0].tolist()
         names = [self.reader.files[row] for row in among]
@@ -129,7 +129,7 @@ class StreamedSet:
         return torch.tensor(sorted(rows), dtype=torch.int64)
 
     def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: ImageSet) -> Batches:
-        """Batches of the images at `rows`, read a few steps ahead; copies of held-out images are left out."""
+        """Batches of the images at `rows`, read a few steps ahead. Copies of held-out images are left out."""
         return StreamedBatches(
             self.reader,
             self.labels,
@@ -141,7 +141,7 @@ class StreamedSet:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over names and sizes of the files, labels and groups; no file is read."""
+        """A SHA-256 (hex) of names and sizes of the files, labels and groups. No file is read."""
         files = zip(self.reader.files, self.sizes, strict=True)
         contents = [b"%s\0%d\0" % (os.fsencode(file), size) for file, size in files]
         if self.held_out is not None:
@@ -150,14 +150,14 @@ class StreamedSet:
 
 
 def too_large(count: int, options: LoadOptions) -> bool:
-    """Whether a folder of `count` image files is streamed, if the caller allows that."""
+    """Whether a folder of `count` image files is streamed, if the caller allows it."""
     size = options.size or 0  # a size that is not given is chosen so that the images fit
     needed = count * (options.channels or 3) * size * size
     return options.stream and (count > STREAMED_FILES or needed > MAX_BYTES)
 
 
 def first_by_hash(files: Sequence[str], count: int, key: str) -> list[int]:
-    """Indices of `count` of the files, increasing.
+    """The indices of `count` of the files, increasing.
 
     They are chosen by a hash of (key, name), so that the choice hardly changes when files are added or removed.
     """
@@ -181,8 +181,8 @@ def stream(root: Path, found: Listing, labels: Labels | None, options: LoadOptio
     Args:
         root: the folder.
         found: its image files, sorted.
-        labels: of the files.
-        options: size and channels; if they are None, they are found from the sample.
+        labels: the labels of the files.
+        options: the options of loading. If size and channels are None, they are determined from the sample.
     Raises:
         DataError: too many files of the sample cannot be read, or too many could not be opened.
     """

@@ -16,12 +16,12 @@ _HINT = f"remove or repair them; one unreadable file is skipped, or up to {TOLER
 
 
 def described(unread: Sequence[tuple[str, str]]) -> str:
-    """(file, reason) pairs in one line; file names are printable."""
+    """(file, reason) pairs in one line, with printable file names."""
     return listed([f"{file} ({reason})" for file, reason in unread])
 
 
 def counted(unread: Sequence[tuple[str, str]]) -> str:
-    """The number of unreadable files, and which: "2 unreadable files: a.png (truncated), b.png (empty file)"."""
+    """The number of unreadable files and their names: "2 unreadable files: a.png (truncated), b.png (empty file)"."""
     return f"{len(unread):,} unreadable file{'s' if len(unread) > 1 else ''}: {described(unread)}"
 
 
@@ -48,15 +48,15 @@ def too_many_so_far(root: Path, unread: Sequence[tuple[str, str]], tried: int) -
 
 
 def tolerable(unread: int, tried: int, total: int) -> bool:
-    """Whether a folder of `total` files is compatible with a single unreadable one, or a fraction `TOLERATED` of them.
+    """Whether a folder of `total` files may have a single unreadable one, or a fraction `TOLERATED` of them.
 
     `tried` of the files were drawn at random. The limit is three standard deviations of such a draw above the expected
-    number, so that a folder with 4 % unreadable files is not refused on the way; it is exact once every file was tried.
+    number, so that a folder with 4 % unreadable files is not refused by chance. It is exact when every file was tried.
     """
     chance = TOLERATED * (1 - TOLERATED) * tried * (1 - tried / total)
     return unread <= max(1, min(TOLERATED * total, TOLERATED * tried + 3 * math.sqrt(chance)))
 
 
 def tolerable_so_far(unread: int, tried: int, total: int) -> bool:
-    """As `tolerable`, for a question that is asked again while files are read: the first few are not judged."""
+    """`tolerable` while files are still being read: it is True for the first few files."""
     return tried < min(_FEWEST, total) or tolerable(unread, tried, total)

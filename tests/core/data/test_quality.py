@@ -89,7 +89,7 @@ def test_grey_images_that_are_asked_for_say_how_many_lose_their_colour(tmp_path,
         pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3 if kind == "array" else 4), dtype=np.uint8)
         source = tmp_path / "a.npy"
         np.save(source, pixels)
-    said = "colour is dropped, since grey images are asked for: 3 of them are in colour"
+    said = "colour is dropped, since grey images were requested: 3 of them are in colour"
     assert said in notes(source, channels=1)
     assert said not in notes(source)
     assert "colour is dropped" not in notes(tmp_path / "grey", channels=1)
