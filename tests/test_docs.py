@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +79,14 @@ def test_imports_point_down_the_floors_of_the_architecture_page() -> None:
         if room_of(module) != "__init__" and floor[room_of(imported)] > floor[room_of(module)]
     ]
     assert upwards == []
+
+
+def test_the_python_of_the_energies_page_runs() -> None:
+    page = (ROOT / "docs" / "energies.md").read_text("utf-8")
+    found: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S):
+        exec(block.replace('method="ode"', 'method="ode", rtol=0.1'), found)  # a loose tolerance is quick
+    assert found["energy"].shape == (16,)
+    assert found["score"].shape == found["x"].shape
+    assert found["explicit"].shape == found["bits"].shape == (16,)
+    assert found["flow"].isfinite().all()
