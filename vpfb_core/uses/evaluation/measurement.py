@@ -15,7 +15,7 @@ from vpfb_core.dynamics.solver import Solver
 from vpfb_core.machine import distributed
 from vpfb_core.methods.base import Validation
 from vpfb_core.uses import density
-from vpfb_core.uses.draw import sample
+from vpfb_core.uses.draw import batches, sample
 from vpfb_core.uses.evaluation import cache, distances, features, neighbours
 from vpfb_core.uses.evaluation.metrics import METRICS
 from vpfb_core.uses.evaluation.preparation import Plan
@@ -106,7 +106,7 @@ def evaluate(
         on_progress: called with the approximate share of the work that is done, in [0, 1].
         solver: method, nfe, rtol and atol of the samples, as in `Solver.choose`.
     Raises:
-        ConfigError: there is no such solver.
+        ConfigError: there is no such solver, or the batch size is below 1.
         SolverError: a sample did not reach the end of the flow.
     """
     began = time.monotonic()
@@ -176,15 +176,14 @@ class _Evaluation:
 
         def draw(rows: range) -> tuple[Tensor, Tensor, int]:
             parts, evaluations = [], 0
-            for first in rows[:: self.batch_size]:
-                count = min(self.batch_size, rows.stop - first)
+            for part in self._batches(rows):
                 drawn = sample(
-                    self.model, count, self.seed, first=first, batch_size=count,
-                    condition=_rows(self.classes, first, count), **self.solver.arguments,
+                    self.model, len(part), self.seed, first=part.start, batch_size=len(part),
+                    condition=_rows(self.classes, part), **self.solver.arguments,
                 ).require_success()  # fmt: skip
                 evaluations += int(drawn.nfe.sum())
                 parts.append(to_bytes(drawn.images))
-                self._report(count * self.draw_cost)
+                self._report(len(part) * self.draw_cost)
             samples = torch.cat(parts)
             return samples, extract(samples), evaluations
 
@@ -245,8 +244,7 @@ class _Evaluation:
 
         def measure(rows: range) -> Tensor:
             parts = []
-            for first in rows[:: self.batch_size]:
-                part = range(first, min(first + self.batch_size, rows.stop))
+            for part in self._batches(rows):
                 found = self.model.method.held_out(self.model.field, Validation(data, condition, self.seed, part))
                 parts.append(next(iter(found.values())).cpu())
                 self._report(len(part) * _READ)
@@ -269,18 +267,21 @@ class _Evaluation:
     def _bits_of(self, images: Tensor, cost: float, **settings: Any) -> Tensor | None:
         def measure(rows: range) -> Tensor:
             parts = []
-            for first in rows[:: self.batch_size]:
-                batch = images[first : min(first + self.batch_size, rows.stop)]
+            for part in self._batches(rows):
                 parts.append(
                     density.bits_per_dim(
-                        self.model, batch, seed=self.seed, first=first, batch_size=self.batch_size,
-                        condition=_rows(self.unseen_classes, first, len(batch)), **settings,
+                        self.model, images[part.start : part.stop], seed=self.seed, first=part.start,
+                        batch_size=len(part), condition=_rows(self.unseen_classes, part), **settings,
                     )
                 )  # fmt: skip
-                self._report(len(batch) * cost)
+                self._report(len(part) * cost)
             return torch.cat(parts).cpu()
 
         return self._each(len(images), measure)
+
+    def _batches(self, rows: range) -> list[range]:
+        """The rows of each batch of some images."""
+        return [rows[part] for part in batches(len(rows), self.batch_size)]
 
     def _each(self, n: int, measure: Callable[[range], Tensor]) -> Tensor | None:
         """The measurements of n images by all processes, in order; None on all processes but the first."""
@@ -319,6 +320,6 @@ class _Evaluation:
             self.on_progress(min(self.done / self.total, 1.0))
 
 
-def _rows(classes: Tensor | None, first: int, count: int) -> Tensor | None:
-    """The class indices of `count` images from `first` on; None without classes."""
-    return None if classes is None else classes[first : first + count]
+def _rows(classes: Tensor | None, rows: range) -> Tensor | None:
+    """The class indices of some images; None without classes."""
+    return None if classes is None else classes[rows.start : rows.stop]

@@ -102,6 +102,8 @@ def test_the_batch_size_changes_no_figure(digits: Model, good: evaluation.Report
     parts = measured(digits, batch_size=33)
     for name, figure in parts.metrics.items():
         assert figure.value == pytest.approx(good.metrics[name].value, rel=0.02), name
+    with pytest.raises(ConfigError, match="batch size 0"):
+        measured(digits, batch_size=0, metrics=("frechet",))
 
 
 def test_what_is_measured_on_real_images_is_what_the_model_says_of_them(digits: Model, good: evaluation.Report) -> None:
