@@ -23,6 +23,7 @@ import typer
 from vpfb_cli import output
 from vpfb_cli.output import Output
 from vpfb_core.machine.file_names import expanded
+from vpfb_core.machine.limits import require_threads
 
 # The panels of `--help` that commands share.
 DATA, MODEL, MACHINE, OUTPUT = "Data", "Model", "Machine", "Output"
@@ -102,6 +103,12 @@ def at_least_one(value: int | None) -> int | None:
     return value
 
 
+def _threads_of_the_machine(value: int | None) -> int | None:
+    """Refuse a number of threads below one, or beyond what the machine can run."""
+    require_threads(at_least_one(value), "--threads")
+    return value
+
+
 def _device_name(value: str) -> str:
     """Refuse a value that is not the name of a device. Whether it exists is checked later, when torch is imported."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
@@ -149,7 +156,13 @@ class Machine:
     ] = "auto"
     threads: Annotated[
         int | None,
-        option("--threads N", MACHINE, "Number of CPU threads.", callback=at_least_one, show_default="one per core"),
+        option(
+            "--threads N",
+            MACHINE,
+            "Number of CPU threads.",
+            callback=_threads_of_the_machine,
+            show_default="one per core",
+        ),
     ] = None
     seed: Annotated[
         int,

@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date, time
 from typing import Any, Self
 
 from vpfb_core.errors import ConfigError
@@ -111,7 +112,7 @@ def require_name(name: str, names: Iterable[str]) -> str:
 def shown(value: Any) -> str:
     """A value as text for a message, cut to a readable length."""
     try:
-        text = repr(value)
+        text = str(value) if isinstance(value, date | time) else repr(value)
     except (ValueError, RecursionError):  # Python refuses to write out an integer of thousands of digits
         return "a value too long to show"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

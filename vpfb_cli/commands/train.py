@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ from vpfb_core.machine.launch import place
 if TYPE_CHECKING:
     from vpfb_core.training import Plan, Progress, Result
 
+PREFIX = "VPFB_TRAIN_"  # of the environment variables that are settings
 LENGTH, METHOD, RUN = "Length and size", "Method", "Run"
 # Defaults that --help shows; only options that are given count.
 DATA_DEFAULTS, MACHINE_DEFAULTS, RUN_DEFAULTS = DataSettings(), MachineSettings(), RunSettings()
@@ -151,16 +153,29 @@ def _given_options(ctx: typer.Context) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, Any]:
-    """The settings in VPFB_TRAIN_..., and VPFB_DATA."""
-    prefix = "VPFB_TRAIN_"
-    found = dict(
-        parse_setting(f"{name.removeprefix(prefix).lower()}={value}")
-        for name, value in os.environ.items()
-        if name.startswith(prefix) and value
-    )
+    """The settings in VPFB_TRAIN_..., and VPFB_DATA.
+
+    Raises:
+        ConfigError: a variable is misspelt.
+    """
+    known = {f"{PREFIX}{name.upper()}": name for name in known_names()}
+    given = {name: value for name, value in os.environ.items() if value}
+    for name in given.keys() - known.keys():
+        _refuse_misspelt(name, [*known, "VPFB_DATA", "VPFB_DEBUG"])
+    found = dict(parse_setting(f"{known[name]}={value}") for name, value in given.items() if name in known)
     if os.environ.get("VPFB_DATA"):
         found.setdefault("data_root", os.environ["VPFB_DATA"])
     return found
+
+
+def _refuse_misspelt(name: str, known: Sequence[str]) -> None:
+    """Refuse an environment variable that is meant for us, but that we do not know."""
+    near = difflib.get_close_matches(name.upper(), known, 1, cutoff=0.85)
+    setting = f"{PREFIX}{name.upper().removeprefix('VPFB_')}"  # VPFB_STEPS, without TRAIN
+    if name not in known and (near or setting in known or name.startswith(PREFIX)):
+        near = [setting] if setting in known else near or difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else "vpfb train --dry-run lists the settings"
+        raise ConfigError(f"unknown environment variable {name}", hint=hint)
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

@@ -86,6 +86,15 @@ SECTIONS: dict[str, type[Settings]] = {
 PARTS = ("network", "method")  # sections whose settings depend on the name in them
 ORDER = ("data", "network", "method", "optimiser", "machine", "run")
 
+# The settings that are words, by bare name and by path.
+WORDS = frozenset(PARTS) | frozenset(
+    name
+    for section, kind in SECTIONS.items()
+    for field in fields_of(kind)
+    if field.type in ("str", "str | None")
+    for name in (field.metadata["flat"] or field.name, f"{section}.{field.name}")
+)
+
 # Settings that say where and how a run is computed and saved, not what it computes. They may change on resuming.
 OPERATIONAL = frozenset(
     f"{section}.{field.name}"

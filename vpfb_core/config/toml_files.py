@@ -6,29 +6,38 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
+from vpfb_core.config.sections import WORDS
 from vpfb_core.config.setting_paths import located
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.file_names import expanded
 
 LARGEST_FILE = 2**20  # bytes
+_NUMBER = r"\d+(?:\.\d+)?"
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """The key and the value of "key=value". A value that is not TOML is taken as a string.
+    """The key and the value of "key=value".
+
+    The value of a setting that is a word is the text, without the quotes of TOML if it has any. Another value is read
+    as TOML, or taken as a string if it is not TOML.
 
     Raises:
         ConfigError: the text has no key or no "=".
     """
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not name:
         raise ConfigError(f"{text!r} is not of the form key=value", hint="for example --set lr=5e-4")
     try:
-        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+        found = tomllib.loads(f"value = {value}")
     except (ValueError, RecursionError):  # not TOML, too many digits, or nested too deeply
-        return name.strip(), value.strip()
+        return name, value
+    read = found["value"]
+    is_text = name in WORDS or isinstance(read, date | time) or len(found) > 1  # a date is no value of any setting
+    return name, value if is_text and not isinstance(read, str) else read
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -44,7 +53,7 @@ def read_file(path: Path) -> dict[str, Any]:
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
             raise ConfigError(f"{path} is larger than {LARGEST_FILE // 1024} KiB: not a configuration")
-        settings = tomllib.loads(content.decode("utf-8"))
+        settings = tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except RecursionError as error:
@@ -100,7 +109,7 @@ def parse_path(value: Any) -> Any:
 
 
 def parse_duration(value: Any) -> Any:
-    """The seconds of a duration such as "90", "90s", "10m", "1.5h" or "1h30m".
+    """The seconds of a duration such as "90", "90s", "10m", "1.5h", "1h30m" or "1h 30m".
 
     A value that is not a string is returned unchanged.
 
@@ -110,7 +119,9 @@ def parse_duration(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = value.strip().lower()
-    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", text)
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
+    parts = re.fullmatch(rf"(?:({_NUMBER})h)? ?(?:({_NUMBER})m(?:in)?)? ?(?:({_NUMBER})s)?", text)
     if not text or parts is None:
         raise ConfigError(f"{value!r} is not a duration", hint="for example 90s, 10m, 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in parts.groups())

@@ -26,6 +26,7 @@ from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import Source
 from vpfb_core.data.splits import split as split_source
 from vpfb_core.errors import DataError
+from vpfb_core.machine.file_names import expanded
 from vpfb_core.machine.noise import generator
 
 Loader = Callable[[LoadOptions], Source]
@@ -173,12 +174,8 @@ def _load_folder(path: Path, options: LoadOptions) -> Source:
 def _existing(source: str) -> Path | None:
     """The path that the source names, if it exists."""
     try:
-        path = Path(source)
-        if source.startswith("~") and not path.exists():
-            path = path.expanduser()
+        path = Path(expanded(source))
         return path if source and path.exists() else None
-    except RuntimeError:  # ~nobody
-        return None
     except OSError as error:
         message = f"'{source}' cannot be opened: {error.strerror or error}"
         raise DataError(message, hint="check its spelling and permissions") from error

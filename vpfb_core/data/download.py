@@ -23,6 +23,7 @@ from types import ModuleType
 
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.errors import DataError
+from vpfb_core.machine.file_names import expanded
 from vpfb_core.machine.files import cache_folder
 
 TIMEOUT = 30.0  # seconds to wait for a silent server
@@ -62,9 +63,9 @@ class Files:
 def data_root(root: Path | None = None) -> Path:
     """The folder of downloaded sets: `root`, else VPFB_DATA, else the user's cache folder."""
     if root is not None:
-        return root.expanduser()
+        return Path(expanded(str(root)))
     if named := os.environ.get("VPFB_DATA"):
-        return Path(named).expanduser()
+        return Path(expanded(named))
     return cache_folder()
 
 

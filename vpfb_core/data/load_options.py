@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.limits import require_threads
 from vpfb_core.machine.noise import generator
 
 MAX_SIZE = 1024
@@ -48,6 +49,7 @@ class LoadOptions:
             raise ConfigError(f"channels {self.channels} is neither 1 nor 3", hint="1 is grey, 3 is colour")
         if self.workers < 0:
             raise ConfigError(f"number of workers {self.workers} is negative", hint="0 takes one thread per processor")
+        require_threads(self.workers, "workers")
         if self.split not in (None, *PARTS):
             raise ConfigError(f"unknown split {self.split!r}", hint=f"there are: {', '.join(PARTS)}")
         if self.limit is not None and self.limit < 1:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from vpfb_core.errors import DataError
+from vpfb_core.machine.file_names import home
 
 _PREFIX, _SUFFIX = ".vpfb-", ".part"  # the beginning and the end of temporary names
 
@@ -101,9 +104,40 @@ def flush_names(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """The folder of files that can be computed or downloaded again: XDG_CACHE_HOME/vpfb, else ~/.cache/vpfb."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache") / "vpfb"
+    """The folder of files that can be computed or downloaded again: XDG_CACHE_HOME/vpfb, else ~/.cache/vpfb.
+
+    A user without a home folder, or with one that takes no files, gets a folder under the temporary one, and is warned.
+
+    Raises:
+        DataError: that folder belongs to another user.
+    """
+    cache, own = os.environ.get("XDG_CACHE_HOME", ""), home()
+    if Path(cache).is_absolute():
+        return Path(cache) / "vpfb"
+    if own is not None and _can_hold(own / ".cache" / "vpfb"):
+        return own / ".cache" / "vpfb"
+    return _temporary_cache("this user has no home folder" if own is None else f"the home folder {own} takes no files")
+
+
+@functools.cache
+def _temporary_cache(reason: str) -> Path:
+    folder = Path(tempfile.gettempdir()) / f"vpfb-{os.getuid()}"
+    if _exists(folder) and (folder.is_symlink() or folder.stat().st_uid != os.getuid()):
+        raise DataError(f"{reason}, and {folder} belongs to another user", hint="set XDG_CACHE_HOME to a folder")
+    warnings.warn(f"{reason}, so downloads and caches go to {folder}; XDG_CACHE_HOME names another", stacklevel=2)
+    return folder
+
+
+def _can_hold(folder: Path) -> bool:
+    """Whether a folder exists, or can be made."""
+    try:
+        if _exists(folder):
+            return True
+        while not _exists(folder):
+            folder = folder.parent
+    except OSError:
+        return False
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def clear_leftovers(folder: Path) -> None:

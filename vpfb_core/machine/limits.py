@@ -10,8 +10,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
 
+ALWAYS_ALLOWED = 64  # threads, however few cores there are
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
@@ -24,6 +26,26 @@ def cores() -> int:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [quota for folder in _folders("cpu") if (quota := _cpu_quota(folder)) is not None]
     return max(1, int(min([available, *quotas])))
+
+
+def require_threads(count: int | None, name: str = "threads") -> None:
+    """Check a number of threads before they are started. None is allowed.
+
+    Thousands of threads that wait for a few cores seem to hang, and starting them can end the process.
+
+    Args:
+        count: the number.
+        name: the setting or option, for the message.
+    Raises:
+        ConfigError: it is more than four per core of the machine, and more than `ALWAYS_ALLOWED`.
+    """
+    cores_here = os.cpu_count() or 1
+    most = max(ALWAYS_ALLOWED, 4 * cores_here)
+    if count is not None and count > most:
+        raise ConfigError(
+            f"{name} = {count:,}: that many threads would wait for the {cores_here} cores of this machine",
+            hint=f"at most {most} are possible here",
+        )
 
 
 def memory() -> int:

@@ -17,6 +17,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import available_devices, resolve_device
 from vpfb_core.machine.files import require_writable_folder
+from vpfb_core.machine.limits import require_threads
 from vpfb_core.methods.base import DataShape, Method
 from vpfb_core.model.runs import RUNS, Run, list_runs, require_free
 from vpfb_core.training import presets
@@ -74,6 +75,8 @@ def prepare(config: TrainConfig) -> Plan:
         ConfigError: a setting does not exist, or it contradicts another one, the data or the run to resume.
         DataError: the data cannot be read.
     """
+    require_threads(config.machine.threads)
+    require_threads(config.machine.workers, "workers")
     group = distributed.group()
     config, requested, existing = group.from_first(lambda: _continued(config))
     if not config.data.source:

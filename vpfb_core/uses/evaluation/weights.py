@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import urllib.request
 import warnings
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from vpfb_core.data.download import TIMEOUT, Notes
 from vpfb_core.errors import CheckpointError, MissingError, VPFBError
-from vpfb_core.machine.files import replacing
+from vpfb_core.machine.file_names import home
+from vpfb_core.machine.files import cache_folder, replacing
 
 # The weights in the definition of FID, converted from TensorFlow: the beginning of their SHA-256, their file names in
 # pytorch-fid and torch-fidelity, and the address from which torch-fidelity downloads them.
@@ -107,7 +109,7 @@ def is_standard(digest: str | None) -> bool:
 
 def inception_cached() -> Path | None:
     """The path of the FID weights in the cache of torch hub, under any of their names; None if they are missing."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    folder = _hub_folder()
     return next((folder / name for name in INCEPTION_FILES if (folder / name).is_file()), None)
 
 
@@ -117,8 +119,15 @@ def find_inception(path: Path | None, *, download: bool) -> Path:
     Raises:
         MissingError: there are no such weights; the hint says where to put them.
     """
-    cache = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILES[0]
+    cache = _hub_folder() / INCEPTION_FILES[0]
     return path or inception_cached() or _download(cache, download)
+
+
+def _hub_folder() -> Path:
+    """The folder in which torch hub keeps weights; for a user without a home folder, one in our cache."""
+    if home() is None and not any(os.environ.get(name) for name in ("TORCH_HOME", "XDG_CACHE_HOME")):
+        return cache_folder() / "weights"
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def read_inception(path: Path) -> Weights:

@@ -12,6 +12,7 @@ from vpfb_core import data
 from vpfb_core.data.catalogue import SETS, has_splits, split_off
 from vpfb_core.data.images import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
+from vpfb_core.machine.file_names import expanded
 from vpfb_core.model import description
 from vpfb_core.model.runs import builtin_models, list_runs
 
@@ -63,7 +64,7 @@ def identity(source: str) -> str:
     plain, _ = split_off(source)
     if plain.partition(":")[0] != plain and not Path(plain).exists():  # a made data set such as shuffled:NAME
         return name
-    return str(Path(plain).expanduser().resolve())
+    return str(Path(expanded(plain)).resolve())
 
 
 def same_set(one: str, other: str) -> bool:
