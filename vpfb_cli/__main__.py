@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vpfb_cli import output, signals, streams
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.limits import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     import typer
@@ -20,6 +21,7 @@ def main() -> None:
     signals.install(report=lambda: output.current().fail(KeyboardInterrupt()))
     try:
         streams.prepare()
+        let_waiting_threads_sleep()
         with signals.importing():
             from vpfb_cli.app import build
         code = run(build(), sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -57,6 +58,24 @@ def test_help_has_a_worked_example(line: str, helps: dict[str, tuple[int, list[s
 
 def test_the_short_and_the_long_help_are_the_same(helps: dict[str, tuple[int, list[str], str]]) -> None:
     assert helps["-h"][2] == helps["--help"][2]
+
+
+def test_the_program_lets_waiting_threads_sleep_before_torch_is_loaded() -> None:
+    program = """
+import os, sys
+from vpfb_cli.__main__ import main
+sys.argv = ["vpfb", "--version"]
+try:
+    main()
+finally:
+    print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)
+"""
+    chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in chosen}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, env=environment, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "1000 False"
 
 
 def draw(*, model: ModelOption = None, machine: Machine, say: Output) -> None:

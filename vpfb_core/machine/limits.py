@@ -14,6 +14,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
 
 ALWAYS_ALLOWED = 64  # threads, however few cores there are
+_SPINS = 1000  # what libgomp takes for a program with more threads than cores; its default is 300,000
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
@@ -61,6 +62,18 @@ def memory_share() -> int:
     The other half is left to other programs and to tensors that are not planned.
     """
     return memory() // 2 // place().local_count
+
+
+def let_waiting_threads_sleep() -> None:
+    """Let a thread that waits for the others of a computation sleep soon; call this before torch is imported.
+
+    By default the threads of GNU OpenMP, which torch uses on Linux, wait actively for milliseconds at every barrier. If
+    other programs use the cores, they thereby take the time of the very threads that they wait for, and a training step
+    takes ten times as long. What the user has set stays. It holds for the whole process, so that programs call it, and
+    not the library.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
 
 
 def _folders(controller: str) -> Iterator[Path]:

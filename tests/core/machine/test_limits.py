@@ -99,3 +99,17 @@ def test_the_affinity_mask_is_a_limit() -> None:
         assert limits.cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    ids=["nothing", "a count", "a policy"],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_has_chosen(
+    given: dict[str, str], found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = dict(given)
+    monkeypatch.setattr(os, "environ", environment)
+    limits.let_waiting_threads_sleep()
+    assert environment.get("GOMP_SPINCOUNT") == found
