@@ -1,4 +1,4 @@
-"""What a test knows to be there, for the type checker."""
+"""Values that may be None by their type, but not in a test."""
 
 from __future__ import annotations
 
