@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class ImageWriter:
-    """A writer that receives images in batches. It writes a folder or an array as they come, other files at the end.
+    """A writer that receives images in batches. It writes a folder or an array at once, and other files at the end.
 
-    A folder and an array therefore take any number of images. Older samples in the folder are removed when the first
-    new ones are written.
+    Therefore a folder and an array can have any number of images. Older samples in the folder are removed when the
+    first new ones are written.
 
     Args:
         out: the value of `-o`.
@@ -63,15 +63,15 @@ class ImageWriter:
 
     @contextlib.contextmanager
     def writing(self, count: int, shape: Sequence[int], *, frames: int = 1, at_once: bool = False) -> Iterator[None]:
-        """Take `count` images of `shape` (C, H, W) in this context, at the end of which they are written.
+        """Inside this context, the writer receives `count` images of `shape` (C, H, W), which are written by its end.
 
-        Only the first process of a job writes. If the context ends with an error, the file from before stays.
+        Only the first process of a job writes. If the context ends with an error, the previous file is not changed.
 
         Args:
             frames: the number of frames of an animation.
-            at_once: whether all images come in one piece, whatever their number.
+            at_once: whether all images are added in one call, whatever their number.
         Raises:
-            ConfigError: no such number of images can be written, or held in the memory.
+            ConfigError: the file or the memory cannot hold that many images.
         """
         from vpfb_core.uses import pictures
 
@@ -139,7 +139,7 @@ class ImageWriter:
 
 
 def _require_memory(count: int, shape: Sequence[int]) -> None:
-    """Raise ConfigError if so many images cannot be held in the memory as the numbers that are computed with."""
+    """Raise ConfigError if the memory cannot hold that many images together with the numbers of their computation."""
     channels, height, width = shape
     copies = 4  # of float32 numbers: the starts, the ends, and what becomes of them
     size, available = copies * 4 * channels * height * width * count, memory_share()

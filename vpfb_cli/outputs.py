@@ -1,4 +1,4 @@
-"""Checks of the outputs that were typed, before the work whose result they will hold."""
+"""Checks of output files, before the work whose results they will contain."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from vpfb_core.machine.files import require_writable
 
 
 def require_file(option: str, out: str | Path, endings: Sequence[str], inputs: Mapping[str, Path | None]) -> None:
-    """Check that a command can write a file of its own.
+    """Check that a command can write one of its output files.
 
     Args:
         option: the option that names the file.
-        out: the file as it was typed.
+        out: the path as it was typed.
         endings: the endings of its format, in lower case; "" allows a name without an ending.
         inputs: the files and folders that the command reads, by the options that name them.
     Raises:
         ConfigError: the ending is that of another format, or an input would be replaced.
-        DataError: it is a folder, or cannot be written.
+        DataError: the path is a folder, or cannot be written.
     """
     path = Path(out)
     if str(out).endswith(os.sep):
@@ -32,9 +32,9 @@ def require_file(option: str, out: str | Path, endings: Sequence[str], inputs: M
 
 
 def require_apart(out: str | Path, inputs: Mapping[str, Path | None], option: str = "-o") -> None:
-    """Raise ConfigError if an output would replace a file that the command reads, or one in a folder that it reads.
+    """Raise ConfigError if an output would replace a file that the command reads, or a file in a folder that it reads.
 
-    In a folder, a file that vpfb has written may be replaced.
+    A file in a folder may be replaced if vpfb has written it.
     """
     path = Path(out)
     if not path.is_file():

@@ -30,16 +30,16 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupted(VPFBError):  # noqa: N818 (it is not an error)
-    """A command has saved its work and stopped because it was asked to; the message says how to continue."""
+    """A command has saved its work and stopped on request. The message says how to continue."""
 
     kind = "interrupted"
 
 
 def install(report: Callable[[], object]) -> None:
-    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP from now on; `nohup` keeps SIGHUP ignored.
+    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP from now on. Under `nohup`, SIGHUP stays ignored.
 
     Args:
-        report: prints the interruption if the process has to exit at once.
+        report: a function that prints the interruption if the process has to exit at once.
     """
     global _report
     _report = report
@@ -48,7 +48,7 @@ def install(report: Callable[[], object]) -> None:
 
 
 def release() -> None:
-    """Let a signal end the process silently; for the interpreter's shutdown, when nothing can be lost."""
+    """Let a signal end the process silently from now on. It is for the shutdown, when nothing can be lost."""
     for number in _handled():
         signal.signal(number, signal.SIG_DFL)
 
@@ -60,19 +60,19 @@ def _handled() -> list[signal.Signals]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Around the import of large libraries, while no file is open: a signal exits at once."""
+    """Inside this context, a signal ends the process at once. It is for imports, while no file is open."""
     with _handled_by(_exit_at_once):
         yield
 
 
 @contextmanager
 def graceful(note: Callable[[str], object]) -> Iterator[Callable[[], bool]]:
-    """Around a loop that can stop after any step.
+    """Inside this context, the first signal is a request to stop. It is for a loop that can stop after any step.
 
     Args:
-        note: prints that the signal was received, such as `Output.note`.
+        note: a function that prints that the signal was received, such as `Output.note`.
     Yields:
-        a function to call at every step: whether one of the signals has been received.
+        A function that is called at every step and returns whether one of the signals has been received.
     """
     request = _StopRequest(note)
     with _handled_by(request.receive):

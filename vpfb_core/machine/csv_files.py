@@ -1,4 +1,4 @@
-"""CSV files, as other programs read them back: names keep every sign."""
+"""CSV files that other programs can read. Names keep all their characters."""
 
 from __future__ import annotations
 

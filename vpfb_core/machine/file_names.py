@@ -1,4 +1,4 @@
-"""Names of files and classes: as a message shows them, and as a person types them in a shell."""
+"""Names of files and classes, in messages and in the command line of a shell."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def printable(name: str) -> str:
-    """A name for a message in one line.
+    """A name for a message of one line.
 
-    Control characters, signs that reorder a line, and bytes that are not text become escapes. Every other sign stays:
-    spaces of all kinds, and the joiners that many scripts are written with.
+    Control characters, characters that reorder a line, and bytes that are not text are replaced by escapes. All other
+    characters are kept, including spaces of all kinds and the joiners that many scripts need.
     """
     return "".join(f"\\x{ord(sign) - 0xDC00:02x}" if is_byte(sign) else visible(sign) for sign in name)
 
 
 def visible(sign: str) -> str:
-    """A sign, or its escape if it is a control character or reorders the line that it is in."""
+    """A character, or its escape if it is a control character or reorders the line."""
     hidden = unicodedata.category(sign) in _LINE_BREAKS or sign in _REORDERING
     return repr(sign)[1:-1] if hidden else sign
 
 
 def is_byte(sign: str) -> bool:
-    """Whether a sign stands for a byte of a file name that is not text."""
+    """Whether a character represents a byte of a file name that is not text."""
     return "\udc80" <= sign <= "\udcff"
 
 
 def typed(path: str | os.PathLike[str]) -> str:
-    """A path as one word of a shell's command line, which no command takes for an option."""
+    """A path as one word of a command line in a shell, which no command reads as an option."""
     text = os.fspath(path)
     if text.startswith("-"):
         text = f"./{text}"
@@ -44,19 +44,19 @@ def typed(path: str | os.PathLike[str]) -> str:
 
 
 def label(text: str, longest: int) -> str:
-    """A part of a file name that is made from a text: letters, their marks and digits of any script, . and _; else -.
+    """A part of a file name, made from a text: letters, their marks and digits of any script, . and _. Others become -.
 
     Args:
-        longest: the largest number of characters; more would be cut off.
+        longest: the largest number of characters.
     """
     kept = (sign if sign.isalnum() or sign in "._" or unicodedata.category(sign)[0] == "M" else "-" for sign in text)
     return "".join(kept).strip("-.")[:longest]
 
 
 def expanded(path: str) -> str:
-    """A path whose leading ~ or ~user is replaced by that home folder, as a shell does.
+    """A path whose leading ~ or ~user is replaced by that home folder, as in a shell.
 
-    It stays as it is if something of that literal name exists, or if there is no such user.
+    It is not changed if a file of that literal name exists, or if there is no such user.
     """
     user, slash, rest = path.partition("/")
     if not user.startswith("~") or os.path.lexists(user):
@@ -66,7 +66,7 @@ def expanded(path: str) -> str:
 
 
 def home() -> Path | None:
-    """The home folder of the user; None for a user without one, as in many containers."""
+    """The home folder of the user; None if there is none, as in many containers."""
     if os.path.isabs(os.environ.get("HOME", "")):  # noqa: PTH117
         return Path(os.environ["HOME"])
     try:
@@ -76,5 +76,5 @@ def home() -> Path | None:
 
 
 def same_name(one: str, other: str) -> bool:
-    """Whether two names look the same: systems store é as one sign or as e and an accent."""
+    """Whether two names look the same: some systems store é as one character, others as e and an accent."""
     return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)

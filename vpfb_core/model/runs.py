@@ -15,8 +15,7 @@ from vpfb_core.machine.files import is_leftover, require_writable_folder
 
 RUNS = Path("runs")
 DEFAULT_BUILTIN = "digits"
-# What is in a folder in which nothing has been put: our lock of a run that ended before it began, and what file
-# managers leave.
+# Files that an empty folder may contain: the lock of a run that ended before it began, and files of file managers.
 _NOTHING = frozenset({".lock", ".DS_Store", "Thumbs.db", "desktop.ini", ".directory"})
 _LONGEST_LABEL = 50  # characters of the name of the data in the name of a folder
 
@@ -100,11 +99,11 @@ class Run:
 
 
 def require_free(run: Run) -> None:
-    """Check that a new run can begin in a folder, before the work: the folder is missing or empty, and takes files.
+    """Check, before any work, that a new run can begin in a folder: it is missing or empty, and can be written to.
 
     Raises:
-        ConfigError: the folder has files, which those of the run could replace or be mixed with.
-        DataError: it is no folder, or cannot be written to or made.
+        ConfigError: the folder contains files, which those of the run could replace or be mixed with.
+        DataError: it is not a folder, or cannot be created or written to.
     """
     require_writable_folder(run.path)
     found = sorted(entry.name for entry in run.path.iterdir()) if run.path.is_dir() else []
@@ -112,8 +111,8 @@ def require_free(run: Run) -> None:
     if found:
         others = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
         raise ConfigError(
-            f"{run.path} is not empty: it holds {', '.join(map(printable, found[:3]))}{others}",
-            hint="a run begins in a new or empty folder: --out takes its name",
+            f"{run.path} is not empty: it contains {', '.join(map(printable, found[:3]))}{others}",
+            hint="name a new or empty folder with --out",
         )
 
 

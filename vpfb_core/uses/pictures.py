@@ -56,16 +56,16 @@ def require_grid(
     frames: int = 1,
     instead: str = "ask for fewer images",
 ) -> None:
-    """Check that a grid can be held by a picture file, before its images are drawn.
+    """Check that a picture file can hold a grid, before its images are drawn.
 
     Args:
         count: the number of images.
         shape: (C, H, W) of each image.
-        columns: as of `tile`.
+        columns: the number of columns, as in `tile`.
         frames: the number of grids in an animation.
-        instead: what the hint of the error proposes.
+        instead: the hint of the error.
     Raises:
-        ConfigError: it would be larger than `LARGEST_GRID`.
+        ConfigError: the grid would be larger than `LARGEST_GRID` or `LONGEST_SIDE`.
     """
     _, height, width = shape
     factor, columns = _enlargement(height, width), columns or _square(count)
@@ -83,12 +83,12 @@ def _enlargement(height: int, width: int) -> int:
 
 
 def _square(count: int) -> int:
-    """The columns that make a grid of so many images as square as possible."""
+    """The number of columns that makes a grid of that many images as square as possible."""
     return 1 + math.isqrt(count - 1)
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] as uint8, rounded. Images that are uint8 stay as they are."""
+    """Images in [0, 1] as uint8, rounded. Images that are uint8 are not changed."""
     return images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -126,14 +126,14 @@ def gif(frames: Tensor, seconds: float = 3.0) -> bytes:
 def npz(file: Writer, count: int, shape: Sequence[int]) -> Iterator[Callable[[Tensor], None]]:
     """Write a NumPy archive with `images`, uint8 (N, H, W, C), which `data.load` can read.
 
-    The images are compressed as they come, so that an archive of any length needs no memory.
+    The images are compressed as they are added, so that the memory does not limit their number.
 
     Args:
         file: the file that is written.
         count: the number of images.
         shape: (C, H, W) of each image.
     Yields:
-        a function that takes the next images, in [0, 1] or uint8, (n, C, H, W).
+        A function that adds the next images, in [0, 1] or uint8, (n, C, H, W).
     """
     channels, height, width = shape
     entry = zipfile.ZipInfo("images.npy")
