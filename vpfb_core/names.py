@@ -60,3 +60,6 @@ MCMC = ("none", "ula", "mala")
 def methods_with(capability: str) -> list[str]:
     """The names of the methods whose fields have a capability, "energy" or "flow"."""
     return [name for name, method in METHODS.items() if capability in method.gives]
+
+
+OURS = "vpfb:"  # before the name of a data set or a built-in model: it is no path

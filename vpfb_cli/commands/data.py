@@ -10,6 +10,7 @@ from vpfb_cli.options import DATA, OUTPUT, DataAccess, at_least_one, file_option
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
 from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.machine.file_names import typed
 
 if TYPE_CHECKING:
     from vpfb_core.data import LoadOptions, Source
@@ -40,7 +41,7 @@ def data(
       vpfb data mnist:test --grid mnist.png
     """
     if name is None and grid is not None:
-        raise ConfigError("--grid shows one data set, and none is named", hint=f"vpfb data mnist --grid {grid}")
+        raise ConfigError("--grid shows one data set, and none is named", hint=f"vpfb data mnist --grid {typed(grid)}")
     if grid is not None:
         require_file("--grid", grid, [".png"], {"data": Path(name or "")})
     with signals.importing():

@@ -32,6 +32,7 @@ from vpfb_core.config import (
 )
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
+from vpfb_core.model.runs import typed_model
 
 if TYPE_CHECKING:
     from vpfb_core.training import Plan, Progress, Result
@@ -124,7 +125,7 @@ def train(
     if result.status == "interrupted":
         raise signals.Interrupted(
             f"stopped at step {result.step}; saved in {result.run.path}",
-            hint=f"continue with: vpfb train --resume {result.run.path}",
+            hint=f"continue with: vpfb train --resume {typed_model(result.run.path)}",
         )
     if result.status == "already finished":
         say.note(f"{result.run.path} is already finished, at step {result.step:,}")
@@ -238,5 +239,5 @@ def _show_result(say: Output, plan: Plan, result: Result) -> None:
     }  # fmt: skip
     steps = counted(result.step, "step")
     say.note(f"{steps} in {duration(result.seconds)}, validation residual {result.val_residual:.4f}")
-    say.note(f"next: vpfb sample -m {result.run.path} -n 64 -o grid.png")
+    say.note(f"next: vpfb sample -m {typed_model(result.run.path)} -n 64 -o grid.png")
     say.result(document, str(result.run.path))

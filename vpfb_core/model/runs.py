@@ -9,8 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from vpfb_core import names
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.machine.file_names import expanded, label, printable
+from vpfb_core.machine.file_names import expanded, label, printable, typed
 from vpfb_core.machine.files import is_leftover, require_writable_folder
 
 RUNS = Path("runs")
@@ -160,22 +161,36 @@ def builtin_models() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
+def typed_model(path: Path) -> str:
+    """The path of a model or of a run as a person types it in a shell, so that it means this path and no name."""
+    words = {*builtin_models(), "auto", "never"}
+    return typed(f"./{path}" if str(path) in words else path)
+
+
 def find_model(name: str | os.PathLike[str] | None = None) -> Path:
     """The path of a model file.
 
     Args:
-        name: a built-in name, a .safetensors file or a run folder, in this order of precedence. None is the newest run
-            under ./runs that has a model, else the built-in model of digits.
+        name: a built-in name, a .safetensors file or a run folder, in this order of precedence. `vpfb:NAME` is a
+            built-in name wherever it is typed. None is the newest run under ./runs that has a model, else the built-in
+            model of digits.
     Raises:
         CheckpointError: there is no such model.
+        ConfigError: the name is that of a built-in model and of a run in the current folder.
     """
-    builtin = builtin_models()
+    builtin = {**builtin_models(), **{f"{names.OURS}{each}": path for each, path in builtin_models().items()}}
     if name is None:
         trained = [run.model for run in list_runs() if run.model.is_file()]
         if not trained and DEFAULT_BUILTIN not in builtin:
             raise CheckpointError("no run under ./runs and no built-in model", hint="train one: vpfb train --data DIR")
         return trained[0] if trained else builtin[DEFAULT_BUILTIN]
     if str(name) in builtin:
+        here = Run(Path(name))
+        if here.exists() or here.model.is_file():
+            raise ConfigError(
+                f"the model '{name}' is both a built-in model and a run in this folder",
+                hint=f"./{name} is the run, {names.OURS}{name} is the built-in model",
+            )
         return builtin[str(name)]
     path = Path(expanded(os.fspath(name)))
     if path.is_dir():
@@ -190,6 +205,6 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
     if not path.exists():
         raise CheckpointError(
             f"no model {str(name)!r}: neither a file, a run folder nor a built-in name",
-            hint=f"built-in models: {', '.join(builtin) or 'none'}; vpfb info lists the runs",
+            hint=f"built-in models: {', '.join(builtin_models()) or 'none'}; vpfb info lists the runs",
         )
     return path

@@ -34,6 +34,7 @@ from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.per_sample import expand_to, squared_norm
 from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.machine.file_names import typed
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.composition.expression import And, Expression, Name, Not, Or, Weighted, parse, parts_of
 from vpfb_core.uses.composition.terms import ModelName, Term, models_named, resolve
@@ -319,7 +320,7 @@ def _require_calibrated(models: Mapping[ModelName, TrainedModel], terms: tuple[T
         if model.calibration is None:
             raise CheckpointError(
                 f"{called} is not calibrated, which | needs for the proportions of its sides",
-                hint=f"vpfb info --calibrate {name or 'MODEL'}",
+                hint=f"vpfb info --calibrate {typed(name) if name else 'MODEL'}",
             )
         for term in terms:
             if term.model == name and not model.calibration.knows(term.condition):

@@ -12,7 +12,7 @@ from vpfb_core import data
 from vpfb_core.data.catalogue import SETS, has_splits, split_off
 from vpfb_core.data.images import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
-from vpfb_core.machine.file_names import expanded
+from vpfb_core.machine.file_names import expanded, typed
 from vpfb_core.model import description
 from vpfb_core.model.runs import builtin_models, list_runs
 
@@ -51,7 +51,7 @@ def choose_model(source: str) -> Choice:
     if newest is None:
         raise CheckpointError(
             f"no model has been trained on {source!r}, and there are no other runs under ./runs",
-            hint=f"vpfb train --data {split_off(source)[0]}",
+            hint=f"vpfb train --data {typed(split_off(source)[0])}",
         )
     return newest
 

@@ -1,0 +1,176 @@
+"""Names mean one thing: models, data sets, classes and files, and the commands that are proposed work."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runner import Vpfb
+from PIL import Image
+
+from vpfb_core.api import load
+from vpfb_core.model.runs import Run, typed_model
+from vpfb_core.training import checks
+
+TINY = ["train", "--set", "widths=[4]", "--batch-size", "4", "--steps", "1", "--threads", "1", "--size", "8"]
+
+
+def pictures(folder: Path, count: int = 4) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    draws = np.random.default_rng(len(folder.name))
+    for index in range(count):
+        Image.fromarray(draws.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{index}.png")
+
+
+def run_named(name: str) -> Run:
+    """A folder that holds a run, whose model is the built-in one of shapes."""
+    run = Run(Path(name))
+    run.path.mkdir(parents=True)
+    load("shapes").save(run.model)
+    run.config.touch()
+    return run
+
+
+# --- one name, two things ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["digits", "shapes"])
+@pytest.mark.parametrize("argv", [["sample", "-m"], ["info"], ["score", "imgs", "-m"], ["eval", "--data", "x", "-m"],
+                                  ["train", "--data", "imgs", "--init"]], ids=" ".join)  # fmt: skip
+def test_a_built_in_name_that_is_also_a_run_is_an_error_with_both_spellings(
+    vpfb: Vpfb, tmp_path: Path, argv: list[str], name: str
+) -> None:
+    pictures(tmp_path / "imgs")
+    run_named(name)
+    ran = vpfb(*argv, name)
+    assert ran.code == 2
+    assert f"./{name} is the run, vpfb:{name} is the built-in model" in ran.err
+
+
+def test_both_spellings_of_a_clash_work(vpfb: Vpfb) -> None:
+    run_named("digits")
+    assert vpfb("info", "./digits", "--json").json["data"].startswith("shapes")
+    assert vpfb("info", "digits/", "--json").json["data"].startswith("shapes")
+    assert vpfb("info", "vpfb:digits", "--json").json["data"] == "digits"
+    assert vpfb("compose", "'vpfb:digits':3", "-n", "2", "--mcmc", "none", "--levels", "2").code == 0
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar"])
+def test_a_data_set_that_is_also_a_folder_of_images_is_an_error_with_both_spellings(
+    vpfb: Vpfb, tmp_path: Path, name: str
+) -> None:
+    pictures(tmp_path / name / "deep")
+    for argv in (["data", name], ["train", "--data", name], ["score", name], ["data", f"shuffled:{name}"]):
+        ran = vpfb(*argv)
+        assert ran.code == 2, argv
+        assert f"./{name} is the one here, vpfb:{name} is the data set" in ran.err
+    assert vpfb("data", f"./{name}", "--json").json["sets"][0]["images"] == 4
+
+
+def test_the_spelling_of_a_data_set_works_with_splits(vpfb: Vpfb, tmp_path: Path) -> None:
+    pictures(tmp_path / "digits")
+    assert vpfb("data", "vpfb:digits", "--json").json["sets"][0]["images"] == 1797
+    assert vpfb("data", "vpfb:digits:test", "--json").json["sets"][0]["images"] == 359
+    assert vpfb("data", "shuffled:vpfb:digits", "--json").json["sets"][0]["images"] == 1797
+
+
+def test_a_folder_without_images_does_not_hide_a_name(vpfb: Vpfb, tmp_path: Path) -> None:
+    pictures(run_named("digits").path / "samples")
+    (tmp_path / "shapes").mkdir()
+    assert vpfb("data", "digits").code == vpfb("data", "shapes").code == 0
+    assert vpfb("sample", "-m", "shapes", "-n", "1", "--nfe", "2").code == 0
+
+
+# --- the commands that are proposed -----------------------------------------------------------------------------------
+
+
+OUTS = [
+    "digits",
+    "a b",
+    *(pytest.param(out, marks=pytest.mark.slow) for out in ("auto", "it's", "-x", "né", "tab\there")),
+]
+
+
+@pytest.mark.parametrize("out", OUTS)
+def test_the_command_that_is_proposed_after_training_works(
+    vpfb: Vpfb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.setattr(checks, "GRID_IMAGES", 2)
+    pictures(tmp_path / "imgs")
+    trained = vpfb(*TINY, "--data", "imgs", f"--out={out}")
+    assert trained.code == 0, trained.err
+    proposed = re.search(r"next: vpfb (.*)", trained.err)
+    assert proposed is not None
+    words = shlex.split(proposed[1]) if "$'" not in proposed[1] else ["sample", "-m", out, "-n", "4", "-o", "grid.png"]
+    drawn = vpfb(*words, "--json")
+    assert drawn.code == 0, drawn.err
+    assert Path(drawn.json["model"]) == Path(out) / "model.safetensors"
+    if "$'" not in proposed[1]:
+        again = vpfb(*TINY, "--data", "imgs", "--resume", *shlex.split(typed_model(Path(out))))
+        assert "already finished" in again.err
+
+
+# --- names of files and classes ---------------------------------------------------------------------------------------
+
+CLASSES = ["e\u0301", "a=b", "x,y", "no\u00a0break", "می\u200cخواهم"]  # é as macOS stores it
+
+
+@pytest.fixture(scope="module")
+def of_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained on classes of these names."""
+    import vpfb_core
+
+    root = tmp_path_factory.mktemp("classes")
+    for name in CLASSES:
+        pictures(root / "imgs" / name)
+    config = {"data": str(root / "imgs"), "conditional": True, "widths": (4,), "batch_size": 4, "steps": 1, "size": 8}
+    vpfb_core.train(vpfb_core.TrainConfig(**config, out=str(root / "run"), threads=1))
+    return root
+
+
+@pytest.fixture
+def trained(of_classes: Path, tmp_path: Path) -> Path:
+    shutil.copytree(of_classes, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def test_classes_come_back_as_they_are_on_disk(vpfb: Vpfb, trained: Path) -> None:
+    assert sorted(vpfb("info", "run", "--json").json["classes"]) == sorted(CLASSES)
+    assert sorted(vpfb("data", "imgs", "--json").json["sets"][0]["classes"]) == sorted(CLASSES)
+    assert all(name in vpfb("info", "run").out for name in CLASSES)
+    assert all(name in (trained / "run" / "README.md").read_text("utf-8") for name in CLASSES)
+
+
+@pytest.mark.parametrize("typed", [*CLASSES, "\u00e9", "class=a=b"])
+def test_a_class_is_drawn_by_what_a_shell_can_type(vpfb: Vpfb, trained: Path, typed: str) -> None:
+    drawn = vpfb("sample", "-m", "run", "--class", typed, "-n", "1", "--nfe", "2")
+    assert drawn.code == 0, drawn.err
+    composed = vpfb("compose", f"'{typed}'", "-m", "run", "-n", "1", "--mcmc", "none", "--levels", "2")
+    assert composed.code == 0, composed.err
+
+
+def test_files_come_back_as_they_are_on_disk(vpfb: Vpfb, tmp_path: Path) -> None:
+    names = [
+        "e\u0301.png",
+        "\u00f6.png",
+        "=1+2.png",
+        "-x.png",
+        "a,b.png",
+        "no\u00a0break.png",
+        "line\nbreak.png",
+        "日本.png",
+    ]
+    (tmp_path / "imgs").mkdir()
+    for name in names:
+        Image.new("L", (8, 8), 90).save(tmp_path / "imgs" / name)
+    ran = vpfb("score", "imgs", "-m", "digits", "-o", "s.csv", "--json")
+    assert ran.code == 0, ran.err
+    assert sorted(entry["file"] for entry in ran.json["worst"]) == sorted(names)
+    with Path("s.csv").open(encoding="utf-8", newline="") as table:
+        assert sorted(row["file"] for row in csv.DictReader(table)) == sorted(names)
+    assert "=1+2.png" in vpfb("score", "imgs", "-m", "digits", "-o", "-").out
