@@ -62,4 +62,4 @@ def methods_with(capability: str) -> list[str]:
     return [name for name, method in METHODS.items() if capability in method.gives]
 
 
-OURS = "vpfb:"  # before the name of a data set or a built-in model: it is no path
+OURS = "vpfb:"  # before the name of a built-in model, which is then no path

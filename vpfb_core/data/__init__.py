@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vpfb_core.data.catalogue import SETS, canonical, resolve
+from vpfb_core.data.catalogue import SETS, canonical, resolve, split_off
 from vpfb_core.data.images import ImageSet
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.named_set import NamedSet
@@ -89,4 +89,6 @@ def find(source: str, options: LoadOptions) -> Source:
         notes += ("a single image: a model trained on it learns to reproduce that image and nothing else",)
     if canonical(source) not in SETS:
         notes += remarks(images)
+    elif (path := Path(split_off(source)[0])).exists():
+        notes += (f"'{path}' is the data set of that name; './{path}' is the folder or file",)
     return replace(images, name=source, notes=notes)

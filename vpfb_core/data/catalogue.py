@@ -1,7 +1,6 @@
 """What a source string means: the name of a data set, a folder or a file.
 
-A bare word in `SETS` is that data set, and an error if the current folder has images of that name. `./digits` is always
-a path, and `vpfb:digits` always the data set.
+A bare word in `SETS` is that data set, even where a folder of that name exists; `./digits` is always a path.
 `NAME:train` and `NAME:test` choose a split, and so do `DIR:train`, `DIR:val` and `DIR:test` for a folder with such
 sub-folders; `DIR:all` is all of it. `shuffled:SOURCE` is a control made of any other source.
 """
@@ -24,13 +23,11 @@ from vpfb_core.data.divisions import division_of, part_of_name, sub_folder_of_pa
 from vpfb_core.data.images import ImageSet
 from vpfb_core.data.load_options import SPLITS, LoadOptions
 from vpfb_core.data.named_set import NamedSet
-from vpfb_core.data.own_files import is_run
 from vpfb_core.data.source import Source
 from vpfb_core.data.splits import split as split_source
-from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.errors import DataError
 from vpfb_core.machine.file_names import expanded
 from vpfb_core.machine.noise import generator
-from vpfb_core.names import OURS
 
 Loader = Callable[[LoadOptions], Source]
 
@@ -57,15 +54,13 @@ def resolve(source: str) -> Loader:
 
     Raises:
         DataError: there is no such set, split, folder or file, or the file is of no kind that can be read.
-        ConfigError: the name is that of a data set and of images in the current folder.
     """
     if source == SHUFFLED:
         raise DataError(f"'{source}' names no set to shuffle", hint=f"for example {SHUFFLED}mnist")
     if source.startswith(SHUFFLED):
         return partial(_load_shuffled, resolve(source.removeprefix(SHUFFLED)))
     name, split = split_off(source)
-    if (known := canonical(source)) in SETS and split in (None, *SPLITS):
-        _require_no_other(name, SETS[known])
+    if (known := ALIASES.get(name, name)) in SETS and split in (None, *SPLITS):
         return partial(_load_named, SETS[known], split)
     if (path := _existing(source)) is not None:
         return _path_loader(path)
@@ -90,30 +85,8 @@ def split_off(source: str) -> tuple[str, str | None]:
 
 def canonical(source: str) -> str:
     """The name of a set without alias and split, by which two sources are recognised as one set."""
-    name = split_off(source)[0].removeprefix(OURS)
+    name, _ = split_off(source)
     return ALIASES.get(name, name)
-
-
-def _require_no_other(name: str, entry: NamedSet) -> None:
-    """Raise ConfigError if a name of a data set is also that of a folder or a file of images in the current folder."""
-    path = Path(name)
-    if entry.files is not None and path.resolve() == entry.files.folder(Path()).resolve():
-        return  # the data set itself, in a data root that is the current folder
-    if path.is_file() or (path.is_dir() and _has_images(path)):
-        raise ConfigError(
-            f"'{name}' is both a data set and a {'file' if path.is_file() else 'folder of images'} here",
-            hint=f"./{name} is the one here, {OURS}{name} is the data set",
-        )
-
-
-def _has_images(folder: Path) -> bool:
-    """Whether there is an image below a folder. Run folders, whose pictures are samples, do not count."""
-    for _, folders, files in os.walk(folder):
-        if is_run(files):
-            folders.clear()
-        elif any(Path(file).suffix.lower() in decoding.ENDINGS for file in files):
-            return True
-    return False
 
 
 def has_splits(source: str) -> bool:
