@@ -78,6 +78,9 @@ OUTS = [
 ]
 
 
+SLOW = [pytest.param(out, marks=pytest.mark.slow) for out in ("auto", "it's", "-x", "né", "tab\there")]
+
+
 @pytest.mark.parametrize("out", ["digits", "a b", *SLOW])
 def test_the_command_that_is_proposed_after_training_works(
     vpfb: Vpfb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
