@@ -1,4 +1,7 @@
-"""The rules of the house: who may speak of what, and that imports point one way."""
+"""The rules of the code: which modules may mention what, and how modules are named.
+
+That imports point down the floors of docs/architecture.md is tested in `test_docs.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import vpfb_core
 from vpfb_core import names
 
 ROOT = Path(vpfb_core.__file__).parent
-FLOORS = ("settings", "machine", "networks", "data", "dynamics", "methods", "model", "uses", "training", "api")
 LOOSE = {"__init__", "api", "errors", "names", "settings"}
 # The public names of VPFB's building blocks are given here, and what people type there.
 PUBLIC = {ROOT / "__init__.py", ROOT / "names.py"}
@@ -61,29 +61,6 @@ def test_nothing_outside_of_methods_names_a_method() -> None:
             if isinstance(node, ast.Compare):  # "vpfb" is also the name of the program
                 compared = [each.value for each in node.comparators if isinstance(each, ast.Constant)]
                 assert "vpfb" not in compared, (path, node.lineno)
-
-
-def imports(path: Path) -> set[str]:
-    """The rooms of vpfb_core that a module imports when it is imported itself."""
-    found: set[str] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    checking = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If)
-                and ast.unparse(node.test) == "TYPE_CHECKING" for inner in ast.walk(node)}  # fmt: skip
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("vpfb_core"):
-            if id(node) in checking:
-                continue
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {each.name for each in node.names}
-    return found
-
-
-@pytest.mark.parametrize("floor", FLOORS)
-def test_imports_point_down_the_floors(floor: str) -> None:
-    above = set(FLOORS[FLOORS.index(floor) + 1 :])
-    files = [ROOT / f"{floor}.py"] if (ROOT / f"{floor}.py").is_file() else list((ROOT / floor).rglob("*.py"))
-    for path in files:
-        assert not imports(path) & above, path
 
 
 def test_the_core_does_not_know_the_command_line() -> None:
