@@ -38,9 +38,9 @@ def _of_images(source: Source) -> list[str]:
 
     notes = []
     if bool((high.amax(0) - low.amin(0) <= CONTRAST).all()):
-        notes.append("all images are blank and alike: there is nothing to learn from them")
+        notes.append("all images are blank and equal, so there is nothing to learn from them")
     elif blank.any():
-        notes.append(f"{_counted(blank)} blank, of one colour all over{named(blank.nonzero()[:, 0].tolist())}")
+        notes.append(f"{_counted(blank)} blank, in a single colour{named(blank.nonzero()[:, 0].tolist())}")
     if dark.any():
         notes.append(
             f"{_counted(dark)} nearly black, without a value above {DARK} of 255{named(dark.nonzero()[:, 0].tolist())}"
@@ -69,7 +69,8 @@ def _of_classes(source: Source) -> list[str]:
         return []
     named = listed([f"{name} ({count})" for name, count in few], 12)
     classes = f"{len(few)} class{'' if len(few) == 1 else 'es'}"
-    return [f"{classes} of fewer than {FEW} images, of which at least one each is trained on: {named}"]
+    have = "has" if len(few) == 1 else "have"
+    return [f"{classes} {have} fewer than {FEW} images, at least one of which is used for training: {named}"]
 
 
 def _extremes(images: Tensor) -> tuple[Tensor, Tensor]:

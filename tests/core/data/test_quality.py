@@ -17,7 +17,7 @@ def notes(folder, **options) -> str:
 def test_blank_images_are_named(tmp_path, good, colour):
     good(tmp_path, 5)
     Image.new("RGB", (8, 8), colour).save(tmp_path / "scan 3.png")
-    assert "1 of them is blank, of one colour all over: scan 3.png" in notes(tmp_path)
+    assert "1 of them is blank, in a single colour: scan 3.png" in notes(tmp_path)
 
 
 def test_the_noise_of_a_blank_scan_is_no_content(tmp_path, good):
@@ -46,7 +46,7 @@ def test_white_on_a_transparent_ground_is_said_to_vanish(tmp_path, good, mode):
             Image.fromarray(icon[..., 0].astype(np.uint16) * 257).save(path, transparency=0)
     said = notes(tmp_path)
     assert "blank, since they are white on a transparent ground, which is laid over white: 2 of them" in said
-    assert "2 of them are blank, of one colour all over: icon0.png, icon1.png" in said
+    assert "2 of them are blank, in a single colour: icon0.png, icon1.png" in said
 
 
 def test_black_on_a_transparent_ground_is_as_good_as_any(tmp_path, good):
@@ -99,14 +99,14 @@ def test_small_classes_are_named_with_their_numbers(tmp_path, good):
     for name, count in {"ant": 1, "bee": 2, "cow": 10}.items():
         good(tmp_path / name, count)
     said = notes(tmp_path, conditional=True)
-    assert "2 classes of fewer than 10 images, of which at least one each is trained on: ant (1), bee (2)" in said
+    assert "2 classes have fewer than 10 images, at least one of which is used for training: ant (1), bee (2)" in said
     assert "fewer than" not in notes(tmp_path)
 
 
 def test_small_classes_of_an_array_are_named_as_well(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", images=images, labels=np.repeat([0, 1], [21, 3]))
-    assert "1 class of fewer than 10 images, of which at least one each is trained on: 1 (3)" in notes(
+    assert "1 class has fewer than 10 images, at least one of which is used for training: 1 (3)" in notes(
         tmp_path / "a.npz", conditional=True
     )
 
@@ -115,10 +115,10 @@ def test_small_classes_of_an_array_are_named_as_well(tmp_path):
 def test_a_folder_of_nothing_but_one_blank_image_teaches_nothing(tmp_path, count):
     for i in range(count):
         Image.new("RGB", (8, 8), "white").save(tmp_path / f"{i}.png")
-    assert "all images are blank and alike: there is nothing to learn from them" in notes(tmp_path)
+    assert "all images are blank and equal, so there is nothing to learn from them" in notes(tmp_path)
     for i in range(5):
         Image.new("RGB", (8, 8), (50 * i, 0, 0)).save(tmp_path / f"{i}.png")
-    assert "5 of them are blank, of one colour all over" in notes(tmp_path)
+    assert "5 of them are blank, in a single colour" in notes(tmp_path)
 
 
 def test_nothing_is_said_of_the_sets_that_have_a_name():
