@@ -71,13 +71,6 @@ def test_the_name_of_a_data_set_is_that_set_and_both_spellings_are_shown(vpfb: V
 # --- the commands that are proposed -----------------------------------------------------------------------------------
 
 
-OUTS = [
-    "digits",
-    "a b",
-    *(pytest.param(out, marks=pytest.mark.slow) for out in ("auto", "it's", "-x", "né", "tab\there")),
-]
-
-
 SLOW = [pytest.param(out, marks=pytest.mark.slow) for out in ("auto", "it's", "-x", "né", "tab\there")]
 
 

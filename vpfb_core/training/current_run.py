@@ -54,7 +54,7 @@ class CurrentRun:
         should_stop: Callable[[], bool],
         began: float | None = None,
     ) -> None:
-        self.plan, self.folder, self.group = plan, folder, group
+        self.plan, self.group = plan, group
         self.on_step, self.should_stop = on_step, should_stop
         self.config = plan.config
         self._known_unreadable = frozenset(plan.images.skipped)
@@ -72,9 +72,15 @@ class CurrentRun:
         self._memory_bytes = 0  # read once per log line, since the allocator of a GPU is slow to report it
         self.just_begun = True
 
+    @property
+    def folder(self) -> Run:
+        """The run folder, where it is now."""
+        return self.record.folder
+
     def close(self) -> None:
-        """Close the files of the data."""
+        """Close the files of the data and of the run."""
         self.inputs.batches.close()
+        self.record.close()
 
     def load(self, state: State) -> None:
         """Go to the step, the weights and the optimiser of a saved state."""

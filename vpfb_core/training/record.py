@@ -17,6 +17,8 @@ from vpfb_core.data.unreadable import table
 from vpfb_core.errors import DataError
 from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.files import clear_leftovers, write_bytes
+from vpfb_core.machine.launch import place
+from vpfb_core.machine.open_folder import OpenFolder
 from vpfb_core.methods.base import Field
 from vpfb_core.model import model_file
 from vpfb_core.model.runs import Run, new_run
@@ -56,11 +58,23 @@ class Record:
     """
 
     def __init__(self, inputs: Inputs, folder: Run, average: Field) -> None:
-        self.inputs, self.plan, self.folder, self.average = inputs, inputs.plan, folder, average
+        self.inputs, self.plan, self.average = inputs, inputs.plan, average
+        self._run = folder
+        self._open = OpenFolder(folder.path) if place().first else None  # the other processes may not even see it
         self.fingerprint = self.plan.images.fingerprint()
         self.columns = log.columns([f"val_{name}" for name in self.plan.method.figures])
         self.saved: Counters | None = None
         self.saved_at, self.save_seconds = time.monotonic(), 0.0
+
+    @property
+    def folder(self) -> Run:
+        """The run folder, which is followed if it is renamed. Raises DataError if it was removed."""
+        return self._run if self._open is None else Run(self._open.path())
+
+    def close(self) -> None:
+        """Let go of the run folder."""
+        if self._open is not None:
+            self._open.close()
 
     def begin(self, counters: Counters, damaged: Iterable[Path] = ()) -> None:
         """Write the files of the beginning of a session, and cut the log at the step of the state.
