@@ -13,6 +13,7 @@ import pytest
 from cli_runner import Vpfb
 
 from vpfb_cli.commands import train
+from vpfb_cli.progress import _VisibleBar
 from vpfb_core.model.runs import Run
 from vpfb_core.training import checks
 
@@ -36,9 +37,7 @@ def at_step_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], objec
 
         done: list[object] = []
         monkeypatch.setattr(train, "_fields", shown)
-        monkeypatch.setattr(
-            "vpfb_cli.progress._VisibleBar.update", lambda self, fraction, fields=None: callable(fields) and fields()
-        )
+        monkeypatch.setattr(_VisibleBar, "update", lambda _bar, _share, now=None: callable(now) and now())
 
     return plan
 
