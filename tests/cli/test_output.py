@@ -22,7 +22,15 @@ from vpfb_cli import output
 from vpfb_cli.__main__ import run
 from vpfb_cli.options import Machine
 from vpfb_cli.signals import Interrupted
-from vpfb_core.errors import CheckpointError, ConfigError, DataError, DivergedError, SolverError
+from vpfb_core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergedError,
+    LostProcessError,
+    NoStepError,
+    SolverError,
+)
 
 Capture = pytest.CaptureFixture[str]
 Body = Callable[[output.Output], None]
@@ -65,6 +73,8 @@ FAILURES = [
     (CheckpointError("damaged: 'm.safetensors'"), 4, "checkpoint"),
     (DivergedError("loss is nan at step 7"), 5, "diverged"),
     (SolverError("3 of 64 samples did not arrive"), 5, "solver"),
+    (NoStepError("the time budget of 1 s was over before the first step"), 5, "budget"),
+    (LostProcessError("another process of this job has died"), 5, "process"),
     (MemoryError(), 5, "memory"),
     (OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB. GPU 0 has …"), 5, "memory"),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 5, "memory"),

@@ -61,9 +61,10 @@ class Agenda:
             should_stop: whether this process was asked to stop.
         """
         fraction, now = self.clock.fraction(step), time.monotonic()
+        check = fraction >= self.next_check and self._can_afford_check(step, now)
         tasks = [
             self._is_due(self.settings.log_every, step, now - line_began > LOG_SECONDS),
-            self._is_due(self.settings.sample_every, step, fraction >= self.next_check and self._can_afford_check(now)),
+            self._is_due(self.settings.sample_every, step, check),
             self._is_due(self.settings.save_every, step, now - saved_at > max(SAVE_SECONDS, SAVE_SHARE * save_seconds)),
         ]
         mine = [fraction, *tasks] if self.group.first else [0.0] * 4
@@ -75,14 +76,15 @@ class Agenda:
         self.next_check = self.clock.fraction(step) + 1 / CHECKS
         self._checked_at = time.monotonic()
 
-    def _can_afford_check(self, now: float) -> bool:
+    def _can_afford_check(self, step: int, now: float) -> bool:
         """Whether a check now leaves most of a time budget to the steps. Without a budget it always does.
 
         On a slow machine, few steps may fill the budget.
         """
         if self.clock.config.optimiser.time_budget is None:
             return True
-        return now - self._checked_at >= CHECK_SHARE * self.clock.check_seconds
+        pause = CHECK_SHARE * self.clock.check_seconds
+        return now - self._checked_at >= pause and self.clock.seconds_of_steps_left(step) >= pause
 
     @staticmethod
     def _is_due(every: int | None, step: int, otherwise: bool) -> bool:

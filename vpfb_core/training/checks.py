@@ -20,7 +20,7 @@ VALIDATION_IMAGES = 512  # the largest number of validation images per check
 LARGEST_BATCH = 128
 GRID_IMAGES = 64
 GRID_NFE = 12
-FIRST_IMAGES, FIRST_NFE = 64, 2  # for the check before the first step, which must not use up a time budget
+QUICK_IMAGES, QUICK_NFE = 64, 2  # for a check that must not use up a time budget, such as the one before the first step
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ class Checks:
             for rows in (range(start, min(start + size, count)) for start in range(0, count, size))
         ]
         return {f"val_{name}": float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
+
+    def cost(self, images: int = VALIDATION_IMAGES, nfe: int = GRID_NFE) -> int:
+        """The number of gradients of a check. Arguments are those of `check`."""
+        return min(len(self._data), images) + GRID_IMAGES * nfe
 
     def check(
         self,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from vpfb_core.config import TrainConfig
 from vpfb_core.uses.calibration import SHARE
+
+# The time in which a process saves and ends, as a share of that in which it got ready; both are long on a busy machine.
+LEAVING_SHARE = 0.2
 
 
 class Clock:
@@ -17,7 +21,7 @@ class Clock:
             is now.
 
     Attributes:
-        check_seconds: the duration of the last check.
+        check_seconds: the expected duration of a check of full effort.
         calibration_seconds: the expected duration of the calibration.
     """
 
@@ -50,6 +54,17 @@ class Clock:
         budget = self.config.optimiser.time_budget
         return None if budget is None else time.monotonic() + budget - self._spent()
 
+    def seconds_of_steps_left(self, step: int) -> float:
+        """The time that is left for steps after `step` steps; infinite without a time budget."""
+        if self.config.optimiser.time_budget is None:
+            return math.inf
+        return (1 - self.fraction(step)) * self._for_steps()
+
+    def leaves_time_for_a_check(self) -> bool:
+        """Whether a check of full effort ends within the time budget."""
+        deadline = self.deadline()
+        return deadline is None or time.monotonic() + self.check_seconds <= deadline
+
     def _spent(self) -> float:
         """The part of the time budget that is used, including the time before the run began, in seconds."""
         return self.seconds() + self._waited
@@ -61,6 +76,7 @@ class Clock:
         what is left of it when the steps begin, since a busy machine may take long to get there.
         """
         budget = self.config.optimiser.time_budget or 0.0
+        saving = 1.0 + LEAVING_SHARE * self._waited
         calibrating = min(self.calibration_seconds, SHARE / (1 + SHARE) * budget)
         half = 0.5 * (min(self._steps_began, budget) + budget)
-        return max(budget - calibrating - 1.5 * self.check_seconds - 1.0, half, 1e-3)
+        return max(budget - calibrating - 1.5 * self.check_seconds - saving, half, 1e-3)

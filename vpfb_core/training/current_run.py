@@ -17,7 +17,7 @@ from vpfb_core.model import model_file
 from vpfb_core.model.runs import Run
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training.agenda import Agenda
-from vpfb_core.training.checks import FIRST_IMAGES, FIRST_NFE
+from vpfb_core.training.checks import QUICK_IMAGES, QUICK_NFE
 from vpfb_core.training.clock import Clock
 from vpfb_core.training.figures import Figures
 from vpfb_core.training.inputs import Inputs
@@ -107,7 +107,8 @@ class CurrentRun:
             return
         began, model = time.monotonic(), self.model()
         untrained = self.counters.step == 0 and self.config.run.init is None
-        effort = {"images": FIRST_IMAGES, "nfe": FIRST_NFE} if untrained else {}
+        quick = untrained or not self.clock.leaves_time_for_a_check()
+        effort = {"images": QUICK_IMAGES, "nfe": QUICK_NFE} if quick else {}
         # A training step evaluates two points per image.
         found = self.trainer.micro_batch.fit(lambda at_once: self.checks.check(model, batch_size=2 * at_once, **effort))
         self.validation, self.sample_accuracy = found.validation, found.sample_accuracy
@@ -118,7 +119,7 @@ class CurrentRun:
         if math.isnan(self.best) or first < self.best:
             self.best = first
             model_file.save(self.model(), self.folder.best)
-        self.clock.check_seconds = time.monotonic() - began
+        self.clock.check_seconds = (time.monotonic() - began) * self.checks.cost() / self.checks.cost(**effort)
         self.agenda.checked(self.counters.step)
 
     def log(self, *, cut_first: bool = False) -> None:

@@ -44,7 +44,9 @@ def calibrate_in_time(
     gradients, deadline = affordable(steps * (config.optimiser.batch_size or 0)), math.inf
     if (end := clock.deadline()) is not None:
         deadline = end
-        left = max(end - time.monotonic(), 0.0)
+        left = end - time.monotonic()
+        if left <= 0:
+            return True
         gradients = min(gradients, int(left / max(seconds_per_gradient, 1e-9)))
     try:
         with _ended_by(should_stop, deadline, model):

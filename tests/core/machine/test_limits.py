@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from vpfb_cli.__main__ import run
+from vpfb_cli.app import build
 from vpfb_core.data import stacking
 from vpfb_core.machine import limits
 from vpfb_core.machine.devices import default_threads
@@ -89,6 +92,20 @@ def test_threads_that_compute_and_threads_that_decode_are_at_most_the_cores(
     assert (default_threads(), stacking.thread_count(0), stacking.thread_count(5)) == (CORES, CORES, 5)
     write(cgroups, membership="0::/", cpu__max="200000 100000")
     assert (default_threads(), stacking.thread_count(0)) == (2, 2)
+
+
+def test_a_run_in_a_container_of_one_core_and_2_gib_is_planned_for_it(
+    cgroups: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: CORES)
+    command = ["train", "--data", "digits", "--size", "32", "--preset", "base", "--dry-run", "--json"]
+    found = []
+    for limit in ({}, {"memory__max": str(2 * GIB), "cpu__max": "100000 100000"}):
+        write(cgroups, membership="0::/", **limit)
+        assert run(build(), [*command, "--device", "cpu"]) == 0
+        machine = json.loads(capsys.readouterr().out)["config"]["machine"]
+        found.append([machine[name] for name in ("threads", "workers", "micro_batch")])
+    assert found == [[CORES, CORES, 8], [1, 1, 2]], "1 GiB to plan with is a third of what 8 images take"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity masks are of Linux")

@@ -75,11 +75,11 @@ def test_half_of_what_is_left_goes_into_steps_where_it_took_long_to_get_there(no
 def test_the_time_before_the_run_counts_and_the_deadline_is_the_end_of_the_budget(now: Now) -> None:
     began = now.seconds
     now.seconds += 30  # imports and data
-    budget = Clock(config(time_budget=101.0), began)
+    budget = Clock(config(time_budget=107.0), began)  # 7 s are kept for saving, a fifth of these 30 s among them
     assert budget.fraction(0) == pytest.approx(0.3)
     assert budget.seconds() == 0, "of the run itself"
     now.seconds += 20
-    assert budget.deadline() == pytest.approx(began + 101)
+    assert budget.deadline() == pytest.approx(began + 107)
 
 
 def test_a_resumed_run_counts_the_time_of_its_earlier_sessions(now: Now) -> None:
@@ -125,6 +125,28 @@ def test_a_slow_check_is_put_off_so_that_most_of_the_time_is_left_to_the_steps(n
         now.seconds += 8
         found.append(plan.due(5, now.seconds, now.seconds, 0.0, False).check)
     assert found == [False, False, True]
+
+
+def test_no_check_is_made_shortly_before_the_one_at_the_end(now: Now) -> None:
+    run = Clock(config(time_budget=101.0))
+    plan = Agenda(RunSettings(), run, distributed.group())
+    run.check_seconds = 2.0
+    plan.checked(0)
+    found = []
+    for _ in range(2):
+        now.seconds += 45
+        found.append(plan.due(5, now.seconds, now.seconds, 0.0, False).check)
+    assert found == [True, False]
+
+
+def test_a_check_fits_into_a_budget_until_less_time_is_left_than_it_takes(now: Now) -> None:
+    run, endless = Clock(config(time_budget=100.0)), Clock(config(steps=5))
+    run.check_seconds = endless.check_seconds = 10.0
+    found = []
+    for _ in range(2):
+        now.seconds += 49
+        found.append((run.leaves_time_for_a_check(), endless.leaves_time_for_a_check()))
+    assert found == [(True, True), (False, True)]
 
 
 def test_a_slow_save_is_put_off_in_proportion(now: Now) -> None:

@@ -23,6 +23,7 @@ def calibrated_in_time(
     budget: float = 1000.0,
     stop: bool = False,
     steps: int = 100,
+    late: float = 0.0,
 ) -> tuple[Any, bool]:
     """A model and whether it was calibrated, where `calibrate(model, gradients)` takes the place of the work."""
     config = vpfb.TrainConfig(data="digits", time_budget=budget, batch_size=10)
@@ -36,7 +37,9 @@ def calibrated_in_time(
         calibrate(model, gradients)
 
     monkeypatch.setattr(ending, "calibrate", replaced)
-    done = ending.calibrate_in_time(model, inputs, steps, Clock(config), 0.5, whole, lambda: stop)
+    done = ending.calibrate_in_time(
+        model, inputs, steps, Clock(config, time.monotonic() - late), 0.5, whole, lambda: stop
+    )
     assert not model.field.network._forward_pre_hooks, "nothing is left on the network"
     return model, done
 
@@ -66,3 +69,8 @@ def test_calibration_plans_no_more_gradients_than_fit_into_the_remaining_time(mo
         calibrated_in_time(lambda _, gradients: asked.append(gradients), monkeypatch, budget=budget, steps=steps)
     assert 150 <= asked[0] <= 200, "100 s at half a second each"
     assert asked[1] == 700, "a tenth of the 7 gradients per image of 100 steps of 10 images"
+
+
+def test_nothing_is_calibrated_after_the_end_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, done = calibrated_in_time(lambda *_: pytest.fail("too late"), monkeypatch, late=2000.0)
+    assert done

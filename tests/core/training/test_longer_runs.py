@@ -60,6 +60,42 @@ def test_a_run_that_is_extended_twice_equals_the_run_in_one_piece_and_never_goes
         vpfb.train(vpfb.TrainConfig(resume="moved", time_budget=60.0))
 
 
+def test_an_unfinished_run_goes_on_to_a_later_end_and_equals_the_run_in_one_piece() -> None:
+    seen: list[int] = []
+    config = vpfb.TrainConfig(**SMALL, out="pieces", steps=5)
+    stopped = vpfb.train(config, on_step=lambda now: seen.append(now.step), should_stop=lambda: len(seen) >= 2)
+    assert (stopped.status, stopped.step) == ("interrupted", 2)
+    longer = vpfb.train(vpfb.TrainConfig(resume="pieces", steps=6))
+    assert (longer.status, longer.step) == ("finished", 6)
+    train(out="whole", steps=6)
+    assert_equal_states("pieces", "whole")
+
+
+def test_a_finished_run_goes_on_by_a_time_budget() -> None:
+    train(out="run", steps=2)
+    seen: list[int] = []
+    longer = vpfb.TrainConfig(resume="run", time_budget=36_000.0)
+    stopped = vpfb.train(longer, on_step=lambda now: seen.append(now.step), should_stop=lambda: len(seen) >= 2)
+    assert (stopped.status, stopped.step) == ("interrupted", 4)
+    kept = prepare(vpfb.TrainConfig(resume="run")).config.optimiser
+    assert (kept.steps, kept.time_budget) == (None, 36_000.0)
+
+
+def test_a_run_that_is_moved_and_computed_otherwise_is_the_run_in_one_piece_up_to_rounding() -> None:
+    train(out="pieces", steps=3)
+    Path("pieces").rename("moved")
+    for steps, changes in ((5, {"threads": 2, "micro_batch": 3, "workers": 2}), (6, {"threads": 1, "micro_batch": 5})):
+        path = Path("moved/config.toml")
+        lines = [line for line in path.read_text().splitlines() if line.partition(" = ")[0] not in changes]
+        section = lines.index("[machine]") + 1
+        path.write_text("\n".join([*lines[:section], *(f"{k} = {v}" for k, v in changes.items()), *lines[section:]]))
+        assert vpfb.train(vpfb.TrainConfig(resume="moved", steps=steps)).step == steps
+    train(out="whole", steps=6)
+    ours, theirs = (container.read(Run(Path(name)).state, "state").tensors for name in ("moved", "whole"))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
 def test_a_run_on_another_machine_decides_anew_how_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     train(out="run", steps=2)
     path = Path("run/config.toml")

@@ -71,9 +71,12 @@ def test_a_file_is_calibrated_on_the_images_that_it_was_trained_on(
     assert not images & others
 
 
-def test_a_built_in_model_and_that_of_a_run_in_progress_are_not_calibrated(run_folder: Path) -> None:
+def test_a_built_in_model_and_that_of_a_run_in_progress_are_not_calibrated(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Run(run_folder)
     before = run.model.read_bytes()
+    monkeypatch.setattr(calibration.model_file, "load", lambda *_, **__: pytest.fail("read before it was locked"))
     with locked(run), pytest.raises(ConfigError, match="another process"):
         calibrate_file(run.model, device="cpu")
     with pytest.raises(ConfigError, match="digits is a built-in model"):
