@@ -81,15 +81,25 @@ def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
             continue
         parameters.extend(_options_of(groups[name]).values())
 
+    usages = {usage for parameter in parameters for usage in _usages(parameter)}
+
     def run(**values: Any) -> None:
         for name, make in groups.items():
             values[name] = make(**{option: values.pop(option) for option in _options_of(make)})
+        output.current().options = usages
         command(**values)
 
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     )
     return run
+
+
+def _usages(parameter: inspect.Parameter) -> tuple[str, ...]:
+    """The names of an option as they are typed, such as -n or --batch-size."""
+    declared = [each for each in getattr(parameter.annotation, "__metadata__", ()) if hasattr(each, "param_decls")]
+    names = [name for each in declared for name in (each.default, *(each.param_decls or ()))]  # Typer's default is one
+    return tuple(name for name in names if isinstance(name, str) and name.startswith("-"))
 
 
 def _options_of(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -57,6 +57,7 @@ class Output:
         self._primary = primary
         self._json_mode = json_mode
         self._stdout_taken = not primary
+        self.options: Collection[str] = ()  # of the command, such as "--batch-size"
 
     def result(self, document: Mapping[str, Any], text: str | RenderableType) -> None:
         """Print the result, once at the end of a command: the document in JSON mode, else the text or table."""
@@ -97,7 +98,7 @@ class Output:
 
     def fail(self, error: BaseException) -> int:
         """Print an error and return the exit code. Every exception of a command is passed to this function."""
-        failure = describe(error)
+        failure = describe(error, self.options)
         if os.environ.get("VPFB_DEBUG", "0") not in ("", "0"):
             streams.write_stderr("".join(traceback.format_exception(error)).rstrip())
         if self._reports(error):
@@ -161,8 +162,13 @@ class Failure:
     exit_code: int
 
 
-def describe(error: BaseException) -> Failure:
-    """The description of an exception. No other function chooses exit codes."""
+def describe(error: BaseException, options: Collection[str] = ()) -> Failure:
+    """The description of an exception. No other function chooses exit codes.
+
+    Args:
+        error: the exception.
+        options: the options of the command, of which a hint may name some.
+    """
     if isinstance(error, VPFBError):
         return Failure(error.kind, error.message, error.hint, _EXIT_BY_KIND.get(error.kind, EXIT_INTERNAL))
     if isinstance(error, KeyboardInterrupt):
@@ -175,7 +181,7 @@ def describe(error: BaseException) -> Failure:
         return Failure("usage", _usage_message(error), _usage_hint(error), EXIT_USAGE)
     if is_out_of_memory(error):
         message = _one_line(f"out of memory: {str(error) or type(error).__name__}".split(". ")[0])
-        return Failure("memory", message, "try a smaller --batch-size or --size", EXIT_RUN)
+        return Failure("memory", message, _memory_hint(options), EXIT_RUN)
     if isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return Failure("data", f"{where}{error.strerror or error}", None, EXIT_DATA)
@@ -183,6 +189,12 @@ def describe(error: BaseException) -> Failure:
         return Failure("missing", f"the package {error.name!r} is not installed", "install it with pip", EXIT_USAGE)
     message = _one_line(f"{type(error).__name__}: {error}").removesuffix(":")
     return Failure("internal", message, "this is a bug; VPFB_DEBUG=1 shows the traceback", EXIT_INTERNAL)
+
+
+def _memory_hint(options: Collection[str]) -> str:
+    """What a command with these options can do with less memory."""
+    helpful = [name for name in ("--batch-size", "--size", "--limit", "-n") if name in options][:2]
+    return f"try a smaller {' or '.join(helpful)}" if helpful else "end other programs, or use a machine with more"
 
 
 def jsonable(value: Any) -> Any:

@@ -45,7 +45,7 @@ def load_arrays(path: Path, options: LoadOptions) -> ImageSet:
     groups: tuple[ConditionGroup, ...] = ()
     if options.conditional:
         if "labels" not in arrays:
-            raise DataError(f"'{path}' has no array named 'labels'", hint="add it, or omit --conditional")
+            raise DataError(f"'{path}' has no array named 'labels'", hint="add it, or train without --conditional")
         labels, group = _labels(path, arrays, len(pixels))
         labels, groups = labels[rows], (group,)
 

@@ -98,7 +98,7 @@ class Reader:
             pass
         raise DataError(
             f"the folder '{self.root}' has disappeared",
-            hint="restore it as it was; --resume auto then continues from the last saved step",
+            hint="restore it as it was; vpfb train --resume auto then continues from the last saved step",
         )
 
     def _require_readable(self) -> None:

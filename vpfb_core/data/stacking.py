@@ -157,7 +157,10 @@ def _allocated(count: int, planes: int, size: int) -> np.ndarray:
     """Memory for images, uint8 (count, planes, size, size)."""
     if (needed := count * planes * size * size) > MAX_BYTES:
         gibibytes = f"{needed / 2**30:.1f} GiB, more than the {MAX_BYTES / 2**30:g} GiB allowed"
-        raise DataError(f"{count:,} images of {size}x{size} would take {gibibytes}", hint="choose a smaller --size")
+        raise DataError(
+            f"{count:,} images of {size}x{size} would take {gibibytes}",
+            hint="use fewer images, or train with a smaller --size",
+        )
     return np.empty((count, planes, size, size), np.uint8)
 
 

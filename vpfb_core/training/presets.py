@@ -198,6 +198,11 @@ def _require_divisible_batch(config: TrainConfig, method: Method) -> None:
             "this loss takes its statistics over the whole batch, which cannot be divided",
             hint="use a smaller --batch-size and no micro_batch",
         )
+    if not method.divisible and config.optimiser.batch_size == 1:
+        raise ConfigError(
+            "this loss takes its statistics over the batch, and a batch of one image has none",
+            hint="use a --batch-size of at least 2",
+        )
     if (config.optimiser.batch_size or 1) < place().count:
         raise ConfigError(
             f"a batch of {config.optimiser.batch_size} images cannot be shared by {place().count} processes",
