@@ -22,8 +22,10 @@ _SETTINGS, _RESULTS = "config.toml", {"log.csv", "model.safetensors", "state.jso
 
 
 def is_own_picture(path: Path) -> bool:
-    """Whether vpfb wrote a picture; False if it cannot be read."""
+    """Whether vpfb wrote a picture; False if it cannot be read or is not a regular file."""
     try:
+        if not path.is_file():  # opening a pipe would wait for a program that writes to it
+            return False
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError:

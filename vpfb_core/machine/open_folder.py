@@ -27,7 +27,7 @@ class OpenFolder:
     def path(self) -> Path:
         """The present path of the folder, relative to the current folder if it is in there.
 
-        A new path is said in a warning.
+        A warning names a new path.
 
         Raises:
             DataError: the folder was removed, or moved to another file system.
@@ -43,7 +43,7 @@ class OpenFolder:
         return found
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the folder."""
         os.close(self._handle)
 
     def _is_at(self, path: Path) -> bool:

@@ -72,7 +72,7 @@ class Record:
         return self._run if self._open is None else Run(self._open.path())
 
     def close(self) -> None:
-        """Let go of the run folder."""
+        """Close the run folder."""
         if self._open is not None:
             self._open.close()
 
