@@ -213,3 +213,12 @@ def test_too_few_images_are_an_error_of_the_data(vpfb: Vpfb) -> None:
     ran = vpfb("eval", "--data", "few.npy", "-m", "digits", "--json")
     assert (ran.code, ran.json["error"]["kind"]) == (3, "data")
     assert "5 images, and 6 are needed" in ran.json["error"]["message"]
+
+
+def test_the_residual_is_the_validation_residual_at_the_end_of_the_run(vpfb: Vpfb) -> None:
+    small = ["--set", "widths=[8]", "--batch-size", "8", "--threads", "1", "--val-fraction", "0.02", "--steps", "3"]
+    trained = vpfb("train", "--data", "digits", "--out", "run", "--seed", "4", *small, "--json")
+    assert trained.code == 0, trained.err
+    ran = vpfb("eval", "--data", "digits", "-m", "run", "--metrics", "residual", "--seed", "4", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["metrics"]["residual"]["value"] == pytest.approx(trained.json["val_residual"], rel=1e-4)
