@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -366,3 +367,17 @@ def test_a_header_is_read_without_the_tensors_and_refuses_what_is_not_ours(
     (tmp_path / "foreign.safetensors").write_bytes(b"not a model at all")
     with pytest.raises(CheckpointError, match="not a model file"):
         checkpoint.read_header(tmp_path / "foreign.safetensors", "model")
+
+
+def test_a_file_is_serialised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    serialize = safetensors.torch.serialize
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append("once")
+        return serialize(*arguments, **options)
+
+    for module in (safetensors, safetensors.torch):
+        monkeypatch.setattr(module, "serialize", counted)
+    checkpoint.write(tmp_path / "file", "model", tensors(), DOCUMENT)
+    assert calls == ["once"]

@@ -66,6 +66,16 @@ def test_a_saved_model_loads_as_it_was(
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
+class Mine(Model):
+    """A model of a user's own class."""
+
+
+def test_a_model_of_another_class_is_saved(tmp_path: Path) -> None:
+    Mine.of(make()).save(tmp_path / "model.safetensors")
+    loaded = vpfb.load(tmp_path / "model.safetensors", device="cpu")
+    assert loaded.about == {"step": 3}
+
+
 def rewrite(path: Path, change: Any) -> None:
     """Write the file again, whole and signed, with something in it changed."""
     stored = container.read(path, "model")
