@@ -66,7 +66,7 @@ def test_a_run_does_not_begin_in_a_folder_with_files_of_the_user(vpfb: Vpfb, tmp
 def test_the_files_in_the_way_are_named(vpfb: Vpfb, tmp_path: Path) -> None:
     for name in ("a\nb", "é", "c", "d"):
         (tmp_path / name).touch()
-    assert "holds a\\nb, c, d and 1 more" in vpfb(*RUN, "--out", ".").err
+    assert "a\\nb, c, d and 1 more" in vpfb(*RUN, "--out", ".").err
 
 
 @pytest.mark.parametrize("left", [[], [".lock"], [".DS_Store"], [".vpfb-0123.part", ".lock"]])
