@@ -7,6 +7,7 @@ sub-folders; `DIR:all` is all of it. `shuffled:SOURCE` is a control made of any 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
@@ -87,6 +88,33 @@ def canonical(source: str) -> str:
     """The name of a set without alias and split, by which two sources are recognised as one set."""
     name, _ = split_off(source)
     return ALIASES.get(name, name)
+
+
+def absolute(source: str) -> str:
+    """The source with an absolute path, without links, ~ or a slash at the end; a name without alias.
+
+    Two sources that are equal then are the same data in every working folder. What does not exist stays as it is.
+    """
+    if source.startswith(SHUFFLED):
+        return f"{SHUFFLED}{absolute(source.removeprefix(SHUFFLED))}"
+    name, split = split_off(source)
+    ending = f":{split}" if split else ""
+    if canonical(source) in SETS:
+        return f"{canonical(source)}{ending}"
+    for typed, rest in ((source, ""), (name, ending)):
+        with contextlib.suppress(DataError):
+            if (path := _existing(typed)) is not None:
+                return f"{path.resolve()}{rest}"
+    return source
+
+
+def exists(source: str) -> bool:
+    """Whether a source can be resolved; its files may be unreadable all the same."""
+    try:
+        resolve(source)
+    except DataError:
+        return False
+    return True
 
 
 def has_splits(source: str) -> bool:

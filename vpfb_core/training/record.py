@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vpfb_core import names
 from vpfb_core.config import TrainConfig, as_json, to_toml
+from vpfb_core.data.catalogue import absolute
 from vpfb_core.data.unreadable import table
 from vpfb_core.errors import DataError
 from vpfb_core.machine.container import finite_or_none
@@ -20,7 +21,7 @@ from vpfb_core.machine.files import clear_leftovers, write_bytes
 from vpfb_core.machine.launch import place
 from vpfb_core.machine.open_folder import OpenFolder
 from vpfb_core.methods.base import Field
-from vpfb_core.model import model_file
+from vpfb_core.model import model_file, run_data
 from vpfb_core.model.runs import Run, new_run
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training import log
@@ -33,7 +34,8 @@ from vpfb_core.uses.pictures import png, tile
 def new_folder(config: TrainConfig) -> Run:
     """Create the run folder that was named, or the next numbered one."""
     if config.run.out is None:
-        return new_run(config.data.source)
+        source = config.data.source
+        return new_run(source if Path(source).name not in ("", "..") else absolute(source))
     folder = Run(Path(config.run.out))
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,7 @@ class Record:
         self._run = folder
         self._open = OpenFolder(folder.path) if place().first else None  # the other processes may not even see it
         self.fingerprint = self.plan.images.fingerprint()
+        self._place = run_data.place(self.plan.config.data.source, folder)
         self.columns = log.columns([f"val_{name}" for name in self.plan.method.figures])
         self.saved: Counters | None = None
         self.saved_at, self.save_seconds = time.monotonic(), 0.0
@@ -112,7 +115,7 @@ class Record:
 
     def status(self, status: str, counters: Counters) -> None:
         """Write the status of the run."""
-        write_status(self.folder, status, counters, self.plan.requested)
+        write_status(self.folder, status, counters, self.plan.requested, self._place)
 
     def save(
         self,

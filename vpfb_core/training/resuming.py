@@ -10,7 +10,7 @@ from vpfb_core.config import as_json, located
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.model import model_file
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.training.plan import LENGTH
+from vpfb_core.training.continuation import LENGTH, SOURCE
 from vpfb_core.training.record import Record
 from vpfb_core.training.state import Restored, read_state
 from vpfb_core.training.trainer import Trainer
@@ -48,7 +48,7 @@ def _require_same_run(record: Record, fingerprint: str, config: dict[str, Any]) 
         )
     saved = as_json(located(config))  # files of version 1 have settings without sections
     for path, value in record.decisive().items():
-        if path not in LENGTH and saved.get(path, value) != value:
+        if path not in (*LENGTH, SOURCE) and saved.get(path, value) != value:  # the fingerprint stands for the source
             raise ConfigError(
                 f"{record.folder.config} has {path} = {value}, but the run began with {saved[path]}",
                 hint=f"set {path} = {saved[path]} there, or begin another run with --out FOLDER",

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,9 @@ def _rename(path: Path, target: Path) -> None:
         raise DataError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def write_status(run: Run, status: str, counters: Counters, requested: dict[str, Any]) -> None:
+def write_status(
+    run: Run, status: str, counters: Counters, requested: dict[str, Any], place: Mapping[str, str]
+) -> None:
     """Write the status file of a run.
 
     Args:
@@ -189,6 +191,9 @@ def write_status(run: Run, status: str, counters: Counters, requested: dict[str,
         status: "running", "interrupted", "diverged" or "finished".
         counters: the progress of the run.
         requested: the settings that the user gave, by path.
+        place: where the data are (`run_data.place`).
     """
-    content = {"status": status, **asdict(counters), "requested": requested, "host": platform.node()}
+    content = {
+        "status": status, **asdict(counters), "requested": requested, "data": place, "host": platform.node(),
+    }  # fmt: skip
     write_bytes(run.progress, (json.dumps(content, indent=1) + "\n").encode())
