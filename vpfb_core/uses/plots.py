@@ -50,10 +50,11 @@ def histogram(in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], 
     note = "\nscores beyond the axis are counted in its outermost bars" if beyond else ""
     axes.set_xlabel(f"{axis}  (higher = more out-of-distribution){note}")
     axes.set_ylabel("density")
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)  # a $ in the name of a folder is no formula
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0)
-    axes.legend(frameon=False)
+    for text in axes.legend(frameon=False).get_texts():
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={KEYWORD: OURS})
     return buffer.getvalue()

@@ -61,3 +61,9 @@ def test_the_global_state_of_matplotlib_is_left_alone() -> None:
     before = dict(matplotlib.rcParams)
     drawn(torch.zeros(3), torch.ones(3))
     assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("name", ["a$b$c", "cost $5", "$x^$", "a\\b", "100%"])
+def test_the_name_of_a_folder_is_no_formula(name: str) -> None:
+    scores = torch.linspace(0, 1, 10)
+    assert plots.histogram(scores, scores, names=(name, name), axis="energy", title=name).startswith(b"\x89PNG")
