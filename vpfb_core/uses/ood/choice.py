@@ -102,7 +102,8 @@ def load_in_distribution(model: TrainedModel, source: str, limit: int | None, **
         options: root, download and workers, as in `data.load`.
     """
     trained = str(model.about.get("data", {}).get("name"))
-    if not same_set(trained, source) or {part_of(trained, "train"), part_of(source, "test")} == {"train", "test"}:
+    parts_named = {part_of(trained, "train"), part_of(source, "test")}
+    if not same_set(trained, source) or (len(parts_named) == 2 and parts_named <= {"train", "val", "test"}):
         return load_out_of_distribution(model, source, limit, **options)
     channels, size, _ = model.shape
     everything = data.LoadOptions(
