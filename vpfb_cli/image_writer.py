@@ -17,6 +17,7 @@ from vpfb_core.machine.limits import memory_share
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from torch import Tensor
 
     from vpfb_cli.output import Output
@@ -62,7 +63,15 @@ class ImageWriter:
         return self.kind == "gif"
 
     @contextlib.contextmanager
-    def writing(self, count: int, shape: Sequence[int], *, frames: int = 1, at_once: bool = False) -> Iterator[None]:
+    def writing(
+        self,
+        count: int,
+        shape: Sequence[int],
+        *,
+        frames: int = 1,
+        at_once: bool = False,
+        labels: Mapping[str, np.ndarray] | None = None,
+    ) -> Iterator[None]:
         """Inside this context, the writer receives `count` images of `shape` (C, H, W), which are written by its end.
 
         Only the first process of a job writes. If the context ends with an error, the previous file is not changed.
@@ -70,6 +79,7 @@ class ImageWriter:
         Args:
             frames: the number of frames of an animation.
             at_once: whether all images are added in one call, whatever their number.
+            labels: the classes of the images, which an archive keeps (`pictures.npz`).
         Raises:
             ConfigError: the file or the memory cannot hold that many images.
         """
@@ -84,7 +94,7 @@ class ImageWriter:
         if not place().first:
             yield
         elif self.kind == "npz":
-            with replacing(self._out) as file, pictures.npz(file, count, shape) as self._append:
+            with replacing(self._out) as file, pictures.npz(file, count, shape, labels) as self._append:
                 yield
         else:
             yield

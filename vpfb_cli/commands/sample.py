@@ -30,6 +30,7 @@ from vpfb_cli.wording import duration
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from vpfb_core.api import Model
@@ -100,7 +101,8 @@ def sample(
     settings = {"condition": condition.class_, "guidance": condition.guidance, "batch_size": batch_size}
     job = _Job(say, loaded, n, machine.seed, settings, solver.arguments, writer)
     in_chains = langevin is not None or known is not None
-    with writer.writing(n, loaded.shape, frames=1 + (solver.nfe or 1), at_once=in_chains):
+    labels = _labels(loaded, condition.class_, n)
+    with writer.writing(n, loaded.shape, frames=1 + (solver.nfe or 1), at_once=in_chains, labels=labels):
         if known is not None and mask is not None:
             drawn = _inpaint(job, known, mask)
         elif langevin is not None:
@@ -121,6 +123,19 @@ def sample(
     by = method if chains is None else f"{method} and MALA"
     say.note(f"{n} images, {nfe:.0f} gradient evaluations per image by {by}, {duration(seconds)}")
     say.result(document, out)
+
+
+def _labels(model: Model, classes: list[str] | None, n: int) -> dict[str, np.ndarray] | None:
+    """The classes of n samples as an archive keeps them; None without classes, or with several attributes per image."""
+    import numpy as np
+
+    from vpfb_core.model.conditions import condition_tensor
+
+    if not classes or len(model.groups) != 1:
+        return None
+    chosen = condition_tensor(classes, model.groups, n)
+    assert chosen is not None
+    return {"labels": chosen[:, 0].numpy(), "classes": np.array(model.groups[0].classes)}
 
 
 def _check_combination(

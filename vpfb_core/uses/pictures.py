@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -123,8 +123,10 @@ def gif(frames: Tensor, seconds: float = 3.0) -> bytes:
 
 
 @contextlib.contextmanager
-def npz(file: Writer, count: int, shape: Sequence[int]) -> Iterator[Callable[[Tensor], None]]:
-    """Write a NumPy archive with `images`, uint8 (N, H, W, C), which `data.load` can read.
+def npz(
+    file: Writer, count: int, shape: Sequence[int], labels: Mapping[str, np.ndarray] | None = None
+) -> Iterator[Callable[[Tensor], None]]:
+    """Write a NumPy archive with `images`, uint8 (N, H, W, C), and perhaps labels, which `data.load` can read.
 
     The images are compressed as they are added, so that the memory does not limit their number.
 
@@ -132,16 +134,21 @@ def npz(file: Writer, count: int, shape: Sequence[int]) -> Iterator[Callable[[Te
         file: the file that is written.
         count: the number of images.
         shape: (C, H, W) of each image.
+        labels: `labels`, int64 (N,), and `classes`, their names.
     Yields:
         A function that adds the next images, in [0, 1] or uint8, (n, C, H, W).
     """
     channels, height, width = shape
     entry = zipfile.ZipInfo("images.npy")
     entry.compress_type = zipfile.ZIP_DEFLATED
-    with zipfile.ZipFile(cast(IO[bytes], file), "w") as archive, archive.open(entry, "w", force_zip64=True) as array:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
-        np.lib.format.write_array_header_1_0(array, header)
-        yield lambda images: _append(array, to_bytes(images).permute(0, 2, 3, 1).contiguous())
+    with zipfile.ZipFile(cast(IO[bytes], file), "w") as archive:
+        with archive.open(entry, "w", force_zip64=True) as array:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
+            np.lib.format.write_array_header_1_0(array, header)
+            yield lambda images: _append(array, to_bytes(images).permute(0, 2, 3, 1).contiguous())
+        for name, values in (labels or {}).items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as array:
+                np.lib.format.write_array(array, values, allow_pickle=False)
 
 
 def _append(array: IO[bytes], images: Tensor) -> None:
