@@ -151,6 +151,12 @@ def test_info_lists_the_runs_and_shows_a_model(vpfb: Vpfb) -> None:
     assert (shown["data"], shown["shape"], shown["schedule"], shown["steps"]) == ("digits", [1, 8, 8], "vp", 3)
     assert shown["classes"] == list("0123456789")
     assert "runs/001-digits" in vpfb("info").out
+    path = Path("runs/001-digits/model.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-50] ^= 1
+    path.write_bytes(content)
+    assert vpfb("info", "--json").json == listed, "the list is made from the headers alone"
+    assert vpfb("info", "runs/001-digits").code == 4
 
 
 def test_raw_weights_come_from_the_run(vpfb: Vpfb, trained: Run) -> None:
