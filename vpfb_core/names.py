@@ -54,7 +54,7 @@ NETWORKS: dict[str, str] = {
 PRESETS = ("tiny", "small", "base", "paper", "celeba64")
 SOLVERS = ("arc3", "euler", "midpoint", "heun", "rk4", "ab2", "ab3", "bosh3", "dopri5")
 SCORES = ("multiscale", "energy", "gradient", "typicality", "density", "likelihood")
-MCMC = ("none", "ula", "mala")
+MCMC = ("none", "ula", "mala", "smc")
 
 
 def methods_with(capability: str) -> list[str]:

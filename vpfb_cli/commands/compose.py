@@ -22,7 +22,7 @@ from vpfb_cli.options import (
 )
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
-from vpfb_cli.wording import duration, one_of
+from vpfb_cli.wording import counted, duration, one_of
 from vpfb_core.errors import ConfigError
 from vpfb_core.names import MCMC
 
@@ -55,7 +55,12 @@ def compose(
     model: ModelOption = None,
     mcmc: Annotated[
         str,
-        option("--mcmc NAME", CHAINS, f"{one_of(MCMC)}. mala is exact; none is the flow alone, biased for & and ~."),
+        option(
+            "--mcmc NAME",
+            CHAINS,
+            f"{one_of(MCMC)}. mala is exact within a mode; smc also for the shares of modes, with a large -n; "
+            "none is the flow alone, biased for & and ~.",
+        ),
     ] = "mala",
     mcmc_steps: Annotated[
         int | None,
@@ -102,11 +107,16 @@ def compose(
     seconds = time.monotonic() - began
     document = {
         "model": name, "output": out, "expression": expression, "n": n, "nfe": drawn.nfe,
-        "acceptance": drawn.acceptance, "seconds": seconds,
+        "acceptance": drawn.acceptance, "resampled": drawn.resampled, "log_normaliser": drawn.log_normaliser,
+        "seconds": seconds,
     }  # fmt: skip
     accepted = ""
     if drawn.acceptance is not None:
         accepted = f", {sum(drawn.acceptance) / len(drawn.acceptance):.0%} of proposals accepted"
+    if drawn.log_normaliser is not None:
+        accepted += (
+            f", resampled {counted(drawn.resampled or 0, 'time')}, log normaliser {drawn.log_normaliser:+.2f} nats"
+        )
     say.note(f"{n} images, {drawn.nfe:,} gradient evaluations per image{accepted}, {duration(seconds)}")
     say.result(document, out)
 

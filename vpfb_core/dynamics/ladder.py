@@ -24,10 +24,16 @@ class Levels:
     Attributes:
         highest: the level of the prior; infinite if the prior is pure noise.
         lowest: the level nearest to the data.
+        lowest_for_chains: the lowest level at which differences of energies are accurate enough for a Metropolis test.
     """
 
     highest: float
     lowest: float
+    lowest_for_chains: float = 0.0
+
+    def allow_chains(self, level: float) -> bool:
+        """Whether Markov chains may run at a level. Below, only the flow goes on towards the data."""
+        return level >= self.lowest_for_chains * (1 - 1e-12)
 
     def ladder(self, count: int) -> list[float]:
         """Noise levels from noise to data, evenly spaced in their logarithm. The last one is `lowest`.

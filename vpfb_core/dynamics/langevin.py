@@ -8,7 +8,7 @@ Tweedie 1996, Bernoulli 2, 341–363).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vpfb_core.dynamics.per_sample import expand_to, squared_norm
 from vpfb_core.errors import ConfigError, SolverError
-from vpfb_core.machine import noise
+from vpfb_core.machine.counter_noise import ChainNoise
 
 # x (N, …) → (energy: −log density up to a constant, (N,); score: the gradient of the log density, like x)
 Target = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -25,7 +25,6 @@ CHAINS = ("mala", "ula")
 BEST_ACCEPTANCE = 0.57  # the optimal acceptance of MALA in many dimensions (Roberts and Rosenthal 1998)
 ADAPTATION = 0.3  # the rate at which the logarithm of a step scale adapts
 SCALES = (0.02, 20.0)  # the limits of an adapted step scale
-DRAWN_AT_ONCE = 4096  # random numbers per chain and generator, since creating a generator costs as much as many draws
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def langevin(
     free = torch.ones_like(x) if mask is None else mask.to(x).expand_as(x)
     unit = variance * free.flatten(1).sum(1).clamp(min=1) ** (-1 / 3)
     c = torch.as_tensor(scale, dtype=x.dtype, device=x.device).expand(len(x))
-    draws = _draws(x, steps, seed, range(first, first + len(x)), stream)
+    draws = ChainNoise(seed, stream, first, x)
     accepted = torch.zeros_like(c)
     with torch.no_grad():
         energy, score = target(x)
@@ -105,17 +104,17 @@ def langevin(
                 hint="the flow to these points is inaccurate: use another solver, or train the model longer",
             )
         trace = [energy.mean()]
-        for step, (xi, draw) in enumerate(draws):
+        for step in range(steps):
             eta = c * unit
             wide = expand_to(eta, x)
-            xi = xi * free
+            xi = draws.normal(step) * free
             proposal = x + wide * free * score + (2 * wide).sqrt() * xi
             new_energy, new_score = target(proposal)
             if method == "mala":
                 back = squared_norm(x - proposal - wide * free * new_score)
                 gain = energy - new_energy - back / (4 * eta) + 0.5 * squared_norm(xi)
                 chance = torch.where(gain.isfinite(), gain.clamp(max=0).exp(), 0.0)
-                moves = draw < chance
+                moves = draws.uniform(step) < chance
             else:
                 chance, moves = torch.ones_like(c), torch.ones_like(c, dtype=torch.bool)
             x = torch.where(expand_to(moves, x), proposal, x)
@@ -139,17 +138,3 @@ def langevin(
 def _not_finite(energy: Tensor) -> int:
     """The number of energies that are not finite, for which the host waits."""
     return int((~energy.isfinite()).sum())
-
-
-def _draws(x: Tensor, steps: int, seed: int, chains: range, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """The random numbers of each step: ξ, like x, and for each chain a uniform number in [0, 1) for its test, (N,).
-
-    They are drawn for several steps at once. How many depends only on the shape of a sample, so the numbers do not
-    depend on the batch either.
-    """
-    at_once = max(1, min(32, DRAWN_AT_ONCE // max(1, x[0].numel() if len(x) else 1)))
-    for begin in range(0, steps, at_once):
-        normal = noise.normal((at_once, *x.shape[1:]), seed, chains, f"{stream} {begin}").to(x)
-        test = (noise.uniform((at_once,), seed, chains, f"{stream} {begin} test") + 0.5).to(x)
-        for step in range(min(at_once, steps - begin)):
-            yield normal[:, step], test[:, step]

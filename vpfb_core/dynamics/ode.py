@@ -112,13 +112,14 @@ def solve(
     atol: float = 1e-4,
     max_steps: int = 1000,
     first_step: float | None = None,
+    integrals: int = 0,
     keep_path: bool = False,
 ) -> Solution:
     """Solve dx/dt = f(x, t, *args) from t0 to t1, forwards or backwards.
 
     Fixed-step methods (euler, midpoint, heun, rk4, ab2, ab3, arc3) take `steps` or `grid`. Adaptive methods (bosh3,
-    dopri5) choose the steps of each sample and take `rtol`, `atol`, `max_steps` and `first_step`. They keep no path; to
-    get states on the way, solve in several calls between the times that are wanted.
+    dopri5) choose the steps of each sample and take `rtol`, `atol`, `max_steps`, `first_step` and `integrals`. They
+    keep no path; to get states on the way, solve in several calls between the times that are wanted.
 
     Args:
         f: maps x (n, ...), t (n,) in the dtype of x, and the rows of `args` of the same samples to (n, ...). n falls as
@@ -132,6 +133,8 @@ def solve(
         rtol, atol: tolerances. A step is accepted if the root mean square over the sample's dimensions of
             (estimated error of the step)/(atol + rtol·max(|x|, |x_new|)) is at most 1.
         max_steps: the largest number of steps per sample, accepted or rejected.
+        integrals: the number of the last columns of x0 (N, d) that are integrals along the path, such as a log-density.
+            Each must meet the tolerances by itself, since its error would hardly show in the mean over d dimensions.
         first_step: the length of the first step; by default Hairer's estimate, which costs one evaluation.
         keep_path: whether the state at every point of the grid is copied to the CPU and returned.
     Returns:
@@ -151,7 +154,7 @@ def solve(
                 f"{method!r} chooses its own steps, so it takes no steps, grid or keep_path",
                 hint="use rtol and atol with it, or a fixed-step method",
             )
-        return _solve_adaptively(f, x0, args, _Control(table, t0, t1, rtol, atol, max_steps, first_step))
+        return _solve_adaptively(f, x0, args, _Control(table, t0, t1, rtol, atol, max_steps, first_step, integrals))
     if first_step is not None:
         raise ConfigError(f"{method!r} takes steps or grid, not first_step")
     return _solve_on_grid(f, x0, args, table, time_grid(t0, t1, steps, grid), keep_path)
@@ -217,6 +220,7 @@ class _Control:
     atol: float
     max_steps: int
     first_step: float | None
+    integrals: int = 0
 
     def __post_init__(self) -> None:
         check_interval(self.t0, self.t1)
@@ -241,7 +245,12 @@ class _Control:
 
         It is infinite if the new state is not finite, also where an infinite scale would hide that.
         """
-        norm = _rms(error / (self.atol + self.rtol * torch.maximum(x.abs(), x_new.abs())))
+        relative = error / (self.atol + self.rtol * torch.maximum(x.abs(), x_new.abs()))
+        if self.integrals:
+            states, integrals = relative[:, : -self.integrals], relative[:, -self.integrals :]
+            norm = torch.maximum(_rms(states), integrals.abs().amax(1))
+        else:
+            norm = _rms(relative)
         return torch.where(_finite(x_new) & norm.isfinite(), norm, math.inf)
 
     def factor(self, error: Tensor, previous: Tensor, accept: Tensor) -> Tensor:

@@ -113,6 +113,7 @@ class Solver:
         *,
         args: tuple[Tensor, ...] = (),
         entry: float | None = None,
+        integrals: int = 0,
         keep_path: bool = False,
     ) -> Solution:
         """Solve dx/ds = velocity(x, s, *args) from `start`, or from `entry` if it is given, to `end`.
@@ -131,7 +132,9 @@ class Solver:
                 hint="use a fixed-step method, such as arc3",
             )
         begin = start if entry is None else entry
-        return solve(velocity, x, begin, end, self.method, args=args, rtol=self.rtol, atol=self.atol)
+        return solve(
+            velocity, x, begin, end, self.method, args=args, rtol=self.rtol, atol=self.atol, integrals=integrals
+        )
 
 
 DEFAULT_SOLVER = Solver(DEFAULT_METHOD, DEFAULT_NFE, DEFAULT_TOLERANCE, DEFAULT_TOLERANCE)

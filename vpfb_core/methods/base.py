@@ -24,7 +24,7 @@ from vpfb_core.machine import noise, precision
 from vpfb_core.methods import transport
 from vpfb_core.settings import Settings, setting
 
-ENERGIES = ("energy", "energy_and_score", "energy_and_velocity")  # the methods of a field that return an energy
+ENERGIES = ("energy", "energy_and_score", "energy_score_and_velocity")  # the methods of a field that return an energy
 
 
 class Field(nn.Module, ABC):
@@ -118,8 +118,10 @@ class Transports(Protocol):
 class EnergyFlow(Transports, Protocol):
     """A field with both an energy and a flow, so that compositions of its densities have both."""
 
-    def energy_and_velocity(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The energy (N,) and the velocity, like x. Arguments are those of `Field.energy_and_score`."""
+    def energy_score_and_velocity(
+        self, x: Tensor, level: float, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The energy (N,), the score and the velocity, like x. Arguments are those of `Field.energy_and_score`."""
         ...
 
 

@@ -83,7 +83,7 @@ def log_likelihood(
     for start, end in pairwise([*positions, field.span[0]]):
         if end < start:
             with torch.no_grad(), true_float32(x.device):
-                solution = solver.solve(slope, state, start, end, field.grid, args=args).require_success()
+                solution = solver.solve(slope, state, start, end, field.grid, args=args, integrals=1).require_success()
             state, nfe = solution.x, nfe + solution.nfe
         passed.append(state)
     codes = state[:, :-1]

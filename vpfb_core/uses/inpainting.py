@@ -33,8 +33,9 @@ class Inpainting:
 
     Attributes:
         data: data of unit variance with the known pixels unchanged, (N, …).
-        acceptance: the share of accepted proposals after the burn-in at each level, (levels,).
-        energy: the mean energy after the last step of each level, in nats up to a constant of the level, (levels,).
+        acceptance: the share of accepted proposals after the burn-in at each level with a chain, (levels,).
+        energy: the mean energy after the last step of each of these levels, in nats up to a constant of the level,
+            (levels,).
         nfe: gradient evaluations per sample.
     """
 
@@ -66,7 +67,8 @@ def inpaint(
         condition: class indices, int64 (N, G), or None.
         guidance: the guidance weight (see `guidance.Guided`); None uses none.
         seed, first: the random numbers of sample i depend only on (seed, first + i).
-        levels: the number of noise levels, each with one step of the flow and then `steps` steps of MALA.
+        levels: the number of noise levels, each with one step of the flow and then `steps` steps of MALA. Below the
+            lowest level at which the field allows chains there is only the flow.
         steps: the number of steps of MALA per level.
         on_level: called after each level with the number of levels done.
     Raises:
@@ -82,23 +84,29 @@ def inpaint(
     evaluations = 0
 
     def settle(x: Tensor, level: float, index: int) -> Tensor:
-        nonlocal scale, evaluations
+        nonlocal evaluations
         fresh = noise.normal(data.shape[1:], seed, indices, f"known pixels {index}").to(data)
         x = torch.where(known, field.at_level(data, level, fresh), x)
+        if field.levels.allow_chains(level):
+            x = walk(x, level, index)
+        evaluations += STEP_COST
+        if on_level is not None:
+            on_level(index + 1)
+        return x
+
+    def walk(x: Tensor, level: float, index: int) -> Tensor:
+        nonlocal scale, evaluations
         target = partial(guided.energy_and_score, level=level, condition=condition)
         _, deviation = field.scales(level)
         for count, stream, adapt in ((BURN_IN, "burn-in", True), (steps, "chain", False)):
-            walk = langevin(
+            walked = langevin(
                 target, x, deviation**2, steps=count, seed=seed, first=first,
                 stream=f"inpainting {stream} {index}", scale=scale, adapt=adapt, mask=~known,
             )  # fmt: skip
-            x, scale = walk.x, walk.step_scale
-            evaluations += walk.evaluations
-        evaluations += STEP_COST
-        acceptance.append(walk.acceptance)
-        energy.append(walk.trace[-1].cpu())
-        if on_level is not None:
-            on_level(index + 1)
+            x, scale = walked.x, walked.step_scale
+            evaluations += walked.evaluations
+        acceptance.append(walked.acceptance)
+        energy.append(walked.trace[-1].cpu())
         return x
 
     codes = noise.normal(data.shape[1:], seed, indices).to(data)

@@ -68,7 +68,7 @@ def long_run(
         guidance: the guidance weight (see `guidance.Guided`); None uses none.
         steps: the number of steps of MALA.
         seed, first: the random numbers of chain i depend only on (seed, first + i).
-        level: the noise level; the lowest level of the field if that is higher.
+        level: the noise level; the lowest level at which the field allows chains if that is higher.
         solver: the solver of the flow.
         on_step: called after each step with the number of steps done.
     Raises:
@@ -82,7 +82,7 @@ def long_run(
             f"level {level} is not a positive number", hint="the level is the ratio of noise to data, such as 0.1"
         )
     lowest = field.levels.lowest
-    level = max(level, lowest)
+    level = max(level, lowest, field.levels.lowest_for_chains)
     epsilon = noise.normal(data.shape[1:], seed, range(first, first + len(data)), "long run start").to(data)
     x = noised(field, data, lowest, level, epsilon)
     _, deviation = field.scales(level)

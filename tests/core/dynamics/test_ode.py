@@ -642,3 +642,19 @@ def test_an_adaptive_method_has_no_number_of_evaluations_beforehand(method: str)
     for question in (evaluations, steps_for):
         with pytest.raises(ConfigError, match="chooses its own steps"):
             question(method, 20)
+
+
+def test_an_integral_meets_the_tolerance_by_itself_however_many_dimensions_the_state_has() -> None:
+    """A state that stays and the integral of 50 cos 20 t, which is 2.5 sin 20 t."""
+
+    def f(x: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(x[:, :-1]), 50 * torch.cos(20 * t)[:, None]], 1)
+
+    x0 = torch.zeros(1, 2001, dtype=torch.float64)
+    exact = 2.5 * math.sin(20)
+    errors = {
+        integrals: abs(float(solve(f, x0, method="dopri5", integrals=integrals).require_success().x[0, -1]) - exact)
+        for integrals in (0, 1)
+    }
+    assert errors[1] < 1e-3, "a few steps of a tolerance of 1e-4 and 1e-4 of 2.5"
+    assert errors[0] > 5 * errors[1], "the mean over 2,001 dimensions hides the error"

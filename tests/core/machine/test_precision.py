@@ -57,7 +57,7 @@ def energies_of(field: Any, x: Tensor, level: float) -> dict[str, Callable[[], T
     return {
         "energy": lambda: field.energy(x, level),
         "energy_and_score": lambda: field.energy_and_score(x, level)[0],
-        "energy_and_velocity": lambda: field.energy_and_velocity(x, level)[0],
+        "energy_score_and_velocity": lambda: field.energy_score_and_velocity(x, level)[0],
     }
 
 

@@ -13,6 +13,10 @@ from vpfb_core.methods.vpfb.arc import ArcPosition
 from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution, PathField
 from vpfb_core.methods.vpfb.potential import Potential
 
+# tan φ multiplies the rounding error of N. At this level and above, the difference of the energies of neighbouring
+# images is right to 0.05 nats in float32 (benchmarks/precision.py).
+LEAST_FOR_CHAINS = 0.02
+
 
 class PotentialField(PathField):
     """A potential as a field, with an energy and a flow.
@@ -48,17 +52,19 @@ class PotentialField(PathField):
     @property
     def levels(self) -> Levels:  # type: ignore[override]
         start, end = self.potential.angle_range
-        return Levels(arc.level(start), arc.level(end))
+        return Levels(arc.level(start), arc.level(end), lowest_for_chains=LEAST_FOR_CHAINS)
 
     def energy_and_score(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x, place = x.detach(), ArcPosition.at_level(level)
         value, gradient = self._arc(x, place, condition)
         return place.energy(x, value), place.score(x, gradient)
 
-    def energy_and_velocity(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def energy_score_and_velocity(
+        self, x: Tensor, level: float, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x, place = x.detach(), ArcPosition.at_level(level)
         value, gradient = self._arc(x, place, condition)
-        return place.energy(x, value), gradient
+        return place.energy(x, value), place.score(x, gradient), gradient
 
     def energy(self, x: Tensor, level: float, condition: Tensor | None = None) -> Tensor:
         x, place = x.detach(), ArcPosition.at_level(level)

@@ -1,61 +1,51 @@
-"""The algebra of composition: the density of an expression at every noise level, with its score and its velocity.
+"""The composed density of an expression at every noise level, with its score, its velocity and its rate.
 
-Every name i has an energy E_i and a constant C_i of the level, log ρ_i = C_i − E_i. Relative to a base, the
-unconditional density ρ_∅, each node of the tree has a log-ratio r = log ρ − log ρ_∅:
+Every name has an energy E_i and a constant C_i of the level, log ρ_i = C_i − E_i, so that its log-ratio to the
+unconditional density is E_∅ − E_i + C_i − C_∅ (`ratios.py`). The product of diffused densities is not the diffused
+product (Du et al. 2023, arXiv 2302.11552), so that the composed flow alone is biased. `composition.sampling` adds
+Markov chains, for which the composed density is exact, and weights. The sides of an OR inside an AND or a NOT have the
+weights of their products, which depend on how often the classes occur together in the data relative to chance.
 
-    name      r_i = E_∅ − E_i + C_i − C_∅
-    AND       Σ r                   weight w of an exponent: w r                   NOT: −r
-    OR        log Σ π_k exp r_k,    π_k the weights of the sides over their sum: a mixture, exact at every level
-
-and the composed log-density is log ρ_∅ + r. Its score and its velocity are those of the base plus Σ_i ∂r/∂r_i times the
-difference of those of i and the base. AND and NOT keep a total weight of 1. The product of diffused densities is not
-the diffused product (Du et al. 2023, arXiv 2302.11552), so that the composed flow alone is biased.
-`composition.sampling` adds Markov chains, for which the composed density is exact. The sides of an OR inside an AND or
-a NOT have the weights of their products, which depend on how often the classes occur together in the data relative to
-chance.
-
-The base of several conditional models is the mean of their log ρ_∅. Unconditional models have no such base. Their base
-is a standard Gaussian, whose surplus or deficit is removed towards the data, so that the product Π ρ_i^{w_i} is exact
-at the data: with w the sum of the weights and s the factor of the data in a point of the level, r is increased by ½ (1
-− w) s² ‖x‖². The flow of such a composition does not sample from it.
+The base of several conditional models is the mean of their log ρ_∅. Unconditional models have no such base; theirs is a
+standard Gaussian, corrected so that the product Π ρ_i^{w_i} is exact at the data. The flow of such a composition does
+not sample from it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.ladder import Levels
-from vpfb_core.dynamics.per_sample import expand_to, squared_norm
+from vpfb_core.dynamics.per_sample import squared_norm
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine.file_names import typed
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.uses.composition.expression import And, Expression, Name, Not, Or, Weighted, parse, parts_of
+from vpfb_core.uses.composition.expression import Expression, parse
+from vpfb_core.uses.composition.ratios import Ratio, Ratios, densities_of, mixtures_of, total_exponent
 from vpfb_core.uses.composition.terms import ModelName, Term, models_named, resolve
 
 STATISTICS_TOLERANCE = 0.02  # of the standard deviation of the images
 
 
-@dataclass(frozen=True)
-class _Ratio:
-    """The log-ratio r of a node at N points, with its derivatives.
+class _Evaluated(NamedTuple):
+    """The terms of an expression at N points, and after them the base and the bend (see `ratios.py`).
 
     Attributes:
-        value: r, (N,).
-        shares: ∂r/∂r_i for each term, (terms, N).
-        surplus: the sum of the exponents minus one, for which a Gaussian base is corrected, (N,). It is not used if
-            there is an unconditional base.
+        ratios: the log-ratios of the terms.
+        base: the energy of the base, (N,).
+        scores, velocities: (terms + 2, N, …).
     """
 
-    value: Tensor
-    shares: Tensor
-    surplus: Tensor
+    ratios: Ratios
+    base: Tensor
+    scores: Tensor
+    velocities: Tensor
 
 
 class Composition:
@@ -102,7 +92,7 @@ class Composition:
         self.terms = tuple(dict.fromkeys([*terms.values(), *bases]))
         self._row = {name: self.terms.index(term) for name, term in terms.items()}
         self._base = [self.terms.index(base) for base in bases]
-        self._is_mixture = any(True for _ in _mixtures(self.expression))
+        self._is_mixture = any(True for _ in mixtures_of(self.expression))
         self._constants: dict[float, Tensor] = {}
         self._conditions = {
             name: torch.tensor([term.condition for term in self.terms if term.model == name], device=model.device)
@@ -112,7 +102,9 @@ class Composition:
             _require_calibrated(used, self.terms)
         if not bases:
             _require_densities(self.expression)
-        self.has_flow = bool(bases) or all(math.isclose(_weight(part), 1) for part in _densities(self.expression))
+        self.has_flow = bool(bases) or all(
+            math.isclose(total_exponent(part), 1) for part in densities_of(self.expression)
+        )
 
     @property
     def model(self) -> TrainedModel:
@@ -123,7 +115,11 @@ class Composition:
     def levels(self) -> Levels:
         """The noise levels that all models have."""
         found = [model.field.levels for model in self._models.values() if model.field.levels is not None]
-        return Levels(min(each.highest for each in found), max(each.lowest for each in found))
+        return Levels(
+            min(each.highest for each in found),
+            max(each.lowest for each in found),
+            max(each.lowest_for_chains for each in found),
+        )
 
     @property
     def start(self) -> float:
@@ -137,70 +133,61 @@ class Composition:
 
     def energy_and_score(self, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
         """The composed energy (N,), in nats up to a constant, and the score, at points x (N, …) of a level."""
-        energies, scores = self._evaluate("energy_and_score", x, level)
-        ratio, base = self._ratio(energies, x, level)
-        score = self._mixed(ratio, scores, -x)
-        if not self._base:
-            signal, _ = self.model.field.scales(level)
-            score = score - expand_to(ratio.surplus * signal**2, x) * x
-        return base - ratio.value, score
+        found = self._evaluate(x, level)
+        ratio = found.ratios.of(self.expression)
+        return found.base - ratio.value, _mixed(ratio, found.scores)
 
     def velocity(self, x: Tensor, s: float) -> Tensor:
         """The composed velocity at points x (N, …), all at one position s of the flow, like x."""
+        found = self._evaluate(x, self._field(self.model).level(s))
+        return _mixed(found.ratios.of(self.expression), found.velocities)
+
+    def rate(self, x: Tensor, s: float) -> Tensor:
+        """The rate at which the log-weights of points x (N, …) change along the composed flow, per unit of s, (N,).
+
+        With these weights, points that follow the flow have the composed density. It presumes that the flow of every
+        term carries the density of that term.
+        """
         level = self._field(self.model).level(s)
-        energies, velocities = self._evaluate("energy_and_velocity", x, level)
-        ratio, _ = self._ratio(energies, x, level)
-        velocity = self._mixed(ratio, velocities, torch.zeros_like(x))
-        if not self._base:  # the velocity of the Gaussian base is zero, since points have unit variance at every level
+        found = self._evaluate(x, level)
+        products = torch.einsum("ind,jnd->ijn", found.velocities.flatten(2), found.scores.flatten(2))
+        names = -products.diagonal().mT[: len(self.terms)]
+        if self._base:
+            base, bend = self._of_base(names), torch.zeros_like(names[0])
+        else:  # the density of the bend is exp(−½ s² ‖x‖²), and its velocity is −s σ x
             signal, deviation = self.model.field.scales(level)
-            velocity = velocity - expand_to(ratio.surplus * signal * deviation, x) * x
-        return velocity
+            base, bend = torch.zeros_like(names[0]), -signal * deviation * (squared_norm(x) + x[0].numel())
+        return found.ratios.rate(self.expression, products, torch.cat([names, base[None], bend[None]]))
 
     @staticmethod
     def _field(model: TrainedModel) -> Any:
         """The field of a model, which has an energy and a flow."""
         return model.field
 
-    def _evaluate(self, what: str, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
-        """The energies (terms, N) and gradients (terms, N, …) of all terms, by one batched evaluation per model.
-
-        Args:
-            what: the method of the fields: "energy_and_score" or "energy_and_velocity".
-        """
+    def _evaluate(self, x: Tensor, level: float) -> _Evaluated:
+        """All terms at points x (N, …) of a level, by one batched evaluation per model."""
         energies = x.new_empty(len(self.terms), len(x))
-        gradients = x.new_empty(len(self.terms), *x.shape)
+        scores, velocities = (x.new_zeros(len(self.terms) + 2, *x.shape) for _ in range(2))
         for name, model in self._models.items():
             rows = [row for row, term in enumerate(self.terms) if term.model == name]
             copies = x.repeat(len(rows), *[1] * (x.ndim - 1))
             conditions = None
             if model.groups:
                 conditions = self._conditions[name].repeat_interleave(len(x), 0)
-            energy, gradient = getattr(model.field, what)(copies, level, conditions)
+            found = self._field(model).energy_score_and_velocity(copies, level, conditions)
             for i, row in enumerate(rows):
                 here = slice(i * len(x), (i + 1) * len(x))
-                energies[row], gradients[row] = energy[here], gradient[here]
-        return energies, gradients
-
-    def _ratio(self, energies: Tensor, x: Tensor, level: float) -> tuple[_Ratio, Tensor]:
-        """The log-ratio of the whole expression to the base, and the energy of the base, (N,)."""
+                energies[row], scores[row], velocities[row] = (values[here] for values in found)
         half_norm = 0.5 * squared_norm(x)
-        base = self._of_base(energies) if self._base else half_norm
+        if self._base:
+            base, bend = self._of_base(energies), torch.zeros_like(half_norm)
+            scores[-2], velocities[-2] = self._of_base(scores), self._of_base(velocities)
+        else:  # the velocity of the Gaussian base is zero, since points have unit variance at every level
+            signal, deviation = self.model.field.scales(level)
+            base, bend = half_norm, -(signal**2) * half_norm
+            scores[-2], scores[-1], velocities[-1] = -x, -(signal**2) * x, -signal * deviation * x
         log_ratios = base - energies + self._constants_at(level, x)[:, None]
-        signal, _ = self.model.field.scales(level)
-        bend = torch.zeros_like(half_norm) if self._base else -(signal**2) * half_norm
-        return self._combine(self.expression, log_ratios, bend), base
-
-    def _mixed(self, ratio: _Ratio, gradients: Tensor, gaussian: Tensor) -> Tensor:
-        """The composed score or velocity, like x, from those of the terms (terms, N, …).
-
-        Args:
-            gaussian: the score or velocity of the Gaussian base, which is used if there is no unconditional base.
-        """
-        base = self._of_base(gradients) if self._base else gaussian
-        mixed = base
-        for share, gradient in zip(ratio.shares, gradients, strict=True):
-            mixed = mixed + expand_to(share, base) * (gradient - base)
-        return mixed
+        return _Evaluated(Ratios(self._row, log_ratios, bend), base, scores, velocities)
 
     def _of_base(self, values: Tensor) -> Tensor:
         """The mean over the unconditional densities of the models, (terms, …) → (…)."""
@@ -223,91 +210,17 @@ class Composition:
             self._constants[level] = relative.to(like)
         return self._constants[level]
 
-    def _combine(self, node: Expression, log_ratios: Tensor, bend: Tensor) -> _Ratio:
-        """The log-ratio of a node.
 
-        Args:
-            log_ratios: the log-ratios of the terms, (terms, N).
-            bend: the correction of r per exponent beyond one, (N,); zero if there is an unconditional base.
-        """
-        if isinstance(node, Name):
-            shares = torch.zeros_like(log_ratios)
-            shares[self._row[node]] = 1
-            return _Ratio(log_ratios[self._row[node]], shares, torch.zeros_like(bend))
-        if isinstance(node, Or):
-            sides = _sides(node)
-            parts = [self._combine(side, log_ratios, bend) for _, side in sides]
-            return _mixture(parts, [weight for weight, _ in sides])
-        parts = [self._combine(part, log_ratios, bend) for part in parts_of(node)]
-        return _product(parts, _exponents(node), bend)
-
-
-def _product(parts: list[_Ratio], powers: list[float], bend: Tensor) -> _Ratio:
-    """The log-ratio Σ w r of a product, with the correction `bend` for each exponent beyond one."""
-    beyond = sum(powers) - 1
-    return _Ratio(
-        sum(power * part.value for power, part in zip(powers, parts, strict=True)) + beyond * bend,
-        torch.stack([power * part.shares for power, part in zip(powers, parts, strict=True)]).sum(0),
-        torch.stack([power * part.surplus for power, part in zip(powers, parts, strict=True)]).sum(0) + beyond,
-    )
-
-
-def _mixture(sides: list[_Ratio], weights: list[float]) -> _Ratio:
-    """The log-ratio log Σ π_k exp r_k of a mixture. The derivatives of a side are weighted by its share of the sum."""
-    joint = torch.stack(
-        [side.value + math.log(weight / sum(weights)) for side, weight in zip(sides, weights, strict=True)]
-    )
-    share = torch.softmax(joint, 0)
-    return _Ratio(
-        torch.logsumexp(joint, 0),
-        (share[:, None] * torch.stack([side.shares for side in sides])).sum(0),
-        (share * torch.stack([side.surplus for side in sides])).sum(0),
-    )
-
-
-def _exponents(node: And | Weighted | Not) -> list[float]:
-    """The exponent of each part's density in that of the node."""
-    match node:
-        case Weighted(weight):
-            return [weight]
-        case Not():
-            return [-1.0]
-    return [1.0] * len(node.parts)
-
-
-def _weight(node: Expression) -> float:
-    """The sum of the exponents of the densities in a node, where a mixture counts as one density."""
-    if isinstance(node, Name | Or):
-        return 1.0
-    return sum(power * _weight(part) for power, part in zip(_exponents(node), parts_of(node), strict=True))
-
-
-def _sides(node: Or) -> list[tuple[float, Expression]]:
-    """The sides of an |, each with its weight in the mixture."""
-    return [(part.weight, part.part) if isinstance(part, Weighted) else (1.0, part) for part in node.parts]
-
-
-def _densities(node: Expression) -> Iterator[Expression]:
-    """The nodes that must be densities: the whole expression, and every side of an |."""
-    yield node
-    for inner in _mixtures(node):
-        for _, side in _sides(inner):
-            yield from _densities(side)
-
-
-def _mixtures(node: Expression) -> Iterator[Or]:
-    """The outermost | of a node."""
-    if isinstance(node, Or):
-        yield node
-    else:
-        for part in parts_of(node):
-            yield from _mixtures(part)
+def _mixed(ratio: Ratio, gradients: Tensor) -> Tensor:
+    """The composed score or velocity, like x, from those of the terms, the base and the bend, (terms + 2, N, …)."""
+    coefficients = ratio.coefficients
+    return (coefficients.reshape(*coefficients.shape, *[1] * (gradients.ndim - 2)) * gradients).sum(0)
 
 
 def _require_densities(node: Expression) -> None:
     """Raise ConfigError unless the exponents of every density sum to more than 0, if there is no unconditional base."""
-    for density in _densities(node):
-        if (weight := _weight(density)) <= 0:
+    for density in densities_of(node):
+        if (weight := total_exponent(density)) <= 0:
             raise ConfigError(
                 f"{density} is not a density: its weights sum to {weight:g}, and no model is conditional",
                 hint="make the sum of the weights positive, or use a conditional model",

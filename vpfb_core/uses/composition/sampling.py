@@ -1,11 +1,17 @@
-"""Samples of a composed density, by the composed flow and Markov chains that correct its bias at every noise level.
+"""Samples of a composed density, by the composed flow and what corrects its bias at every noise level.
 
 Each level of a ladder is reached by one step of Heun's method along the flow. A few steps of MALA or ULA follow, for
-which the composed energy is exact. The chains are needed at every level, since the flow has a bias at every level.
+which the composed energy is exact. They are needed at every level, since the flow has a bias at every level. They do
+not move samples from one mode to another, so that the shares of the modes keep the bias of the flow.
+
+Sequential Monte Carlo corrects the shares as well (Del Moral, Doucet & Jasra 2006). Along the flow, the logarithm of
+the weight of each sample changes at the rate of `Composition.rate`. When the effective sample size of the population
+falls below half, samples are copied in proportion to their weights, and MALA moves the copies apart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +21,12 @@ from torch import Tensor
 
 from vpfb_core.dynamics.ladder import STEP_COST, Settle, descend
 from vpfb_core.dynamics.langevin import langevin
+from vpfb_core.dynamics.population import effective_sample_size, systematic
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.names import MCMC
 from vpfb_core.uses.composition.energy import Composition
+from vpfb_core.uses.draw import batches
 
 STEPS = 4
 LEVELS = 50
@@ -29,6 +37,9 @@ BATCH = 64  # the number of samples that are computed at once, each once per ter
 PILOTS = 16
 ULA_SHARE = 0.5  # the step scale of ULA relative to MALA's, since its bias grows with the step
 
+RATE_COST = 2  # evaluations per level for the weights, at its beginning and its end
+RESAMPLED_BELOW = 0.5  # of the size of the population: the effective sample size at which samples are copied
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -37,14 +48,19 @@ class Composed:
     Attributes:
         images: float32 (n, C, H, W) in [0, 1].
         data: the samples as data of unit variance, like images.
-        acceptance: the share of accepted proposals at each level, from noise to data; None without MALA.
+        acceptance: the share of accepted proposals at each level with chains, from noise to data; None without MALA.
         nfe: gradient evaluations per sample over all terms, without the pilots.
+        resampled: how often the population was resampled; None without weights.
+        log_normaliser: the logarithm of the integral of the composed density at the last level with chains, where the
+            densities of the names are normalised; None without weights. For "a & b" it is log P(a, b)/(P(a) P(b)).
     """
 
     images: Tensor
     data: Tensor
     acceptance: tuple[float, ...] | None
     nfe: int
+    resampled: int | None = None
+    log_normaliser: float | None = None
 
 
 def sample(
@@ -59,17 +75,20 @@ def sample(
     batch_size: int = BATCH,
     on_level: Callable[[float], None] | None = None,
 ) -> Composed:
-    """Draw n images from a composed density. Image i depends only on (seed, i), not on the batch size.
+    """Draw n images from a composed density. Image i depends only on (seed, i), with "smc" on (seed, i, n).
 
     Args:
         composition: the composed density.
         n: the number of images.
         seed: the seed of all images.
         first: the index of the first image, so that a large set can be drawn in parts.
-        mcmc: the chains at each level: "mala" is exact; "ula" has a small bias that depends on its step; "none" is the
-            composed flow alone, which is biased for & and ~ and exact for |.
+        mcmc: what corrects the flow at each level. "mala" runs Metropolis-adjusted chains, which are exact within a
+            mode. "smc" weights and copies samples as well, which makes the shares of modes right in a large population.
+            "ula" has a small bias that depends on its step. "none" is the composed flow alone, which is biased for &
+            and ~ and exact for |.
         mcmc_steps: the number of steps of the chains per level; None is `STEPS`.
-        levels: the number of noise levels.
+        levels: the number of noise levels. Below the lowest level at which the models allow chains there is only the
+            flow.
         batch_size: the number of images that are computed at once.
         on_level: called with the share of the work that is done, in [0, 1].
     Raises:
@@ -79,7 +98,7 @@ def sample(
     if mcmc not in MCMC:
         raise ConfigError(f"unknown mcmc {mcmc!r}", hint=f"there are: {', '.join(MCMC)}")
     if mcmc == "none" and mcmc_steps is not None:
-        raise ConfigError(f"mcmc_steps = {mcmc_steps} without mcmc", hint="there are: mala, ula")
+        raise ConfigError(f"mcmc_steps = {mcmc_steps} without mcmc", hint="there are: mala, smc, ula")
     if mcmc == "none" and not composition.has_flow:
         raise ConfigError(
             "the flow of a product of unconditional models does not sample from it, so mcmc = 'none' is not possible",
@@ -91,36 +110,34 @@ def sample(
             f"n = {n}, mcmc_steps = {steps}, batch_size = {batch_size}, levels = {levels}",
             hint="at least 1 each, and 2 levels",
         )
-    ladder = composition.levels.ladder(levels)
-    batches = [range(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
-    progress = _Progress(on_level, levels * (PILOTS * (mcmc != "none") + n))
-    scales = [] if mcmc == "none" else _tune(composition, ladder, seed, max(steps, STEPS), progress)
+    chains = mcmc != "none"
+    progress = _Progress(on_level, levels * (PILOTS * chains + n))
+    descent = _Descent(composition, composition.levels.ladder(levels), seed, first, batch_size, progress)
+    scales = _tune(descent, max(steps, STEPS)) if chains else []
     if mcmc == "ula":
         scales = [ULA_SHARE * scale for scale in scales]
+    weights = _Weights(descent, n) if mcmc == "smc" else None
+    accepted: list[float] = []
 
-    accepted, drawn = [0.0] * levels, []
-    for batch in batches:
-        indices = range(first + batch.start, first + batch.stop)
-        codes = noise.normal(composition.model.shape, seed, indices)
+    def settle(x: Tensor, level: float, index: int) -> Tensor:
+        if weights is not None:
+            x = weights.arrive(x, index)
+        x, acceptance = descent.walk(x, level, index, steps, "ula" if mcmc == "ula" else "mala", scales[index])
+        accepted.append(acceptance)
+        if weights is not None:
+            weights.depart(x, level)
+        return x
 
-        def walk(x: Tensor, level: float, index: int, first: int = indices.start) -> Tensor:
-            _, deviation = composition.model.field.scales(level)
-            walked = langevin(
-                partial(composition.energy_and_score, level=level), x, deviation**2, steps=steps, seed=seed,
-                stream=f"composition {index}", first=first, method=mcmc, scale=scales[index],
-            )  # fmt: skip
-            accepted[index] += walked.acceptance * len(x) / n
-            return walked.x
-
-        drawn.append(_carry(composition, codes, ladder, _stay if mcmc == "none" else walk, progress).cpu())
-    data = torch.cat(drawn)
-    moves = sum(level < composition.levels.highest for level in ladder)  # the first level may be where the flow begins
-    evaluations = STEP_COST * moves + (0 if mcmc == "none" else levels * (steps + 1))
+    codes = noise.normal(composition.model.shape, seed, range(first, first + n))
+    data = descent.run(codes, settle if chains else _stay).cpu()
+    evaluations = descent.evaluations(steps + 1 if chains else 0) + (RATE_COST * descent.walks if weights else 0)
     return Composed(
         images=composition.model.statistics.to_images(data),
         data=data,
-        acceptance=tuple(accepted) if mcmc == "mala" else None,
+        acceptance=tuple(accepted) if mcmc in ("mala", "smc") else None,
         nfe=evaluations * len(composition.terms),
+        resampled=None if weights is None else weights.resampled,
+        log_normaliser=None if weights is None else weights.log_normaliser,
     )
 
 
@@ -136,38 +153,127 @@ class _Progress:
             self._on_level(self._done / self._total)
 
 
-def _carry(composition: Composition, codes: Tensor, ladder: list[float], settle: Settle, progress: _Progress) -> Tensor:
-    """Samples at the lowest level from points of the prior, (N, …)."""
+@dataclass(frozen=True)
+class _Descent:
+    """The way of a population down the ladder, in which each batch is computed at once.
 
-    def settled(x: Tensor, level: float, index: int) -> Tensor:
-        x = settle(x, level, index)
-        progress.add(len(x))
-        return x
+    Attributes:
+        ladder: the noise levels, falling.
+        first: the index of the first sample.
+    """
 
-    codes = codes.to(composition.model.device)
-    return descend(composition.velocity, codes, composition.start, ladder, composition.position, settled)
+    composition: Composition
+    ladder: list[float]
+    seed: int
+    first: int
+    batch_size: int
+    progress: _Progress
+
+    @property
+    def walks(self) -> int:
+        """The number of levels with chains."""
+        return sum(map(self.composition.levels.allow_chains, self.ladder))
+
+    def evaluations(self, per_walk: int) -> int:
+        """Evaluations of each term per sample, with `per_walk` at each level with chains."""
+        moves = sum(level < self.composition.levels.highest for level in self.ladder)  # the flow may begin at the first
+        return STEP_COST * moves + per_walk * self.walks
+
+    def run(self, codes: Tensor, settle: Settle) -> Tensor:
+        """Samples at the last level from points of the prior, (n, …).
+
+        Args:
+            settle: (x, level, index of the level) → x, called at every level with chains.
+        """
+
+        def settled(x: Tensor, level: float, index: int) -> Tensor:
+            if self.composition.levels.allow_chains(level):
+                x = settle(x, level, index)
+            self.progress.add(len(x))
+            return x
+
+        composition, codes = self.composition, codes.to(self.composition.model.device)
+        velocity = self.batched(composition.velocity)
+        return descend(velocity, codes, composition.start, self.ladder, composition.position, settled)
+
+    def batched(self, function: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+        """A function of points and a position that is computed in batches."""
+        return lambda x, s: torch.cat([function(part, s) for part in x.split(self.batch_size)])
+
+    def walk(self, x: Tensor, level: float, index: int, steps: int, method: str, scale: float) -> tuple[Tensor, float]:
+        """The samples after some steps of their chains at a level, and the share of accepted proposals."""
+        target = partial(self.composition.energy_and_score, level=level)
+        _, deviation = self.composition.model.field.scales(level)
+        walked = [
+            langevin(
+                target, x[rows], deviation**2, steps=steps, seed=self.seed, stream=f"composition {index}",
+                first=self.first + rows.start, method=method, scale=scale,
+            )
+            for rows in batches(len(x), self.batch_size)
+        ]  # fmt: skip
+        accepted = sum(walk.acceptance * len(walk.x) for walk in walked) / len(x)
+        return torch.cat([walk.x for walk in walked]), accepted
 
 
 def _stay(x: Tensor, level: float, index: int) -> Tensor:  # noqa: ARG001
     return x
 
 
-def _tune(composition: Composition, ladder: list[float], seed: int, steps: int, progress: _Progress) -> list[float]:
+class _Weights:
+    """The log-weights of a population on its way down the ladder.
+
+    They change by the integral of `Composition.rate` from level to level, by the trapezoidal rule.
+    """
+
+    def __init__(self, descent: _Descent, n: int) -> None:
+        self._descent, self._composition = descent, descent.composition
+        self._rate = descent.batched(self._composition.rate)
+        self._log_weights = torch.zeros(n, dtype=torch.float64)
+        self._departed: tuple[float, Tensor] | None = None  # the position of the level before, and the rates there
+        self.resampled = 0
+        self.log_normaliser = 0.0
+
+    def arrive(self, x: Tensor, index: int) -> Tensor:
+        """The population at a level, after resampling if its effective sample size is too small."""
+        position = self._composition.position(self._descent.ladder[index])
+        if self._departed is not None:
+            before, rate = self._departed
+            change = (position - before) / 2 * (rate + self._rate(x, position))
+            self._log_weights += change.double().cpu()
+        last = index == self._descent.walks - 1
+        if last or effective_sample_size(self._log_weights) < RESAMPLED_BELOW * len(x):
+            x = self._resample(x, index)
+        return x
+
+    def depart(self, x: Tensor, level: float) -> None:
+        """Note the rates of the population where it leaves a level."""
+        position = self._composition.position(level)
+        self._departed = position, self._rate(x, position)
+
+    def _resample(self, x: Tensor, index: int) -> Tensor:
+        offset = float(noise.uniform((), self._descent.seed, [index], "composition resampling")) + 0.5
+        chosen = systematic(self._log_weights, offset)
+        self.log_normaliser += float(torch.logsumexp(self._log_weights, 0)) - math.log(len(x))
+        self._log_weights.zero_()
+        self.resampled += 1
+        return x[chosen.to(x.device)]
+
+
+def _tune(descent: _Descent, steps: int) -> list[float]:
     """The step scale c of MALA at each level: the geometric mean over the pilots after their steps at that level.
 
     The pilots start each level with the scale of the level before.
     """
-    scales = [1.0]
+    composition, scales = descent.composition, [1.0]
 
     def walk(x: Tensor, level: float, index: int) -> Tensor:
         _, deviation = composition.model.field.scales(level)
         walked = langevin(
-            partial(composition.energy_and_score, level=level), x, deviation**2, steps=steps, seed=seed,
+            partial(composition.energy_and_score, level=level), x, deviation**2, steps=steps, seed=descent.seed,
             stream=f"composition pilot {index}", scale=scales[-1], adapt=True,
         )  # fmt: skip
         scales.append(float(walked.step_scale.log().mean().exp()))
         return walked.x
 
-    codes = noise.normal(composition.model.shape, seed, range(PILOTS), "composition pilots")
-    _carry(composition, codes, ladder, walk, progress)
+    descent.run(noise.normal(composition.model.shape, descent.seed, range(PILOTS), "composition pilots"), walk)
     return scales[1:]

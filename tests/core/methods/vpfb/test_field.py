@@ -39,7 +39,7 @@ def test_energy_score_and_velocity_are_those_of_the_mixture_at_every_level(mixtu
         x = draw_at(mixture, level, 32)
         energy, score, velocity = exact(mixture, level, x)
         torch.testing.assert_close(field.energy_and_score(x, level), (energy, score), **TIGHT)
-        torch.testing.assert_close(field.energy_and_velocity(x, level), (energy, velocity), **TIGHT)
+        torch.testing.assert_close(field.energy_score_and_velocity(x, level), (energy, score, velocity), **TIGHT)
         torch.testing.assert_close(field.energy(x, level), energy, **TIGHT)
 
 
@@ -56,7 +56,7 @@ def test_velocity_can_be_differentiated_in_the_point_and_energies_carry_no_graph
     field, x = exact_field(anisotropic()), draw_at(anisotropic(), 0.5, 6).requires_grad_()
     velocity = field.velocity(x, torch.full((6,), field.position(0.5), dtype=torch.float64))
     assert torch.autograd.grad(velocity.sum(), x)[0].abs().min() > 0
-    for answer in (*field.energy_and_score(x, 0.5), *field.energy_and_velocity(x, 0.5), field.energy(x, 0.5)):
+    for answer in (*field.energy_and_score(x, 0.5), *field.energy_score_and_velocity(x, 0.5), field.energy(x, 0.5)):
         assert not answer.requires_grad
     with torch.inference_mode():
         inside = field.energy_and_score(x + 0, 0.5)
@@ -120,7 +120,8 @@ def test_condition_reaches_the_network_in_every_question() -> None:
     condition, level = torch.tensor([[-1], [0], [4]]), 0.5
     strength = condition + 1.0
     tilt = strength[:, 0] * 2 / level
-    torch.testing.assert_close(field.energy_and_velocity(x, level, condition), (1 - tilt, strength.expand(3, 2)))
+    everything = (1 - tilt, strength / level - x, strength.expand(3, 2))
+    torch.testing.assert_close(field.energy_score_and_velocity(x, level, condition), everything)
     torch.testing.assert_close(field.energy_and_score(x, level, condition), (1 - tilt, strength / level - x))
     torch.testing.assert_close(field.energy(x, level, condition), 1 - tilt)
     torch.testing.assert_close(field.velocity(x, torch.ones(3), condition), strength.expand(3, 2))

@@ -192,3 +192,56 @@ def test_the_levels_of_several_models_are_those_that_all_have() -> None:
     assert both.levels == nearer.field.levels
     assert both.levels.lowest > alone.levels.lowest
     assert both.start == alone.start
+
+
+# --- the rate of the weights ------------------------------------------------------------------------------------------
+
+
+def exact_log_density(text: str, x: Tensor, angle: Tensor, models: object = MODEL) -> Tensor:
+    """log ρ of a composition of Gaussians with all constants, from the mixtures' own densities, (N,)."""
+    s, r = torch.sin(angle), torch.cos(angle)
+    free, red, green, blue = (part.log_density(x, s / part.std, r) for part in (FREE, RED, GREEN, BLUE))
+    gaussian = -0.5 * x.square().sum(1) - math.log(2 * math.pi)
+    return {
+        "red": lambda: red,
+        "red & green": lambda: red + green - free,
+        "red & ~blue": lambda: red + free - blue,
+        "2*red & 0.5*(green & ~blue)": lambda: free + 2 * (red - free) + 0.5 * (green - blue),
+        "red | green": lambda: torch.logaddexp(red, green) - math.log(2),
+        "(red & green) | 3*blue": lambda: torch.logaddexp(red + green - free, blue + math.log(3)) - math.log(4),
+        "blue & (red | green)": lambda: blue - free + torch.logaddexp(red, green) - math.log(2),
+        "r: & b:": lambda: red + blue - gaussian - 0.5 * s**2 * x.square().sum(1),
+        "2*r: | b:": lambda: torch.logaddexp(red + math.log(2), blue) - math.log(3),
+    }[text]()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "red", "red & green", "red & ~blue", "2*red & 0.5*(green & ~blue)", "red | green", "(red & green) | 3*blue",
+        "blue & (red | green)", "r: & b:", "2*r: | b:",
+    ],
+)  # fmt: skip
+def test_the_rate_of_the_weights_is_the_departure_of_the_flow_from_the_density(text: str, level: float) -> None:
+    """∂ₛ log ρ + ∇·v + v·∇log ρ, with every derivative taken by autograd from the exact densities."""
+    models = ALONE if ":" in text else MODEL
+    composition = Composition(text, models)
+    s = composition.position(level)
+    x = points().requires_grad_()
+    angle = torch.tensor(s, dtype=torch.float64, requires_grad=True)
+    log_density = exact_log_density(text, x, angle)
+    (score,) = torch.autograd.grad(log_density.sum(), x, retain_graph=True)
+    change = torch.stack([torch.autograd.grad(one, angle, retain_graph=True)[0] for one in log_density])
+    step = 1e-5
+    divergence = torch.zeros(len(x), dtype=torch.float64)
+    for axis in torch.eye(2, dtype=torch.float64):
+        ahead, behind = (composition.velocity(images(x.detach() + e * step * axis), s).flatten(1) for e in (1, -1))
+        divergence += ((ahead - behind) @ axis) / (2 * step)
+    velocity = composition.velocity(images(x.detach()), s).flatten(1)
+    exact = change + divergence + (velocity * score).sum(1)
+    torch.testing.assert_close(composition.rate(images(x.detach()), s), exact, rtol=1e-6, atol=1e-6)
+    if text in ("red", "red | green", "2*r: | b:"):
+        assert float(exact.abs().max()) < 1e-6, "the flow of a name or a mixture carries its density"
+    else:
+        assert float(exact.abs().max()) > 1e-2 or level == LEVELS[0]
