@@ -3,12 +3,12 @@
     python benchmarks/compose.py [--time-budget 15m] [-n 256] [--runs runs/compose]
 
 Trains two conditional models on `shapes`, 16×16 in colour, the second without any red circle. Both draw pairs, triples,
-"not" and "or": by the composed flow alone, with MALA, and directly, by a condition on all classes at once, without and
+"not" and "or": by the composed flow alone, with MALA, with sequential Monte Carlo, and directly, by a condition on all classes at once, without and
 with guidance. If several combinations of classes satisfy an expression, the direct samples alternate between them. A
 reader that involves no training determines the classes of each picture. A picture without a clear single shape
 satisfies nothing. For "or", the share of the first side among the pictures that satisfy the expression is given as
 well; it should be one half. --runs keeps the models, and a second call evaluates those that exist. -m evaluates another
-model of `shapes` instead.
+model of `shapes` instead, for the expressions that need no left-out pair unless --left-out-model is given too.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LEFT_OUT = (
 WITHOUT = (("circle", "red"),)
 
 GUIDANCE = 4.0
-WAYS = ("flow", "mala", "direct", "guided")
+WAYS = ("flow", "mala", "smc", "direct", "guided")
 SHOWN = 8  # of each expression in the picture
 
 
@@ -103,18 +103,20 @@ def shown(figures: dict[str, Any]) -> str:
     return text if figures["first"] is None or not share else f"{text} ({figures['first'] / figures['satisfied']:.0%})"
 
 
-def trained(name: str, without: Sequence[Sequence[str]], arguments: argparse.Namespace, runs: Path) -> Model:
-    """The model of this name under `runs`, which is trained if it does not exist."""
-    path = runs / name
-    if not (path / "model.safetensors").is_file():
+def model(
+    path: str | None, name: str, without: Sequence[Sequence[str]], arguments: argparse.Namespace, runs: Path
+) -> Model:
+    """The model at `path`, or if that is None the one of this name under `runs`, which is trained if it is missing."""
+    run_folder = runs / name
+    if path is None and not (run_folder / "model.safetensors").is_file():
         settings = {"steps": arguments.steps} if arguments.steps else {"time_budget": arguments.time_budget}
         config = vpfb.TrainConfig(
             data="shapes", size=16, channels=3, conditional=True, device=arguments.device, threads=arguments.threads,
-            prototypes=arguments.prototypes, out=str(path), **settings,
+            prototypes=arguments.prototypes, out=str(run_folder), **settings,
         )  # fmt: skip
         plan = prepare(config)
         run(replace(plan, images=shapes.draw(len(plan.images), 16, without=without)))
-    return vpfb.load(path, device=arguments.device)
+    return vpfb.load(path or run_folder, device=arguments.device)
 
 
 def evaluate(
@@ -125,7 +127,7 @@ def evaluate(
     composed = Composition(expression, model)
     drawn: dict[str, Tensor] = {}
     figures: dict[str, Any] = {}
-    for way, mcmc in (("flow", "none"), ("mala", "mala")):
+    for way, mcmc in (("flow", "none"), ("mala", "mala"), ("smc", "smc")):
         began = time.perf_counter()
         found = sample(composed, n, seed, mcmc=mcmc, batch_size=arguments.batch_size)
         drawn[way] = found.images
@@ -153,22 +155,19 @@ def main() -> None:
     arguments = parsed(parser)
     with tempfile.TemporaryDirectory() as scratch:
         runs = arguments.runs or Path(scratch)
-        models = {
-            "all": vpfb.load(arguments.model, device=arguments.device)
-            if arguments.model
-            else trained("all", (), arguments, runs),
-            "no red circles": vpfb.load(arguments.left_out_model, device=arguments.device)
-            if arguments.left_out_model
-            else trained("no-red-circles", WITHOUT, arguments, runs),
-        }
-    asked = [("all", text) for text in SEEN] + [("no red circles", text) for text in LEFT_OUT]
+        models = {"all": model(arguments.model, "all", (), arguments, runs)}
+        if arguments.left_out_model or not arguments.model:
+            models["no red circles"] = model(arguments.left_out_model, "no-red-circles", WITHOUT, arguments, runs)
+    asked = [("all", text) for text in SEEN]
+    asked += [("no red circles", text) for text in LEFT_OUT if "no red circles" in models]
     results, rows, grids = [], [], []
     for name, text in asked:
         figures, drawn = evaluate(models[name], text, lambda images: shapes_reader.read(images).labels, arguments)
         results.append({"data": name, "expression": text, **figures})
         rows.append([name, text, *(shown(figures[way]) for way in WAYS)])
         grids.append(drawn["mala"][:SHOWN])
-    show(["data", "expression", "flow alone", "with MALA", "directly", f"directly, guidance {GUIDANCE:g}"], rows)
+    columns = ["flow alone", "with MALA", "with SMC", "directly", f"directly, guidance {GUIDANCE:g}"]
+    show(["data", "expression", *columns], rows)
     real = shapes.draw(arguments.n, 16, arguments.seed + 1)
     assert real.labels is not None  # shapes are always labelled
     read = float((shapes_reader.read(real.images).labels == real.labels).all(1).double().mean())

@@ -4,7 +4,7 @@
     python benchmarks/compose_attributes.py -m runs/faces --data ./faces64 "female & old" "male & young" "female & ~old"
 
 The classifier is that of `vpfb eval --fit-features`, trained on nine tenths of the data. It judges pictures that are
-composed by the flow alone and with MALA, direct samples of the conditional model without and with guidance, real
+composed by the flow alone, with MALA and with sequential Monte Carlo, direct samples of the conditional model without and with guidance, real
 pictures that satisfy the expression, which are an upper bound, and unconditional samples. The image shows eight samples
 per expression, with MALA and with guidance.
 """
@@ -67,7 +67,7 @@ def main() -> None:
         rows.append([text, *(shown(figures[way]) for way in ("real", "anything", *WAYS))])
         grids += [drawn["mala"][:SHOWN], drawn["guided"][:SHOWN]]
     guided = f"directly, guidance {GUIDANCE:g}"
-    show(["expression", "real", "unconditional", "flow alone", "with MALA", "directly", guided], rows)
+    show(["expression", "real", "unconditional", "flow alone", "with MALA", "with SMC", "directly", guided], rows)
     print(f"the classifier is right on {judge.accuracy:.1%} of the labels of {judge.held_out} held-out pictures")
     name = f"compose-{arguments.name or images.name.rsplit('/', 1)[-1]}"
     grid = pictures.tile(torch.cat(grids), columns=min(SHOWN, arguments.n))
