@@ -3,12 +3,13 @@
     python benchmarks/compose.py [--time-budget 15m] [-n 256] [--runs runs/compose]
 
 Trains two conditional models on `shapes`, 16×16 in colour, the second without any red circle. Both draw pairs, triples,
-"not" and "or": by the composed flow alone, with MALA, with sequential Monte Carlo, and directly, by a condition on all classes at once, without and
-with guidance. If several combinations of classes satisfy an expression, the direct samples alternate between them. A
-reader that involves no training determines the classes of each picture. A picture without a clear single shape
-satisfies nothing. For "or", the share of the first side among the pictures that satisfy the expression is given as
-well; it should be one half. --runs keeps the models, and a second call evaluates those that exist. -m evaluates another
-model of `shapes` instead, for the expressions that need no left-out pair unless --left-out-model is given too.
+"not" and "or": by the composed flow alone, with MALA, with sequential Monte Carlo, and directly, by a condition on all
+classes at once, without and with guidance. If several combinations of classes satisfy an expression, the direct samples
+alternate between them. A reader that involves no training determines the classes of each picture. A picture without a
+clear single shape satisfies nothing. For "or", the share of the first side among the pictures that satisfy the
+expression is given as well; it should be one half. --runs keeps the models, and a second call evaluates those that
+exist. -m evaluates another model of `shapes` instead, for the expressions that need no left-out pair unless --left-out-
+model is given too.
 """
 
 from __future__ import annotations

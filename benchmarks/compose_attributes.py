@@ -4,9 +4,9 @@
     python benchmarks/compose_attributes.py -m runs/faces --data ./faces64 "female & old" "male & young" "female & ~old"
 
 The classifier is that of `vpfb eval --fit-features`, trained on nine tenths of the data. It judges pictures that are
-composed by the flow alone, with MALA and with sequential Monte Carlo, direct samples of the conditional model without and with guidance, real
-pictures that satisfy the expression, which are an upper bound, and unconditional samples. The image shows eight samples
-per expression, with MALA and with guidance.
+composed by the flow alone, with MALA and with sequential Monte Carlo, direct samples of the conditional model without
+and with guidance, real pictures that satisfy the expression, which are an upper bound, and unconditional samples. The
+image shows eight samples per expression, with MALA and with guidance.
 """
 
 from __future__ import annotations
