@@ -78,6 +78,9 @@ def test_compose_reports_its_work_as_json(vpfb: Vpfb) -> None:
     assert np.load("o.npz")["images"].shape == (2, 6, 6, 1)
     flow = vpfb("red", "-m", "colours.safetensors", *QUICK, "--mcmc", "none", "--json").json
     assert flow["acceptance"] is None
+    weighted = vpfb("red & large", "-m", "colours.safetensors", *QUICK, "--mcmc", "smc", "--json").json
+    assert set(weighted) == set(report) | {"resampled", "log_normaliser"}
+    assert len(weighted["acceptance"]) == 4
 
 
 def test_a_folder_gets_one_png_each_and_quiet_prints_only_its_path(vpfb: Vpfb) -> None:

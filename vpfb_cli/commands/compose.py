@@ -107,9 +107,10 @@ def compose(
     seconds = time.monotonic() - began
     document = {
         "model": name, "output": out, "expression": expression, "n": n, "nfe": drawn.nfe,
-        "acceptance": drawn.acceptance, "resampled": drawn.resampled, "log_normaliser": drawn.log_normaliser,
-        "seconds": seconds,
+        "acceptance": drawn.acceptance, "seconds": seconds,
     }  # fmt: skip
+    if mcmc == "smc":
+        document |= {"resampled": drawn.resampled, "log_normaliser": drawn.log_normaliser}
     accepted = ""
     if drawn.acceptance is not None:
         accepted = f", {sum(drawn.acceptance) / len(drawn.acceptance):.0%} of proposals accepted"
