@@ -70,10 +70,9 @@ def measure(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     condition = None
     exact = copy.copy(model)
     exact.field = copy.deepcopy(model.field).double()
+    assert model.field.levels is not None, f"{name} has no energy"
     rows = []
-    for level in LEVELS:
-        if level < model.field.levels.lowest:
-            continue
+    for level in (level for level in LEVELS if level >= model.field.levels.lowest):
         x, moved = neighbours(model, z, level, condition)
         right = differences(exact, level, x.double(), moved.double(), condition)
         errors = {}

@@ -39,7 +39,7 @@ def integrated(text: str) -> tuple[float, float]:
     axis = torch.linspace(-5, 5, 801, dtype=torch.float64)
     x = torch.cartesian_prod(axis, axis)
     densities = [part.log_density(x, torch.sin(angle) / STD, torch.cos(angle)) for part in (FREE, RED, GREEN)]
-    product = sum(w * density for w, density in zip(EXPONENTS[text], densities, strict=True)).exp()
+    product = torch.stack([w * density for w, density in zip(EXPONENTS[text], densities, strict=True)]).sum(0).exp()
     total = float(product.sum()) * float(axis[1] - axis[0]) ** 2
     return float(product[x[:, 0] > 0].sum() / product.sum()), math.log(total)
 
@@ -79,14 +79,15 @@ def test_an_unconditional_product_has_weights_too() -> None:
     angle = torch.tensor(SCHEDULE.angle_range(STD)[1], dtype=torch.float64)
     axis = torch.linspace(-4, 4, 401, dtype=torch.float64)
     x = torch.cartesian_prod(axis, axis)
-    both: Tensor = sum(part.log_density(x, torch.sin(angle) / STD, torch.cos(angle)) for part in (RED, GREEN))  # type: ignore[assignment]
-    share = float(both.exp()[x[:, 0] > 0].sum() / both.exp().sum())
+    both = torch.stack([part.log_density(x, torch.sin(angle) / STD, torch.cos(angle)) for part in (RED, GREEN)])
+    product = both.sum(0).exp()
+    share = float(product[x[:, 0] > 0].sum() / product.sum())
     assert right(drawn) == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / (N / 3)) + 0.01)
 
 
 def test_a_population_is_fixed_by_its_seed_and_its_size_and_not_by_the_batch() -> None:
-    def draw(n: int, **settings: int) -> Tensor:
-        return sample(Composition("2*red", MODEL), n, seed=5, mcmc="smc", levels=12, **settings).data
+    def draw(n: int, batch_size: int = 64) -> Tensor:
+        return sample(Composition("2*red", MODEL), n, seed=5, mcmc="smc", levels=12, batch_size=batch_size).data
 
     assert torch.allclose(draw(12), draw(12, batch_size=5), atol=1e-5)
     assert not torch.allclose(draw(12)[:6], draw(6), atol=1e-2)
