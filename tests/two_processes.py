@@ -1,11 +1,17 @@
-"""What two processes do together in `core/training/test_distributed.py`: run by it as a script, once per process."""
+"""What two processes do together in `core/training/test_distributed.py`, which runs this file as a script.
+
+The script imports once and forks two processes for each thing to be done, one after the other.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -183,7 +189,7 @@ def alone(rank: int, how: str) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         return honest(self, images, step, fraction, rollbacks)
 
-    line = "train --data digits --batch-size 8 --steps 8 --threads 1 --save-every 2 --json --out"
+    line = "train --data digits --val-fraction 0.02 --batch-size 8 --steps 8 --threads 1 --save-every 2 --json --out"
     with (
         mock.patch.object(Trainer, "step", killed if how == "killed" else honest),
         memory_for(0 if rank and how == "memory" else BATCH, from_call=3),
@@ -191,11 +197,45 @@ def alone(rank: int, how: str) -> int:
         return run(build(), [*line.split(), how, "--set", "widths=[8, 8]"])
 
 
+def launched(rank: int, count: int = 2, port: int = 29500) -> dict[str, str]:
+    """What torchrun puts into the environment."""
+    values = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in values.items()}
+
+
+def fork(what: str) -> list[int]:
+    """Do it in two processes; their exit codes, negative for a signal. Their streams are kept in files."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(2):
+        children.append(os.fork())
+        if not children[-1]:
+            os.environ.update(launched(rank, port=port))
+            for number, stream in ((1, "out"), (2, "err")):
+                os.dup2(os.open(f"{what}-{rank}.{stream}", os.O_WRONLY | os.O_CREAT), number)
+            os._exit(exit_code(rank, what))
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def exit_code(rank: int, what: str) -> int:
+    try:
+        if what != "together":
+            return alone(rank, what)
+        torch.save(together(rank), Path(f"seen-by-{rank}.pt"))
+        return 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
 if __name__ == "__main__":
+    import torch._dynamo  # which the optimiser needs
+
     torch.set_num_threads(1)
     checks.GRID_IMAGES, checks.GRID_NFE = 4, 2
-    rank, what = int(os.environ["RANK"]), sys.argv[1]
-    if what != "together":
-        sys.exit(alone(rank, what))
-    seen = together(rank)
-    torch.save(seen, Path(f"seen-by-{rank}.pt"))
+    Path("codes.json").write_text(json.dumps({what: fork(what) for what in ("together", "memory", "killed")}))

@@ -74,23 +74,23 @@ class Checks:
         ]
         return {f"val_{name}": float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
 
-    def cost(self, images: int = VALIDATION_IMAGES, nfe: int = GRID_NFE) -> int:
+    def cost(self, images: int = VALIDATION_IMAGES, nfe: int | None = None) -> int:
         """The number of gradients of a check. Arguments are those of `check`."""
-        return min(len(self._data), images) + GRID_IMAGES * nfe
+        return min(len(self._data), images) + GRID_IMAGES * (nfe or GRID_NFE)
 
     def check(
         self,
         model: TrainedModel,
         batch_size: int = LARGEST_BATCH,
         images: int = VALIDATION_IMAGES,
-        nfe: int = GRID_NFE,
+        nfe: int | None = None,
     ) -> Checked:
-        """Validate a model and draw its grid with `nfe` evaluations per image. Arguments are those of `validate`."""
+        """Validate a model and draw its grid with `nfe` evaluations per image (None: GRID_NFE); see `validate`."""
         began = time.monotonic()
         validation = self.validate(model, batch_size, images)
         seconds = time.monotonic() - began
         drawn = sample(
-            model, GRID_IMAGES, self.seed, condition=self._grid_condition(model), nfe=nfe,
+            model, GRID_IMAGES, self.seed, condition=self._grid_condition(model), nfe=nfe or GRID_NFE,
             batch_size=min(GRID_IMAGES, batch_size),
         )  # fmt: skip
         real = self._images[: len(drawn.images)].float() / 255

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,26 +24,6 @@ from vpfb_core.machine.launch import Place, place
 from vpfb_core.model.runs import Run
 from vpfb_core.training import Result, checks, prepare
 from vpfb_core.training.state import read_state
-
-
-def launched(rank: int, count: int = 2, port: int = 29500) -> dict[str, str]:
-    """What torchrun puts into the environment."""
-    values = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
-    return {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in values.items()}
-
-
-def start(folder: Path, what: str) -> list[subprocess.Popen[str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [
-        subprocess.Popen(
-            [sys.executable, two_processes.__file__, what], cwd=folder, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | launched(rank, port=port) | {"XDG_CACHE_HOME": str(folder / "cache")},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
 
 
 def train(folder: Path, **settings: Any) -> Result:
@@ -74,16 +53,25 @@ def assert_same_weights(ours: Path, theirs: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where one process has trained, and begun to train, and two have done what `two_processes.together` says."""
+    """Where one process has trained, and begun to train, and two have done what `two_processes` says."""
     folder = tmp_path_factory.mktemp("together")
     train(folder, out="one")
     train(folder, out="untrained", lr=1e-12, steps=1)
     train(folder, out="begun by one", stop_after=3)
-    children = start(folder, "together")
-    for child in children:
-        out, errors = child.communicate(timeout=900)
-        assert (child.returncode, out) == (0, ""), errors
+    subprocess.run(
+        [sys.executable, two_processes.__file__], cwd=folder, check=True, timeout=1800,
+        env=os.environ | {"XDG_CACHE_HOME": str(folder / "cache")},
+    )  # fmt: skip
+    ended = [how_it_ended(folder, "together", rank) for rank in range(2)]
+    assert [(code, out) for code, out, _ in ended] == [(0, "")] * 2, ended
     return folder
+
+
+def how_it_ended(folder: Path, what: str, rank: int) -> tuple[int, str, str]:
+    """Exit code and streams of one of the two processes that did this."""
+    codes = json.loads((folder / "codes.json").read_text())[what]
+    out, err = ((folder / f"{what}-{rank}.{stream}").read_text() for stream in ("out", "err"))
+    return codes[rank], out, err
 
 
 def seen(folder: Path, rank: int = 0) -> dict[str, Any]:
@@ -169,25 +157,21 @@ def test_shares_come_back_in_order_and_failures_are_everybodys(folder: Path) -> 
     assert first["the first fails"] == second["the first fails"] == "IndexError: pop from empty list"
 
 
-def test_a_process_without_memory_for_one_image_says_so_and_the_other_that_it_has_died(tmp_path: Path) -> None:
-    first, second = start(tmp_path, "memory")
-    out, errors = first.communicate(timeout=120)
-    _, said = second.communicate(timeout=30)
-    assert (first.returncode, second.returncode) == (5, 5), errors
+def test_a_process_without_memory_for_one_image_says_so_and_the_other_that_it_has_died(folder: Path) -> None:
+    (code, out, errors), (second, _, said) = (how_it_ended(folder, "memory", rank) for rank in range(2))
+    assert (code, second) == (5, 5), errors
     assert json.loads(out)["error"]["kind"] == "process"
     assert "another process of this job has died" in errors
     assert "out of memory on cpu with one image at a time, at step 3; the last save is kept (process 1 of 2)" in said
-    assert present(read_state(Run(tmp_path / "memory"))).counters.step == 2
+    assert present(read_state(Run(folder / "memory"))).counters.step == 2
 
 
-def test_a_process_that_is_killed_ends_the_other(tmp_path: Path) -> None:
-    first, second = start(tmp_path, "killed")
-    out, errors = first.communicate(timeout=120)
-    second.communicate(timeout=30)
-    assert (first.returncode, second.returncode) == (5, -9), errors
+def test_a_process_that_is_killed_ends_the_other(folder: Path) -> None:
+    (code, out, errors), (second, *_) = (how_it_ended(folder, "killed", rank) for rank in range(2))
+    assert (code, second) == (5, -9), errors
     assert json.loads(out)["error"]["kind"] == "process"
     assert "another process of this job has died" in errors
-    assert present(read_state(Run(tmp_path / "killed"))).counters.step == 2
+    assert present(read_state(Run(folder / "killed"))).counters.step == 2
 
 
 # --- without other processes ------------------------------------------------------------------------------------------
@@ -198,7 +182,7 @@ def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(devices, "available_devices", lambda: ["cuda:0", "cuda:1", "cpu"])
     assert str(resolve_device("cuda:1")) == "cuda:1"
-    for name, value in launched(1).items():
+    for name, value in two_processes.launched(1).items():
         monkeypatch.setenv(name, value)
     assert [str(resolve_device(name)) for name in ("auto", "cuda", "cuda:0", "cpu")] == ["cuda:1"] * 3 + ["cpu"]
     monkeypatch.setenv("LOCAL_RANK", "2")
@@ -207,7 +191,7 @@ def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyP
 
 
 def test_a_place_is_taken_from_a_whole_set_of_variables_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in launched(1).items():
+    for name, value in two_processes.launched(1).items():
         monkeypatch.setenv(name, value)
     assert place() == Place(1, 2, 1, 2)
     monkeypatch.delenv("LOCAL_RANK")
@@ -218,7 +202,7 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch: py
     from vpfb_core.data import load
     from vpfb_core.training import presets
 
-    for name, value in launched(0, count=16).items():
+    for name, value in two_processes.launched(0, count=16).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="batch of 7 images cannot be shared by 16 processes"):
         presets.resolve(two_processes.config(), load("digits", conditional=True), torch.device("cpu"))
