@@ -176,6 +176,13 @@ def test_a_class_has_its_own_density_and_two_at_once_have_none() -> None:
     assert model.log_density(images, condition="0,thick", method="ode", nfe=4).isfinite().all()
 
 
+@pytest.fixture(scope="module")
+def calibrated() -> Model:
+    model = untrained()
+    calibrate(model, pictures(4))
+    return model
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -188,11 +195,9 @@ def test_a_class_has_its_own_density_and_two_at_once_have_none() -> None:
         ({"nfe": 5}, "nfe"),
     ],
 )
-def test_settings_that_do_not_exist_are_refused(settings: dict[str, Any], words: str) -> None:
-    model = untrained()
-    calibrate(model, pictures(4))
+def test_settings_that_do_not_exist_are_refused(settings: dict[str, Any], words: str, calibrated: Model) -> None:
     with pytest.raises(ConfigError, match=words):
-        model.log_density(pictures(1), **settings)
+        calibrated.log_density(pictures(1), **settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"method": "ode", "nfe": 4}], ids=["explicit", "ode"])
