@@ -6,7 +6,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 DEVICE=${DEVICE:-cuda} QUICK=${QUICK:-}
-export VPFB_TEST_DEVICE=$DEVICE PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 python - <<'CHECK' || exit 1
 import importlib.util
 import sys
@@ -41,7 +41,7 @@ fi
 
 [ "$DEVICE" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 python -c "import sys, torch; print('torch', torch.__version__, 'python', sys.version.split()[0])"
-part "tests on $DEVICE" 150 python -m pytest -q -p no:cacheprovider tests/core/machine/test_gpu.py
+part "tests on $DEVICE" 150 env VPFB_TEST_DEVICE="$DEVICE" python -m pytest -q -p no:cacheprovider tests/core/machine/test_gpu.py
 part "price of an energy" 90 python benchmarks/train_step.py "${ratio[@]}" --device "$DEVICE"
 part "throughput and memory" 200 python benchmarks/throughput.py "${speed[@]}" --device "$DEVICE"
 part "compiled throughput" 150 python benchmarks/throughput.py "${compiled[@]}" --device "$DEVICE"
