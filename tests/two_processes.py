@@ -29,7 +29,7 @@ from vpfb_core.errors import DataError
 from vpfb_core.machine import distributed
 from vpfb_core.methods.base import DataShape
 from vpfb_core.methods.vpfb import objectives
-from vpfb_core.training import Result, checks
+from vpfb_core.training import Result, agenda, checks
 from vpfb_core.training.trainer import Trainer
 from vpfb_core.uses import evaluation
 
@@ -237,5 +237,5 @@ if __name__ == "__main__":
     import torch._dynamo  # which the optimiser needs
 
     torch.set_num_threads(1)
-    checks.GRID_IMAGES, checks.GRID_NFE = 4, 2
+    checks.GRID_IMAGES, checks.GRID_NFE, agenda.CHECKS = 4, 2, 2
     Path("codes.json").write_text(json.dumps({what: fork(what) for what in ("together", "memory", "killed")}))

@@ -22,7 +22,7 @@ from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine.devices import resolve_device
 from vpfb_core.machine.launch import Place, place
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Result, checks, prepare
+from vpfb_core.training import Result, agenda, checks, prepare
 from vpfb_core.training.state import read_state
 
 
@@ -32,6 +32,7 @@ def train(folder: Path, **settings: Any) -> Result:
         patch.chdir(folder)
         patch.setattr(checks, "GRID_IMAGES", 4)
         patch.setattr(checks, "GRID_NFE", 2)
+        patch.setattr(agenda, "CHECKS", 2)
         return two_processes.train(**settings)
 
 
