@@ -50,6 +50,9 @@ class MachineSettings(Settings):
     )
     precision: str | None = setting(None, help="Precision of the network in training.", choices=("fp32", "bf16"))
     compile: str = setting("auto", help="Compile the training step.", choices=("auto", "on", "off"), operational=True)
+    deterministic: bool = setting(
+        False, help="Use deterministic algorithms on CUDA, which may be slower.", operational=True
+    )
     micro_batch: int | None = setting(
         None, help="Data that a process differentiates at once; the gradient is that of the whole batch.",
         low=1, high=1e6, operational=True,
