@@ -115,28 +115,26 @@ def test_without_settings_lines_and_saves_go_by_the_clock_and_checks_by_the_shar
     assert [due(settings, now, step).check for step in (9, 10)] == [False, True]
 
 
-def test_a_slow_check_is_put_off_so_that_most_of_the_time_is_left_to_the_steps(now: Now) -> None:
-    run = Clock(config(steps=10, time_budget=1e6))
+def checks(run: Clock, now: Now, waits: list[float], check_seconds: float) -> list[bool]:
+    """Whether a check is due at step 5 after each of the waits, after a first check that took `check_seconds`."""
     plan = Agenda(RunSettings(), run, distributed.group())
-    run.check_seconds = 4.0
+    run.check_seconds = check_seconds
     plan.checked(0)
     found = []
-    for _ in range(3):
-        now.seconds += 8
+    for wait in waits:
+        now.seconds += wait
         found.append(plan.due(5, now.seconds, now.seconds, 0.0, False).check)
-    assert found == [False, False, True]
+    return found
+
+
+def test_a_slow_check_is_put_off_so_that_most_of_the_time_is_left_to_the_steps(now: Now) -> None:
+    run = Clock(config(steps=10, time_budget=1e6))
+    assert checks(run, now, [8.0] * 3, check_seconds=4.0) == [False, False, True]
 
 
 def test_no_check_is_made_shortly_before_the_one_at_the_end(now: Now) -> None:
     run = Clock(config(time_budget=101.0))
-    plan = Agenda(RunSettings(), run, distributed.group())
-    run.check_seconds = 2.0
-    plan.checked(0)
-    found = []
-    for _ in range(2):
-        now.seconds += 45
-        found.append(plan.due(5, now.seconds, now.seconds, 0.0, False).check)
-    assert found == [True, False]
+    assert checks(run, now, [45.0] * 2, check_seconds=2.0) == [True, False]
 
 
 def test_a_check_fits_into_a_budget_until_less_time_is_left_than_it_takes(now: Now) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.ladder import STEP_COST, Settle, descend
-from vpfb_core.dynamics.langevin import langevin
+from vpfb_core.dynamics.langevin import Walk, langevin
 from vpfb_core.dynamics.population import effective_sample_size, systematic
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
@@ -202,17 +202,21 @@ class _Descent:
 
     def walk(self, x: Tensor, level: float, index: int, steps: int, method: str, scale: float) -> tuple[Tensor, float]:
         """The samples after some steps of their chains at a level, and the share of accepted proposals."""
-        target = partial(self.composition.energy_and_score, level=level)
-        _, deviation = self.composition.model.field.scales(level)
         walked = [
-            langevin(
-                target, x[rows], deviation**2, steps=steps, seed=self.seed, stream=f"composition {index}",
-                first=self.first + rows.start, method=method, scale=scale,
+            self.chain(level)(
+                x[rows], steps=steps, stream=f"composition {index}", first=self.first + rows.start, method=method,
+                scale=scale,
             )
             for rows in batches(len(x), self.batch_size)
         ]  # fmt: skip
         accepted = sum(walk.acceptance * len(walk.x) for walk in walked) / len(x)
         return torch.cat([walk.x for walk in walked]), accepted
+
+    def chain(self, level: float) -> Callable[..., Walk]:
+        """`langevin` for the composed density of a level; it takes the states and the other settings."""
+        target = partial(self.composition.energy_and_score, level=level)
+        _, deviation = self.composition.model.field.scales(level)
+        return partial(langevin, target, variance=deviation**2, seed=self.seed)
 
 
 def _stay(x: Tensor, level: float, index: int) -> Tensor:  # noqa: ARG001
@@ -264,16 +268,13 @@ def _tune(descent: _Descent, steps: int) -> list[float]:
 
     The pilots start each level with the scale of the level before.
     """
-    composition, scales = descent.composition, [1.0]
+    scales = [1.0]
 
     def walk(x: Tensor, level: float, index: int) -> Tensor:
-        _, deviation = composition.model.field.scales(level)
-        walked = langevin(
-            partial(composition.energy_and_score, level=level), x, deviation**2, steps=steps, seed=descent.seed,
-            stream=f"composition pilot {index}", scale=scales[-1], adapt=True,
-        )  # fmt: skip
+        stream = f"composition pilot {index}"
+        walked = descent.chain(level)(x, steps=steps, stream=stream, scale=scales[-1], adapt=True)
         scales.append(float(walked.step_scale.log().mean().exp()))
         return walked.x
 
-    descent.run(noise.normal(composition.model.shape, descent.seed, range(PILOTS), "composition pilots"), walk)
+    descent.run(noise.normal(descent.composition.model.shape, descent.seed, range(PILOTS), "composition pilots"), walk)
     return scales[1:]
