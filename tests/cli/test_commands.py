@@ -159,6 +159,18 @@ def test_info_lists_the_runs_and_shows_a_model(vpfb: Vpfb) -> None:
     assert vpfb("info", "runs/001-digits").code == 4
 
 
+def test_the_curves_of_runs_are_drawn_together(vpfb: Vpfb) -> None:
+    for out in ("a", "b"):
+        vpfb(*TRAIN, "--out", out)
+    ran = vpfb("info", "--plot", "a", "b/model.safetensors", "-o", "two.png", "--json")
+    assert (ran.code, ran.json) == (0, {"output": "two.png", "runs": ["a", "b"]})
+    assert Image.open("two.png").format == "PNG"
+    assert vpfb("info", "a", "b").code == 2
+    assert vpfb("info", "--plot", "digits").code == 4, "a built-in model has no log"
+    assert vpfb("info", "--plot", "a", "-o", "a.gif").code == 2
+    assert vpfb("info", "--plot").code == 4, "there is no run under ./runs"
+
+
 def test_raw_weights_come_from_the_run(vpfb: Vpfb, trained: Run) -> None:
     assert vpfb("sample", "-n", "1", "--weights", "raw", "-o", "a.png", "--nfe", "2").code == 0
     ran = vpfb("sample", "-n", "1", "--weights", "raw", "-m", "digits", "-o", "b.png")

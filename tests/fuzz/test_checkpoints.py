@@ -310,13 +310,13 @@ def test_names_in_a_model_cannot_steer_the_terminal(
 
 
 def test_a_log_that_is_nonsense_is_cut_to_what_makes_sense(tmp_path: Path) -> None:
-    from vpfb_core.training import log
+    from vpfb_core.model import run_log
 
     path = tmp_path / "log.csv"
-    names = log.columns(["val_residual"])
+    names = run_log.columns(["val_residual"])
     line = ",".join(["1"] * len(names))
     nonsense = [b"9" * 5000 + b",1" * 7, b"\xff\xfe", b"\0", b'"' * 200_000, b"-1" + b",1" * 7, b""]
     for content in nonsense:
         path.write_bytes(b"\n".join([",".join(names).encode(), line.encode(), content, content]))
-        log.cut(path, names, 5)
+        run_log.cut(path, names, 5)
         assert path.read_text().splitlines()[0] == ",".join(names)

@@ -10,9 +10,10 @@ from vpfb_cli import output, signals
 from vpfb_cli.models import use_threads
 from vpfb_cli.options import DATA, DataAccess, Machine, option, path_argument, path_option
 from vpfb_cli.output import Output
+from vpfb_cli.outputs import require_file
 from vpfb_cli.wording import duration
-from vpfb_core.errors import ConfigError, VPFBError
-from vpfb_core.model import description
+from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
+from vpfb_core.model import description, run_log
 from vpfb_core.model.runs import Run, builtin_models, find_model, list_runs
 from vpfb_core.names import methods_with
 
@@ -25,13 +26,17 @@ UNKNOWN = "unknown"
 
 
 def info(
-    model: Annotated[
-        str | None,
+    models: Annotated[
+        list[str] | None,
         path_argument(
-            "MODEL", "A run folder, a .safetensors file, or the name of a built-in model.", show_default=False
+            "MODEL",
+            "A run folder, a .safetensors file, or the name of a built-in model. Several runs with --plot.",
+            show_default=False,
         ),
     ] = None,
     *,
+    plot: Annotated[bool, option("--plot", "Plot", "Draw the training curves of the runs.")] = False,
+    out: Annotated[str, path_option("-o --out FILE.png", "Plot", "The plot.")] = "curves.png",
     calibrate: Annotated[
         bool, option("--calibrate", "Calibration", "Calibrate densities and scores, and save them in the model.")
     ] = False,
@@ -42,13 +47,21 @@ def info(
     machine: Machine,
     say: Output,
 ) -> None:
-    """Describe a model; without a name, list the runs.
+    """Describe a model; without a name, list the runs. With --plot, draw training curves.
 
     Example:
       vpfb info
       vpfb info runs/001-imgs
+      vpfb info --plot runs/001-imgs runs/002-imgs -o curves.png
       vpfb info --calibrate runs/001-imgs
     """
+    models = models or []
+    if plot:
+        _plot(say, models, out)
+        return
+    if len(models) > 1:
+        raise ConfigError(f"{len(models)} models were named", hint="name one, or draw several runs with --plot")
+    model = models[0] if models else None
     if data is not None and not calibrate:
         raise ConfigError(f"--data {data} names images to calibrate on", hint="add --calibrate")
     if model is None and not calibrate:
@@ -97,6 +110,34 @@ def _entry(run: Run) -> dict[str, Any]:
         "step": status.get("step"),
         "val_residual": figures.get("val_residual"),
     }
+
+
+# --- training curves --------------------------------------------------------------------------------------------------
+
+
+def _plot(say: Output, models: list[str], out: str) -> None:
+    """Draw the curves of runs, or of the newest run if none is named."""
+    runs = [_run(name) for name in models] or list_runs()[:1]
+    if not runs:
+        raise CheckpointError("no run under ./runs", hint="begin one with: vpfb train --data DIR")
+    require_file("-o", out, [".png"], {})
+    with signals.importing():
+        from vpfb_core.machine.files import write_bytes
+        from vpfb_core.uses.plotting.curves import curves
+    logs = {str(run.path): run_log.read(run.log) for run in runs}
+    for name, log in logs.items():
+        if not log.get("step"):
+            raise CheckpointError(f"{name} has no readable log.csv", hint="name a run that has begun to train")
+    write_bytes(Path(out), curves(logs))
+    say.result({"output": out, "runs": list(logs)}, out)
+
+
+def _run(name: str) -> Run:
+    path = Path(name)
+    run = Run(path.parent if path.is_file() else path)
+    if not run.exists():
+        raise CheckpointError(f"no run {name!r}", hint="vpfb info lists the runs")
+    return run
 
 
 # --- one model --------------------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ def train(
     init: Annotated[str | None, path_option("--init MODEL", RUN, "Start from the weights of this model; sizes and classes must fit.", show_default="random weights")] = None,
     save_every: Annotated[int | None, option("--save-every STEPS", RUN, "Number of steps between saves.", show_default="once per minute")] = None,
     sample_every: Annotated[int | None, option("--sample-every STEPS", RUN, "Number of steps between sample grids and validations.", show_default="ten times per run")] = None,
+    log: Annotated[str, _choice("log", "--log NAME", RUN, "Files of the log: {}. tensorboard also writes TensorBoard events (extra tensorboard).")] = RUN_DEFAULTS.log,
     keep: Annotated[int, option("--keep N", RUN, "Number of earlier saved states that are kept.")] = RUN_DEFAULTS.keep,
     on_nonfinite: Annotated[str, _choice("on_nonfinite", "--on-nonfinite NAME", RUN, "Action after a loss or gradient that is not finite: {}.")] = RUN_DEFAULTS.on_nonfinite,
     dry_run: Annotated[bool, option("--dry-run", RUN, "Show the settings, the number of parameters and the memory, and exit.")] = False,
@@ -240,5 +241,6 @@ def _show_result(say: Output, plan: Plan, result: Result) -> None:
     }  # fmt: skip
     steps = counted(result.step, "step")
     say.note(f"{steps} in {duration(result.seconds)}, validation residual {result.val_residual:.4f}")
+    say.note(f"pictures: samples in {result.run.samples}, training curves in {result.run.curves}")
     say.note(f"next: vpfb sample -m {typed_model(result.run.path)} -n 64 -o grid.png")
     say.result(document, str(result.run.path))

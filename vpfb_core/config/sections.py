@@ -73,6 +73,10 @@ class RunSettings(Settings):
     sample_every: int | None = setting(
         None, help="Steps between sample grids and validations.", low=1, high=1e9, operational=True
     )
+    log: str = setting(
+        "csv", help="Files of the log: log.csv, or also TensorBoard events.", choices=("csv", "tensorboard"),
+        operational=True,
+    )  # fmt: skip
     keep: int = setting(1, help="Number of earlier saved states that are kept.", low=0, high=1000, operational=True)
     on_nonfinite: str = setting(
         "stop", help="Action after a loss or gradient that is not finite.", choices=("stop", "rollback"),

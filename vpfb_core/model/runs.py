@@ -58,6 +58,16 @@ class Run:
         return self.path / "log.csv"
 
     @property
+    def curves(self) -> Path:
+        """The plot of the log, as PNG."""
+        return self.path / "curves.png"
+
+    @property
+    def events(self) -> Path:
+        """The folder of the TensorBoard events. It exists only if they were asked for."""
+        return self.path / "tensorboard"
+
+    @property
     def samples(self) -> Path:
         """The folder of sample grids."""
         return self.path / "samples"

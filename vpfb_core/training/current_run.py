@@ -97,14 +97,27 @@ class CurrentRun:
 
     # --- measuring and saving -----------------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Validate the averaged weights and write a sample grid.
+    def check(self, *, finished: bool = False) -> None:
+        """Validate the averaged weights, and write a sample grid, a line of the log and the curves.
 
         The model is saved as the best one if its first validation figure is the lowest so far. Only the first process
-        does this.
+        writes, but all must call it.
+
+        Args:
+            finished: whether the last step is taken.
         """
-        if not self.group.first:
-            return
+        self.figures.read(self.counters.step)  # raises NotFiniteError before a model that is not finite is drawn from
+        if self.group.first:
+            self._measure()
+        self.log(cut_first=True)
+        if self.group.first:
+            drawing = self.record.draw_curves(finished=finished)
+            self.figures.leave_out(drawing)
+            self.clock.check_seconds += drawing
+        self.agenda.checked(self.counters.step)
+
+    def _measure(self) -> None:
+        """Validate the averaged weights and write a sample grid, and the model if it is the best one so far."""
         began, model = time.monotonic(), self.model()
         untrained = self.counters.step == 0 and self.config.run.init is None
         quick = untrained or not self.clock.leaves_time_for_a_check()
@@ -119,8 +132,9 @@ class CurrentRun:
         if math.isnan(self.best) or first < self.best:
             self.best = first
             model_file.save(self.model(), self.folder.best)
-        self.clock.check_seconds = (time.monotonic() - began) * self.checks.cost() / self.checks.cost(**effort)
-        self.agenda.checked(self.counters.step)
+        seconds = time.monotonic() - began
+        self.figures.leave_out(seconds)
+        self.clock.check_seconds = seconds * self.checks.cost() / self.checks.cost(**effort)
 
     def log(self, *, cut_first: bool = False) -> None:
         """Write a log line and begin the next one.

@@ -43,6 +43,10 @@ class Figures:
         self._losses.clear()
         self.line_began, self._first_step = time.monotonic(), step
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count a pause in the images per second of the current line of the log."""
+        self.line_began += seconds
+
     def add(self, figures: tuple[Tensor, Tensor]) -> None:
         """Add the loss and the gradient norm of a step, which are on the device."""
         self._unread.append(figures)
@@ -68,6 +72,8 @@ class Figures:
     def images_per_second(self, step: int) -> float:
         """The number of images per second since the current line of the log began."""
         since = time.monotonic() - self.line_began
+        if step == self._first_step:  # no step of this line is taken yet
+            return self._rate
         if since > 1 or not self._rate:  # over less than a second the rate would fluctuate
             self._rate = (step - self._first_step) * self.batch_size / max(since, 1e-9)
         return self._rate

@@ -84,7 +84,6 @@ def _begin(run: CurrentRun, damaged: tuple[Path, ...]) -> None:
         if (init := run.config.run.init) is not None:
             run.group.together(lambda: start_from(run.trainer, init))
         run.check()
-        run.log(cut_first=True)
         run.save("running")
     run.clock.begin_steps()
     run.agenda.checked(run.counters.step)
@@ -95,15 +94,14 @@ def _begin(run: CurrentRun, damaged: tuple[Path, ...]) -> None:
 
 def _do_what_is_due(run: CurrentRun, due: Due) -> Result | None:
     """Log, check and save if they are due. Returns the result if the run was asked to stop, and otherwise None."""
-    if due.log:
+    if due.check and not due.stop:
+        run.check()
+    elif due.log:
         run.figures.read(run.counters.step)
         run.log()
     if due.stop:
         run.save("interrupted")
         return run.result("interrupted", run.model())
-    if due.check:
-        run.figures.read(run.counters.step)  # raises NotFiniteError before a model that is not finite is drawn from
-        run.check()
     if due.save:
         run.save("running")
     return None
@@ -178,8 +176,7 @@ def _finish(run: CurrentRun) -> Result:
             f"the time budget of {run.config.optimiser.time_budget:g} s was over before the first step",
             hint="use a longer --time-budget, or a smaller --preset or --size",
         )
-    run.check()
-    run.log(cut_first=True)
+    run.check(finished=True)
     run.save("running")  # so that the weights are not lost if the calibration fails
     model = run.model()
     run.report(calibrating=True)

@@ -17,7 +17,7 @@ from vpfb_core.machine.devices import resolve_device
 from vpfb_core.machine.limits import require_threads
 from vpfb_core.methods.base import DataShape, Method
 from vpfb_core.model.runs import Run
-from vpfb_core.training import continuation, presets
+from vpfb_core.training import continuation, presets, tensorboard
 
 COPIES = 5  # float32 values per parameter in training: the weight, its gradient, its average and Adam's two moments
 
@@ -71,6 +71,8 @@ def prepare(config: TrainConfig) -> Plan:
     """
     require_threads(config.machine.threads)
     require_threads(config.machine.workers, "workers")
+    if config.run.log == "tensorboard":
+        tensorboard.require()
     group = distributed.group()
     begun = group.from_first(lambda: continuation.find(config, _fingerprint))
     config = begun.config

@@ -1,7 +1,8 @@
-"""The files of a run folder: settings, log, sample grids, state, model and card. One process writes them."""
+"""The files of a run folder: settings, log, curves, sample grids, state, model and card. One process writes them."""
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,14 +22,17 @@ from vpfb_core.machine.files import clear_leftovers, write_bytes
 from vpfb_core.machine.launch import place
 from vpfb_core.machine.open_folder import OpenFolder
 from vpfb_core.methods.base import Field
-from vpfb_core.model import model_file, run_data
+from vpfb_core.model import model_file, run_data, run_log
 from vpfb_core.model.runs import Run, new_run
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.training import log
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.progress import Progress
 from vpfb_core.training.state import Counters, save_state, set_aside, write_status
+from vpfb_core.training.tensorboard import Events
 from vpfb_core.uses.pictures import png, tile
+from vpfb_core.uses.plotting.curves import curves
+
+DRAWING_SHARE = 20  # the shortest time between drawings of the curves, as a multiple of the duration of one
 
 
 def new_folder(config: TrainConfig) -> Run:
@@ -65,9 +69,11 @@ class Record:
         self._open = OpenFolder(folder.path) if place().first else None  # the other processes may not even see it
         self.fingerprint = self.plan.images.fingerprint()
         self._place = run_data.place(self.plan.config.data.source, folder)
-        self.columns = log.columns([f"val_{name}" for name in self.plan.method.figures])
+        self.columns = run_log.columns([f"val_{name}" for name in self.plan.method.figures])
         self.saved: Counters | None = None
         self.saved_at, self.save_seconds = time.monotonic(), 0.0
+        self._drawn_at, self._drawing_seconds = -math.inf, 0.0
+        self._events: Events | None = None
 
     @property
     def folder(self) -> Run:
@@ -75,7 +81,9 @@ class Record:
         return self._run if self._open is None else Run(self._open.path())
 
     def close(self) -> None:
-        """Close the run folder."""
+        """Close the run folder and the TensorBoard events."""
+        if self._events is not None:
+            self._events.close()
         if self._open is not None:
             self._open.close()
 
@@ -91,6 +99,8 @@ class Record:
             clear_leftovers(folder)
         write_bytes(self.folder.config, to_toml(self._kept_config()).encode())
         self.cut_log(counters.step)
+        if self.plan.config.run.log == "tensorboard":
+            self._events = Events(self.folder.events, counters.step)
         self.status("running", counters)
         self.saved_at = time.monotonic()
 
@@ -103,15 +113,37 @@ class Record:
         """
         if cut_first:
             self.cut_log(progress.step - 1)
-        log.append(self.folder.log, self.columns, progress.row())
+        run_log.append(self.folder.log, self.columns, progress.row())
+        if self._events is not None:
+            self._events.line(progress.step, progress.row())
 
     def cut_log(self, step: int) -> None:
         """Remove the lines of the log after `step`."""
-        log.cut(self.folder.log, self.columns, step)
+        run_log.cut(self.folder.log, self.columns, step)
 
     def grid(self, step: int, images: Tensor) -> None:
         """Write images (N, C, H, W) as a sample grid."""
-        write_bytes(self.folder.samples / f"step-{step:07d}.png", png(tile(images)))
+        grid = tile(images)
+        write_bytes(self.folder.samples / f"step-{step:07d}.png", png(grid))
+        if self._events is not None:
+            self._events.grid(step, grid)
+
+    def draw_curves(self, *, finished: bool) -> float:
+        """Draw the log, if there are two lines to draw and the last drawing was long enough ago.
+
+        Args:
+            finished: whether the run is finished. The curves are then drawn at any rate.
+        Returns:
+            The duration in seconds.
+        """
+        began, log = time.monotonic(), run_log.read(self.folder.log)
+        rested = began - self._drawn_at >= DRAWING_SHARE * self._drawing_seconds
+        if len(log.get("step", ())) < 2 or not (rested or finished):
+            return 0.0
+        write_bytes(self.folder.curves, curves({self.folder.path.name: log}))
+        self._drawn_at = time.monotonic()
+        self._drawing_seconds = self._drawn_at - began
+        return self._drawing_seconds
 
     def status(self, status: str, counters: Counters) -> None:
         """Write the status of the run."""

@@ -12,7 +12,8 @@ from vpfb_core import data
 from vpfb_core.data.listing import list_images
 from vpfb_core.data.own_files import is_own_picture
 from vpfb_core.errors import DataError
-from vpfb_core.uses import pictures, plots
+from vpfb_core.uses import pictures
+from vpfb_core.uses.plotting.histogram import histogram
 
 
 def draw(count: int = 4) -> torch.Tensor:
@@ -44,7 +45,7 @@ def test_pictures_that_vpfb_wrote_are_left_out_among_others_whatever_their_names
     if name.endswith(".gif"):
         content = pictures.gif(draw())
     elif name == "plot.png":
-        content = plots.histogram(torch.rand(20), torch.rand(20), names=("a", "b"), axis="energy", title="t")
+        content = histogram(torch.rand(20), torch.rand(20), names=("a", "b"), axis="energy", title="t")
     else:
         content = pictures.png(pictures.tile(draw()))
     (tmp_path / name).write_bytes(content)

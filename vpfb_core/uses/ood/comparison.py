@@ -19,10 +19,10 @@ from vpfb_core.machine import distributed
 from vpfb_core.machine.csv_files import csv_table
 from vpfb_core.machine.file_names import label
 from vpfb_core.machine.files import write_bytes
-from vpfb_core.uses import plots
 from vpfb_core.uses.ood.detection import Detection, compare
 from vpfb_core.uses.ood.scores import DEFAULT_BATCH, SCORES, score
 from vpfb_core.uses.ood.tables import cell, image_name
+from vpfb_core.uses.plotting.histogram import histogram
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
@@ -160,7 +160,7 @@ def write_report(folder: Path, document: Mapping[str, Any], sets: Sets, scores: 
     written = {folder / TABLE, folder / REPORT}
     for row in rows:
         labels = _label(inside), _label(row.out)
-        picture = plots.histogram(
+        picture = histogram(
             scores[inside, "in"][row.score],
             scores[row.out, "out"][row.score],
             names=labels,

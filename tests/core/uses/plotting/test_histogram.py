@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vpfb_core.uses import plots
+from vpfb_core.uses.plotting.figure import BLUE, VERMILION
+from vpfb_core.uses.plotting.histogram import histogram
 
 
 def drawn(in_scores: Tensor, out_scores: Tensor) -> np.ndarray:
     """The picture, (H, W, 3) in [0, 255]."""
-    content = plots.histogram(in_scores, out_scores, names=("in", "out"), axis="energy", title="in against out")
+    content = histogram(in_scores, out_scores, names=("in", "out"), axis="energy", title="in against out")
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
 
 
@@ -34,13 +35,13 @@ def columns_of(picture: np.ndarray, colour: str) -> np.ndarray:
 def test_higher_scores_stand_on_the_right() -> None:
     random = torch.Generator().manual_seed(0)
     picture = drawn(torch.randn(300, generator=random), torch.randn(300, generator=random) + 8)
-    assert columns_of(picture, plots.BLUE).mean() + 200 < columns_of(picture, plots.VERMILION).mean()
+    assert columns_of(picture, BLUE).mean() + 200 < columns_of(picture, VERMILION).mean()
 
 
 def test_extreme_scores_do_not_hide_the_shape_of_the_others() -> None:
     random = torch.Generator().manual_seed(0)
     picture = drawn(torch.randn(300, generator=random), torch.full((300,), 1e6))
-    inside = columns_of(picture, plots.BLUE)
+    inside = columns_of(picture, BLUE)
     assert inside.max() - inside.min() > picture.shape[1] / 12
 
 
@@ -66,4 +67,4 @@ def test_the_global_state_of_matplotlib_is_left_alone() -> None:
 @pytest.mark.parametrize("name", ["a$b$c", "cost $5", "$x^$", "a\\b", "100%"])
 def test_the_name_of_a_folder_is_no_formula(name: str) -> None:
     scores = torch.linspace(0, 1, 10)
-    assert plots.histogram(scores, scores, names=(name, name), axis="energy", title=name).startswith(b"\x89PNG")
+    assert histogram(scores, scores, names=(name, name), axis="energy", title=name).startswith(b"\x89PNG")

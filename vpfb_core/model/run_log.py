@@ -1,4 +1,4 @@
-"""The file log.csv, to which lines are appended and which is cut when a run is resumed."""
+"""The file log.csv of a run, to which lines are appended and which is cut when the run is resumed."""
 
 from __future__ import annotations
 
@@ -31,14 +31,38 @@ def append(path: Path, names: Sequence[str], figures: Mapping[str, float]) -> No
 
 def cut(path: Path, names: Sequence[str], step: int) -> None:
     """Remove the lines after `step`, since a run that was killed or rolled back repeats these steps."""
+    kept = [row for row in _rows(path)[1:] if _is_whole(row, names) and int(row[0]) <= step]
+    write_bytes(path, "".join(map(_line, [names, *kept])).encode("ascii"))
+
+
+def read(path: Path) -> dict[str, list[float]]:
+    """The columns of a log by name; {} if there is no readable log.
+
+    A figure that was left empty is NaN. Lines that are not whole, as a run in progress may be writing, are left out.
+    """
+    names, *rows = _rows(path) or [[]]
+    whole = [row for row in rows if _is_whole(row, names)]
+    return {name: [_number(row[column]) for row in whole] for column, name in enumerate(names)}
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The cells of all lines; [] if the file cannot be read."""
     try:
         with path.open(encoding="ascii", newline="") as file:
-            rows = list(csv.reader(file))[1:]
+            return list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error):
-        rows = []
-    whole = (row for row in rows if len(row) == len(names) and re.fullmatch(r"\d{1,18}", row[0]))
-    kept = [row for row in whole if int(row[0]) <= step]
-    write_bytes(path, "".join(map(_line, [names, *kept])).encode("ascii"))
+        return []
+
+
+def _is_whole(row: Sequence[str], names: Sequence[str]) -> bool:
+    return len(row) == len(names) and re.fullmatch(r"\d{1,18}", row[0]) is not None
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
 
 
 def _line(cells: Iterable[str]) -> str:

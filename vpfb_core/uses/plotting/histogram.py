@@ -1,22 +1,18 @@
-"""Plots as PNG files. matplotlib is imported only when a plot is drawn, and its global state is not changed."""
+"""Histograms of a score on two sets."""
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from vpfb_core.data.own_files import KEYWORD, OURS
+from vpfb_core.uses.plotting.figure import BLUE, VERMILION, figure, literal, plain, png
 
-# Colours of Okabe and Ito, which colour-blind people can distinguish; in grey print, fill and hatching differ.
-BLUE, VERMILION = "#0072B2", "#D55E00"
 BINS = 40
 # The axis extends on either side of the median by at most this many times the range of the in-distribution scores, so
 # that extreme outliers do not squeeze these scores into one bar.
 REACH = 12
-_INCHES, _DPI = (6.4, 4.0), 130
 
 
 def histogram(in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], axis: str, title: str) -> bytes:
@@ -31,11 +27,8 @@ def histogram(in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], 
     Returns:
         The content of a PNG file.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
-    axes = figure.add_subplot()
+    drawn = figure(6.4, 4.0)
+    axes = plain(drawn.add_subplot())
     low, high = _range(in_scores.numpy(), out_scores.numpy())
     edges = np.linspace(low, high, BINS + 1)
     styles: tuple[dict[str, Any], ...] = (
@@ -50,14 +43,10 @@ def histogram(in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], 
     note = "\nscores beyond the axis are counted in its outermost bars" if beyond else ""
     axes.set_xlabel(f"{axis}  (higher = more out-of-distribution){note}")
     axes.set_ylabel("density")
-    axes.set_title(title, parse_math=False)  # a $ in the name of a folder is no formula
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title)
     axes.margins(x=0)
-    for text in axes.legend(frameon=False).get_texts():
-        text.set_parse_math(False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={KEYWORD: OURS})
-    return buffer.getvalue()
+    literal([axes.title, *axes.legend(frameon=False).get_texts()])
+    return png(drawn)
 
 
 def _range(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[float, float]:
