@@ -21,6 +21,7 @@ import pytest
 import torch
 import torch._dynamo  # torch imports it when an optimiser is made, which must not happen while torch is changed
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 
 CODE = "vpfb_core"  # waits are attributed to the innermost function of this package
 FACTORIES = (
@@ -126,6 +127,9 @@ class OnGPU(torch.Tensor):
         gpu = next(iter(outer.values())).gpu
         _check(gpu, func, args, kwargs, strangers)
         result = func(*inner_args, **inner_kwargs)
+        if torch.Tag.inplace_view in func.tags:  # such as `unsqueeze_`: what is outside takes the same shape
+            with no_dispatch():
+                func(*args, **kwargs)
 
         def back(value: Any) -> Any:  # what an operation changes in place is returned as it came
             if isinstance(value, Tensor):

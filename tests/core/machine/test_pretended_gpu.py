@@ -57,6 +57,17 @@ def test_waits_are_noticed(
     assert len(waited) == waits
 
 
+@pytest.mark.parametrize("change", [lambda x: x.unsqueeze_(1), lambda x: x.t_(), lambda x: x[:1].squeeze_(0)])
+def test_a_tensor_whose_shape_is_changed_in_place_shows_its_new_shape(
+    change: Callable[[torch.Tensor], torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = change(torch.arange(6.0).view(2, 3))
+    with pretend("cuda", monkeypatch) as gpu:
+        found = change(torch.arange(6.0, device=gpu.device).view(2, 3))
+        assert (found.shape, found.stride()) == (expected.shape, expected.stride())
+        assert torch.equal(found.cpu(), expected)
+
+
 def test_mps_has_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     with pretend("mps", monkeypatch) as gpu:
         x = torch.ones(3, device=gpu.device)
