@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.api import Model
-from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.image_statistics import ImageStatistics
 
 COMPONENTS = 16
 BLOCKS = 16  # of the jackknife
@@ -25,7 +25,7 @@ class Fidelity:
         truth: the converged samples, (N, …), on the CPU.
     """
 
-    statistics: Statistics
+    statistics: ImageStatistics
     mean: Tensor
     axes: Tensor  # (d, k)
     real: np.ndarray
@@ -64,7 +64,7 @@ class Fidelity:
 
     def _features(self, z: Tensor) -> np.ndarray:
         """Of the images that z is shown as, in their range."""
-        shown = self.statistics.standardise(self.statistics.to_images(z)).flatten(1).double()
+        shown = self.statistics.standardise(self.statistics.restore(z)).flatten(1).double()
         features: np.ndarray = ((shown - self.mean) @ self.axes).numpy()
         return features
 

@@ -11,8 +11,8 @@ from problems import STD, ExactNetwork, Mixture
 from torch import Tensor, nn
 
 from vpfb_core.api import Model
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT, Homotopy
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
@@ -95,7 +95,7 @@ def exact_model(
     normaliser = Normaliser(dimension, noise, constants)
     return vpfb_model(
         potential,
-        statistics=Statistics((0.5,), 0.05),
+        statistics=ImageStatistics((0.5,), 0.05),
         shape=(1, 1, dimension),
         groups=groups,
         normaliser=normaliser,

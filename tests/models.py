@@ -10,6 +10,7 @@ import pytest
 from torch import Tensor
 
 from vpfb_core.api import Model
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.base import Calibration
@@ -23,13 +24,13 @@ from vpfb_core.model.trained import TrainedModel
 def count_checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list of the numbers of images that models are asked to check, which grows with every check."""
     checked: list[int] = []
-    honest = TrainedModel.require_images
+    honest = TrainedModel.require_values
 
     def counted(model: TrainedModel, images: Tensor) -> None:
         checked.append(len(images))
         honest(model, images)
 
-    monkeypatch.setattr(TrainedModel, "require_images", counted)
+    monkeypatch.setattr(TrainedModel, "require_values", counted)
     return checked
 
 
@@ -37,7 +38,7 @@ def vpfb_model(
     potential: Potential,
     *,
     network: Mapping[str, Any] | None = None,
-    statistics: Statistics = Statistics((0.5,), 0.25),
+    statistics: Statistics = ImageStatistics((0.5,), 0.25),
     shape: tuple[int, ...] = (1, 8, 8),
     groups: tuple[ConditionGroup, ...] = (),
     about: Mapping[str, Any] | None = None,

@@ -10,7 +10,7 @@ from models import vpfb_model
 from torch import Tensor, nn
 
 from vpfb_core.api import Model
-from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 
@@ -44,7 +44,7 @@ def model_of(
 ) -> Model:
     """The model of data of mean 0.5 and deviation 0.1 whose network is this function."""
     potential = Potential(Function(function), OT(sigma_min=floor), 0.5)
-    return vpfb_model(potential, statistics=Statistics((0.5,) * shape[0], 0.1), shape=shape)
+    return vpfb_model(potential, statistics=ImageStatistics((0.5,) * shape[0], 0.1), shape=shape)
 
 
 def images_of(n: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Tensor:

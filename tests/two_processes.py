@@ -24,7 +24,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import methods
 from vpfb_core.data.batches import BatchesInMemory
-from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.errors import DataError
 from vpfb_core.machine import distributed
 from vpfb_core.methods.base import DataShape
@@ -55,11 +55,11 @@ def train(stop_after: int | None = None, **settings: Any) -> Result:
     return vpfb.train(config(**settings), should_stop=should_stop)
 
 
-class AsTheyAre(Statistics):
+class AsTheyAre(ImageStatistics):
     """Statistics of data that are standardised already, in float64."""
 
-    def standardise(self, images: Tensor) -> Tensor:
-        return images
+    def standardise(self, values: Tensor, device: torch.device | None = None) -> Tensor:  # noqa: ARG002
+        return values
 
 
 def gradients(name: str, micro_batch: int = BATCH) -> list[Tensor]:

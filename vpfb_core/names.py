@@ -51,7 +51,7 @@ NETWORKS: dict[str, str] = {
     "paper-unet": "vpfb_core.networks.paper:PaperUNet",
     "mlp": "vpfb_core.networks.mlp:MLP",
 }
-PRESETS = ("tiny", "small", "base", "paper", "celeba64")
+PRESETS = ("tiny", "small", "base", "paper", "celeba64", "mlp")
 SOLVERS = ("arc3", "euler", "midpoint", "heun", "rk4", "ab2", "ab3", "bosh3", "dopri5")
 SCORES = ("multiscale", "energy", "gradient", "typicality", "density", "likelihood")
 MCMC = ("none", "ula", "mala", "smc")

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from vpfb_core.errors import ConfigError
 
-_LONGEST_LIST, _LARGEST_ENTRY = 100, 2**20
+_LONGEST_LIST, _MOST_WORDS, _LARGEST_ENTRY = 100, 2**16, 2**20
 _LONGEST_SHOWN = 60  # characters of a value in a message
 _KINDS = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
 
@@ -151,7 +151,7 @@ def _converted(name: str, kind: Any, value: Any) -> Any:
     entry = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
     wrong = ConfigError(f"{name} = {shown(value)}: expected {_described(kind)}")
     if entry is not None:
-        if not isinstance(value, list | tuple) or len(value) > _LONGEST_LIST:
+        if not isinstance(value, list | tuple) or len(value) > (_MOST_WORDS if entry is str else _LONGEST_LIST):
             raise wrong
         if not all(type(item) is entry and (entry is str or 0 < item <= _LARGEST_ENTRY) for item in value):
             raise wrong
@@ -171,7 +171,7 @@ def _converted(name: str, kind: Any, value: Any) -> Any:
 
 
 def _described(kind: Any) -> str:
-    return _KINDS.get(kind, "a list of positive whole numbers")
+    return _KINDS.get(kind, "a list of words" if kind == tuple[str, ...] else "a list of positive whole numbers")
 
 
 def _is_text(value: str) -> bool:

@@ -12,8 +12,8 @@ from models import vpfb_model
 from PIL import Image, ImageSequence
 
 from vpfb_core import networks
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.solver import DEFAULT_NFE
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
@@ -39,7 +39,10 @@ def write_model(path: Path, classes: tuple[str, ...]) -> str:
             parameter.data += 0.05 * torch.randn_like(parameter)
     groups = (ConditionGroup("class", classes),) if classes else ()
     vpfb_model(
-        Potential(built, OT(sigma_min=0.01), 0.5), network=network, statistics=Statistics((0.5,), 0.15), groups=groups
+        Potential(built, OT(sigma_min=0.01), 0.5),
+        network=network,
+        statistics=ImageStatistics((0.5,), 0.15),
+        groups=groups,
     ).save(path)
     return str(path)
 

@@ -13,8 +13,8 @@ from models import vpfb_model
 from PIL import Image
 
 from vpfb_core import networks
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
@@ -31,7 +31,9 @@ def save(path: Path, groups: tuple[ConditionGroup, ...] = GROUPS, mean: float = 
     for parameter in built.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=draws)
     potential = Potential(built, OT(sigma_min=0.01), 0.5)
-    model = vpfb_model(potential, network=network, statistics=Statistics((mean,), 0.2), shape=(1, 6, 6), groups=groups)
+    model = vpfb_model(
+        potential, network=network, statistics=ImageStatistics((mean,), 0.2), shape=(1, 6, 6), groups=groups
+    )
     if calibrated:  # with constants that are as good as others
         noise = levels(potential)
         constants = Constants((-10.0,) * len(noise), (0.1,) * len(noise), 9)

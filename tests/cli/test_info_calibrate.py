@@ -15,8 +15,8 @@ import vpfb_core as vpfb
 from vpfb_cli.__main__ import run
 from vpfb_cli.app import build
 from vpfb_core import networks
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import calibration
@@ -34,7 +34,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(calibration, "IMAGES", 24)
     network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [10]}
     potential = Potential(networks.build(network), OT(sigma_min=0.04))
-    statistics = Statistics((0.3,), 0.37)
+    statistics = ImageStatistics((0.3,), 0.37)
     vpfb_model(potential, network=network, statistics=statistics, groups=TEN, about=ABOUT).save("model.safetensors")
     return tmp_path / "model.safetensors"
 

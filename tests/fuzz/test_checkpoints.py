@@ -21,8 +21,8 @@ from vpfb_cli.__main__ import run as run_command
 from vpfb_cli.app import build
 from vpfb_core import networks
 from vpfb_core.api import Model
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, SolverError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.methods.vpfb.homotopy import OT
@@ -48,7 +48,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     figures = Constants((-1.0, -2.0), (0.1, 0.1), 9)
     draws = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
     model = vpfb_model(
-        Potential(networks.build(network), OT(sigma_min=0.04)), network=network, statistics=Statistics((0.3,), 0.3),
+        Potential(networks.build(network), OT(sigma_min=0.04)), network=network,
+        statistics=ImageStatistics((0.3,), 0.3),
         groups=(ConditionGroup("class", ("a", "b", "c")),), about=ABOUT,
         normaliser=Normaliser(64, (1.0, 0.5), {(-1,): figures, (1,): figures}, (Anchor(1.0, 0.1, 0.2),), 0),
         reference=Reference((1.0, 0.5), 3.0, Neighbourhood.of(draws), None),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,6 +43,7 @@ LENGTH, METHOD, RUN = "Length and size", "Method", "Run"
 DATA_DEFAULTS, MACHINE_DEFAULTS, RUN_DEFAULTS = DataSettings(), MachineSettings(), RunSettings()
 
 
+_LISTS: dict[str, Callable[[str], list[str]]] = {"columns": lambda value: [name.strip() for name in value.split(",")]}
 CHOICES: dict[str, tuple[Any, ...]] = {
     field.name: field.metadata["choices"] for section in SECTIONS.values() for field in fields(section)
 } | {"method": tuple(names.METHODS), "objective": names.OBJECTIVES, "schedule": names.SCHEDULES}
@@ -56,10 +57,12 @@ def _choice(setting: str, usage: str, panel: str, help: str) -> Any:
 def train(
     ctx: typer.Context,
     *,
-    data: Annotated[str | None, path_option("--data DATA", DATA, "A folder of images, an .npz or .npy file, or a name (vpfb data lists the names).")] = None,
+    data: Annotated[str | None, path_option("--data DATA", DATA, "A folder of images, an array, a table of numbers (.csv, .tsv, .parquet, .npy), or a name (vpfb data lists the names).")] = None,
     size: Annotated[int | None, option("--size PIXELS", DATA, "Side of the images.", show_default="chosen from the data")] = None,
     channels: Annotated[int | None, option("--channels 1|3", DATA, "1 for grey, 3 for colour.", show_default="found from the data")] = None,
     conditional: Annotated[bool, option("--conditional", DATA, "Train with classes: labels, names of sub-folders, or attributes.csv.")] = DATA_DEFAULTS.conditional,
+    columns: Annotated[str | None, option("--columns a,b,c", DATA, "Columns of a table.", show_default="all that hold numbers")] = None,
+    label: Annotated[str | None, option("--label COLUMN", DATA, "Column of a table with the classes, for --conditional.")] = None,
     augment: Annotated[str, _choice("augment", "--augment NAME", DATA, "Random mirroring of images: {}. auto mirrors images where it makes sense.")] = DATA_DEFAULTS.augment,
     val_fraction: Annotated[float, option("--val-fraction SHARE", DATA, "Share of the images that is kept for validation.")] = DATA_DEFAULTS.val_fraction,
     access: DataAccess,
@@ -149,7 +152,7 @@ def _given_options(ctx: typer.Context) -> dict[str, Any]:
     """The settings among the options that were typed."""
     known = known_names()
     return {
-        name: str(value) if isinstance(value, Path) else value
+        name: _LISTS[name](value) if name in _LISTS else str(value) if isinstance(value, Path) else value
         for name, value in ctx.params.items()
         if name in known and (source := ctx.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
     }

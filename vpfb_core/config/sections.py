@@ -17,6 +17,8 @@ class DataSettings(Settings):
     size: int | None = setting(None, help="Side of the images in pixels.", low=4, high=1024)
     channels: int | None = setting(None, help="1 for grey, 3 for colour.", choices=(1, 3))
     conditional: bool = setting(False, help="Train with classes.")
+    columns: tuple[str, ...] | None = setting(None, help="Columns of a table that are learned.")
+    label: str | None = setting(None, help="Column of a table with the classes.")
     augment: str = setting("auto", help="Random mirroring of images.", choices=("auto", "none", "flip"))
     val_fraction: float = setting(0.1, help="Share of the data that is kept for validation.", low=0, high=0.9)
     data_root: str | None = setting(None, help="Folder of the data sets that are known by name.", operational=True)

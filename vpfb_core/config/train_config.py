@@ -69,7 +69,7 @@ class TrainConfig:
 
     Args:
         settings: settings by name, such as lr=1e-3, or whole sections as dictionaries. Names with a section, such as
-            "optimiser.lr", can be given through `of`.
+            "optimiser.lr", can be given through `of`. `data` may also be an array, a tensor or a set (`held.hold`).
     Raises:
         ConfigError: a setting is unknown (the hint suggests the nearest one), or a value does not fit.
     """
@@ -149,8 +149,17 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
+def _source(value: Any) -> Any:
+    """The name of data: a name or a path, or the name of data that the program holds in memory."""
+    if isinstance(value, str) or value is None:
+        return parse_path(value) if value else value
+    from vpfb_core.data import held  # here, since it imports torch
+
+    return held.hold(value)
+
+
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "optimiser.time_budget": parse_duration,
-    "data.source": lambda value: parse_path(value) if value else value,
+    "data.source": _source,
     **dict.fromkeys(("data.data_root", "run.init", "run.out", "run.resume"), parse_path),
 }

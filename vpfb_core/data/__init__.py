@@ -1,16 +1,18 @@
-"""Data for training and comparison: a named set, a folder, an image or an array file.
+"""Data for training and comparison: a named set, a folder, an image, an array or a table.
 
-All of them implement one protocol, `Source`. `ImageSet` holds its images in memory as uint8, and `StreamedSet` leaves
-those of a very large folder on disk.
+All of them implement one protocol, `Source`. `ImageSet` holds its images in memory as uint8, `StreamedSet` leaves those
+of a very large folder on disk, and `Table` holds rows of numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vpfb_core.data.catalogue import SETS, canonical, resolve, split_off
 from vpfb_core.data.images import ImageSet
+from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.quality import remarks
@@ -18,16 +20,20 @@ from vpfb_core.data.source import ConditionGroup, Source
 from vpfb_core.data.splits import split
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.data.streaming import StreamedSet
+from vpfb_core.data.table import Table
+from vpfb_core.errors import ConfigError
 
 __all__ = [
     "SETS",
     "ConditionGroup",
     "ImageSet",
+    "InMemory",
     "LoadOptions",
     "NamedSet",
     "Source",
     "Statistics",
     "StreamedSet",
+    "Table",
     "canonical",
     "find",
     "load",
@@ -47,13 +53,15 @@ def load(
     download: bool = True,
     split: str | None = None,
     limit: int | None = None,
-) -> ImageSet:
-    """Load images from any kind of source into memory.
+    columns: Sequence[str] | None = None,
+    label: str | None = None,
+) -> InMemory:
+    """Load data from any kind of source into memory: images (`ImageSet`) or a table of numbers (`Table`).
 
     Args:
         source: a name in `SETS`, NAME:train or NAME:test for one split, shuffled:SOURCE, a folder, DIR:train, DIR:val
-            or DIR:test for one part of it, an image file, or an .npy or .npz file.
-        size: the side in pixels; None chooses it (`framing.choose_size`).
+            or DIR:test for one part of it, an image file, an .npy or .npz file, or a table (.csv, .tsv or .parquet).
+        size: the side of images in pixels; None chooses it (`framing.choose_size`).
         max_size: the largest side that may be chosen; None is 256.
         channels: 1 is grey, 3 is colour; None follows the images.
         conditional: whether classes or attributes are read as well.
@@ -63,32 +71,48 @@ def load(
         download: whether a missing set may be downloaded.
         split: "train", "val" or "test", if the source has such parts and does not name one; None is "train". "all"
             takes a folder as it is, even if it is divided.
-        limit: the largest number of images, which are a fixed random choice.
+        limit: the largest number of data, which are a fixed random choice.
+        columns: the columns of a table; None takes all that hold numbers.
+        label: the column of a table with the classes.
     Raises:
         DataError: there is no such source, or it cannot be read.
-        ConfigError: an option is out of its range.
+        ConfigError: an option is out of its range, or is for another kind of data.
     """
-    return find(
-        source, LoadOptions(size, max_size, channels, conditional, workers, root, download, split, limit)
-    ).in_memory()
+    options = LoadOptions(
+        size, max_size, channels, conditional, workers, root, download, split, limit,
+        columns=None if columns is None else tuple(columns), label=label,
+    )  # fmt: skip
+    return find(source, options).in_memory()
 
 
 def find(source: str, options: LoadOptions) -> Source:
-    """The images of `load`. With `options.stream`, those of a very large folder stay on disk (`StreamedSet`).
+    """The data of `load`. With `options.stream`, those of a very large folder stay on disk (`StreamedSet`).
 
     Raises:
         DataError: there is no such source, or it cannot be read.
+        ConfigError: an option is for another kind of data.
     """
     images = resolve(source)(options)
+    _refuse_options_of_others(images, options)
     notes = images.notes
     if options.limit is not None and len(images) > options.limit:
         images = images.subset(options.rows(len(images)))
     if len(images) == options.limit:
         notes += (f"limited to {options.limit:,} of them, a fixed choice",)
-    elif len(images) == 1:
+    elif len(images) == 1 and images.fewest == 1:
         notes += ("a single image: a model trained on it learns to reproduce that image and nothing else",)
     if canonical(source) not in SETS:
         notes += remarks(images)
     elif (path := Path(split_off(source)[0])).exists():
         notes += (f"'{path}' is the data set of that name; './{path}' is the folder or file",)
     return replace(images, name=source, notes=notes)
+
+
+def _refuse_options_of_others(found: Source, options: LoadOptions) -> None:
+    """Raise ConfigError if an option is given that only other kinds of data have."""
+    given = {name for name in ("size", "channels", "columns", "label") if getattr(options, name) is not None}
+    if unfit := sorted(given - found.takes):
+        raise ConfigError(
+            f"'{found.name}' holds {found.noun}, which have no {' and no '.join(unfit)}",
+            hint=f"leave {' and '.join(unfit)} out, or name data and a model of one kind",
+        )

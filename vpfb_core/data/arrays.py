@@ -1,4 +1,4 @@
-"""`.npy` and `.npz` files of uint8 images (N, H, W[, C]) as an `ImageSet`.
+"""`.npy` and `.npz` files of uint8 images (N, H, W[, C]) as an `ImageSet`, and `.npy` files of rows as a `Table`.
 
 The claims of a header are checked before memory is allocated; pickles are never opened.
 """
@@ -21,6 +21,8 @@ from vpfb_core.data.labelling import listed
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.stacking import stack_array
+from vpfb_core.data.table import Table
+from vpfb_core.data.table_loading import table_of_array
 from vpfb_core.errors import DataError
 
 _LARGEST_HEADER = 10_000  # bytes, numpy's own limit
@@ -28,8 +30,10 @@ ENDINGS = frozenset({".npy", ".npz"})
 _SHAPE = "images are uint8 arrays of shape (N, H, W) or (N, H, W, C) with C = 1, 3 or 4"
 
 
-def load_arrays(path: Path, options: LoadOptions) -> ImageSet:
+def load_arrays(path: Path, options: LoadOptions) -> ImageSet | Table:
     """The images of an .npy file, or of an .npz file with `images` (or a single array), `labels` and `classes`.
+
+    An .npy file of numbers (N, d) is a table, unless they are uint8, which may be a single image.
 
     `labels` is (N,) integers, −1 where unknown. They are positions in `classes`, an array of names, if the file has
     one; otherwise the classes are the numbers that occur.
@@ -39,6 +43,8 @@ def load_arrays(path: Path, options: LoadOptions) -> ImageSet:
             `conditional`.
     """
     arrays = read_arrays(path)
+    if path.suffix.lower() == ".npy" and arrays["images"].ndim == 2 and arrays["images"].dtype != np.uint8:
+        return table_of_array(str(path), arrays["images"], options)
     pixels = _images(path, arrays)
     rows = options.rows(len(pixels))
     labels: torch.Tensor | None = None

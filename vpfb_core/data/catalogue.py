@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from vpfb_core.data import arrays, decoding, folder, sets
+from vpfb_core.data import arrays, decoding, folder, held, sets, table_files, table_loading
 from vpfb_core.data.divisions import division_of, part_of_name, sub_folder_of_part
-from vpfb_core.data.images import ImageSet
+from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.load_options import SPLITS, LoadOptions
 from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import Source
@@ -60,6 +60,8 @@ def resolve(source: str) -> Loader:
         raise DataError(f"'{source}' names no set to shuffle", hint=f"for example {SHUFFLED}mnist")
     if source.startswith(SHUFFLED):
         return partial(_load_shuffled, resolve(source.removeprefix(SHUFFLED)))
+    if held.is_held(source):
+        return partial(held.held, source)
     name, split = split_off(source)
     if (known := ALIASES.get(name, name)) in SETS and split in (None, *SPLITS):
         return partial(_load_named, SETS[known], split)
@@ -164,14 +166,20 @@ def _fixed_part(entry: NamedSet, split: str, options: LoadOptions) -> Source:
     )
 
 
-def _load_shuffled(load: Loader, options: LoadOptions) -> ImageSet:
-    """The images of another source, the pixels of each in a random order of its own: same colours, no structure."""
+def _load_shuffled(load: Loader, options: LoadOptions) -> InMemory:
+    """The images of another source, the pixels of each in a random order of its own: same colours, no structure.
+
+    Raises:
+        DataError: the source is a table, whose columns have different meanings.
+    """
     original = load(options).in_memory()
-    images = original.images.clone()
+    if original.data.ndim != 4:
+        raise DataError(f"'{original.name}' holds {original.noun}, and {SHUFFLED}NAME is for images")
+    images = original.data.clone()
     for i, image in enumerate(images):
         pixels = image.flatten(1)
         pixels[:] = pixels[:, torch.randperm(pixels.shape[1], generator=generator(0, "shuffled", i))]
-    return replace(original, images=images, notes=(*original.notes, "the pixels of each image are shuffled"))
+    return replace(original, data=images, notes=(*original.notes, "the pixels of each image are shuffled"))
 
 
 def _path_loader(path: Path) -> Loader:
@@ -182,8 +190,10 @@ def _path_loader(path: Path) -> Loader:
         return partial(arrays.load_arrays, path)
     if path.is_file() and ending in decoding.ENDINGS:
         return partial(folder.load_image_file, path)
+    if path.is_file() and ending in table_files.ENDINGS:
+        return partial(table_loading.load_table, path)
     raise DataError(
-        f"'{path}' is neither a folder, nor an image, .npy or .npz file",
+        f"'{path}' is neither a folder, nor an image, .npy, .npz, .csv, .tsv or .parquet file",
         hint="unpack an archive first and name its folder" if ending in (".zip", ".tar", ".gz", ".tgz") else None,
     )
 
@@ -222,5 +232,5 @@ def _unknown(source: str) -> DataError:
     guess = f"did you mean '{near[0]}'? " if near else ""
     return DataError(
         f"no data set, folder or file named '{source}'",
-        hint=f"{guess}data sets: {', '.join(names)}; or the path of a folder of images, an image, .npy or .npz",
+        hint=f"{guess}data sets: {', '.join(names)}; or the path of a folder of images, an image, an array or a table",
     )

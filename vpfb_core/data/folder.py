@@ -186,7 +186,7 @@ def _decode(root: Path, found: Listing, labels: Labels | None, options: LoadOpti
     kept = [files[i] for i in taken.kept]
     images = ImageSet(
         name=str(root),
-        images=taken.images,
+        data=taken.images,
         labels=None if labels is None else labels.labels[list(taken.kept)],
         groups=() if labels is None else labels.groups,
         flips=True,

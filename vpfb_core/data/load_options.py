@@ -19,11 +19,13 @@ PARTS = ("train", "val", "test", "all")  # of a folder
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """The options of `vpfb_core.data.load`, and two options for training.
+    """The options of `vpfb_core.data.load`, and more for training and for tables.
 
     Attributes:
         stream: whether a very large folder may be streamed.
         validation: whether the training part of a divided folder includes its validation data, which are held out.
+        columns: the columns of a table, in this order; None chooses them.
+        label: the column of a table with the classes; None if it has none.
     Raises:
         ConfigError: a value is out of its range.
     """
@@ -39,6 +41,8 @@ class LoadOptions:
     limit: int | None = None
     stream: bool = False
     validation: bool = False
+    columns: tuple[str, ...] | None = None
+    label: str | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and not 4 <= self.size <= MAX_SIZE:

@@ -18,8 +18,8 @@ class NamedSet:
         name: the name that users type.
         summary: one line that says what it is.
         load: the function that loads it.
-        images: the number of images in its training split; None if it is not fixed.
-        shape: the shape (C, H, W) of its images; None if they differ.
+        images: the number of data in its training split; None if it is not fixed.
+        shape: the shape (C, H, W) of its images, or (d,) of its rows; None if they differ.
         classes: the names of its classes, () if it has none; None if only its files contain them.
         files: its files, if it has splits for training and test; None for a set that is part of the package and has no
             splits.
@@ -31,7 +31,7 @@ class NamedSet:
     summary: str
     load: Callable[[LoadOptions], Source]
     images: int | None = None
-    shape: tuple[int, int, int] | None = None
+    shape: tuple[int, ...] | None = None
     classes: tuple[str, ...] | None = None
     files: Files | None = None
     aliases: tuple[str, ...] = ()

@@ -70,7 +70,7 @@ def _of_classes(source: Source) -> list[str]:
     named = listed([f"{name} ({count})" for name, count in few], 12)
     classes = f"{len(few)} class{'' if len(few) == 1 else 'es'}"
     have = "has" if len(few) == 1 else "have"
-    return [f"{classes} {have} fewer than {FEW} images, at least one of which is used for training: {named}"]
+    return [f"{classes} {have} fewer than {FEW} {source.noun}, at least one of which is used for training: {named}"]
 
 
 def _extremes(images: Tensor) -> tuple[Tensor, Tensor]:

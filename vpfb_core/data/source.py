@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vpfb_core.data.images import ImageSet
+    from vpfb_core.data.in_memory import InMemory
+    from vpfb_core.data.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class Source(Protocol):
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    takes: ClassVar[frozenset[str]]  # the options of `LoadOptions` that are only for this kind of data
+    noun: ClassVar[str]  # what several data are called in messages, "images" or "rows"
+    fewest: ClassVar[int]  # the least number of data to train on
 
     @property
     def name(self) -> str:
@@ -116,6 +120,15 @@ class Source(Protocol):
         """The data from which statistics are computed, (M, *shape): all that may be trained on, or a fixed choice."""
         ...
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The settings of a run that were chosen from the data, such as the size of images."""
+        ...
+
+    def statistics(self) -> Statistics:
+        """The statistics of `sample`, with which the data are standardised."""
+        ...
+
     def __len__(self) -> int:
         """The number of data, N."""
         ...
@@ -124,7 +137,7 @@ class Source(Protocol):
         """A SHA-256 (hex) by which a resumed run recognises its data."""
         ...
 
-    def subset(self, rows: Tensor) -> ImageSet:
+    def subset(self, rows: Tensor) -> InMemory:
         """The data at `rows`, int64 (M,) or bool (N,), in memory and in that order. Unreadable files are left out.
 
         Raises:
@@ -132,7 +145,7 @@ class Source(Protocol):
         """
         ...
 
-    def in_memory(self) -> ImageSet:
+    def in_memory(self) -> InMemory:
         """All the data, in memory. Errors are those of `subset`."""
         ...
 
@@ -145,7 +158,7 @@ class Source(Protocol):
         """
         ...
 
-    def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: ImageSet) -> Batches:
+    def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: InMemory) -> Batches:
         """The training batches on a device.
 
         Args:

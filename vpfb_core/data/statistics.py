@@ -1,62 +1,122 @@
-"""The statistics that standardise data, computed once from the training images.
+"""The interface of what is specific to a kind of data: how its values become data of unit variance, and back.
 
-Every method works on data of mean 0 and standard deviation 1, whereas images are in [0, 1]. This module is the only one
-that converts between them.
+Every method works on data of mean 0 and standard deviation 1. Images are in [0, 1] and rows of a table are in the units
+of their columns. Only the classes of this interface convert between them, and everything else asks them about units,
+discrete values and the volume of a cell.
 """
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-LEVELS = 256  # grey levels of an image of uint8
-_PART = 2**26  # the largest number of values that are counted at once
+Draw = Callable[[], Tensor]  # draws from the uniform distribution on (-½, ½), like the values of a batch
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """The mean of each channel and one standard deviation of the training images, in units of [0, 1].
+class Statistics(ABC):
+    """The statistics of training data, with the conversion to unit variance.
 
-    All channels share one standard deviation, so that their covariance keeps its shape.
+    "Values" are data in the units of the public interface, (N, *shape).
+
+    Attributes:
+        kind: the kind of the data, "images" or "table".
+        noun: what several data are called in messages.
     """
 
-    mean: tuple[float, ...]
-    std: float
+    kind: ClassVar[str]
+    noun: ClassVar[str]
+
+    @abstractmethod
+    def standardise(self, values: Tensor, device: torch.device | None = None) -> Tensor:
+        """Data of mean 0 and standard deviation 1, float32 on a device (None: that of the values)."""
+
+    @abstractmethod
+    def restore(self, z: Tensor) -> Tensor:
+        """Values from standardised data z (…, *shape), such as an image file or a table contains."""
+
+    @abstractmethod
+    def public(self, values: Tensor) -> Tensor:
+        """The values in the form of `restore`."""
+
+    @abstractmethod
+    def dequantise(self, values: Tensor, seed: int, first: int = 0) -> Tensor:
+        """Values on the CPU in which each discrete one is drawn uniformly from its cell, so that they have a density.
+
+        Args:
+            values: the values.
+            seed: the seed of the draws, which for datum i depend only on (seed, i).
+            first: the index of the first datum.
+        """
+
+    @abstractmethod
+    def for_training(self, values: Tensor, draw: Draw) -> Tensor:
+        """The values that are learned.
+
+        Args:
+            values: the values.
+            draw: called for the draws of discrete values, if they are learned as values of a cell.
+        """
+
+    @property
+    @abstractmethod
+    def learned_width(self) -> float:
+        """The standard deviation of the draws of `dequantise` that training does not see, in standardised data."""
+
+    @abstractmethod
+    def log_volume(self, shape: tuple[int, ...]) -> float:
+        """log |dz/d values|, which is added to a log-density of standardised data for one of the values."""
+
+    @abstractmethod
+    def features(self, values: Tensor) -> Tensor:
+        """The values as vectors whose distances can be compared, (N, F)."""
+
+    @property
+    @abstractmethod
+    def unit(self) -> tuple[float, str]:
+        """The size of a standardised deviation of 1 in the unit in which blur is reported, and the name of the unit."""
+
+    @abstractmethod
+    def require(self, values: Tensor, shape: tuple[int, ...]) -> None:
+        """Raise ConfigError if these are not values of data of this shape. The message says what is expected."""
+
+    @abstractmethod
+    def require_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError if the statistics belong to data of another shape."""
+
+    @abstractmethod
+    def reading(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The options of `LoadOptions` that read other data like those of these statistics."""
+
+    @abstractmethod
+    def reading_in_words(self, shape: tuple[int, ...]) -> str:
+        """How other data are brought into the form of these statistics, for reports."""
+
+    def class_reading(self, groups: Sequence[str]) -> dict[str, Any]:
+        """The options of `LoadOptions` that read the classes of other data.
+
+        Args:
+            groups: the names of the condition groups.
+        """
+        del groups
+        return {"conditional": True}
+
+    @abstractmethod
+    def distance(self, other: Statistics) -> float:
+        """The largest difference of means and deviations, relative to the deviations; infinite for other data."""
+
+    @abstractmethod
+    def in_words(self) -> str:
+        """Mean and standard deviation for a message."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values from which `from_dict` returns these statistics."""
 
     @classmethod
-    def of(cls, images: Tensor) -> Statistics:
-        """The statistics of uint8 images (N, C, H, W).
-
-        They are computed from a histogram of each channel. Images without contrast get the deviation of one grey level.
-        """
-        channels = images.shape[1]
-        counts = torch.zeros(channels, LEVELS, dtype=torch.int64)
-        for part in images.split(max(1, _PART // images[0].numel())):
-            counts += torch.stack([part[:, c].flatten().bincount(minlength=LEVELS).cpu() for c in range(channels)])
-        grey = torch.arange(LEVELS, dtype=torch.float64)
-        mean = (counts * grey).sum(1) / counts.sum(1)  # the sums are whole numbers, and exact
-        squares = (counts * (grey - mean[:, None]).square()).sum()
-        std = max(float(squares / counts.sum()) ** 0.5, 1.0)
-        return cls(tuple((mean / 255).tolist()), std / 255)
-
-    def standardise(self, images: Tensor) -> Tensor:
-        """Data of mean 0 and standard deviation 1, float32, from images (N, C, H, W), uint8 or in [0, 1]."""
-        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        return (images - self._mean(images)) / self.std
-
-    def to_images(self, z: Tensor) -> Tensor:
-        """Images, float32 in [0, 1], from standardised data z (…, C, H, W)."""
-        return (z * self.std + self._mean(z)).clamp(0, 1)
-
-    def _mean(self, like: Tensor) -> Tensor:
-        """The means, (C, 1, 1), on the device of `like`."""
-        return _as_tensor(self.mean, like.device)[:, None, None]
-
-
-@functools.cache  # a copy to the device at every step would wait for it
-def _as_tensor(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float32, device=device)
+    @abstractmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Statistics:
+        """The statistics that `to_dict` described."""

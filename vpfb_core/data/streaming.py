@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from torch import Tensor
 from vpfb_core.data.batches import Batches, Order
 from vpfb_core.data.decoding import Header, UnreadableError, read_header, read_picture, warnings_silenced
 from vpfb_core.data.framing import MAX_BYTES, choose_size
-from vpfb_core.data.images import ImageSet, fingerprint_of
+from vpfb_core.data.image_statistics import ImageStatistics
+from vpfb_core.data.images import TAKES, ImageSet
+from vpfb_core.data.in_memory import InMemory, fingerprint_of
 from vpfb_core.data.labelling import Labels
 from vpfb_core.data.listing import Listing
 from vpfb_core.data.load_options import LoadOptions
@@ -53,6 +56,10 @@ class StreamedSet:
         held_out: the images to validate on, bool (N,), if the source determines them; None if they are chosen.
     """
 
+    takes: ClassVar[frozenset[str]] = TAKES
+    noun: ClassVar[str] = ImageSet.noun
+    fewest: ClassVar[int] = 1
+
     name: str
     reader: Reader
     sizes: tuple[int, ...]
@@ -83,6 +90,15 @@ class StreamedSet:
         """(file, reason) of each unreadable file that has been found so far. It grows while images are read."""
         return (*self.unlisted, *self.reader.unreadable)
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The size and the channels."""
+        return {"size": self.shape[-1], "channels": self.shape[0]}
+
+    def statistics(self) -> ImageStatistics:
+        """The statistics of `sample`."""
+        return ImageStatistics.of(self.sample)
+
     def in_memory(self) -> ImageSet:
         """All images that can be read."""
         return self.subset(torch.arange(len(self)))
@@ -101,7 +117,7 @@ class StreamedSet:
         images = np.stack(readable) if readable else np.empty((0, *self.shape), np.uint8)
         return ImageSet(
             name=self.name,
-            images=torch.from_numpy(images),
+            data=torch.from_numpy(images),
             labels=None if self.labels is None else self.labels[kept],
             groups=self.groups,
             flips=self.flips,
@@ -128,7 +144,7 @@ class StreamedSet:
                 remaining.hold_out([row])
         return torch.tensor(sorted(rows), dtype=torch.int64)
 
-    def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: ImageSet) -> Batches:
+    def batches(self, rows: Tensor, order: Order, device: torch.device, held_out: InMemory) -> Batches:
         """Batches of the images at `rows`, read a few steps ahead. Copies of held-out images are left out."""
         return StreamedBatches(
             self.reader,
@@ -136,7 +152,7 @@ class StreamedSet:
             rows=rows,
             order=order,
             device=device,
-            held_out=held_out.images,
+            held_out=held_out.data,
             workers=self.workers,
         )
 

@@ -57,6 +57,11 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def exact_device(device: torch.device) -> torch.device:
+    """The device, or the CPU in place of one that cannot compute in float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def place_network(network: nn.Module, device: torch.device) -> None:
     """Move a network to a device, in place.
 

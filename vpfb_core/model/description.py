@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vpfb_core.methods.base import Calibration
 
 LARGEST_SIDE = 2**16  # pixels
+TABLE = "table"  # the kind of a table; a description of statistics without a kind is that of images
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Description:
         method: the name of the method.
         settings: the settings of the method.
         network: the description of the network for `networks.build`.
-        mean, std: the statistics of the training data.
+        statistics: the description of the statistics of the training data for `data.kinds.read_statistics`.
         shape: the shape of a datum.
         groups: the name and the classes of each condition group.
         parameters: the number of parameters.
@@ -42,8 +43,7 @@ class Description:
     method: str
     settings: dict[str, Any]
     network: dict[str, Any]
-    mean: tuple[float, ...]
-    std: float
+    statistics: dict[str, Any]
     shape: tuple[int, ...]
     groups: tuple[tuple[str, tuple[str, ...]], ...]
     parameters: int
@@ -88,7 +88,7 @@ class Description:
 
     @classmethod
     def _parse(cls, document: dict[str, Any]) -> Description:
-        method, statistics = _mapping(document, "method"), _mapping(document, "statistics")
+        method = _mapping(document, "method")
         about = _mapping(document, "about")
         _check_about(about)
         shape = tuple(_count(side, "shape") for side in _list(document, "shape"))
@@ -103,16 +103,12 @@ class Description:
             groups.append((name, classes))
         network = _mapping(document, "network")
         _text(network.get("name"), "network")
-        std = _number(_value(statistics, "std"), "statistics")
-        if std <= 0:
-            raise _WrongFieldError("statistics")
         calibration = document.get("calibration")
         return cls(
             method=_text(method.get("name"), "method"),
             settings=_mapping(method, "settings"),
             network=network,
-            mean=tuple(_number(each, "statistics") for each in _list(statistics, "mean")),
-            std=std,
+            statistics=_statistics(document),
             shape=shape,
             groups=tuple(groups),
             parameters=_count(document.get("parameters"), "parameters"),
@@ -144,6 +140,29 @@ class _WrongFieldError(Exception):
 
     def __init__(self, name: str) -> None:
         super().__init__(repr(name))
+
+
+def _statistics(document: dict[str, Any]) -> dict[str, Any]:
+    """The statistics of images, or of a table, of which every column has each figure."""
+    statistics = _mapping(document, "statistics")
+    try:
+        mean, std = _list(statistics, "mean"), statistics.get("std")
+        numbers = [*mean, std]
+        if statistics.get("kind") == TABLE:
+            lists = [_list(statistics, name) for name in ("columns", "mean", "std", "step", "low", "high")]
+            if len({len(each) for each in lists}) != 1 or not all(isinstance(each, str) for each in lists[0]):
+                raise _WrongFieldError("statistics")
+            numbers = [number for figures in lists[1:] for number in figures]
+            std = min(lists[2], default=0)
+        elif "kind" in statistics:
+            raise _WrongFieldError("statistics")
+        for number in numbers:
+            _number(number, "statistics")
+    except _WrongFieldError:
+        raise _WrongFieldError("statistics") from None
+    if std <= 0:
+        raise _WrongFieldError("statistics")
+    return statistics
 
 
 def _check_about(about: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from vpfb_core import methods, networks
+from vpfb_core.data.kinds import read_statistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import container
 from vpfb_core.machine.devices import place_network, resolve_device
@@ -37,7 +37,7 @@ def save(model: TrainedModel, path: str | os.PathLike[str]) -> None:
     document = {
         "method": {"name": model.method.name, "settings": model.method.settings.to_dict()},
         "network": model.network,
-        "statistics": asdict(model.statistics),
+        "statistics": model.statistics.to_dict(),
         "shape": list(model.shape),
         "groups": [asdict(group) for group in model.groups],
         "parameters": model.parameter_count,
@@ -101,8 +101,8 @@ def _build(kind: type[Model], described: Description) -> Model:
     """The model of a description, without its tensors."""
     groups = tuple(ConditionGroup(*group) for group in described.groups)
     data = DataShape(described.shape, tuple(len(group.classes) for group in groups))
-    if len(described.mean) != data.shape[0]:
-        raise ValueError(f"data of shape {data.shape} do not have {len(described.mean)} means")
+    statistics = read_statistics(described.statistics)
+    statistics.require_shape(data.shape)
     networks.require_shape(described.network, data.shape, data.classes)
     method = methods.build(described.method, described.settings)
     calibration = None
@@ -113,7 +113,7 @@ def _build(kind: type[Model], described: Description) -> Model:
         method=method,
         field=method.field(networks.build(described.network), data),
         network=described.network,
-        statistics=Statistics(described.mean, described.std),
+        statistics=statistics,
         shape=data.shape,
         groups=groups,
         about=described.about,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from dataclasses import field as member
 from typing import Any
@@ -19,8 +18,6 @@ from vpfb_core.methods.base import Calibration, DataShape, Field, Method
 from vpfb_core.model.reference import Reference
 
 DEFAULT_BATCH = 256  # the default number of data that are computed at once
-EXPECTED_IMAGES = "images are uint8 in 0 to 255, or floats in 0 to 1"
-_TOLERANCE = 0.501 / 255  # half a grey level, and some rounding
 
 
 @dataclass
@@ -31,7 +28,7 @@ class TrainedModel:
         method: the method with the settings of the training.
         field: the trained field, whose parameters require no gradients.
         network: the description of its network for `networks.build`.
-        statistics: the mean and the standard deviation of the training data.
+        statistics: how the values of the data become data of unit variance, and back.
         shape: the shape of a datum, (C, H, W) for images.
         groups: the condition groups; () for an unconditional model.
         about: facts about the training (data, step, seed, figures, versions, ...), as JSON values.
@@ -64,39 +61,34 @@ class TrainedModel:
         """The shape of the data and the numbers of classes."""
         return DataShape(tuple(self.shape), tuple(len(group.classes) for group in self.groups))
 
-    def standardise(self, images: Tensor) -> Tensor:
-        """Data of mean 0 and variance 1 on the model's device, from images (N, C, H, W), uint8 or in [0, 1].
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options of `LoadOptions` that read other data as the model needs them."""
+        return self.statistics.reading(tuple(self.shape))
+
+    @property
+    def class_reading(self) -> dict[str, Any]:
+        """The options of `LoadOptions` that read the classes of other data, if the model has classes."""
+        return self.statistics.class_reading([group.name for group in self.groups]) if self.groups else {}
+
+    def standardise(self, values: Tensor) -> Tensor:
+        """Data of mean 0 and variance 1 on the model's device, from images (N, C, H, W) or rows (N, d).
+
+        Images are uint8 or in [0, 1], and rows are in the units of their columns.
 
         Raises:
-            ConfigError: the images have another shape, dtype or range.
+            ConfigError: the values have another shape, dtype or range.
         """
-        self.require_images(images)
-        return self.statistics.standardise(images.to(self.device))
+        self.require_values(values)
+        return self.statistics.standardise(values, self.device)
 
-    def require_images(self, images: Tensor) -> None:
-        """Refuse images of another shape, dtype or range than (N, C, H, W), uint8 or in [0, 1].
-
-        Values up to half a grey level outside [0, 1] are accepted, since dequantised images have them.
+    def require_values(self, values: Tensor) -> None:
+        """Refuse values of another shape, dtype or range than those of the training data.
 
         Raises:
             ConfigError: it says what was found and what is expected.
         """
-        if images.ndim != 1 + len(self.shape) or tuple(images.shape[1:]) != tuple(self.shape):
-            raise ConfigError(
-                f"images of shape {tuple(images.shape[1:])} do not fit a model of {tuple(self.shape)}",
-                hint="the shape is (channels, height, width)",
-            )
-        if images.dtype == torch.uint8 or not images.numel():
-            return
-        if not images.is_floating_point():
-            raise ConfigError(f"images have dtype {images.dtype}", hint=EXPECTED_IMAGES)
-        lowest, highest = (float(extreme) for extreme in images.aminmax())  # NaN if there is one among the values
-        if not (math.isfinite(lowest) and math.isfinite(highest)):
-            raise ConfigError("images contain values that are NaN or infinite", hint=EXPECTED_IMAGES)
-        if lowest < -_TOLERANCE or highest > 1 + _TOLERANCE:
-            raise ConfigError(
-                f"images of dtype {images.dtype} have values from {lowest:g} to {highest:g}", hint=EXPECTED_IMAGES
-            )
+        self.statistics.require(values, tuple(self.shape))
 
     def split_of(self, source: Source) -> tuple[Tensor, Tensor] | None:
         """The rows of the training and the validation data in a source.

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vpfb_core.data import ImageSet
+from vpfb_core.data import InMemory
 from vpfb_core.data.statistics import Statistics
+from vpfb_core.machine import noise
 from vpfb_core.methods.base import Validation
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.draw import sample
@@ -30,7 +31,7 @@ class Checked:
     Attributes:
         validation: the mean of each figure of the method over the validation data, by its name with the prefix `val_`.
         sample_accuracy: the result of the function `sample_accuracy`.
-        grid: samples from the fixed noise of the run, (N, C, H, W) in [0, 1].
+        grid: samples from the fixed noise of the run, as `draw.sample` returns them.
         seconds_per_image: the duration of the validation per image.
     """
 
@@ -50,10 +51,14 @@ class Checks:
         seed: the seed of the noise of validation and grid.
     """
 
-    def __init__(self, images: ImageSet, statistics: Statistics, device: torch.device, seed: int) -> None:
+    def __init__(self, images: InMemory, statistics: Statistics, device: torch.device, seed: int) -> None:
         rows = spread(torch.arange(len(images)), VALIDATION_IMAGES)
-        self._images = images.images[rows]
-        self._data = statistics.standardise(self._images.to(device))
+        values = images.data[rows]
+        self._values, self._statistics = values, statistics
+        learned = statistics.for_training(
+            values, lambda: noise.uniform(values.shape[1:], seed, range(len(values)), "dequantisation")
+        )
+        self._data = statistics.standardise(learned, device)
         self._labels = None if images.labels is None else images.labels[rows].to(device)
         self.seed = seed
 
@@ -93,8 +98,9 @@ class Checks:
             model, GRID_IMAGES, self.seed, condition=self._grid_condition(model), nfe=nfe or GRID_NFE,
             batch_size=min(GRID_IMAGES, batch_size),
         )  # fmt: skip
-        real = self._images[: len(drawn.images)].float() / 255
-        accuracy = sample_accuracy(drawn.images, real)
+        accuracy = sample_accuracy(
+            self._statistics.features(drawn.images), self._statistics.features(self._values[: len(drawn.images)])
+        )
         return Checked(validation, accuracy, drawn.images, seconds / min(images, len(self._data)))
 
     def _grid_condition(self, model: TrainedModel) -> Tensor | None:
@@ -106,7 +112,7 @@ class Checks:
 
 
 def sample_accuracy(samples: Tensor, real: Tensor) -> float:
-    """The accuracy of a 1-nearest-neighbour classifier of samples and as many real images, by their pixels.
+    """The accuracy of a 1-nearest-neighbour classifier of samples and as many real data, by their features (N, F).
 
     0.5 is perfect, and 1 means that samples and real images are separate. With the number of images of a grid it is
     accurate to about 0.05. It is NaN if there are too few images.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vpfb_core.data import ImageSet
+from vpfb_core.data import InMemory
 from vpfb_core.data.batches import Batches, Order
 from vpfb_core.data.splits import split
 from vpfb_core.data.statistics import Statistics
@@ -24,7 +24,7 @@ class Inputs:
 
     Attributes:
         plan: the plan of the run.
-        statistics: the mean and the standard deviation of the data.
+        statistics: the statistics of the data.
         rows: the rows of the training data in the plan's data, int64 (M,).
         measured: the validation data; some of the training data if none are held out.
         batches: this process's share of every batch.
@@ -33,7 +33,7 @@ class Inputs:
     plan: Plan
     statistics: Statistics
     rows: Tensor
-    measured: ImageSet
+    measured: InMemory
     batches: Batches
 
     @classmethod
@@ -47,7 +47,7 @@ class Inputs:
         order = Order(len(rows), batch_size, config.run.seed, config.data.augment == "flip", share)
         return cls(
             plan=plan,
-            statistics=Statistics.of(images.sample),
+            statistics=images.statistics(),
             rows=rows,
             measured=held_out if len(held_out) else images.subset(spread(rows, VALIDATION_IMAGES)),
             batches=images.batches(rows, order, plan.device, held_out),

@@ -11,7 +11,7 @@ import torch
 from vpfb_core import data, networks
 from vpfb_core.config import TrainConfig
 from vpfb_core.data import LoadOptions, Source
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import resolve_device
 from vpfb_core.machine.limits import require_threads
@@ -80,6 +80,8 @@ def prepare(config: TrainConfig) -> Plan:
         raise ConfigError("no data named", hint="vpfb train --data FOLDER")
     device = group.together(lambda: resolve_device(config.machine.device))
     images = _load_data(group, config, device)
+    if len(images) < images.fewest:
+        raise DataError(f"'{images.name}' has {len(images)} {images.noun}, and training needs at least {images.fewest}")
     config = group.from_first(lambda: presets.resolve(config, images, device))
     config = config.replace(device=str(device))
     network = presets.network_description(config, images)
@@ -112,4 +114,6 @@ def _load_options(config: TrainConfig, device: torch.device) -> LoadOptions:
         download=config.data.download,
         stream=True,
         validation=True,
+        columns=config.data.columns,
+        label=config.data.label,
     )

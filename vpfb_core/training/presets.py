@@ -37,6 +37,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": "paper-unet", "widths": (128, 256, 256, 256), "blocks": 2, "attention": 16, "dropout": 0.1,
         "batch_size": 64, "lr": 2e-4, "warmup": 5_000, "steps": 400_000,
     },
+    "mlp": {
+        "network": "mlp", "width": 128, "depth": 3, "batch_size": 512, "lr": 5e-3, "steps": 4_000, "cpu_seconds": 50.0,
+    },
 }  # fmt: skip
 DEFAULTS = {"network": "unet", "warmup": 100}  # of presets that do not contain them
 CPU_TIME_BUDGET = 15 * 60.0
@@ -59,7 +62,7 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
         ConfigError: a setting contradicts another one or the data.
     """
     data = data_shape(images)
-    preset_name = config.run.preset or choose_preset(data.shape[-1], device)
+    preset_name = config.run.preset or choose_preset(data.shape, device)
     preset = DEFAULTS | PRESETS[preset_name]
     config = config.replace(**_from_data(config, images), device=str(device))
     config = _filled(config, {"run.preset": preset_name, "network.name": preset["network"]})
@@ -85,18 +88,19 @@ def _filled(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
 
 
 def _from_data(config: TrainConfig, images: Source) -> dict[str, Any]:
-    """The settings of the data as they are: size, channels, and whether images are mirrored."""
+    """The settings of the data as they are, such as size and channels, and whether images are mirrored."""
     augment = config.data.augment
     if augment == "auto":
         augment = "flip" if images.flips else "none"
-    return {"data.augment": augment, "data.size": images.shape[-1], "data.channels": images.shape[0]}
+    return {"data.augment": augment, **{f"data.{name}": value for name, value in images.chosen.items()}}
 
 
 def _length(config: TrainConfig, preset: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The length of a run for which neither steps nor a time budget are given."""
     if config.optimiser.steps is not None or config.optimiser.time_budget is not None:
         return {}
-    limit = {"optimiser.time_budget": CPU_TIME_BUDGET} if device.type == "cpu" else {}
+    seconds = preset.get("cpu_seconds", CPU_TIME_BUDGET)
+    limit = {"optimiser.time_budget": seconds} if device.type == "cpu" else {}
     return {"optimiser.steps": preset["steps"]} | limit
 
 
@@ -171,8 +175,11 @@ def network_description(config: TrainConfig, images: Source) -> dict[str, Any]:
     return network.describe(settings, data.shape, data.classes)
 
 
-def choose_preset(size: int, device: torch.device) -> str:
-    """The preset for images of `size` pixels per side on this type of device."""
+def choose_preset(shape: tuple[int, ...], device: torch.device) -> str:
+    """The preset for data of this shape on this type of device."""
+    size = shape[-1]
+    if len(shape) == 1:
+        return "mlp"
     if size <= 16:
         return "tiny"
     if device.type != "cuda":

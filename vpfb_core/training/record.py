@@ -29,8 +29,8 @@ from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.progress import Progress
 from vpfb_core.training.state import Counters, save_state, set_aside, write_status
 from vpfb_core.training.tensorboard import Events
-from vpfb_core.uses.pictures import png, tile
 from vpfb_core.uses.plotting.curves import curves
+from vpfb_core.uses.snapshots import snapshot
 
 DRAWING_SHARE = 20  # the shortest time between drawings of the curves, as a multiple of the duration of one
 
@@ -121,12 +121,12 @@ class Record:
         """Remove the lines of the log after `step`."""
         run_log.cut(self.folder.log, self.columns, step)
 
-    def grid(self, step: int, images: Tensor) -> None:
-        """Write images (N, C, H, W) as a sample grid."""
-        grid = tile(images)
-        write_bytes(self.folder.samples / f"step-{step:07d}.png", png(grid))
-        if self._events is not None:
-            self._events.grid(step, grid)
+    def grid(self, step: int, samples: Tensor) -> None:
+        """Write samples as a file that shows them: a grid of images, or rows."""
+        shown = snapshot(self.inputs.statistics, samples)
+        write_bytes(self.folder.samples / f"step-{step:07d}{shown.ending}", shown.content)
+        if self._events is not None and shown.picture is not None:
+            self._events.grid(step, shown.picture)
 
     def draw_curves(self, *, finished: bool) -> float:
         """Draw the log, if there are two lines to draw and the last drawing was long enough ago.

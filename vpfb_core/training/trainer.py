@@ -87,14 +87,21 @@ class Trainer:
 
     def _batch(self, images: LabelledImages, at: Moment) -> Batch:
         """Standardised data and their conditions, of which some are hidden."""
-        pixels, condition = images
+        values, condition = images
         total = self.config.optimiser.batch_size or 1
         first = self.group.share(total).start
         if condition is not None:
             chance = torch.rand(total, condition.shape[1], generator=at.generator("condition"), device=self.device)
             dropout = self.method.settings.condition_dropout or 0.0
             condition = condition.masked_fill(chance[first : first + len(condition)] < dropout, -1)
-        return Batch(self.statistics.standardise(pixels), condition, first, total)
+
+        def cells() -> Tensor:
+            draws = at.generator("dequantisation")
+            uniform = torch.rand((total, *values.shape[1:]), generator=draws, device=self.device) - 0.5
+            return uniform[first : first + len(values)]
+
+        learned = self.statistics.for_training(values, cells)
+        return Batch(self.statistics.standardise(learned, self.device), condition, first, total)
 
     def _differentiate(self, batch: Batch, at: Moment, at_once: int) -> Tensor:
         """Compute the gradient of the share's part of the loss in the parameters, and return that loss.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vpfb_core import data, methods
-from vpfb_core.data import ImageSet, LoadOptions, Source
+from vpfb_core.data import InMemory, LoadOptions, Source
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine import noise
 from vpfb_core.machine.precision import true_float32
@@ -22,7 +22,6 @@ from vpfb_core.methods.base import Validation
 from vpfb_core.model import model_file
 from vpfb_core.model.lock import changing
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.uses.density import dequantised
 from vpfb_core.uses.ood import fit
 from vpfb_core.uses.ood.descriptors import LEVELS
 
@@ -97,10 +96,7 @@ def training_images(model: TrainedModel, source: str | None = None, **options: A
     source = source or model.about.get("data", {}).get("name")
     if source is None:
         raise ConfigError("the model does not say what it was trained on", hint="name the data: --data DATA")
-    channels, size, _ = model.shape
-    images = data.find(
-        source, LoadOptions(size=size, channels=channels, conditional=bool(model.groups), stream=True, **options)
-    )
+    images = data.find(source, LoadOptions(**model.reading, **model.class_reading, stream=True, **options))
     parts = model.split_of(images)
     if parts is None:
         return images
@@ -127,7 +123,9 @@ def calibrate(
         DivergedError: the energy is not finite.
     """
     if tuple(source.shape) != tuple(model.shape):
-        raise DataError(f"{source.name} has images of shape {tuple(source.shape)}, the model of {tuple(model.shape)}")
+        raise DataError(
+            f"{source.name} has {source.noun} of shape {tuple(source.shape)}, the model of {tuple(model.shape)}"
+        )
     if model.groups and source.groups != model.groups:
         raise DataError(f"{source.name} does not have the classes of the model", hint="name its training data")
     if not methods.gives(model.method.name, "energy"):
@@ -138,17 +136,17 @@ def calibrate(
         count = min(count, 2 * gradients // (3 * REFERENCE_COST))
         rest = gradients - count * REFERENCE_COST
     labels = None if chosen.labels is None or not model.groups else chosen.labels
-    standardised = model.standardise(dequantised(chosen.images, seed))
+    standardised = model.standardise(model.statistics.dequantise(chosen.data, seed))
     with true_float32(model.device):
         found = model.method.calibrate(
             model.field, Validation(standardised, labels, seed), model.data_shape.classes, rest, batch_size
         )
     model.calibration = found or model.calibration
     if count >= _LEAST_IMAGES and len(chosen) > 1:
-        model.reference = fit.fit_reference(model, chosen.images, seed=seed, count=count, batch_size=batch_size)
+        model.reference = fit.fit_reference(model, chosen.data, seed=seed, count=count, batch_size=batch_size)
 
 
-def _shuffled(source: Source, seed: int) -> ImageSet:
+def _shuffled(source: Source, seed: int) -> InMemory:
     """At most `IMAGES` images of the source, in random order."""
     order = torch.randperm(len(source), generator=noise.generator(seed, "calibration images"))
     return source.subset(order[: min(IMAGES, VALUES // math.prod(source.shape))])

@@ -24,12 +24,12 @@ class Chains:
     """The result of Langevin chains.
 
     Attributes:
-        images: float32 (N, C, H, W) in [0, 1] on the CPU.
+        images: the samples on the CPU, as `draw.sample` returns them.
         acceptance: the share of accepted Metropolis proposals after the burn-in.
         energy: the mean energy of the images, −log density in nats up to a constant. For a long run it is given before
             the first step and after each step, (steps + 1,). For inpainting it is given after each level, (levels,),
             and the constant differs between levels.
-        moved: the RMS distance of each image from its initial image, in units of [0, 1], (N,); for inpainting only over
+        moved: the RMS distance of each sample from its start, of pixels in [0, 1] or of standardised columns, (N,); for
             the pixels that were filled in.
         apart: the mean RMS distance between consecutive images; NaN for a single image.
         nfe: gradient evaluations per image, (N,) int64.
@@ -96,13 +96,13 @@ def long_run(
         ends.append(part.data.cpu())
         nfe.append(part.nfe.cpu())
         parts.append((share, part.acceptance, part.energy))
-    drawn, began = model.statistics.to_images(torch.cat(ends)), model.statistics.to_images(data.cpu())
+    drawn, began = model.statistics.restore(torch.cat(ends)), model.statistics.restore(data.cpu())
     return Chains(
         drawn,
         acceptance=sum(share * acceptance for share, acceptance, _ in parts),
         energy=_mixed([(share, energy) for share, _, energy in parts]),
-        moved=rms_distance(drawn, began),
-        apart=_apart(drawn),
+        moved=rms_distance(*map(model.statistics.features, (drawn, began))),
+        apart=_apart(model.statistics.features(drawn)),
         nfe=torch.cat(nfe),
     )
 
@@ -169,14 +169,15 @@ def inpaint(
         filled.append(part.data.cpu())
         parts.append((count / n, part))
         nfe = part.nfe
-    given = image.cpu().float() / 255 if image.dtype == torch.uint8 else image.cpu().float()
-    drawn = torch.where(known, given, model.statistics.to_images(torch.cat(filled)))
-    free = drawn[:, ~known]
+    given = model.statistics.public(image.cpu())
+    drawn = torch.where(known, given, model.statistics.restore(torch.cat(filled)))
+    compared = model.statistics.features(drawn)
+    free, original = compared[:, ~known.flatten()], model.statistics.features(given[None])[0, ~known.flatten()]
     return Chains(
         drawn,
         acceptance=float(_mixed([(share, part.acceptance.mean()) for share, part in parts])),
         energy=_mixed([(share, part.energy) for share, part in parts]),
-        moved=rms_distance(free, given[~known].expand_as(free)),
+        moved=rms_distance(free, original.expand_as(free)),
         apart=_apart(free),
         nfe=torch.full((n,), nfe),
     )

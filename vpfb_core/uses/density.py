@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vpfb_core.data.image_statistics import GREY_LEVEL, ImageStatistics
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import CheckpointError, ConfigError
@@ -24,8 +25,6 @@ from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
 from vpfb_core.uses.draw import batches, conditions_of
 
 METHODS = ("explicit", "ode")
-GREY_LEVEL = 1 / 255
-DEQUANTISATION = 1 / math.sqrt(12)  # the standard deviation of a uniform draw, in grey levels
 
 
 def log_density(
@@ -72,7 +71,7 @@ def log_density(
         SolverError: an image did not reach the prior.
     """
     density = Density.choose(model, method, level, seed=seed, dequantise=dequantise, probes=probes, **solver)
-    model.require_images(images)
+    model.require_values(images)
     conditions = conditions_of(model, condition, len(images), first, use="a density")
     parts = [
         density.of(images[rows], first + rows.start, None if conditions is None else conditions[rows])
@@ -133,20 +132,20 @@ class Density:
         """The log-densities of one batch of images, float64 (N,) on the CPU.
 
         Args:
-            images: images that `TrainedModel.require_images` has accepted, (N, C, H, W).
+            images: images that `TrainedModel.require_values` has accepted, (N, C, H, W).
             first: the index of the first image.
             condition: class indices, int64 (N, G), or None.
         """
         model, level = self.model, self.level
-        pixels = dequantised(images, self.seed, first) if self.dequantise else images
-        data = model.statistics.standardise(pixels.to(model.device))
+        values = model.statistics.dequantise(images, self.seed, first) if self.dequantise else images
+        data = model.statistics.standardise(values, model.device)
         x = model.field.at_level(data, level, _blur_noise(data, self.seed, first) if self.noisy else None)
         if self.method == "explicit":
             found = explicit(model, x, level, condition)
         else:
             probes = hutchinson_probes(x, self.probes, self.seed, first)
             found = by_flow(model, x, level, condition, probes, self.solver)
-        return found - x[0].numel() * math.log(model.statistics.std)
+        return found + model.statistics.log_volume(tuple(model.shape))
 
 
 def bits_per_dim(model: TrainedModel, images: Tensor, **settings: Any) -> Tensor:
@@ -159,28 +158,25 @@ def bits_per_dim(model: TrainedModel, images: Tensor, **settings: Any) -> Tensor
 
 
 def bits(model: TrainedModel, log_density: Tensor) -> Tensor:
-    """Bits per dimension, −(log p/d + log of the width of a grey level)/log 2, from log-densities in nats (N,)."""
+    """Bits per dimension, −(log p/d + log of the width of a grey level)/log 2, from log-densities in nats (N,).
+
+    Raises:
+        ConfigError: the data of the model are no images, and have no grey levels.
+    """
+    if not isinstance(model.statistics, ImageStatistics):
+        raise ConfigError(
+            f"bits per dimension are for images, and the model is of {model.statistics.noun}",
+            hint="log_density returns nats per datum",
+        )
     return -(log_density / math.prod(model.shape) + math.log(GREY_LEVEL)) / math.log(2)
 
 
-def dequantised(images: Tensor, seed: int, first: int = 0) -> Tensor:
-    """Images with each pixel drawn uniformly from the cell of its grey level, float32 on the CPU.
-
-    Args:
-        images: (N, C, H, W), uint8 or in [0, 1]. Images in [0, 1] are first rounded to grey levels, as in an image
-            file.
-        seed: the seed of the draws, which for image i depend only on (seed, i).
-        first: the index of the first image.
-    """
-    images = images.cpu()
-    levels = images.float() if images.dtype == torch.uint8 else (images.float() / GREY_LEVEL).round()
-    cells = noise.uniform(images.shape[1:], seed, range(first, first + len(images)), "dequantisation")
-    return (levels + cells) * GREY_LEVEL
-
-
 def blur(model: TrainedModel, level: float | None = None) -> float:
-    """The standard deviation, in grey levels, of the noise on images whose explicit density is computed at a level."""
-    return explicit_level(model, level) * model.statistics.std / GREY_LEVEL
+    """The standard deviation of the noise on data whose explicit density is computed at a level.
+
+    It is in grey levels for images, and in standard deviations of each column for rows.
+    """
+    return explicit_level(model, level) * model.statistics.unit[0]
 
 
 def explicit(model: TrainedModel, x: Tensor, level: float, condition: Tensor | None) -> Tensor:
@@ -230,7 +226,7 @@ def flow_level(model: TrainedModel, level: float | None, dequantise: bool) -> fl
     levels = Levels(*(field.level(position) for position in field.span))
     if level is not None:
         return levels.require(level)
-    return max(levels.lowest, DEQUANTISATION * GREY_LEVEL / model.statistics.std) if dequantise else levels.lowest
+    return max(levels.lowest, model.statistics.learned_width) if dequantise else levels.lowest
 
 
 def explicit_level(model: TrainedModel, level: float | None) -> float:

@@ -25,7 +25,8 @@ class Drawn:
     """N samples and the statistics of their solves, on the CPU.
 
     Attributes:
-        images: float32 (N, C, H, W) in [0, 1]; for a sample that failed, its last finite state.
+        images: the samples: images, float32 (N, C, H, W) in [0, 1], or rows of a table, float64 (N, d); for a sample
+            that failed, its last finite state.
         solution: the solution of each sample, in the coordinates of the model.
         path: the images at every step, (steps + 1, N, C, H, W); only with `keep_path`.
     """
@@ -33,6 +34,11 @@ class Drawn:
     images: Tensor
     solution: Solution
     path: Tensor | None = None
+
+    @property
+    def rows(self) -> Tensor:
+        """The samples of a model of a table, which are the same as `images`."""
+        return self.images
 
     @property
     def nfe(self) -> Tensor:
@@ -94,8 +100,8 @@ def sample(
         return model.method.draw(model.field, codes, conditions, chosen, guidance=guidance, keep_path=keep_path)
 
     solution = _in_batches(model, solve, codes, conditions, batch_size)
-    path = None if solution.path is None else model.statistics.to_images(solution.path)
-    return Drawn(model.statistics.to_images(solution.x), solution, path)
+    path = None if solution.path is None else model.statistics.restore(solution.path)
+    return Drawn(model.statistics.restore(solution.x), solution, path)
 
 
 def decode(
@@ -116,7 +122,7 @@ def decode(
     """
     model.require("flow", "decoding")
     ends = _transport(model, transport.decode, "decoding", codes, condition, guidance, batch_size, solver)
-    return model.statistics.to_images(ends)
+    return model.statistics.restore(ends)
 
 
 def encode(

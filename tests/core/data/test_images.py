@@ -41,12 +41,12 @@ def test_the_fingerprint_sees_a_pixel_a_label_a_name_and_the_order_but_not_the_n
     relabelled = labelled.labels.clone()
     relabelled[0, 0] = 1
     others = [
-        replace(labelled, images=changed),
+        replace(labelled, data=changed),
         replace(labelled, labels=relabelled),
         replace(labelled, labels=None, groups=()),
         replace(labelled, groups=(ConditionGroup("class", ("a", "c")), labelled.groups[1])),
         labelled.subset(torch.tensor([1, 0, 2, 3, 4])),
-        replace(labelled, images=labelled.images.reshape(5, 4, 2, 2)),
+        replace(labelled, data=labelled.images.reshape(5, 4, 2, 2)),
     ]
     prints = [other.fingerprint() for other in others]
     assert len({labelled.fingerprint(), *prints}) == 7

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from vpfb_core.data import statistics
-from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.image_statistics import ImageStatistics
 
 
 def test_statistics_are_those_of_the_pixels() -> None:
     images = torch.randint(0, 256, (2500, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[:, 1] //= 2
-    found = Statistics.of(images)
+    found = ImageStatistics.of(images)
     exact = images.double() / 255
     mean = exact.mean((0, 2, 3))
     assert found.mean == pytest.approx(mean.tolist())
@@ -18,19 +18,19 @@ def test_statistics_are_those_of_the_pixels() -> None:
     z = found.standardise(images)
     assert z.mean((0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=1e-5)
     assert float(z.square().mean()) == pytest.approx(1, abs=1e-5)
-    assert torch.allclose(found.to_images(z), images / 255, atol=1e-6)
+    assert torch.allclose(found.restore(z), images / 255, atol=1e-6)
 
 
 def test_images_without_contrast_have_finite_statistics() -> None:
     images = torch.full((3, 1, 4, 4), 77, dtype=torch.uint8)
-    found = Statistics.of(images)
+    found = ImageStatistics.of(images)
     assert found.std == pytest.approx(1 / 255)
     assert torch.equal(found.standardise(images), torch.zeros(3, 1, 4, 4))
 
 
 def test_few_values_are_counted_at_once_whatever_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.randint(0, 256, (40, 2, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    exact = Statistics.of(images)
+    exact = ImageStatistics.of(images)
     counted: list[int] = []
     bincount = torch.Tensor.bincount
 
@@ -40,6 +40,6 @@ def test_few_values_are_counted_at_once_whatever_the_number_of_images(monkeypatc
 
     monkeypatch.setattr(torch.Tensor, "bincount", counting)
     monkeypatch.setattr(statistics, "_PART", 100)
-    assert Statistics.of(images) == exact
+    assert ImageStatistics.of(images) == exact
     assert sum(counted) == images.numel()
     assert max(counted) <= 100

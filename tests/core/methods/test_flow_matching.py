@@ -12,7 +12,7 @@ from problems import MIXTURES, STD, Mixture, anisotropic, correlated_gaussian, d
 from torch import Tensor, nn
 
 from vpfb_core.api import Model
-from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods import transport
@@ -238,7 +238,7 @@ def model_of(mixture: Mixture) -> Model:
     """A model of pictures of 1×2 pixels, grey values 0.5 ± 0.1."""
     field = flow_matching().field(ExactVelocity(mixture).float(), DataShape((1, 1, 2)))
     field.requires_grad_(False)
-    return Model(flow_matching(), field, {}, Statistics((0.5,), 0.1), (1, 1, 2))
+    return Model(flow_matching(), field, {}, ImageStatistics((0.5,), 0.1), (1, 1, 2))
 
 
 def test_a_model_samples_encodes_and_interpolates() -> None:

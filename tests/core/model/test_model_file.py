@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 import vpfb_core as vpfb
 from vpfb_core import methods, networks
 from vpfb_core.api import Model
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError
 from vpfb_core.machine import container
 from vpfb_core.machine.devices import place_network
@@ -34,7 +34,7 @@ def make(method: str = "vpfb", groups: tuple[ConditionGroup, ...] = (), **settin
     place_network(built, torch.device("cpu"))
     chosen = methods.build(method, {"floor": 0.01} | settings)
     field = chosen.field(built, data).eval().requires_grad_(False)
-    statistics = Statistics((0.3, 0.5, 0.6), 0.2)
+    statistics = ImageStatistics((0.3, 0.5, 0.6), 0.2)
     return Model(chosen, field, network, statistics, data.shape, groups, {"step": 3})
 
 

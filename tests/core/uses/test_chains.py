@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import vpfb_core as vpfb
 from vpfb_core.api import Model
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.per_sample import rms_distance
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
@@ -39,7 +39,7 @@ class Shifted(nn.Module):
 
 def make(groups: tuple[ConditionGroup, ...] = CLASSES, *, has_null: bool = True) -> Model:
     potential = Potential(Shifted(), OT(sigma_min=0.01), 0.5)
-    statistics = Statistics((0.5,), STD)
+    statistics = ImageStatistics((0.5,), STD)
     return vpfb_model(potential, statistics=statistics, shape=SHAPE, groups=groups, has_null=has_null)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.api import Model
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.base import DataShape
 from vpfb_core.methods.flow_matching import FlowMatching
@@ -26,7 +26,7 @@ from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import density
 
-STATISTICS = Statistics((0.4,), 0.2)
+STATISTICS = ImageStatistics((0.4,), 0.2)
 DIGITS = ConditionGroup("class", ("0", "1"))
 
 
@@ -51,7 +51,7 @@ def untrained(
 def calibrate(model: Model, images: Tensor, labels: Tensor | None = None, **counts: int) -> None:
     """Give the model the constants of these images, from as many points as `counts` says."""
     assert isinstance(model.field, PotentialField)
-    data = model.standardise(density.dequantised(images, 0))
+    data = model.standardise(model.statistics.dequantise(images, 0))
     settings: dict[str, Any] = {"anchor_points": 0} | counts
     model.calibration = estimation.calibrate(model.field.potential, data, labels, model.data_shape.classes, **settings)
 
@@ -84,7 +84,7 @@ def pictures(n: int, side: int = 3) -> Tensor:
 def test_flow_likelihood_of_gaussian_pixels_is_their_density() -> None:
     model, images = untrained(), pictures(4)
     found = model.log_density(images, method="ode", nfe=4)
-    drawn = density.dequantised(images, seed=0)
+    drawn = STATISTICS.dequantise(images, seed=0)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, gaussian(drawn, blur=0), rtol=0, atol=1e-3 + 9 * lowest_level(model) ** 2)
 
@@ -115,7 +115,7 @@ def test_both_methods_agree_on_the_same_blurred_image() -> None:
 def test_uniform_noise_takes_eight_bits_from_a_model_that_knows_nothing_better() -> None:
     """Grey levels that are uniform cost log₂ 256 bits under the uniform density, and little more under a Gaussian."""
     images = pictures(64)
-    statistics = Statistics.of(images)
+    statistics = ImageStatistics.of(images)
     model = untrained()
     model.statistics = statistics
     bits = model.bits_per_dim(images, method="ode", nfe=4).mean()

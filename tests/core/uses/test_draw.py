@@ -10,7 +10,7 @@ from present import present
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.api import Model
-from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.dynamics.ode import Status
 from vpfb_core.errors import ConfigError, SolverError
 from vpfb_core.machine.devices import place_network
@@ -26,7 +26,7 @@ def make(noise: float = 0.02) -> Model:
         parameter.data += noise * torch.randn(parameter.shape, generator=draws)
     place_network(built, torch.device("cpu"))
     potential = Potential(built, OT(sigma_min=0.01))
-    return vpfb_model(potential, network=network, statistics=Statistics((0.3, 0.5, 0.6), 0.2), shape=(3, 6, 6))
+    return vpfb_model(potential, network=network, statistics=ImageStatistics((0.3, 0.5, 0.6), 0.2), shape=(3, 6, 6))
 
 
 def broken() -> Model:
@@ -64,7 +64,7 @@ def test_a_path_leads_from_the_prior_points_to_the_images_whatever_the_batch() -
     assert drawn.path.shape == (5, 5, 3, 6, 6), "four steps of two evaluations"
     assert drawn.nfe.tolist() == [8] * 5
     assert torch.equal(drawn.path[-1], drawn.images)
-    codes = model.statistics.to_images(present(drawn.solution.path)[0])
+    codes = model.statistics.restore(present(drawn.solution.path)[0])
     assert torch.equal(drawn.path[0], codes)
     assert model.sample(2).path is None
 

@@ -24,7 +24,9 @@ def load_digits(options: LoadOptions) -> ImageSet:
     Raises:
         DataError: the package's own file is missing or damaged.
     """
-    return replace(load_arrays(_FILE, options), flips=False)
+    images = load_arrays(_FILE, options)
+    assert isinstance(images, ImageSet)
+    return replace(images, flips=False)
 
 
 SETS = (

@@ -99,7 +99,7 @@ def load_shapes(options: LoadOptions) -> ImageSet:
     drawn = draw(min(COUNT, options.limit or COUNT), size)
     if options.channels == 1:
         pixels = drawn.images.permute(0, 2, 3, 1).numpy()
-        drawn = replace(drawn, images=stack_array(pixels, size=size, channels=1, workers=options.workers).images)
+        drawn = replace(drawn, data=stack_array(pixels, size=size, channels=1, workers=options.workers).images)
     note = f"{len(drawn):,} {'grey' if options.channels == 1 else 'colour'} images of {size}x{size}, drawn from a seed"
     if not options.conditional or drawn.labels is None:
         return replace(drawn, labels=None, groups=(), notes=(note,))

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.per_sample import squared_norm
 from vpfb_core.errors import CheckpointError, ConfigError
@@ -261,18 +260,8 @@ def _require_same_coordinates(models: Mapping[ModelName, TrainedModel]) -> None:
             )
         if other.device != model.device:
             raise ConfigError(f"{both}they are on {model.device} and {other.device}")
-        if not _alike(model.statistics, other.statistics):
+        if model.statistics.distance(other.statistics) > STATISTICS_TOLERANCE:
             raise ConfigError(
-                f"{both}their data have mean {_shown(model.statistics)} and {_shown(other.statistics)}",
+                f"{both}their data have mean {model.statistics.in_words()} and {other.statistics.in_words()}",
                 hint="composed models need data of the same mean and standard deviation, for example one data set",
             )
-
-
-def _alike(one: Statistics, other: Statistics) -> bool:
-    tolerance = STATISTICS_TOLERANCE * max(one.std, other.std)
-    apart = [abs(a - b) for a, b in zip((*one.mean, one.std), (*other.mean, other.std), strict=True)]
-    return max(apart) <= tolerance
-
-
-def _shown(statistics: Statistics) -> str:
-    return f"{'/'.join(f'{mean:.3f}' for mean in statistics.mean)} (std {statistics.std:.3f})"

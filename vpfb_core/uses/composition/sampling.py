@@ -132,7 +132,7 @@ def sample(
     data = descent.run(codes, settle if chains else _stay).cpu()
     evaluations = descent.evaluations(steps + 1 if chains else 0) + (RATE_COST * descent.walks if weights else 0)
     return Composed(
-        images=composition.model.statistics.to_images(data),
+        images=composition.model.statistics.restore(data),
         data=data,
         acceptance=tuple(accepted) if mcmc in ("mala", "smc") else None,
         nfe=evaluations * len(composition.terms),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,19 +70,18 @@ def load(
         raise ConfigError(f"-n {n} is too few for these metrics", hint=f"they need at least {fewest}")
     trained_on = str(model.about.get("data", {}).get("name"))
     same = choice.same_set(trained_on, source)
-    channels, size, _ = model.shape
-    options = data.LoadOptions(
-        # The fingerprint by which the training data of a conditional model are recognised includes the labels.
-        size=size, channels=channels, split="test", conditional=same and bool(model.groups), root=root,
-        download=download, stream=True,
-    )  # fmt: skip
+    # The fingerprint by which the training data of a conditional model are recognised includes the labels.
+    classes = model.class_reading if same else {}
+    options = data.LoadOptions(**model.reading, **classes, split="test", root=root, download=download, stream=True)
     found = data.find(source, options)
     count = _count(found, n, fewest, model)
     rows = data.LoadOptions(limit=count).rows(len(found))
     compared = found.subset(rows)
-    images = compared.images
+    images = compared.data
     if len(images) < fewest:  # files on disk that turn out to be unreadable
-        raise DataError(f"only {len(images)} images of '{source}' can be read", hint=f"at least {fewest} are needed")
+        raise DataError(
+            f"only {len(images)} {found.noun} of '{source}' can be read", hint=f"at least {fewest} are needed"
+        )
     split = choice.part_of(source, "test") or "all"
     unseen, unseen_split, warnings = compared, split, []
     parts = model.split_of(found) if same else None
@@ -96,9 +96,9 @@ def load(
         warnings.append("the model may have been trained on these images, so its figures are optimistic")
     elif not same:
         warnings.append(f"the model was trained on {trained_on!r}, not on {source!r}")
-    rule = f"centre square, Lanczos to {size}×{size}, {'grey' if channels == 1 else 'colour'}"
+    rule = model.statistics.reading_in_words(tuple(model.shape))
     labels, unseen_labels = (compared.labels, unseen.labels) if found.groups == model.groups else (None, None)
-    return Real(images, labels, split, unseen.images, unseen_labels, unseen_split, rule, found.notes, tuple(warnings))
+    return Real(images, labels, split, unseen.data, unseen_labels, unseen_split, rule, found.notes, tuple(warnings))
 
 
 def _count(found: Source, n: int | None, fewest: int, model: TrainedModel) -> int:
@@ -113,8 +113,8 @@ def _count(found: Source, n: int | None, fewest: int, model: TrainedModel) -> in
 
 
 def usual_count(device: torch.device, shape: tuple[int, ...]) -> int:
-    """The default number of images of shape (C, H, W) on this kind of device."""
+    """The default number of data of shape (C, H, W) or (d,) on this kind of device."""
     if device.type != "cpu":
         return ON_A_GPU
-    affordable = _PIXELS_ON_A_CPU // (shape[1] * shape[2])
+    affordable = _PIXELS_ON_A_CPU // math.prod(shape[1:])
     return max(FEWEST_ON_A_CPU, min(ON_A_CPU, affordable // 100 * 100))

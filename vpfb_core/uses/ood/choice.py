@@ -10,7 +10,7 @@ import torch
 
 from vpfb_core import data
 from vpfb_core.data.catalogue import SETS, has_splits, split_off
-from vpfb_core.data.images import ImageSet
+from vpfb_core.data.in_memory import InMemory
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
 from vpfb_core.machine.file_names import expanded, typed
 from vpfb_core.model import description
@@ -89,7 +89,7 @@ def check_different(in_source: str, out_source: str) -> None:
         raise ConfigError(f"--in {in_source} and --out {out_source} are the same set", hint="name another --out")
 
 
-def load_in_distribution(model: TrainedModel, source: str, limit: int | None, **options: Any) -> ImageSet:
+def load_in_distribution(model: TrainedModel, source: str, limit: int | None, **options: Any) -> InMemory:
     """Load in-distribution images in the shape of a model, from the test split if there is one.
 
     Training images would make the scores look better than they are. If the model was trained on these images, only its
@@ -105,10 +105,7 @@ def load_in_distribution(model: TrainedModel, source: str, limit: int | None, **
     parts_named = {part_of(trained, "train"), part_of(source, "test")}
     if not same_set(trained, source) or (len(parts_named) == 2 and parts_named <= {"train", "val", "test"}):
         return load_out_of_distribution(model, source, limit, **options)
-    channels, size, _ = model.shape
-    everything = data.LoadOptions(
-        size=size, channels=channels, split="test", conditional=bool(model.groups), stream=True, **options
-    )
+    everything = data.LoadOptions(**model.reading, **model.class_reading, split="test", stream=True, **options)
     images = data.find(source, everything)
     rows = torch.arange(len(images))
     note = "the model may have been trained on these images, so the figures are optimistic"
@@ -119,14 +116,13 @@ def load_in_distribution(model: TrainedModel, source: str, limit: int | None, **
     return replace(images.subset(chosen), notes=(*images.notes, note))
 
 
-def load_out_of_distribution(model: TrainedModel, source: str, limit: int | None, **options: Any) -> ImageSet:
+def load_out_of_distribution(model: TrainedModel, source: str, limit: int | None, **options: Any) -> InMemory:
     """Load images in the shape of a model, from the test split if there is one.
 
     Images are cropped to the centre square, resized (Lanczos) and converted to the channels of the model. Arguments are
     those of `load_in_distribution`.
     """
-    channels, size, _ = model.shape
-    return data.load(source, size=size, channels=channels, split="test", limit=limit, **options)
+    return data.load(source, **model.reading, split="test", limit=limit, **options)
 
 
 def _trained_on(path: Path) -> str | None:

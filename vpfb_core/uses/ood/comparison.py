@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vpfb_core.data.images import ImageSet
+from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.own_files import is_own_picture
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import distributed
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
 
 Key = tuple[str, str]  # the name of a set and its role, "in" or "out"
-Sets = Mapping[Key, ImageSet]
+Sets = Mapping[Key, InMemory]
 REPORT, TABLE = "report.json", "scores.csv"
 _LONGEST_LABEL = 60  # characters of the name of a set in the name of a file
 _ELSEWHERE = "choose another folder with -o"
@@ -91,8 +91,8 @@ def score_sets(
     for key, images in sets.items():
         for name in names:
 
-            def scored(rows: range, images: ImageSet = images, name: str = name) -> Tensor:
-                some = images.images[rows.start : rows.stop]
+            def scored(rows: range, images: InMemory = images, name: str = name) -> Tensor:
+                some = images.data[rows.start : rows.stop]
                 return score(model, some, name, seed=seed, first=rows.start, batch_size=batch_size, on_batch=report)
 
             if (parts := group.sharded(len(images), scored)) is not None:

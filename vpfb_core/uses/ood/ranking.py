@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vpfb_core.data.images import ImageSet
+from vpfb_core.data.in_memory import InMemory
 from vpfb_core.errors import DataError
 from vpfb_core.machine.csv_files import csv_table
 from vpfb_core.uses import density
@@ -40,7 +40,7 @@ class RankedImage:
 
 def rank(
     model: TrainedModel,
-    images: ImageSet,
+    images: InMemory,
     name: str,
     *,
     seed: int = 0,
@@ -54,13 +54,13 @@ def rank(
     Raises:
         DataError: a score is NaN.
     """
-    scores = score(model, images.images, name, seed=seed, batch_size=batch_size, on_batch=on_batch)
+    scores = score(model, images.data, name, seed=seed, batch_size=batch_size, on_batch=on_batch)
     if scores.isnan().any():
         raise DataError(f"the score of {image_name(images, int(scores.isnan().nonzero()[0]))} is NaN")
-    energies = score(model, images.images, "energy", batch_size=batch_size)
+    energies = score(model, images.data, "energy", batch_size=batch_size)
     bits = None
     if model.calibration is not None:
-        bits = density.bits_per_dim(model, images.images, seed=seed, batch_size=batch_size)
+        bits = density.bits_per_dim(model, images.data, seed=seed, batch_size=batch_size)
     return [
         RankedImage(
             index=index,

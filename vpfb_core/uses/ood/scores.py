@@ -32,7 +32,7 @@ class Batch:
 
     Attributes:
         model: the model.
-        images: images that `TrainedModel.require_images` has accepted, (N, C, H, W).
+        images: images that `TrainedModel.require_values` has accepted, (N, C, H, W).
         first: the index of the first image of the batch.
         seed: the seed of the noise, which for image i depends only on (seed, i).
     """
@@ -45,7 +45,7 @@ class Batch:
     @property
     def data(self) -> Tensor:
         """The images with unit variance, on the device of the model."""
-        return self.model.statistics.standardise(self.images.to(self.model.device))
+        return self.model.statistics.standardise(self.images, self.model.device)
 
     @property
     def reference(self) -> Reference:
@@ -99,7 +99,7 @@ def score(
         CheckpointError: the score needs a calibrated model.
     """
     chosen = require_ready(model, name)
-    model.require_images(images)
+    model.require_values(images)
     parts = []
     for rows in batches(len(images), batch_size):
         part = chosen.compute(Batch(model, images[rows], first + rows.start, seed))

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vpfb_core.data.images import ImageSet
+    from vpfb_core.data.in_memory import InMemory
 
 
-def image_name(images: ImageSet, index: int) -> str:
+def image_name(images: InMemory, index: int) -> str:
     """The file name of an image as it is on disk, or the name of its set with its index."""
     return f"{images.name}#{index}" if images.files is None else images.files[index]
 

@@ -6,8 +6,8 @@ import pytest
 from composed_models import exact_model, gaussian
 
 from vpfb_core.api import Model
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.uses.composition import Composition, parse
 from vpfb_core.uses.composition.expression import And, ExpressionError, Name, Not
@@ -107,8 +107,8 @@ def test_models_of_other_shapes_or_data_do_not_compose() -> None:
     with pytest.raises(ConfigError, match=r"their images are \(1, 1, 1\) and \(1, 1, 2\)"):
         Composition("circle & x:square", {None: make(), "x": wide})
     bright, same = make(), make()
-    bright.statistics = Statistics((0.55,), 0.05)
-    same.statistics = Statistics((0.5005,), 0.0505)
+    bright.statistics = ImageStatistics((0.55,), 0.05)
+    same.statistics = ImageStatistics((0.5005,), 0.0505)
     with pytest.raises(ConfigError, match=r"mean 0.500 \(std 0.050\) and 0.550 \(std 0.050\)"):
         Composition("circle & x:square", {None: make(), "x": bright})
     Composition("circle & x:square", {None: make(), "x": same})

@@ -16,7 +16,7 @@ from present import present
 
 import vpfb_core as vpfb
 from vpfb_core.api import Model
-from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.dynamics.solver import DEFAULT_METHOD
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
@@ -239,7 +239,7 @@ def test_bits_by_the_flow_are_the_entropy_of_gaussian_data_and_more_for_a_wrong_
     found = real.Real(images, None, "all", images, None, "all", "none", (), ())
     plan = evaluation.Plan(("bpd_flow",), None, found, False, 200, (), ())
     right, wrong = (
-        evaluation.evaluate(replace(model_of(), statistics=Statistics((0.5,), std)), plan, batch_size=64).metrics
+        evaluation.evaluate(replace(model_of(), statistics=ImageStatistics((0.5,), std)), plan, batch_size=64).metrics
         for std in (spread, 2 * spread)
     )
     entropy = 0.5 * math.log2(2 * math.pi * math.e * spread**2) + math.log2(255)

@@ -8,7 +8,7 @@ from models import vpfb_model
 
 import vpfb_core as vpfb
 from vpfb_core import networks
-from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.training.checks import Checks
@@ -18,7 +18,7 @@ from vpfb_core.uses.evaluation.real import Real
 
 def test_the_residual_of_eval_equals_that_of_training_on_the_same_images() -> None:
     images = vpfb.data.load("digits").subset(torch.arange(20))
-    statistics = Statistics.of(images.images)
+    statistics = ImageStatistics.of(images.images)
     network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": []}
     built, draws = networks.build(network), torch.Generator().manual_seed(1)
     for parameter in built.parameters():

@@ -1,0 +1,42 @@
+"""A table of numbers in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from vpfb_core.data.in_memory import InMemory
+from vpfb_core.data.table_statistics import TableStatistics
+
+
+@dataclass(frozen=True, eq=False)
+class Table(InMemory):
+    """A source whose rows are in memory: float64 (N, d), finite.
+
+    Attributes:
+        columns: the names of the d columns.
+    """
+
+    takes: ClassVar[frozenset[str]] = frozenset({"columns", "label"})
+    noun: ClassVar[str] = "rows"
+    fewest: ClassVar[int] = 20
+
+    flips: bool = False
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.data.dtype != torch.float64 or self.data.ndim != 2 or self.data.shape[1] != len(self.columns):
+            raise ValueError(
+                f"rows must be float64 (N, {len(self.columns)}), not {self.data.dtype} {tuple(self.data.shape)}"
+            )
+        super().__post_init__()
+
+    def statistics(self) -> TableStatistics:
+        return TableStatistics.of(self.sample, self.columns)
+
+    def fingerprint(self) -> str:
+        """A SHA-256 (hex) of rows, names of columns, labels and groups."""
+        return hashlib.sha256(f"{super().fingerprint()}{self.columns}".encode()).hexdigest()
