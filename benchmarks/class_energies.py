@@ -32,7 +32,7 @@ from torch.nn.functional import softplus
 import vpfb_core as vpfb
 from vpfb_core import data
 from vpfb_core.api import Model
-from vpfb_core.data import ImageSet
+from vpfb_core.data import InMemory
 from vpfb_core.data.sets import shapes
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.machine import noise
@@ -50,7 +50,7 @@ SETTINGS = ("method.contrast", "method.time_score", "method.uniform_angles", "op
 Constant = Callable[[float, tuple[int, ...]], float]
 
 
-def held_out(model: Model, source: str | None, n: int, seed: int) -> ImageSet:
+def held_out(model: Model, source: str | None, n: int, seed: int) -> InMemory:
     """Images that the model has not been trained on, at most n, with their labels."""
     name = source or model.about["data"]["name"]
     if name == "shapes":
@@ -82,7 +82,7 @@ def energies(model: Model, x: Tensor, level: float, conditions: list[tuple[int, 
     return torch.stack(columns, 1)
 
 
-def classified(model: Model, images: ImageSet, log_ratio: float, seed: int) -> dict[str, dict[str, Any]]:
+def classified(model: Model, images: InMemory, log_ratio: float, seed: int) -> dict[str, dict[str, Any]]:
     """The figures of each group at a ratio of data to noise."""
     level, labels, found = math.exp(-log_ratio), images.labels, {}
     assert labels is not None
@@ -159,7 +159,7 @@ def consistency(model: Model, z: Tensor, seed: int) -> dict[str, float]:
     return found
 
 
-def figures_of(model: Model, images: ImageSet, flow: int, seed: int) -> dict[str, Any]:
+def figures_of(model: Model, images: InMemory, flow: int, seed: int) -> dict[str, Any]:
     """All figures of a model."""
     z, labels = model.standardise(images.images), images.labels
     condition = None if labels is None or not model.groups else labels.to(model.device)

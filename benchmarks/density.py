@@ -103,7 +103,7 @@ def digits_figures(images: int) -> dict[str, Any]:
         "levels": rows,
         "flow": float(whole.mean()),
         "flow_error": float(whole.std()) / math.sqrt(len(shown)),
-        "normaliser": model.calibration.describe(model.statistics.std),
+        "normaliser": model.calibration.describe(model.statistics.unit[0]),
     }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.api import Model
-from vpfb_core.data.image_statistics import ImageStatistics
+from vpfb_core.data.statistics import Statistics
 
 COMPONENTS = 16
 BLOCKS = 16  # of the jackknife
@@ -25,7 +25,7 @@ class Fidelity:
         truth: the converged samples, (N, …), on the CPU.
     """
 
-    statistics: ImageStatistics
+    statistics: Statistics
     mean: Tensor
     axes: Tensor  # (d, k)
     real: np.ndarray

@@ -13,7 +13,7 @@ from cli_runner import Vpfb
 from PIL import Image
 
 import vpfb_core as vpfb_package
-from vpfb_core.data import ImageSet, split
+from vpfb_core.data import InMemory, split
 from vpfb_core.uses import ood
 
 COLUMNS = {"out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", "n_in", "n_out"}
@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def held_out() -> ImageSet:
+def held_out() -> InMemory:
     digits = vpfb_package.data.load("digits")
     return digits.subset(split(digits, 0.1, 0)[1])
 

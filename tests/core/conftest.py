@@ -6,12 +6,12 @@ import pytest
 
 import vpfb_core as vpfb
 from vpfb_core.api import Model
-from vpfb_core.data import ImageSet, split
+from vpfb_core.data import InMemory, split
 from vpfb_core.uses import ood
 
 
 @pytest.fixture(scope="session")
-def digits() -> tuple[Model, ImageSet]:
+def digits() -> tuple[Model, InMemory]:
     """The built-in model with a reference, and digits that its training held out."""
     model, images = vpfb.load("digits", device="cpu"), vpfb.data.load("digits")
     rows, held_out = split(images, 0.1, 0)

@@ -28,7 +28,7 @@ from vpfb_core.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from vpfb_core.data import ImageSet
+    from vpfb_core.data import InMemory
     from vpfb_core.uses.evaluation import Report
 
 METRICS, FEATURES = "Metrics", "Features"
@@ -182,7 +182,7 @@ def _fit_features(say: Output, source: str, model: str | None, access: DataAcces
     shape = open_model(say, model, machine)[0].shape if model else None
     device = resolve_device(machine.device)
 
-    def show_notes(images: ImageSet) -> None:
+    def show_notes(images: InMemory) -> None:
         for note in images.notes:
             say.note(note)
 

@@ -147,14 +147,19 @@ def _show(say: Output, path: Path) -> None:
     described = description.read(path)
     about = described.about
     with signals.importing():  # reading a calibration imports the method
+        from vpfb_core.data.kinds import read_statistics
+
         calibration = described.read_calibration(path)
-    levels = calibration.describe(described.std) if calibration else None
+        statistics = read_statistics(described.statistics)
+    unit, unit_name = statistics.unit
+    levels = calibration.describe(unit) if calibration else None
     facts: dict[str, Any] = {
         "model": str(path),
         "method": described.method,
         "data": described.data,
         "classes": [name for _, classes in described.groups for name in classes],
         "shape": list(described.shape),
+        **statistics.facts(),
         "parameters": described.parameters,
         "steps": about.get("step"),
         "schedule": described.settings.get("schedule"),
@@ -167,13 +172,15 @@ def _show(say: Output, path: Path) -> None:
         "device": about.get("device"),
     }
     table = output.table(["", ""], _in_words(facts, calibration))
-    say.result(facts, _with_levels(table, levels) if levels else table)
+    say.result(facts, _with_levels(table, levels, unit_name) if levels else table)
 
 
 def _in_words(facts: dict[str, Any], calibration: Calibration | None) -> list[tuple[str, object]]:
     """The rows of the table that people see."""
     shown = {
         "classes": ", ".join(facts["classes"]) or "none",
+        "columns": ", ".join(facts.get("columns", ())),
+        "discrete": ", ".join(facts.get("discrete", ())) or "none",
         "shape": "x".join(map(str, facts["shape"])),
         "parameters": f"{facts['parameters']:,}",
         "steps": UNKNOWN if facts["steps"] is None else f"{facts['steps']:,}",
@@ -198,7 +205,7 @@ def _calibrated(method: str, calibration: Calibration | None) -> str:
     return f"yes; densities for noise of {calibration.quoted_level:.2g} or more"
 
 
-def _with_levels(facts: RenderableType, levels: list[dict[str, float | None]]) -> RenderableType:
+def _with_levels(facts: RenderableType, levels: list[dict[str, float | None]], unit: str) -> RenderableType:
     """The table of facts, and below it the normaliser at each level of noise."""
     from rich.console import Group
 
@@ -213,7 +220,7 @@ def _with_levels(facts: RenderableType, levels: list[dict[str, float | None]]) -
         )
         for level in levels
     ]
-    columns = ["noise", "blur (grey levels)", "normaliser (nats)", "flow minus normaliser"]
+    columns = ["noise", f"blur ({unit})", "normaliser (nats)", "flow minus normaliser"]
     return Group(facts, "", output.table(columns, rows))
 
 

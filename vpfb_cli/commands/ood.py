@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vpfb_core.api import Model
-    from vpfb_core.data.images import ImageSet
+    from vpfb_core.data.in_memory import InMemory
     from vpfb_core.uses.ood.comparison import Row
 
 
@@ -95,7 +95,7 @@ def ood(
     if folder is not None:
         comparison.older_report(folder, out_sets, names)
 
-    def load_sets() -> dict[tuple[str, str], ImageSet]:
+    def load_sets() -> dict[tuple[str, str], InMemory]:
         sets = {(in_set, "in"): choice.load_in_distribution(loaded, in_set, limit, **access.settings)}
         for name in out_sets:
             sets[name, "out"] = choice.load_out_of_distribution(loaded, name, limit, **access.settings)

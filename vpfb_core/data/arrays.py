@@ -17,11 +17,11 @@ import torch
 
 from vpfb_core.data.framing import MAX_BYTES, choose_size
 from vpfb_core.data.images import ImageSet
+from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.labelling import listed
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.stacking import stack_array
-from vpfb_core.data.table import Table
 from vpfb_core.data.table_loading import table_of_array
 from vpfb_core.errors import DataError
 
@@ -30,7 +30,7 @@ ENDINGS = frozenset({".npy", ".npz"})
 _SHAPE = "images are uint8 arrays of shape (N, H, W) or (N, H, W, C) with C = 1, 3 or 4"
 
 
-def load_arrays(path: Path, options: LoadOptions) -> ImageSet | Table:
+def load_arrays(path: Path, options: LoadOptions) -> InMemory:
     """The images of an .npy file, or of an .npz file with `images` (or a single array), `labels` and `classes`.
 
     An .npy file of numbers (N, d) is a table, unless they are uint8, which may be a single image.

@@ -104,6 +104,10 @@ class Statistics(ABC):
         del groups
         return {"conditional": True}
 
+    def facts(self) -> dict[str, Any]:
+        """What `vpfb info` says about the data beside their shape, as JSON values by name."""
+        return {}
+
     @abstractmethod
     def distance(self, other: Statistics) -> float:
         """The largest difference of means and deviations, relative to the deviations; infinite for other data."""

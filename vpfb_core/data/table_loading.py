@@ -56,7 +56,8 @@ def table_of(name: str, cells: Cells, options: LoadOptions) -> Table:
         _require_numbers(name, column, cells)
     values = np.stack([column.numbers for column in chosen], 1)
     complete = _complete(name, values, chosen, notes)
-    labels, groups = None, ()
+    labels: torch.Tensor | None = None
+    groups: tuple[ConditionGroup, ...] = ()
     if label is not None and options.conditional:
         labels, groups = _classes(name, label, complete, notes)
     elif label is not None:

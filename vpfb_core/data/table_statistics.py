@@ -138,6 +138,9 @@ class TableStatistics(Statistics):
     def class_reading(self, groups: Sequence[str]) -> dict[str, Any]:
         return {"conditional": True, "label": groups[0]}
 
+    def facts(self) -> dict[str, Any]:
+        return {"columns": list(self.columns), "discrete": list(self.discrete)}
+
     def distance(self, other: Statistics) -> float:
         if not isinstance(other, TableStatistics) or self.columns != other.columns or self.step != other.step:
             return math.inf

@@ -152,11 +152,11 @@ class Calibration(Protocol):
         """Whether this condition is calibrated."""
         ...
 
-    def describe(self, std: float) -> list[dict[str, float | None]]:
+    def describe(self, unit: float) -> list[dict[str, float | None]]:
         """One row of JSON values per level for tables.
 
         Args:
-            std: the standard deviation of the images, in units of [0, 1].
+            unit: the size of a standardised deviation of 1 in the unit of blur (`Statistics.unit`).
         """
         ...
 

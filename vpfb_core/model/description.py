@@ -146,22 +146,22 @@ def _statistics(document: dict[str, Any]) -> dict[str, Any]:
     """The statistics of images, or of a table, of which every column has each figure."""
     statistics = _mapping(document, "statistics")
     try:
-        mean, std = _list(statistics, "mean"), statistics.get("std")
-        numbers = [*mean, std]
+        numbers = [*_list(statistics, "mean"), statistics.get("std")]
+        deviations = numbers[-1:]
         if statistics.get("kind") == TABLE:
             lists = [_list(statistics, name) for name in ("columns", "mean", "std", "step", "low", "high")]
             if len({len(each) for each in lists}) != 1 or not all(isinstance(each, str) for each in lists[0]):
                 raise _WrongFieldError("statistics")
             numbers = [number for figures in lists[1:] for number in figures]
-            std = min(lists[2], default=0)
+            deviations = lists[2]
         elif "kind" in statistics:
             raise _WrongFieldError("statistics")
         for number in numbers:
             _number(number, "statistics")
+        if not all(number > 0 for number in deviations):
+            raise _WrongFieldError("statistics")
     except _WrongFieldError:
         raise _WrongFieldError("statistics") from None
-    if std <= 0:
-        raise _WrongFieldError("statistics")
     return statistics
 
 

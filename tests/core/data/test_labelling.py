@@ -56,7 +56,7 @@ def table(tmp_path, good):
     good(tmp_path, 4)
     good(tmp_path / "a", 1)
 
-    def write(text: str | bytes) -> data.ImageSet:
+    def write(text: str | bytes) -> data.InMemory:
         (tmp_path / "attributes.csv").write_bytes(text.encode() if isinstance(text, str) else text)
         return data.load(str(tmp_path), conditional=True)
 

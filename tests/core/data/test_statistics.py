@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vpfb_core.data import statistics
+from vpfb_core.data import image_statistics
 from vpfb_core.data.image_statistics import ImageStatistics
 
 
@@ -39,7 +39,7 @@ def test_few_values_are_counted_at_once_whatever_the_number_of_images(monkeypatc
         return bincount(values, minlength=minlength)
 
     monkeypatch.setattr(torch.Tensor, "bincount", counting)
-    monkeypatch.setattr(statistics, "_PART", 100)
+    monkeypatch.setattr(image_statistics, "_PART", 100)
     assert ImageStatistics.of(images) == exact
     assert sum(counted) == images.numel()
     assert max(counted) <= 100

@@ -11,22 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from vpfb_core.data.arrays import load_arrays
-from vpfb_core.data.images import ImageSet
+from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.named_set import NamedSet
 
 _FILE = Path(__file__).parents[2] / "assets" / "digits_images.npz"
 
 
-def load_digits(options: LoadOptions) -> ImageSet:
+def load_digits(options: LoadOptions) -> InMemory:
     """The digits: uint8 (1797, 1, 8, 8) unless a size or channels are given; one group of ten classes.
 
     Raises:
         DataError: the package's own file is missing or damaged.
     """
-    images = load_arrays(_FILE, options)
-    assert isinstance(images, ImageSet)
-    return replace(images, flips=False)
+    return replace(load_arrays(_FILE, options), flips=False)
 
 
 SETS = (

@@ -32,25 +32,25 @@ Drawing = Callable[[Tensor, Tensor], Points]
 
 def moons(uniform: Tensor, normal: Tensor) -> Points:
     """Two half circles that interlock, with noise."""
-    lower, angle = (uniform[:, 0] < 0.5).long(), math.pi * uniform[:, 1]
-    upper_moon = torch.stack([angle.cos(), angle.sin()], 1)
-    lower_moon = torch.stack([1 - angle.cos(), 0.5 - angle.sin()], 1)
+    lower, turn = (uniform[:, 0] < 0.5).long(), math.pi * uniform[:, 1]
+    upper_moon = torch.stack([turn.cos(), turn.sin()], 1)
+    lower_moon = torch.stack([1 - turn.cos(), 0.5 - turn.sin()], 1)
     return torch.where(lower[:, None] > 0, lower_moon, upper_moon) + MOONS_NOISE * normal[:, :2], lower
 
 
 def rings(uniform: Tensor, normal: Tensor) -> Points:
     """Concentric circles with equal numbers of points, with noise."""
-    ring, angle = (uniform[:, 0] * len(RINGS)).long(), 2 * math.pi * uniform[:, 1]
+    ring, turn = (uniform[:, 0] * len(RINGS)).long(), 2 * math.pi * uniform[:, 1]
     radius = torch.tensor(RINGS, dtype=uniform.dtype)[ring]
-    return radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + RINGS_NOISE * normal[:, :2], ring
+    return radius[:, None] * torch.stack([turn.cos(), turn.sin()], 1) + RINGS_NOISE * normal[:, :2], ring
 
 
 def pinwheel(uniform: Tensor, normal: Tensor) -> Points:
     """Five curved arms."""
     arm = (uniform[:, 0] * ARMS).long()
     along, across = 1 + ARM_LENGTH * normal[:, 0], ARM_WIDTH * normal[:, 1]
-    angle = 2 * math.pi * arm / ARMS + ARM_TURN * along.exp()
-    points = [along * angle.cos() - across * angle.sin(), along * angle.sin() + across * angle.cos()]
+    turn = 2 * math.pi * arm / ARMS + ARM_TURN * along.exp()
+    points = [along * turn.cos() - across * turn.sin(), along * turn.sin() + across * turn.cos()]
     return torch.stack(points, 1), arm
 
 
@@ -67,8 +67,8 @@ def checkerboard(uniform: Tensor, normal: Tensor) -> Points:
 def eight_gaussians(uniform: Tensor, normal: Tensor) -> Points:
     """Eight round Gaussians on a circle."""
     component = (uniform[:, 0] * GAUSSIANS).long()
-    angle = 2 * math.pi * component / GAUSSIANS
-    centre = GAUSSIANS_RADIUS * torch.stack([angle.cos(), angle.sin()], 1)
+    turn = 2 * math.pi * component / GAUSSIANS
+    centre = GAUSSIANS_RADIUS * torch.stack([turn.cos(), turn.sin()], 1)
     return centre + GAUSSIANS_STD * normal[:, :2], component
 
 

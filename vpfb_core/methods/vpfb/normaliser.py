@@ -158,11 +158,11 @@ class Normaliser:
             )
         return self.constants[condition]
 
-    def describe(self, std: float) -> list[dict[str, float | None]]:
+    def describe(self, unit: float) -> list[dict[str, float | None]]:
         """The unconditional constants at the reported levels, one row of JSON values per level.
 
         Args:
-            std: the standard deviation of the images in units of [0, 1], which gives the blur in grey levels.
+            unit: the size of a standardised deviation of 1 in the unit of blur.
         """
         constants, anchors = self._of(self._null), {_level(anchor.noise): anchor for anchor in self.anchor}
         rows: list[dict[str, float | None]] = []
@@ -172,7 +172,7 @@ class Normaliser:
             rows.append({
                 "noise": noise,
                 "angle": math.atan(1 / noise),
-                "blur": noise * std * 255,
+                "blur": noise * unit,
                 "constant": constants.value[i],
                 "error": constants.error[i],
                 "anchor_difference": anchor.difference if anchor else None,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core import data
-from vpfb_core.data import ImageSet, split
+from vpfb_core.data import InMemory, split
 from vpfb_core.data.catalogue import split_off
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container as checkpoint
@@ -87,7 +87,7 @@ def fit_source(
     shape: tuple[int, ...] | None = None,
     device: torch.device,
     seed: int = 0,
-    on_images: Callable[[ImageSet], None] | None = None,
+    on_images: Callable[[InMemory], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
     **options: Any,
 ) -> Fitted:
@@ -111,7 +111,7 @@ def fit_source(
 
 
 def fit(
-    images: ImageSet,
+    images: InMemory,
     identity: str,
     device: torch.device,
     *,
@@ -192,7 +192,7 @@ def _key(identity: str, shape: tuple[int, ...]) -> str:
 
 
 def _train(
-    network: Classifier, images: ImageSet, device: torch.device, seed: int, on_progress: Callable[[float], None] | None
+    network: Classifier, images: InMemory, device: torch.device, seed: int, on_progress: Callable[[float], None] | None
 ) -> None:
     assert images.labels is not None
     optimizer = torch.optim.AdamW(network.parameters(), RATE)
@@ -221,7 +221,7 @@ def _train(
 
 
 @torch.no_grad()
-def _accuracy(network: Classifier, images: ImageSet, device: torch.device) -> float:
+def _accuracy(network: Classifier, images: InMemory, device: torch.device) -> float:
     """The share of correct labels among the known labels of all groups."""
     assert images.labels is not None
     right, known = 0, 0

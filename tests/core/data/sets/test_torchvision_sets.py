@@ -28,7 +28,7 @@ def root(tmp_path, monkeypatch) -> Path:
     return tmp_path / "root"
 
 
-def load(source: str, **options: Any) -> data.ImageSet:
+def load(source: str, **options: Any) -> data.InMemory:
     return data.load(source, download=False, **options)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vpfb_core as vpfb
-from vpfb_core.data import ConditionGroup, ImageSet
+from vpfb_core.data import ConditionGroup, InMemory
 from vpfb_core.errors import CheckpointError, DataError, MissingError
 from vpfb_core.uses.evaluation import classifier, features
 
@@ -21,7 +21,7 @@ STEPS = 40  # enough to learn the digits by
 
 
 @pytest.fixture
-def digits(monkeypatch: pytest.MonkeyPatch) -> ImageSet:
+def digits(monkeypatch: pytest.MonkeyPatch) -> InMemory:
     """Labelled digits; a classifier of them is trained for a moment, in which it learns next to nothing."""
     monkeypatch.setattr(classifier, "STEPS", 2)
     monkeypatch.setattr(classifier, "BATCH", 64)
@@ -29,7 +29,7 @@ def digits(monkeypatch: pytest.MonkeyPatch) -> ImageSet:
 
 
 def test_it_learns_the_digits_tells_them_apart_better_than_pixels_and_is_found_again(
-    digits: ImageSet, cache: Path, monkeypatch: pytest.MonkeyPatch
+    digits: InMemory, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifier, "STEPS", STEPS)
     assert classifier.find("digits", digits.shape) is None
@@ -57,22 +57,22 @@ def test_it_learns_the_digits_tells_them_apart_better_than_pixels_and_is_found_a
     assert separation(fitted.network.features(chosen)) > 1.5 * separation(features.pixels(chosen))
 
 
-def test_one_call_fits_a_source_without_its_split_in_the_shape_that_is_asked_for(digits: ImageSet, cache: Path) -> None:
-    used: list[ImageSet] = []
+def test_one_call_fits_a_source_without_its_split_in_the_shape_that_is_asked_for(digits: InMemory, cache: Path) -> None:
+    used: list[InMemory] = []
     fitted = classifier.fit_source("digits:test", shape=(3, 16, 16), device=CPU, on_images=used.append)
     assert [images.shape for images in used] == [fitted.shape] == [(3, 16, 16)]
     assert fitted.images + fitted.held_out == len(digits), "digits have no split of their own"
     assert classifier.find("digits", (3, 16, 16)) == fitted.path
 
 
-def test_the_same_seed_fits_the_same_classifier(digits: ImageSet) -> None:
+def test_the_same_seed_fits_the_same_classifier(digits: InMemory) -> None:
     before = torch.random.get_rng_state()
     first, second = (classifier.fit(digits, "digits", CPU, seed=3).weights for _ in range(2))
     assert first == second != classifier.fit(digits, "digits", CPU, seed=4).weights
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_the_newest_classifier_of_a_set_is_taken(digits: ImageSet) -> None:
+def test_the_newest_classifier_of_a_set_is_taken(digits: InMemory) -> None:
     old = classifier.fit(digits, "digits", CPU).path
     new = classifier.fit(digits.subset(torch.arange(500)), "digits", CPU).path
     assert old != new, "the images are a part of the name"
@@ -80,7 +80,7 @@ def test_the_newest_classifier_of_a_set_is_taken(digits: ImageSet) -> None:
     assert classifier.find("digits", digits.shape) == new
 
 
-def test_several_groups_and_unknown_labels_are_learned(digits: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_groups_and_unknown_labels_are_learned(digits: InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier, "STEPS", STEPS)
     assert digits.labels is not None
     labels = torch.cat([digits.labels, digits.labels % 2], 1)
@@ -97,7 +97,7 @@ def test_large_images_cost_what_small_ones_do() -> None:
     assert torch.allclose(network.body(blocks / 127.5 - 1).mean((2, 3)), network.features(large), atol=1e-5)
 
 
-def test_without_labels_or_images_there_is_nothing_to_fit(digits: ImageSet) -> None:
+def test_without_labels_or_images_there_is_nothing_to_fit(digits: InMemory) -> None:
     with pytest.raises(DataError, match="no two classes"):
         classifier.fit(replace(digits, labels=None, groups=()), "digits", CPU)
     one = replace(digits, labels=torch.zeros(len(digits), 1, dtype=torch.int64), groups=(ConditionGroup("a", ("a",)),))
@@ -107,7 +107,7 @@ def test_without_labels_or_images_there_is_nothing_to_fit(digits: ImageSet) -> N
         classifier.fit(digits.subset(torch.arange(5)), "digits", CPU)
 
 
-def test_a_classifier_that_is_missing_or_damaged_is_an_error(digits: ImageSet) -> None:
+def test_a_classifier_that_is_missing_or_damaged_is_an_error(digits: InMemory) -> None:
     with pytest.raises(MissingError, match="no classifier is fitted") as raised:
         features.find("classifier", None, "digits", digits.shape, CPU, download=False)
     assert "--fit-features" in str(raised.value.hint)

@@ -84,6 +84,7 @@ def test_every_metric_tells_a_model_from_a_damaged_copy(
 
 
 def test_a_model_of_less_variety_is_precise_and_recalls_less(digits: Model, good: evaluation.Report) -> None:
+    assert isinstance(digits.statistics, ImageStatistics)
     statistics = replace(digits.statistics, std=0.7 * digits.statistics.std)  # samples drawn towards the mean image
     narrow = measured(replace(digits, statistics=statistics), metrics=("precision", "recall")).metrics
     assert narrow["recall"].value < 0.5 * good.metrics["recall"].value
