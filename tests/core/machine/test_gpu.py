@@ -27,7 +27,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.api import Model
-from vpfb_core.data import ImageSet
+from vpfb_core.data import ImageSet, image_statistics
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.dynamics.tableaux import METHODS, is_adaptive
 from vpfb_core.machine import container
