@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from vpfb_core import methods, networks
@@ -82,7 +81,7 @@ def load(
         tensors = _raw_weights(path, weights)
     try:
         # The first build needs no memory, since a wrong description could ask for any amount. It checks the tensors.
-        with torch.device("meta"):
+        with networks.shapes_only():
             _require_fit(_build(kind, described).field, tensors, path)
         model = _build(kind, described)
         if weights == "ema":  # the calibration and the reference belong to the averaged weights

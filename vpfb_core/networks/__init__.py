@@ -5,9 +5,9 @@ None for a time-free field. `condition` (N, G) is the class index in each condit
 every group.
 """
 
-from vpfb_core.networks.build import build, find, require_shape
+from vpfb_core.networks.build import build, find, require_shape, shapes_only
 from vpfb_core.networks.mlp import MLP
 from vpfb_core.networks.paper import PaperUNet
 from vpfb_core.networks.unet import UNet
 
-__all__ = ["MLP", "PaperUNet", "UNet", "build", "find", "require_shape"]
+__all__ = ["MLP", "PaperUNet", "UNet", "build", "find", "require_shape", "shapes_only"]

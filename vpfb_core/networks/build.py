@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from vpfb_core import names
 from vpfb_core.errors import ConfigError
@@ -52,6 +55,25 @@ def build(description: dict[str, Any], seed: int = 0) -> Network:
             return network(**arguments)
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ConfigError(f"the network {name!r} cannot be built from {arguments}: {error}") from error
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Inside this context, networks are built with the shapes of their weights, but without memory or values."""
+    with torch.device("meta"), _Uninitialised():
+        yield
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out the functions of `torch.nn.init`. For a meta tensor, some of them load torch's compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == torch.nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def require_shape(description: dict[str, Any], shape: tuple[int, ...], classes: tuple[int, ...]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpfb_core.networks.autograd_functions import keep_signature
 from vpfb_core.networks.compiling import keep_whole, traced_unprepared
 
 
@@ -43,6 +44,7 @@ class _Convolution(torch.autograd.Function):
     """features (N, C, H, W), weight (K, C, k, k), bias (K,) or None → (N, K, H', W')."""
 
     @staticmethod
+    @keep_signature
     def forward(features: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
         return F.conv2d(features, weight, bias, stride, padding)
 
@@ -73,6 +75,7 @@ class _Transposed(torch.autograd.Function):
     """
 
     @staticmethod
+    @keep_signature
     def forward(gradient: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
         features = gradient.new_empty(shape)  # only its shape is used
         return _backward(gradient, features, weight, stride, padding, (True, False, False))[0]

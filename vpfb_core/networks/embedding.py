@@ -19,7 +19,9 @@ class LevelFeatures(nn.Module):
 
     def __init__(self, features: int, max_frequency: float = 64.0) -> None:
         super().__init__()
-        frequencies = torch.exp(torch.linspace(0, math.log(max_frequency), features // 2))
+        # On the CPU whatever the default device is: torch loads its compiler for these two functions of a meta tensor.
+        exponents = torch.linspace(0, math.log(max_frequency), features // 2, device="cpu")
+        frequencies = torch.exp(exponents)
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.frequencies: Tensor
 

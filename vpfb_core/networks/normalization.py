@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from vpfb_core.networks.autograd_functions import keep_signature
 from vpfb_core.networks.compiling import keep_whole, traced_unprepared
 
 silu_backward, sigmoid_backward = torch.ops.aten.silu_backward, torch.ops.aten.sigmoid_backward
@@ -60,6 +61,7 @@ class _NormSiLU(torch.autograd.Function):
     """(y, m, r) from x, w and b; only y can be differentiated."""
 
     @staticmethod
+    @keep_signature
     def forward(x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         n, channels, positions = x.shape
         maps = x[:, :, None] if x.device.type == "cpu" else x.contiguous()  # with four dimensions either layout works
@@ -83,6 +85,7 @@ class _Gradient(torch.autograd.Function):
     """The gradients gx, gw and gb of x, w and b from gy, that of y: (3) with q = k = gy silu′(h)."""
 
     @staticmethod
+    @keep_signature
     def forward(
         gy: Tensor, x: Tensor, w: Tensor, b: Tensor, m: Tensor, r: Tensor, groups: int
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -86,7 +86,7 @@ def prepare(config: TrainConfig) -> Plan:
     config = config.replace(device=str(device))
     network = presets.network_description(config, images)
     method = presets.method_of(config, images)
-    with torch.device("meta"):
+    with networks.shapes_only():
         field = method.field(networks.build(network, config.run.seed), presets.data_shape(images))
     parameters = sum(parameter.numel() for parameter in field.parameters())
     images = replace(images, notes=(*images.notes, *begun.notes))

@@ -128,6 +128,21 @@ def test_a_perceptron_has_no_feature_layer() -> None:
     assert networks.build({"name": "mlp", "dim": 3}).feature_layer is None
 
 
+@every_network
+def test_a_network_of_shapes_only_has_the_tensors_of_a_real_one_without_their_values(name: str) -> None:
+    shape = shape_for(name)
+    description = networks.find(name).describe(chosen(name, shape, (3,)), shape, (3,))
+    state = torch.get_rng_state()
+    with networks.shapes_only():
+        shapes = networks.build(description)
+    assert torch.equal(torch.get_rng_state(), state)
+    real = networks.build(description)
+    assert {key: (value.shape, value.dtype) for key, value in shapes.state_dict().items()} == {
+        key: (value.shape, value.dtype) for key, value in real.state_dict().items()
+    }
+    assert all(parameter.is_meta for parameter in shapes.parameters())
+
+
 def test_an_unknown_network_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match="unknown network 'unett'") as failure:
         networks.find("unett")

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from vpfb_core.dynamics.solver import Solver
@@ -243,6 +242,8 @@ def _integrate(gains: Tensor, noises: Sequence[float], start: float) -> Tensor:
     before = 0.25 * gains[:1] * (1 - (math.tan(start) * noises[0]) ** 4)
     if len(noises) == 1:
         return before
+    from scipy.interpolate import CubicSpline  # takes a second, which drawing samples need not wait for
+
     places = [-math.log(noise) for noise in noises]
     integral = CubicSpline(places, gains.numpy(), axis=0).antiderivative()
     return before + torch.from_numpy(integral(places))

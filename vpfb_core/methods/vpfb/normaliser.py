@@ -36,8 +36,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from scipy.interpolate import krogh_interpolate
-
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -131,6 +129,8 @@ class Normaliser:
             return prior + (values[0] - prior) * self.noise[0] / level
         if position > last:
             return values[last] + (values[last] - values[max(last - 1, 0)]) * (position - last)
+        from scipy.interpolate import krogh_interpolate  # takes a second, which drawing samples need not wait for
+
         # The four nearest levels; at either end the first or the last four.
         left = min(max(int(position) - 1, 0), max(last - 3, 0))
         nodes = range(left, min(left + 4, last + 1))
