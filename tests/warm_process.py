@@ -7,6 +7,7 @@ the openings for writing, renames, removals and new folders below the current fo
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import resource
@@ -24,12 +25,13 @@ _RENAMING = {"os.rename", "os.remove", "os.mkdir"}
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: exit code (negative: the signal), streams, and operations on files until then."""
+    """How a process ended: exit code (negative: the signal), streams, operations on files until then, and its time."""
 
     code: int
     out: str
     err: str
     operations: int
+    seconds: float
 
 
 class WarmProcess:
@@ -45,6 +47,7 @@ class WarmProcess:
         folder: Path,
         *argv: str,
         kill_at: int | None = None,
+        interrupt_at: int | None = None,
         fails: tuple[int, int] | None = None,
         largest_file: int | None = None,
         send: tuple[float, int] | None = None,
@@ -53,12 +56,15 @@ class WarmProcess:
 
         Args:
             kill_at: SIGKILL in front of this operation, counted from 1.
+            interrupt_at: SIGINT in front of this operation.
             fails: (operation, errno): this operation and all after it fail so.
             largest_file: bytes that a file may have (RLIMIT_FSIZE).
             send: (seconds, signal): sent to the process so long after its start.
         """
-        request = {"folder": str(folder), "argv": argv, "kill_at": kill_at, "fails": fails,
-                "largest_file": largest_file, "send": send}  # fmt: skip
+        request = {
+            "folder": str(folder), "argv": argv, "kill_at": kill_at, "interrupt_at": interrupt_at, "fails": fails,
+            "largest_file": largest_file, "send": send,
+        }  # fmt: skip
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(request) + "\n")
@@ -85,11 +91,15 @@ def _serve() -> None:
     import torch._dynamo  # of the optimiser: half of what else is imported later
 
     import vpfb_core.uses.ood  # noqa: F401
+    from vpfb_cli.__main__ import run
+    from vpfb_cli.app import build
     from vpfb_core.training import checks, record
 
     torch.set_num_threads(1)
     checks.GRID_IMAGES, checks.GRID_NFE = 4, 2
     record.curves = lambda logs: b"curves"  # drawing takes longer than these runs
+    with contextlib.redirect_stdout(io.StringIO()):
+        run(build(), ["train", "--data", "digits", "--dry-run", "-q"])  # imports what a command needs
     for line in sys.stdin:
         print(json.dumps(_forked(json.loads(line))), flush=True)
 
@@ -100,7 +110,7 @@ def _forked(request: dict[str, Any]) -> dict[str, Any]:
     for stream in streams:
         stream.write_bytes(b"")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # until the command hears them
-    child = os.fork()
+    began, child = time.monotonic(), os.fork()
     if not child:
         _become(request, *streams)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -109,8 +119,9 @@ def _forked(request: dict[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, request["send"][1])
     _, status = os.waitpid(child, 0)
+    seconds, code = time.monotonic() - began, os.waitstatus_to_exitcode(status)
     out, err, operations = (stream.read_text() for stream in streams)
-    return {"code": os.waitstatus_to_exitcode(status), "out": out, "err": err, "operations": len(operations)}
+    return {"code": code, "out": out, "err": err, "operations": len(operations), "seconds": seconds}
 
 
 def _become(request: dict[str, Any], out: Path, err: Path, operations: Path) -> None:
@@ -123,7 +134,7 @@ def _become(request: dict[str, Any], out: Path, err: Path, operations: Path) -> 
     counted = os.open(operations, os.O_WRONLY)
     if request["largest_file"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"], resource.RLIM_INFINITY))
-    _watch(counted, request["kill_at"], request["fails"])
+    _watch(counted, request)
     sys.argv = ["vpfb", *request["argv"]]
     signals.install(report=lambda: output.current().fail(KeyboardInterrupt()))
     try:
@@ -138,15 +149,16 @@ def _become(request: dict[str, Any], out: Path, err: Path, operations: Path) -> 
     os._exit(code)
 
 
-def _watch(counted: int, kill_at: int | None, fails: tuple[int, int] | None) -> None:
+def _watch(counted: int, request: dict[str, Any]) -> None:
     """Count operations, one byte each in a file, and let the fault happen."""
-    below, count, fsync = f"{Path.cwd()}{os.sep}", 0, os.fsync
+    below, count, fsync, fails = f"{Path.cwd()}{os.sep}", 0, os.fsync, request["fails"]
+    sent = {request["kill_at"]: signal.SIGKILL, request["interrupt_at"]: signal.SIGINT}
 
     def operation() -> None:
         nonlocal count
         count += 1
-        if count == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if count in sent:
+            os.kill(os.getpid(), sent[count])
         if fails is not None and count >= fails[0]:
             raise OSError(fails[1], os.strerror(fails[1]))
         os.write(counted, b".")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli_runner import Ran, Vpfb
+from warm_process import WarmProcess, warm_process
 
 from vpfb_cli.__main__ import run
 from vpfb_cli.app import build
@@ -24,3 +26,10 @@ def vpfb(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
         return Ran(code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def process() -> Iterator[WarmProcess]:
+    """Runs command lines in processes of their own, which need not import torch first."""
+    with warm_process() as process:
+        yield process

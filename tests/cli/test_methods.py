@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli_runner import Vpfb
 from PIL import Image
-from warm_process import warm_process
+
+from vpfb_cli.__main__ import run
+from vpfb_cli.app import build
 
 TRAIN = ["train", "--data", "digits", "--method", "flow-matching", "--set", "widths=[8]", "--batch-size", "4",
          "--threads", "1", "--steps", "2", "--val-fraction", "0.02", "--out", "run", "-q"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run of two steps."""
-    folder = tmp_path_factory.mktemp("flow") / "matching"
-    folder.mkdir()
-    with warm_process() as process:
-        ended = process.run(folder, *TRAIN)
-    assert ended.code == 0, ended.err
-    yield str(folder / "run")
+    folder = tmp_path_factory.mktemp("flow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run(build(), TRAIN) == 0
+    return str(folder / "run")
 
 
 def test_it_samples_interpolates_and_is_evaluated(model: str, vpfb: Vpfb) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ import pytest
 from vpfb_cli.signals import ONE_REQUEST_SECONDS
 
 ALL = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["INT", "TERM", "HUP"])
+
+
+@pytest.fixture(autouse=True)
+def hangup_ends_processes() -> Iterator[None]:
+    """SIGHUP as a terminal has it, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
 
 # A command for each moment; each says READY on stderr when the moment has come.
 PROGRAM = """

@@ -11,14 +11,13 @@ import json
 import random
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from present import present
-from warm_process import Ended, WarmProcess, warm_process
+from warm_process import Ended, WarmProcess
 
 from vpfb_core.errors import CheckpointError
 from vpfb_core.machine import container as checkpoint
@@ -27,8 +26,8 @@ from vpfb_core.model.runs import Run
 from vpfb_core.training.state import read_state
 
 TRAIN = [
-    "train", "--data", "digits", "--set", "widths=[8]", "--batch-size", "4", "--threads", "1", "--val-fraction", "0.02",
-    "--steps", "6", "--save-every", "2", "--sample-every", "3", "--set", "log_every=1", "--out", "run", "-q",
+    "train", "--data", "digits", "--set", "widths=[8]", "--batch-size", "4", "--val-fraction", "0.005", "--steps", "6",
+    "--save-every", "2", "--sample-every", "3", "--set", "log_every=1", "--threads", "1", "--out", "run", "-q",
 ]  # fmt: skip
 RESUME = [*TRAIN, "--resume", "auto"]
 OPERATIONS = 166  # on files, in a run of these settings
@@ -43,20 +42,20 @@ def moments(few: int, many: int, of: int = OPERATIONS) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def process() -> Iterator[WarmProcess]:
-    with warm_process() as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def whole(process: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Tensors:
-    """What the uninterrupted run comes to."""
+def uninterrupted(process: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The folder of a run that nothing interrupts, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("whole") / "whole"
     folder.mkdir()
     ended = process.run(folder, *TRAIN)
     assert (ended.code, ended.err) == (0, "")
     assert ended.operations >= OPERATIONS
-    return tensors(folder)
+    return folder, ended.seconds
+
+
+@pytest.fixture(scope="module")
+def whole(uninterrupted: tuple[Path, float]) -> Tensors:
+    """What it comes to."""
+    return tensors(uninterrupted[0])
 
 
 @pytest.fixture
@@ -129,23 +128,33 @@ def test_a_run_killed_at_any_operation_on_files_goes_on_to_the_same_end(
 
 @pytest.mark.parametrize("trial", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 60))])
 def test_a_run_killed_at_any_time_goes_on_to_the_same_end(
-    trial: int, process: WarmProcess, folder: Path, whole: Tensors
+    trial: int, process: WarmProcess, folder: Path, uninterrupted: tuple[Path, float], whole: Tensors
 ) -> None:
-    draw = random.Random(trial)
+    draw, seconds = random.Random(trial), uninterrupted[1]
     for _ in range(3):
-        process.run(folder, *RESUME, send=(draw.uniform(0.1, 1.5), signal.SIGKILL))
+        process.run(folder, *RESUME, send=(seconds * draw.uniform(0.05, 1), signal.SIGKILL))
     assert_goes_on_to_the_end(process, folder, whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("trial", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 25))])
 def test_a_signal_at_any_time_ends_the_run_with_130_and_it_goes_on_to_the_same_end(
-    trial: int, number: int, process: WarmProcess, folder: Path, whole: Tensors
+    trial: int, number: int, process: WarmProcess, folder: Path, uninterrupted: tuple[Path, float], whole: Tensors
 ) -> None:
-    ended = process.run(folder, *RESUME, send=(random.Random(trial).uniform(0.05, 1.5), number))
+    moment = uninterrupted[1] * random.Random(100 * trial + number).uniform(0.05, 1)
+    ended = process.run(folder, *RESUME, send=(moment, number))
     assert ended.code in (130, 0), ended.err  # or it had finished
     assert "Traceback" not in ended.err
     assert_goes_on_to_the_end(process, folder, whole)
+
+
+def test_ctrl_c_in_a_long_run_saves_it_and_writes_a_model(process: WarmProcess, folder: Path) -> None:
+    long = ["100000" if word == "6" else word for word in TRAIN]
+    ended = process.run(folder, *long, interrupt_at=120)
+    assert (ended.code, "saved in run" in ended.err) == (130, True), ended.err
+    run = Run(folder / "run")
+    assert present(read_state(run)).counters.step >= 2
+    assert run.model.is_file()
 
 
 @pytest.mark.parametrize("at", moments(1, OPERATIONS))
