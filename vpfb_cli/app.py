@@ -16,13 +16,14 @@ from vpfb_cli.commands.eval import eval_
 from vpfb_cli.commands.info import info
 from vpfb_cli.commands.interpolate import interpolate
 from vpfb_cli.commands.ood import ood
+from vpfb_cli.commands.plot import plot
 from vpfb_cli.commands.sample import sample
 from vpfb_cli.commands.score import score
 from vpfb_cli.commands.train import train
 from vpfb_cli.options import option, spelled_out
 
 # One function per command, named as the command is, in the order of `vpfb --help`; see `register`.
-COMMANDS: tuple[Callable[..., None], ...] = (train, sample, interpolate, compose, ood, score, eval_, info, data)
+COMMANDS: tuple[Callable[..., None], ...] = (train, sample, interpolate, compose, ood, score, eval_, info, plot, data)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,76 @@
+"""`vpfb plot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from vpfb_cli import signals
+from vpfb_cli.models import open_model
+from vpfb_cli.options import DATA, MODEL_HELP, OUTPUT, DataAccess, Machine, path_argument, path_option
+from vpfb_cli.output import Output
+from vpfb_cli.outputs import require_file
+from vpfb_core.errors import ConfigError
+from vpfb_core.model import run_log
+from vpfb_core.model.runs import Run
+
+
+def plot(
+    model: Annotated[str | None, path_argument("MODEL", MODEL_HELP, show_default="the newest run under ./runs")] = None,
+    *,
+    data: Annotated[
+        str | None, path_option("--data DATA", DATA, "The data to draw.", show_default="the training data")
+    ] = None,
+    access: DataAccess,
+    machine: Machine,
+    out: Annotated[
+        str,
+        path_option("-o --out OUT", OUTPUT, ".png: a figure; .gif: the log-density of two columns from noise to data."),
+    ] = "plot.png",
+    say: Output,
+) -> None:
+    """Draw a model of points or of a table, or the training curves of a run on images.
+
+    A model of two columns is drawn with its data, samples, learned log-density
+    and flow, a model of more columns with all pairs of its first six columns.
+
+    Example:
+      vpfb plot runs/001-moons -o moons.png
+      vpfb plot runs/001-moons -o moons.gif
+    """
+    require_file("-o", out, [".png", ".gif"], {})
+    loaded, name = open_model(say, model, machine)
+    with signals.importing():
+        from vpfb_core.machine.files import write_bytes
+        from vpfb_core.uses.calibration import training_images
+        from vpfb_core.uses.plotting import curves, model_plot
+    animated = Path(out).suffix.lower() == ".gif"
+    if animated or model_plot.columns_of(loaded):
+        model_plot.require_columns(loaded)
+        rows = training_images(loaded, data, **access.settings).in_memory().data
+        picture = (
+            model_plot.animate(loaded, rows, machine.seed)
+            if animated
+            else model_plot.plot(loaded, rows, _title(name), machine.seed)
+        )
+    else:
+        picture = curves.curves({_title(name): _log(name)})
+    write_bytes(Path(out), picture)
+    say.result({"model": name, "output": out}, out)
+
+
+def _log(name: str) -> dict[str, list[float]]:
+    """The log of the run of a model. Raises ConfigError if there is none."""
+    log = run_log.read(Run(Path(name).parent).log)
+    if not log.get("step"):
+        raise ConfigError(
+            f"{name} is a model of images without a log of its training, and there is nothing to plot",
+            hint=f"draw from it: vpfb sample -m {name} -n 64 -o grid.png",
+        )
+    return log
+
+
+def _title(name: str) -> str:
+    """The name of the run, or of the model."""
+    path = Path(name)
+    return path.parent.name if path.name == "model.safetensors" and path.parent.name else path.stem

@@ -1,0 +1,116 @@
+"""Plots of a model of a table: two columns as pictures of the plane, more columns pair by pair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vpfb_core.data.statistics import Statistics
+from vpfb_core.errors import ConfigError
+from vpfb_core.methods.base import Transports
+from vpfb_core.model.trained import TrainedModel
+from vpfb_core.uses.density import log_density
+from vpfb_core.uses.draw import Drawn, sample
+from vpfb_core.uses.pictures import gif
+from vpfb_core.uses.plotting.pairs import pairs
+from vpfb_core.uses.plotting.two_columns import Scene, Window, landscape, plane
+
+SAMPLES = 2_000
+PATHS = 60  # of the flow, in the figure
+GRID = 100  # points on each side, at which densities are computed
+FRAMES = 40
+POINTS = 300  # in the animation
+_TOLERANCE = 1e-3  # of the likelihood of the flow, finer than colours can show
+
+
+def columns_of(model: TrainedModel) -> tuple[str, ...]:
+    """The names of the columns of a model of a table; () for a model of images."""
+    return tuple(getattr(model.statistics, "columns", ()))
+
+
+def plot(model: TrainedModel, rows: Tensor, title: str, seed: int = 0) -> bytes:
+    """Draw data and samples of a model, and for two columns the learned log-density and the flow.
+
+    Args:
+        model: a model of a table.
+        rows: rows that the model was trained on, float64 (N, d).
+        title: the title of the figure.
+        seed: the seed of the samples.
+    Returns:
+        The content of a PNG file.
+    Raises:
+        ConfigError: the model is of images, or has no flow.
+        SolverError: a sample did not reach the end of the flow.
+    """
+    columns = require_columns(model)
+    samples = sample(model, SAMPLES, seed).require_success().images
+    if len(columns) != 2:
+        return pairs(rows.numpy(), samples.numpy(), columns, title)
+    model.require("flow", "a plot of two columns")
+    window = Window.of(np.concatenate([rows.numpy(), samples[:PATHS].numpy()]))
+    points = torch.from_numpy(window.grid(GRID))
+    density = log_density(
+        model, points, method="ode", dequantise=False, batch_size=len(points),
+        rtol=_TOLERANCE, atol=_TOLERANCE,
+    )  # fmt: skip
+    paths = _path(model, sample(model, PATHS, seed, method="heun", nfe=2 * FRAMES, keep_path=True))
+    return plane(rows.numpy(), samples.numpy(), density.numpy(), paths, window, columns, "learned log-density", title)
+
+
+def animate(model: TrainedModel, rows: Tensor, seed: int = 0) -> bytes:
+    """Draw the learned log-density of two columns at noise levels from noise to data, and points of the flow.
+
+    Each frame shows the density of the noisy data in the coordinates of the flow, in which noise and data have the same
+    variance. Arguments and errors are those of `plot`; the model also needs an energy.
+
+    Returns:
+        The content of a GIF file.
+    """
+    columns = require_columns(model)
+    if len(columns) != 2:
+        raise ConfigError(f"an animation shows two columns, and the model has {len(columns)}", hint="-o plot.png")
+    for capability in ("flow", "energy"):
+        model.require(capability, "an animation")
+    drawn = sample(model, POINTS, seed, method="heun", nfe=2 * FRAMES, keep_path=True).require_success()
+    path = _path(model, drawn)
+    window = Window.of(np.concatenate([rows.numpy(), path[0]]))
+    u = model.statistics.standardise(torch.from_numpy(window.grid(GRID)), model.device)
+    return gif(landscape(_scenes(model, u, path), window, columns), seconds=5)
+
+
+def _scenes(model: TrainedModel, u: Tensor, path: np.ndarray) -> Iterator[Scene]:
+    """The moments at which `path` was drawn, with the log-density at the points u, as far as energies are accurate."""
+    field, flow, levels = model.field, cast(Transports, model.field), model.field.levels
+    assert levels is not None
+    start, end = flow.span
+    for position, points in zip(flow.grid(start, end, FRAMES), path, strict=True):
+        level = flow.level(position)
+        if not levels.allow_chains(level):
+            return
+        energy = u.square().sum(1) / 2 if math.isinf(level) else field.energy(u, min(level, levels.highest))
+        noise = "pure noise" if level > 100 else f"noise {level:.2g} times the deviation of the data"
+        yield Scene(-energy.double().cpu().numpy(), points, noise)
+
+
+def require_columns(model: TrainedModel) -> tuple[str, ...]:
+    """The names of the columns. Raises ConfigError for a model of images."""
+    if columns := columns_of(model):
+        return columns
+    raise ConfigError("the model is of images, of which there is no such plot", hint="vpfb sample -n 64 -o grid.png")
+
+
+def _path(model: TrainedModel, drawn: Drawn) -> np.ndarray:
+    """The states of samples at every step, (T, K, d), in the units of the columns, without rounding."""
+    solution = drawn.require_success().solution
+    assert solution.path is not None
+    return _unrounded(model.statistics, solution.path).numpy()
+
+
+def _unrounded(statistics: Statistics, z: Tensor) -> Tensor:
+    mean, std = (torch.tensor(getattr(statistics, name), dtype=torch.float64) for name in ("mean", "std"))
+    return z.cpu().double() * std + mean

@@ -1,0 +1,151 @@
+"""Models of two columns: data, samples, log-density and flow in one figure, and the potential from noise to data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vpfb_core.uses.plotting.figure import BLUE, VERMILION, figure, literal, plain, png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DEPTH = 10.0  # nats below the highest log-density that are told apart by colour
+COLOUR_MAP = "cividis"  # its lightness rises evenly, also for colour-blind people and in grey print
+MARGIN = 0.15  # beyond the data on each side, as a share of their range
+MOST_POINTS = 2_000  # in a scatter plot
+_SQUARE = 4.0  # inches
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of the plane that a figure shows.
+
+    Attributes:
+        x, y: the lowest and the highest value of each column.
+    """
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    @classmethod
+    def of(cls, points: np.ndarray) -> Window:
+        """The window that contains points (N, 2) with a margin."""
+        low, high = points.min(0), points.max(0)
+        margin = MARGIN * np.maximum(high - low, 1e-6)
+        (left, bottom), (right, top) = low - margin, high + margin
+        return cls((float(left), float(right)), (float(bottom), float(top)))
+
+    def grid(self, side: int) -> np.ndarray:
+        """The points of a regular grid, float64 (side², 2), row by row from the lower left corner."""
+        x, y = np.meshgrid(np.linspace(*self.x, side), np.linspace(*self.y, side))
+        return np.stack([x.ravel(), y.ravel()], 1)
+
+
+def plane(
+    data: np.ndarray, samples: np.ndarray, log_density: np.ndarray, paths: np.ndarray, window: Window,
+    columns: Sequence[str], density_name: str, title: str,
+) -> bytes:  # fmt: skip
+    """Draw data, samples, the learned log-density and paths of the flow side by side.
+
+    Args:
+        data: data, (N, 2).
+        samples: samples of the model, (M, 2).
+        log_density: the log-density in nats on `window.grid(side)`, (side²,).
+        paths: points of the flow from noise to data, (T, K, 2).
+        window: the part of the plane that all four show.
+        columns: the names of the two columns.
+        density_name: what the log-density is.
+        title: the title of the figure.
+    Returns:
+        The content of a PNG file.
+    """
+    drawn = figure(2 * _SQUARE + 1.2, 2 * _SQUARE)
+    (top, right), (below, last) = drawn.subplots(2, 2)
+    for axes, points, name, colour in ((top, data, "data", BLUE), (right, samples, "samples", VERMILION)):
+        _scatter(axes, points, colour)
+        axes.set_title(f"{name} ({len(points):,})")
+    side = round(len(log_density) ** 0.5)
+    highest = float(np.nanmax(log_density))
+    levels = np.linspace(highest - DEPTH, highest, 21)
+    shown = below.contourf(
+        np.linspace(*window.x, side), np.linspace(*window.y, side), log_density.reshape(side, side), levels.tolist(),
+        cmap=COLOUR_MAP, extend="min",
+    )  # fmt: skip
+    below.set_title(density_name)
+    drawn.colorbar(shown, ax=below, label="nats").ax.yaxis.set_major_formatter("{x:.0f}")
+    for path in paths.swapaxes(0, 1):
+        last.plot(path[:, 0], path[:, 1], color="0.6", linewidth=0.6, zorder=1)
+    _scatter(last, paths[0], "0.35", size=9)
+    _scatter(last, paths[-1], VERMILION, size=9)
+    last.set_title("flow from noise (grey) to data")
+    for axes in (top, right, below, last):
+        plain(axes).set(xlim=window.x, ylim=window.y)
+    for axes, name in ((below, columns[0]), (last, columns[0])):
+        axes.set_xlabel(name)
+        literal([axes.xaxis.label])
+    for axes in (top, below):
+        axes.set_ylabel(columns[1])
+        literal([axes.yaxis.label])
+    literal([drawn.suptitle(title)])
+    return png(drawn)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One moment on the way from noise to data.
+
+    Attributes:
+        log_density: on `window.grid(side)`, (side²,), up to a constant.
+        points: points of the flow, (K, 2).
+        title: what is shown.
+    """
+
+    log_density: np.ndarray
+    points: np.ndarray
+    title: str
+
+
+def landscape(scenes: Iterable[Scene], window: Window, columns: Sequence[str]) -> Tensor:
+    """Draw the log-density and points of the flow from noise to data.
+
+    Args:
+        scenes: the moments, in their order.
+        window: the part of the plane that is shown.
+        columns: the names of the two columns.
+    Returns:
+        The frames of an animation, uint8 (T, 3, H, W).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    frames = []
+    for scene in scenes:
+        drawn = figure(_SQUARE + 0.6, _SQUARE + 0.6)
+        drawn.set_dpi(100)
+        axes = plain(drawn.add_subplot())
+        side = round(len(scene.log_density) ** 0.5)
+        highest = float(np.nanmax(scene.log_density))
+        image = scene.log_density.reshape(side, side)
+        extent = (*window.x, *window.y)
+        axes.imshow(
+            image, origin="lower", extent=extent, aspect="auto", cmap=COLOUR_MAP, vmin=highest - DEPTH, vmax=highest,
+        )  # fmt: skip
+        axes.scatter(scene.points[:, 0], scene.points[:, 1], s=7, color="white", edgecolors="black", linewidths=0.4)
+        axes.set(xlim=window.x, ylim=window.y, xlabel=columns[0], ylabel=columns[1], title=scene.title)
+        literal([axes.xaxis.label, axes.yaxis.label])
+        canvas = FigureCanvasAgg(drawn)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
+        frames.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
+    return torch.stack(frames)
+
+
+def _scatter(axes: Axes, points: np.ndarray, colour: str, size: float = 4) -> None:
+    """Draw points, equally spaced ones if there are many."""
+    shown = points[:: max(1, -(-len(points) // MOST_POINTS))]
+    axes.scatter(shown[:, 0], shown[:, 1], s=size, color=colour, alpha=0.6, linewidths=0, zorder=2)
