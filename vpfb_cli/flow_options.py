@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli.options import MODEL, at_least_one, option
 from vpfb_cli.wording import one_of
@@ -62,8 +62,14 @@ class Flow:
         values = {"--solver": self.solver, "--nfe": self.nfe, "--rtol": self.rtol, "--atol": self.atol}
         return {name: value for name, value in values.items() if value is not None}
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The options that were given, as arguments of `Solver.choose`."""
+        values = {"method": self.solver, "nfe": self.nfe, "rtol": self.rtol, "atol": self.atol}
+        return {name: value for name, value in values.items() if value is not None}
+
     def choose(self) -> Solver:
         """The solver of these options; the default solver if none was given."""
         from vpfb_core.methods.transport import Solver
 
-        return Solver.choose(self.solver, self.nfe, self.rtol, self.atol)
+        return Solver.choose(**self.arguments)

@@ -18,13 +18,16 @@ class MethodName:
         summary: one line that says what it is.
         module: the module that contains its class.
         attribute: the name of the class.
-        gives: the capabilities of its fields: "energy", "flow".
+        gives: the capabilities of the method: "energy"; "flow", from noise to data and back; "density", if its energies
+            are calibrated to normalised densities.
+        sampling: the options of sampling that only this method has, beside the solver.
     """
 
     summary: str
     module: str
     attribute: str
     gives: tuple[str, ...]
+    sampling: tuple[str, ...] = ()
 
 
 METHODS: dict[str, MethodName] = {
@@ -32,13 +35,20 @@ METHODS: dict[str, MethodName] = {
         "Variational Potential Flow Bayes: one potential that is a flow and an energy",
         "vpfb_core.methods.vpfb.method",
         "VPFB",
-        ("energy", "flow"),
+        ("energy", "flow", "density"),
     ),
     "flow-matching": MethodName(
         "flow matching: a velocity without an energy, the baseline",
         "vpfb_core.methods.flow_matching",
         "FlowMatching",
         ("flow",),
+    ),
+    "energy-matching": MethodName(
+        "Energy Matching: one energy of clean data without time, trained in two phases",
+        "vpfb_core.methods.energy_matching.two_phases",
+        "EnergyMatching",
+        ("energy",),
+        ("tau",),
     ),
 }
 DEFAULT_METHOD = "vpfb"
@@ -58,7 +68,7 @@ MCMC = ("none", "ula", "mala", "smc")
 
 
 def methods_with(capability: str) -> list[str]:
-    """The names of the methods whose fields have a capability, "energy" or "flow"."""
+    """The names of the methods that have a capability, "energy", "flow" or "density"."""
     return [name for name, method in METHODS.items() if capability in method.gives]
 
 

@@ -82,7 +82,7 @@ def test_no_loose_modules_and_no_two_modules_of_one_name() -> None:
 
 def test_the_registry_describes_methods_correctly() -> None:
     from vpfb_core import methods, networks
-    from vpfb_core.methods.base import DataShape, Transports
+    from vpfb_core.methods.base import DataShape, Method, Transports
 
     for name, row in names.METHODS.items():
         method = methods.build(name, {})
@@ -91,7 +91,9 @@ def test_the_registry_describes_methods_correctly() -> None:
         assert method.name == name
         assert set(row.gives) == {
             *(["energy"] if field.levels is not None else []), *(["flow"] if isinstance(field, Transports) else []),
+            *(["density"] if type(method).calibrate is not Method.calibrate else []),
         }  # fmt: skip
+        assert row.sampling == method.SamplingOptions.names()
 
 
 def test_the_names_that_people_type_are_those_of_the_modules() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli import signals
-from vpfb_cli.flow_options import Condition, Flow
+from vpfb_cli.flow_options import FLOW, Condition, Flow
 from vpfb_cli.image_writer import ImageWriter
 from vpfb_cli.models import open_model
 from vpfb_cli.options import (
@@ -58,6 +58,13 @@ def sample(
         str, option("--weights ema|raw", MODEL, "Averaged weights, or those of the last training step.")
     ] = "ema",
     flow: Flow,
+    tau: Annotated[
+        float | None,
+        option(
+            "--tau TIME", FLOW, "Time at which sampling ends, for methods whose chain follows the flow at time 1.",
+            show_default="set by the method",
+        ),
+    ] = None,
     langevin: Annotated[
         int | None,
         option("--langevin N", CHAINS, "Continue each sample by N steps of a MALA chain.", callback=at_least_one),
@@ -88,18 +95,22 @@ def sample(
       vpfb sample -m digits -n 8 --known three.png --mask upper-half.png
     """
     with signals.importing():
+        from vpfb_core import methods
         from vpfb_core.machine import distributed
     writer = ImageWriter(out, say, {"--known": known, "--mask": mask})
-    _check_combination(writer, langevin, known, mask, flow)
-    solver = flow.choose()
+    own = {} if tau is None else {"tau": tau}
+    _check_combination(writer, langevin, known, mask, flow, own)
+    flow.choose()  # refuses a wrong solver before the model is loaded
     loaded, name = open_model(say, model, machine, weights)
+    how = flow.arguments | own
+    solver, _ = methods.choose_sampling(loaded.method, how)
     if langevin is not None or known is not None:
         loaded.require("energy", "a Langevin chain")
     condition.warn_if_idle(say, loaded)
 
     began = time.monotonic()
     settings = {"condition": condition.class_, "guidance": condition.guidance, "batch_size": batch_size}
-    job = _Job(say, loaded, n, machine.seed, settings, solver.arguments, writer)
+    job = _Job(say, loaded, n, machine.seed, settings, how, writer)
     in_chains = langevin is not None or known is not None
     labels = _labels(loaded, condition.class_, n)
     with writer.writing(n, loaded.shape, frames=1 + (solver.nfe or 1), at_once=in_chains, labels=labels):
@@ -139,7 +150,12 @@ def _labels(model: Model, classes: list[str] | None, n: int) -> dict[str, np.nda
 
 
 def _check_combination(
-    writer: ImageWriter, langevin: int | None, known: Path | None, mask: Path | None, flow: Flow
+    writer: ImageWriter,
+    langevin: int | None,
+    known: Path | None,
+    mask: Path | None,
+    flow: Flow,
+    own: Mapping[str, float],
 ) -> None:
     """Refuse options that do not go together, before any work is done."""
     if (known is None) != (mask is None):
@@ -147,8 +163,8 @@ def _check_combination(
         raise ConfigError(f"{given} needs {missing}", hint="--known IMAGE --mask MASK: white is kept, black is drawn")
     if known is not None and langevin is not None:
         raise ConfigError("--known and --langevin exclude each other", hint="--known runs Langevin chains of its own")
-    if known is not None and flow.given:
-        raise ConfigError(f"--known chooses its own solver steps, so it takes no {', '.join(flow.given)}")
+    if known is not None and (idle := [*flow.given, *(f"--{each}" for each in own)]):
+        raise ConfigError(f"--known chooses its own solver steps, so it takes no {', '.join(idle)}")
     if writer.wants_path and (known is not None or langevin is not None):
         given = "--langevin" if known is None else "--known"
         raise ConfigError(
@@ -158,14 +174,14 @@ def _check_combination(
 
 @dataclass(frozen=True)
 class _Job:
-    """What is drawn: n images with the settings of `Model.sample`."""
+    """What is drawn: n images with the settings of `Model.sample`, of which `how` are the solver and the method's own."""
 
     say: Output
     model: Model
     n: int
     seed: int
     settings: dict[str, Any]
-    solver: dict[str, Any]
+    how: dict[str, Any]
     writer: ImageWriter
 
 
@@ -189,7 +205,7 @@ def _follow_flow(job: _Job, take: Callable[[Tensor, Tensor | None], None]) -> _D
 
     def draw(rows: range) -> tuple[Tensor, Tensor | None, int]:
         drawn = model.sample(
-            len(rows), job.seed, first=done + rows.start, keep_path=job.writer.wants_path, **job.settings, **job.solver
+            len(rows), job.seed, first=done + rows.start, keep_path=job.writer.wants_path, **job.settings, **job.how
         ).require_success()
         return drawn.images, drawn.path, int(drawn.nfe.sum())
 
@@ -216,7 +232,7 @@ def _run_chains(job: _Job, steps: int) -> _Drawn:
         return drawn
     with progress(job.say, "running chains") as bar:
         chains = job.model.long_run(
-            torch.cat(starts), steps, job.seed, on_progress=bar.update, **job.settings, **job.solver
+            torch.cat(starts), steps, job.seed, on_progress=bar.update, **job.settings, **job.how
         )
     job.writer.add(chains.images)
     job.say.note(

@@ -115,7 +115,7 @@ def train(
     plan = training.prepare(settings)
     for note in plan.images.notes:
         say.note(f"data: {note}")
-    for line in _summary(plan):
+    for line in [*_summary(plan), *plan.method.notes()]:
         say.note(line)
     if dry_run:
         _show_plan(say, plan)

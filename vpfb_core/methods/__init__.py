@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 from vpfb_core import names
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.vpfb import version_1
-from vpfb_core.settings import shown
+from vpfb_core.settings import Settings, shown
 
 if TYPE_CHECKING:
+    from vpfb_core.dynamics.solver import Solver
     from vpfb_core.methods.base import Method
 
-__all__ = ["build", "find", "gives", "register", "require", "version_1"]
+__all__ = ["build", "choose_sampling", "find", "gives", "register", "require", "version_1"]
 
+
+SOLVER_ARGUMENTS = ("method", "nfe", "rtol", "atol")  # those of `Solver.choose`
 
 _registered: dict[str, type[Method]] = {}  # the methods of `register`; others are imported as `names.METHODS` says
 
@@ -27,9 +30,10 @@ def register(method: type[Method], *, summary: str, gives: tuple[str, ...]) -> N
     Args:
         method: the class of the method.
         summary: one line that says what it is.
-        gives: the capabilities of its fields: "energy", "flow".
+        gives: the capabilities of the method: "energy", "flow", "density".
     """
-    names.METHODS[method.name] = names.MethodName(summary, method.__module__, method.__name__, gives)
+    options = method.SamplingOptions.names()
+    names.METHODS[method.name] = names.MethodName(summary, method.__module__, method.__name__, gives, options)
     _registered[method.name] = method
 
 
@@ -60,17 +64,39 @@ def build(name: str, settings: Mapping[str, Any]) -> Method:
     return method(method.Settings.from_dict(settings))
 
 
+def choose_sampling(method: Method, arguments: Mapping[str, Any]) -> tuple[Solver, Settings]:
+    """The solver and the options with which a method draws.
+
+    Args:
+        method: the method.
+        arguments: settings of `Solver.choose` and options of the method, by name.
+    Raises:
+        ConfigError: the method has no such option, the hint names the methods that have it; or a value does not fit.
+    """
+    solver = {name: value for name, value in arguments.items() if name in SOLVER_ARGUMENTS}
+    options = {name: value for name, value in arguments.items() if name not in SOLVER_ARGUMENTS}
+    for name in options:
+        if name not in method.SamplingOptions.names():
+            others = [each for each, row in names.METHODS.items() if name in row.sampling]
+            raise ConfigError(
+                f"a model trained with --method {method.name} is sampled without {name}",
+                hint=f"methods that take it: {', '.join(others) or 'none'}",
+            )
+    chosen = method.SamplingOptions.from_dict(options)
+    return method.choose_solver(chosen, solver), chosen
+
+
 def gives(name: str, capability: str) -> bool:
-    """Whether the fields of a method have a capability, "energy" or "flow"."""
+    """Whether a method has a capability, "energy", "flow" or "density"."""
     row = names.METHODS.get(name)
     return row is not None and capability in row.gives
 
 
 def require(capability: str, name: str, use: str) -> None:
-    """Raise ConfigError if the fields of a method lack a capability.
+    """Raise ConfigError if a method lacks a capability.
 
     Args:
-        capability: "energy" or "flow".
+        capability: "energy", "flow" or "density".
         name: the name of the method.
         use: what needs the capability, as the subject of a sentence, such as "out-of-distribution detection".
     Raises:
@@ -78,7 +104,9 @@ def require(capability: str, name: str, use: str) -> None:
     """
     if gives(name, capability):
         return
-    what = {"energy": "an energy", "flow": "a flow from noise to data"}[capability]
+    what = {
+        "energy": "an energy", "flow": "a flow from noise to data", "density": "a normalised density"
+    }[capability]  # fmt: skip
     raise ConfigError(
         f"{use} needs {what}, which a model trained with --method {name} does not have",
         hint=f"methods that have one: {', '.join(names.methods_with(capability))}",

@@ -68,6 +68,10 @@ class Field(nn.Module, ABC):
         signal, deviation = self.scales(level)
         return signal * data if noise is None else signal * data + deviation * noise
 
+    def chain_variance(self, level: float) -> float:
+        """The variance in whose units chains at a level measure their steps: that of the noise in its points."""
+        return self.scales(level)[1] ** 2
+
     def energy_and_score(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The energy and the score at points of a noise level.
 
@@ -301,11 +305,13 @@ class Method(ABC):
         name: the name of the method.
         figures: the names of the figures that `held_out` returns. The first one chooses the best model.
         Settings: the class of the settings.
+        SamplingOptions: the class of the options of `draw` that only this method has, beside the solver.
     """
 
     name: ClassVar[str]
     figures: ClassVar[tuple[str, ...]] = ("residual",)
     Settings: ClassVar[type[MethodSettings]]
+    SamplingOptions: ClassVar[type[Settings]] = Settings
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -316,7 +322,8 @@ class Method(ABC):
 
         Args:
             data: the shape of the data that the model is for.
-            asked: the settings that were given, and `decay` of the optimiser.
+            asked: the settings that were given, `decay` of the optimiser, and `timed`, which says whether the run has a
+                time budget.
         """
         del asked
         return {"condition_dropout": CONDITION_DROPOUT[len(data.classes) > 1]}
@@ -337,6 +344,18 @@ class Method(ABC):
             ConfigError: they do not fit; the hint says what to change.
         """
         del data, decay, processes
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that the user should read before a run begins."""
+        return ()
+
+    def phase(self, fraction: float) -> int:
+        """The phase of a run of which `fraction` is done, from 0 on.
+
+        When a new phase begins, the weights become their average, from which the phase starts, and a new average begins.
+        """
+        del fraction
+        return 0
 
     def trains_null(self, data: DataShape) -> bool:
         """Whether the unconditional field is trained on data of this shape."""
@@ -375,6 +394,16 @@ class Method(ABC):
         The mean of the first figure chooses the best model.
         """
 
+    def choose_solver(self, options: Any, given: Mapping[str, Any]) -> Solver:
+        """The solver of `draw`.
+
+        Args:
+            options: an instance of `SamplingOptions`.
+            given: the settings of the solver that the user gave, which are those of `Solver.choose`.
+        """
+        del options
+        return Solver.choose(**given)
+
     def draw(
         self,
         field: Any,
@@ -382,6 +411,9 @@ class Method(ABC):
         condition: Tensor | None,
         solver: Solver,
         *,
+        options: Any = None,
+        seed: int = 0,
+        first: int = 0,
         guidance: float | None = None,
         keep_path: bool = False,
     ) -> Solution:
@@ -391,12 +423,15 @@ class Method(ABC):
             field: the field, which has a flow.
             codes: points of the prior, (N, …).
             condition: class indices, int64 (N, G), or None.
-            solver: the solver of the flow.
+            solver: the solver, which `choose_solver` returned.
+            options: an instance of `SamplingOptions`; None is the default.
+            seed, first: further random numbers of sample i depend only on (seed, first + i).
             guidance: the guidance weight; None uses none.
             keep_path: whether the state at every step is kept.
         Returns:
             A `Solution` whose x are data of unit variance, (N, …).
         """
+        del options, seed, first
         if not isinstance(field, Transports):
             raise ConfigError(f"the method {self.name} has no flow and no other way to draw samples")
         return transport.decode(field, codes, condition, solver, guidance=guidance, keep_path=keep_path)

@@ -62,6 +62,12 @@ class TrainedModel:
         return DataShape(tuple(self.shape), tuple(len(group.classes) for group in self.groups))
 
     @property
+    def at_one_level(self) -> bool:
+        """Whether the field has an energy at one noise level only, so that no use of it needs a ladder of levels."""
+        levels = self.field.levels
+        return levels is not None and levels.lowest == levels.highest
+
+    @property
     def reading(self) -> dict[str, Any]:
         """The options of `LoadOptions` that read other data as the model needs them."""
         return self.statistics.reading(tuple(self.shape))

@@ -126,7 +126,8 @@ def _method_settings(config: TrainConfig, data: DataShape) -> dict[str, Any]:
     """The settings of the method, with its defaults for these data, by path."""
     method = methods.find(str(config.method.name))
     given = dict(config.method.settings)
-    defaults = method.defaults(data, given | {"decay": config.optimiser.decay})
+    timed = config.optimiser.time_budget is not None
+    defaults = method.defaults(data, given | {"decay": config.optimiser.decay, "timed": timed})
     settings = method.Settings.from_dict(given).completed(defaults)
     return {f"method.{name}": value for name, value in settings.to_dict().items()}
 

@@ -56,6 +56,7 @@ class Trainer:
         group.broadcast([*self.field.parameters(), *self.average.parameters()])
         self.optimizer = torch.optim.Adam(self.field.parameters(), betas=(0.9, 0.99), fused=True)
         self._has_dropout = any(isinstance(layer, nn.Dropout) and layer.p for layer in self.field.modules())
+        self._phase = self._phase_began = 0  # the phase of the method, and its first step
         self._ema_exponent = ema.power_exponent(config.optimiser.ema)
         largest_share = -(-(config.optimiser.batch_size or 1) // group.count)
         self.micro_batch = MicroBatch(config.machine.micro_batch or largest_share, device, divisible=method.divisible)
@@ -73,6 +74,8 @@ class Trainer:
         Raises:
             StepTooLargeError: the step does not fit into the memory, even one image at a time.
         """
+        if (phase := self.method.phase(fraction)) != self._phase:
+            self._begin(phase, step)
         at = Moment(step, fraction, self._cooled(fraction), rollbacks, self.config.run.seed, self.device)
         batch = self._batch(images, at)
         self.field.train()
@@ -82,8 +85,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step, fraction, rollbacks)
         self.optimizer.step()
-        ema.update(self._weights(self.average), self._weights(self.field), step + 1, self._ema_exponent)
+        since = step + 1 - self._phase_began
+        ema.update(self._weights(self.average), self._weights(self.field), since, self._ema_exponent)
         return loss, norm
+
+    def _begin(self, phase: int, step: int) -> None:
+        """Begin a phase of the method before step number `step`: with the averaged weights, and a new average."""
+        torch._foreach_copy_(self._weights(self.field), self._weights(self.average))
+        self._phase, self._phase_began = phase, step
 
     def _batch(self, images: LabelledImages, at: Moment) -> Batch:
         """Standardised data and their conditions, of which some are hidden."""
@@ -145,6 +154,8 @@ class Trainer:
         tensors = {f"network/{name}": tensor for name, tensor in self.field.state_dict().items()}
         tensors |= {f"ema/{name}": tensor for name, tensor in self.average.state_dict().items()}
         tensors |= {f"method/{name}": tensor for name, tensor in self.method.state().items()}
+        if self._phase:
+            tensors["phase"] = torch.tensor([self._phase, self._phase_began])
         for name, parameter in self.field.named_parameters():
             state = self.optimizer.state.get(parameter, {})
             tensors |= {f"adam/{moment}/{name}": state[moment] for moment in _MOMENTS if moment in state}
@@ -163,6 +174,7 @@ class Trainer:
         self.field.load_state_dict(_under("network/", tensors))
         self.average.load_state_dict(_under("ema/", tensors))
         self.method.load_state(_under("method/", tensors))
+        self._phase, self._phase_began = tensors["phase"].tolist() if "phase" in tensors else (0, 0)
         self.optimizer.state.clear()
         if step:
             for name, parameter in self.field.named_parameters():

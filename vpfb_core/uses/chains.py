@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vpfb_core import methods
 from vpfb_core.dynamics.per_sample import rms_distance
-from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
@@ -62,7 +62,7 @@ def long_run(
     level: float = long_runs.LEVEL,
     batch_size: int = DEFAULT_BATCH,
     on_progress: Callable[[float], None] | None = None,
-    **solver: Any,
+    **settings: Any,
 ) -> Chains:
     """Run MALA chains from images at one noise level, and remove the noise with the flow.
 
@@ -70,20 +70,21 @@ def long_run(
     numbers of image i depend only on (seed, first + i).
 
     Args:
-        model: a model with an energy and a flow.
+        model: a model with an energy; its method needs a flow if it has an energy at several noise levels.
         images: samples or real images, (N, C, H, W), uint8 or in [0, 1].
         steps: the number of steps of MALA.
         condition, guidance: the condition of the density and its weight, as in `draw.sample`.
         level: the noise level of the chains.
         on_progress: called with the share of the work that is done, in [0, 1].
-        solver: the solver of the flow, as in `draw.sample`.
+        settings: the solver of the flow, as in `draw.sample`.
     Raises:
-        ConfigError: a setting does not exist, or the method has no energy or no flow.
+        ConfigError: a setting does not exist, or the method has no energy, or no flow where it needs one.
         SolverError: the energy of some image is not finite.
     """
     model.require("energy", "a Langevin chain")
-    model.require("flow", "a long run")
-    chosen = Solver.choose(**solver)
+    if not model.at_one_level:
+        model.require("flow", "a long run")
+    solver, _ = methods.choose_sampling(model.method, settings)
     conditions = conditions_of(model, condition, len(images), first, guidance=guidance, use="a long run")
     data = model.standardise(images)
     parts, ends, nfe = [], [], []
@@ -91,7 +92,7 @@ def long_run(
         done, share = rows.start / len(data), len(data[rows]) / len(data)
         part = long_runs.long_run(
             model.field, data[rows], conditions_on_device(model, conditions, rows), guidance, steps=steps, seed=seed,
-            first=first + rows.start, level=level, solver=chosen, on_step=_fraction(on_progress, done, share, steps),
+            first=first + rows.start, level=level, solver=solver, on_step=_fraction(on_progress, done, share, steps),
         )  # fmt: skip
         ends.append(part.data.cpu())
         nfe.append(part.nfe.cpu())

@@ -14,6 +14,7 @@ from vpfb_core.dynamics.slerp import slerp
 from vpfb_core.dynamics.solver import ENCODING_SOLVER, Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
+from vpfb_core import methods
 from vpfb_core.methods import transport
 from vpfb_core.methods.guidance import check_guidance
 from vpfb_core.model.conditions import Condition, condition_tensor
@@ -70,7 +71,7 @@ def sample(
     guidance: float | None = None,
     batch_size: int = DEFAULT_BATCH,
     keep_path: bool = False,
-    **solver: Any,
+    **settings: Any,
 ) -> Drawn:
     """Draw n images from a model. Image i depends only on (seed, i), not on the batch size.
 
@@ -84,7 +85,7 @@ def sample(
         guidance: the guidance weight W (see `guidance.Guided`), which doubles the cost; None uses none.
         batch_size: the number of images that are computed at once.
         keep_path: whether the images at every step are returned, which only fixed-step methods allow.
-        solver: method, nfe, rtol and atol, as in `Solver.choose`.
+        settings: method, nfe, rtol and atol, as in `Solver.choose`, and the options of the training method.
     Returns:
         The samples. Their `status` says which ones reached the end of the flow.
     Raises:
@@ -92,12 +93,15 @@ def sample(
     """
     if n < 1:
         raise ConfigError(f"n = {n}: ask for at least one image")
-    chosen = Solver.choose(**solver)
+    solver, options = methods.choose_sampling(model.method, settings)
     conditions = conditions_of(model, condition, n, first, guidance=guidance, use="sampling")
     codes = noise.normal(model.shape, seed, range(first, first + n))
 
-    def solve(codes: Tensor, conditions: Tensor | None) -> Solution:
-        return model.method.draw(model.field, codes, conditions, chosen, guidance=guidance, keep_path=keep_path)
+    def solve(codes: Tensor, conditions: Tensor | None, rows: slice) -> Solution:
+        return model.method.draw(
+            model.field, codes, conditions, solver, options=options, seed=seed, first=first + rows.start,
+            guidance=guidance, keep_path=keep_path,
+        )  # fmt: skip
 
     solution = _in_batches(model, solve, codes, conditions, batch_size)
     path = None if solution.path is None else model.statistics.restore(solution.path)
@@ -228,7 +232,7 @@ def _transport(
     if not len(points):
         return torch.empty(points.shape)
 
-    def solve(points: Tensor, conditions: Tensor | None) -> Solution:
+    def solve(points: Tensor, conditions: Tensor | None, _rows: slice) -> Solution:
         return along(model.field, points, conditions, chosen, guidance=guidance)
 
     return _in_batches(model, solve, points, conditions, batch_size).require_success().x
@@ -236,7 +240,7 @@ def _transport(
 
 def _in_batches(
     model: TrainedModel,
-    solve: Callable[[Tensor, Tensor | None], Solution],
+    solve: Callable[[Tensor, Tensor | None, slice], Solution],
     start: Tensor,
     conditions: Tensor | None,
     batch_size: int,
@@ -244,7 +248,7 @@ def _in_batches(
     """The solution of all rows of `start`, which is computed in batches on the model's device and joined on the CPU."""
     return _join(
         [
-            solve(start[rows].to(model.device), conditions_on_device(model, conditions, rows))
+            solve(start[rows].to(model.device), conditions_on_device(model, conditions, rows), rows)
             for rows in batches(len(start), batch_size)
         ]
     )

@@ -97,10 +97,9 @@ def inpaint(
     def walk(x: Tensor, level: float, index: int) -> Tensor:
         nonlocal scale, evaluations
         target = partial(guided.energy_and_score, level=level, condition=condition)
-        _, deviation = field.scales(level)
         for count, stream, adapt in ((BURN_IN, "burn-in", True), (steps, "chain", False)):
             walked = langevin(
-                target, x, deviation**2, steps=count, seed=seed, first=first,
+                target, x, field.chain_variance(level), steps=count, seed=seed, first=first,
                 stream=f"inpainting {stream} {index}", scale=scale, adapt=adapt, mask=~known,
             )  # fmt: skip
             x, scale = walked.x, walked.step_scale

@@ -62,13 +62,13 @@ def long_run(
     The first fifth of the steps, at most 200, is the burn-in, in which each chain adapts its step size.
 
     Args:
-        field: a field with an energy and a flow.
+        field: a field with an energy, and with a flow if it has an energy at several noise levels.
         data: data of unit variance, (N, …).
         condition: class indices, int64 (N, G), or None.
         guidance: the guidance weight (see `guidance.Guided`); None uses none.
         steps: the number of steps of MALA.
         seed, first: the random numbers of chain i depend only on (seed, first + i).
-        level: the noise level; the lowest level at which the field allows chains if that is higher.
+        level: the noise level, or the nearest level at which the field allows chains.
         solver: the solver of the flow.
         on_step: called after each step with the number of steps done.
     Raises:
@@ -82,12 +82,11 @@ def long_run(
             f"level {level} is not a positive number", hint="the level is the ratio of noise to data, such as 0.1"
         )
     lowest = field.levels.lowest
-    level = max(level, lowest, field.levels.lowest_for_chains)
+    level = min(max(level, lowest, field.levels.lowest_for_chains), field.levels.highest)
     epsilon = noise.normal(data.shape[1:], seed, range(first, first + len(data)), "long run start").to(data)
     x = noised(field, data, lowest, level, epsilon)
-    _, deviation = field.scales(level)
     target = partial(Guided(field, guidance).energy_and_score, level=level, condition=condition)
-    chain = partial(langevin, target, variance=deviation**2, seed=seed, first=first)
+    chain = partial(langevin, target, variance=field.chain_variance(level), seed=seed, first=first)
     burn_in = min(steps // 5, LONGEST_BURN_IN)
     walks: list[Walk] = []
     scale: float | Tensor = 1.0

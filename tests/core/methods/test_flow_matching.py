@@ -289,7 +289,7 @@ def test_what_needs_an_energy_is_refused_in_a_sentence_that_names_the_methods_th
     for use, call in uses.items():
         with pytest.raises(ConfigError, match=rf"^{use} needs an energy.*--method flow-matching") as caught:
             call()
-        assert caught.value.hint == "methods that have one: vpfb"
+        assert caught.value.hint == "methods that have one: vpfb, energy-matching"
 
 
 # --- conditions and precision -----------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ class Gaussian(Method):
 
     def draw(
         self, field: GaussianField, codes: Tensor, condition: Tensor | None, solver: Solver, *,
-        guidance: float | None = None, keep_path: bool = False,
+        options: Any = None, seed: int = 0, first: int = 0, guidance: float | None = None, keep_path: bool = False,
     ) -> Solution:  # fmt: skip
         zeros = torch.zeros(len(codes), dtype=torch.int64)
         x = (field.mean + (-0.5 * field.log_precision).exp() * codes).detach()

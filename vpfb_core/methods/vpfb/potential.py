@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.dynamics.per_sample import expand_to, squared_norm, sum_per_sample
+from vpfb_core.dynamics.per_sample import expand_to, squared_norm
 from vpfb_core.machine.precision import in_true_float32
+from vpfb_core.methods.scalar import read_head, value_and_gradients
 from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.homotopy import Homotopy, Time
 from vpfb_core.networks.compiling import tell_compiler
@@ -79,7 +80,7 @@ class Potential(nn.Module):
             angle: φ ∈ [0, π/2), (N,).
             condition: the class index in each condition group, int64 (N, G), −1 for none; None is unconditional.
         """
-        value = _read_head(u, self._run_network(u, angle, condition))
+        value = read_head(u, self._run_network(u, angle, condition))
         return value if self.gauge is None else value + self.gauge(angle, condition).to(value.dtype)
 
     def arc(
@@ -92,32 +93,11 @@ class Potential(nn.Module):
         Args:
             with_rate: whether ∂N/∂φ is computed. The other arguments are those of `potential`.
         """
-        if torch.is_grad_enabled():
-            if torch.compiler.is_compiling():
-                return self._traced_arc(u, angle, condition, with_rate=with_rate)
-            u = u if u.requires_grad else u.detach().requires_grad_()
-            angle = angle.detach().requires_grad_() if with_rate else angle
-            value = self.potential(u, angle, condition)
-            derivatives = torch.autograd.grad(value.sum(), (u, angle) if with_rate else u, create_graph=True)
-            return ValueAndGradient(value, *derivatives)
-        # The tensors are copied, since tensors that were created under torch.inference_mode cannot be differentiated.
-        with torch.inference_mode(False), torch.enable_grad():
-            u, angle = u.detach().clone().requires_grad_(), angle.detach().clone().requires_grad_(with_rate)
-            value = self.potential(u, angle, None if condition is None else condition.clone())
-            derivatives = torch.autograd.grad(value.sum(), (u, angle) if with_rate else u)
-        return ValueAndGradient(value.detach(), *derivatives)
+        if with_rate:
+            return ValueAndGradient(*value_and_gradients(self.potential, (u, angle), (condition,)))
+        return ValueAndGradient(*value_and_gradients(self.potential, (u,), (angle, condition)))
 
     forward = arc  # torch.compile compiles `forward`, which therefore includes the gradient
-
-    def _traced_arc(self, u: Tensor, angle: Tensor, condition: Tensor | None, *, with_rate: bool) -> ValueAndGradient:
-        """`arc` with torch.func.grad, which torch.compile can trace but which is slower without compilation."""
-
-        def total(u: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-            value = self.potential(u, angle, condition)
-            return value.sum(), value
-
-        derivatives, value = torch.func.grad(total, (0, 1) if with_rate else (0,), has_aux=True)(u, angle)
-        return ValueAndGradient(value, *derivatives)
 
     def compile(self, *args: Any, **settings: Any) -> None:
         """Compile `forward` in place for training. Arguments are those of `torch.compile`."""
@@ -206,13 +186,6 @@ class UnpreconditionedPotential(Potential):
         x = expand_to(self.scale(t), u) * u
         gaussian = 0.5 * self._curvature(t) * squared_norm(x)
         return (self.value(x, t, condition) - gaussian) / (self.data_std * self.homotopy.wronskian(t))
-
-
-def _read_head(u: Tensor, output: Tensor) -> Tensor:
-    """N from the output of the network: the output if it is (N,), else ½‖u − f‖² − ½‖u‖² = ½‖f‖² − u·f."""
-    if output.ndim == 1:
-        return output
-    return sum_per_sample(output * (0.5 * output - u))
 
 
 def _times(x: Tensor, t: Time) -> Tensor:

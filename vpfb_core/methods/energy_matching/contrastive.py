@@ -1,0 +1,91 @@
+"""The two losses of Energy Matching: the regression of the descent, and the contrast of data with negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from vpfb_core.dynamics.per_sample import expand_to
+from vpfb_core.methods.base import Batch, Moment
+from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
+
+
+def squared_error(field: StaticEnergy, z: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+    """‖−∇V(x) − (a z − x₀)‖²/d at x = (1 − t) x₀ + t a z for each sample, (N,).
+
+    Args:
+        field: the field.
+        z: data of unit variance, (N, …).
+        t: positions on the straight paths, (N,).
+        noise: x₀, like z.
+        condition: class indices, int64 (N, G), or None.
+    """
+    x, t = DATA_STD * z, expand_to(t, z)
+    point = ((1 - t) * noise + t * x) / DATA_STD
+    return (field(point, condition) - (x - noise)).flatten(1).square().mean(1)
+
+
+def flow_loss(field: StaticEnergy, batch: Batch, at: Moment, *, coupled: bool) -> Callable[[slice], Tensor]:
+    """The mean of `squared_error` over some rows, where each datum occurs with x₀ and with −x₀.
+
+    Args:
+        field, batch, at: those of `Method.losses`.
+        coupled: whether noise is assigned to data by minibatch optimal transport; otherwise it is paired at random.
+    """
+    draws, device = at.generator("flow"), batch.data.device
+    t = torch.rand(batch.total, generator=draws, device=device)
+    noise = torch.randn((batch.total, *batch.data.shape[1:]), generator=draws, device=device)
+    noises = [noise, -noise]
+    if coupled:
+        noises = [each[nearest(batch.data, each)] for each in noises]
+
+    def mean(rows: slice) -> Tensor:
+        z, condition = batch.rows(rows)
+        whole = batch.in_whole(rows)
+        twice = None if condition is None else torch.cat([condition, condition])
+        x0 = torch.cat([each[whole] for each in noises])
+        return squared_error(field, torch.cat([z, z]), t[whole].repeat(2), x0, twice).mean()
+
+    return mean
+
+
+def nearest(data: Tensor, noise: Tensor) -> Tensor:
+    """The noise of each datum, int64 (N,), such that the sum of the squared distances is least."""
+    cost = torch.cdist(data.flatten(1).double(), noise.flatten(1).double()).square()
+    _, chosen = linear_sum_assignment(cost.cpu().numpy())
+    return torch.as_tensor(chosen, device=data.device)
+
+
+def contrastive_loss(
+    field: StaticEnergy, batch: Batch, negatives: Tensor, *, trim: float, margin: float
+) -> Callable[[slice], Tensor]:
+    """The mean over some rows of V(data) − V(negatives), whose gradient is zero once it is below −margin.
+
+    Args:
+        field, batch: those of `Method.losses`.
+        negatives: one negative per datum, like the data.
+        trim: the share of the negatives that is left out, those with the highest V.
+        margin: the difference, in units of V, at which the energy is steep enough.
+    """
+    with field.measuring(), torch.no_grad():
+        real, drawn = (field.value(points, batch.condition) for points in (batch.data, negatives))
+    kept = torch.zeros_like(drawn)
+    kept[drawn.argsort()[: max(1, round((1 - trim) * len(drawn)))]] = 1.0
+    weight = kept / kept.mean()
+    gap = real.mean() - (weight * drawn).mean()
+
+    def mean(rows: slice) -> Tensor:
+        if gap <= -margin:
+            return torch.full_like(gap, -margin)
+        z, condition = batch.rows(rows)
+        with field.measuring():
+            both = field.value(
+                torch.cat([z, negatives[rows]]), None if condition is None else torch.cat([condition, condition])
+            )
+        of_data, of_negatives = both.chunk(2)
+        return (of_data - weight[rows] * of_negatives).mean()
+
+    return mean

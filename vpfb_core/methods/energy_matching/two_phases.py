@@ -1,0 +1,212 @@
+"""Energy Matching as a training method (Balcerak et al. 2025, arXiv 2504.10612).
+
+In the first phase the descent of V is regressed on the velocity from noise to data, as in flow matching. In the second
+phase a contrastive term is added, which makes data the minima of V: negatives that samplers reach are raised, and data
+are lowered.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vpfb_core.dynamics.ode import Solution
+from vpfb_core.dynamics.relaxation import Chain, relax
+from vpfb_core.dynamics.solver import Solver
+from vpfb_core.errors import ConfigError
+from vpfb_core.machine import noise
+from vpfb_core.methods.base import Batch, DataShape, Loss, Method, MethodSettings, Moment, Validation
+from vpfb_core.methods.energy_matching.contrastive import contrastive_loss, flow_loss, squared_error
+from vpfb_core.methods.energy_matching.negatives import Journey, draw_negatives
+from vpfb_core.methods.energy_matching.static_energy import CLEAN, StaticEnergy
+from vpfb_core.methods.guidance import Guided
+from vpfb_core.settings import Settings, setting
+
+TAU = 2.0  # the default sampling time
+FLOW_NFE = 40  # the default number of gradients of the descent
+FLOW_STEP_COST = 7  # the cost of the regression in gradients per datum: two points, each differentiated twice
+CONTRAST_STEP_COST = 4  # that of the values of data and negatives, computed once and differentiated once
+TIME_SHARE = 0.5  # the share of the work of a run that the second phase takes
+SMALL_DIMENSION = 1024  # up to this number of values per datum, the temperature is that of the paper for MNIST
+TEMPERATURES = (0.1, 0.01)  # for small data, and for larger ones
+
+
+@dataclass(frozen=True)
+class EnergyMatchingSettings(MethodSettings):
+    """The settings of both phases."""
+
+    coupling: str = setting("random", help="Pairing of noise and data.", choices=("random", "transport"))
+    temperature: float | None = setting(
+        None, help="Temperature of the density exp(-V/temperature) at the data.", low=1e-6, high=100
+    )
+    contrast_share: float | None = setting(
+        None, help="Share of the run that has the contrastive term, at its end.", low=0, high=1
+    )
+    contrast_weight: float = setting(1.0, help="Weight of the contrastive term per dimension.", low=0, high=1e3)
+    margin: float = setting(
+        0.65, help="Difference of energies at which the contrast ends, in nats per dimension.", low=0, high=1e6
+    )
+    trim: float = setting(0.1, help="Share of the negatives with the highest energy that is left out.", low=0, high=0.9)
+    chain_step: float = setting(0.025, help="Length of a step of the negatives, in time.", low=1e-4, high=1)
+    chain_time: float = setting(2.0, help="Time at which the negatives end; data are reached at 1.", low=0.01, high=100)
+
+    @property
+    def journey(self) -> Journey:
+        """How negatives are drawn."""
+        return Journey(self.chain_step, self.chain_time)
+
+
+@dataclass(frozen=True)
+class EnergyMatchingSampling(Settings):
+    """The options of sampling."""
+
+    tau: float | None = setting(
+        None, help="Time at which sampling ends: 1 is the end of the descent, and a chain follows.", low=1, high=1e3
+    )
+
+
+class EnergyMatching(Method):
+    """Training of one energy of clean data, whose descent carries noise to data."""
+
+    name: ClassVar[str] = "energy-matching"
+    Settings = EnergyMatchingSettings
+    SamplingOptions = EnergyMatchingSampling
+    settings: EnergyMatchingSettings
+
+    @classmethod
+    def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = cls.Settings.from_dict({name: asked[name] for name in cls.Settings.names() if name in asked})
+        # By time the second phase takes its share directly; by steps it takes fewer of them, as each costs more.
+        rest = TIME_SHARE / (1 - TIME_SHARE) / (1 if asked.get("timed") else contrast_cost(chosen.journey))
+        return super().defaults(data, asked) | {
+            "temperature": TEMPERATURES[data.dimension > SMALL_DIMENSION],
+            "contrast_share": rest / (1 + rest),
+        }
+
+    def check(self, data: DataShape, *, decay: float, processes: int) -> None:
+        del data, decay
+        if processes > 1 and (self.settings.contrast_share or self.settings.coupling != "random"):
+            raise ConfigError(
+                "the contrastive term and the coupling transport look at the whole batch, which cannot be divided",
+                hint="train in one process, or use --set contrast_share=0 --set coupling=random",
+            )
+        if self.settings.contrast_share and self.settings.chain_time < 1:
+            warnings.warn(
+                f"negatives from noise end at time {self.settings.chain_time:g}, before they reach the data at time 1; "
+                "use --set chain_time=2",
+                stacklevel=2,
+            )
+
+    def notes(self) -> tuple[str, ...]:
+        share, cost = self.settings.contrast_share or 0.0, contrast_cost(self.settings.journey)
+        if not share:
+            return ("no contrastive term, so the energy has no minima at the data: sample with tau = 1",)
+        return (
+            f"the last {share:.1%} of the run has the contrastive term, whose steps cost about {cost:.0f} times as much",
+        )
+
+    def phase(self, fraction: float) -> int:
+        return int(fraction >= 1 - (self.settings.contrast_share or 0.0))
+
+    def field(self, network: nn.Module, data: DataShape) -> StaticEnergy:
+        return StaticEnergy(network, self.settings.temperature or TEMPERATURES[0], has_null=self.trains_null(data))
+
+    def losses(self, field: StaticEnergy, batch: Batch, at: Moment) -> Iterable[Loss]:
+        settings = self.settings
+        yield Loss("flow", flow_loss(field, batch, at, coupled=settings.coupling == "transport"))
+        if self.phase(at.fraction) and settings.contrast_weight:
+            dimension = batch.data[0].numel()
+            negatives = draw_negatives(field, batch, at, settings.journey)
+            margin = settings.margin * dimension * field.temperature
+            value = contrastive_loss(field, batch, negatives, trim=settings.trim, margin=margin)
+            yield Loss("contrast", value, settings.contrast_weight / dimension)
+
+    def held_out(self, field: StaticEnergy, data: Validation) -> dict[str, Tensor]:
+        """The `residual` of the descent of each datum at fixed positions with fixed noise."""
+        rows, z, condition = data.share()
+        order = torch.randperm(len(data.data), generator=noise.generator(data.seed, "held-out positions"))
+        t = ((order[rows.start : rows.stop] + 0.5) / len(order)).to(z)
+        x0 = noise.normal(z.shape[1:], data.seed, rows, "held-out").to(z)
+        with torch.no_grad():
+            return {"residual": squared_error(field, z, t, x0, condition)}
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    def chain_steps(self, tau: float) -> int:
+        """The number of steps of the chain from the end of the descent to the time tau."""
+        return round((tau - 1) / self.settings.chain_step)
+
+    def choose_solver(self, options: EnergyMatchingSampling, given: Mapping[str, Any]) -> Solver:
+        adaptive = {"rtol", "atol"} & given.keys() and "nfe" not in given
+        chosen = dict(given)
+        if not adaptive:
+            chosen.setdefault("method", "heun")
+        solver = Solver.choose(**chosen)
+        if solver.nfe is not None and "nfe" not in given:
+            chosen["nfe"] = FLOW_NFE + self._chain_evaluations(self.chain_steps(options.tau or TAU))
+        return Solver.choose(**chosen)
+
+    def draw(
+        self,
+        field: Any,
+        codes: Tensor,
+        condition: Tensor | None,
+        solver: Solver,
+        *,
+        options: EnergyMatchingSampling | None = None,
+        seed: int = 0,
+        first: int = 0,
+        guidance: float | None = None,
+        keep_path: bool = False,
+    ) -> Solution:
+        """Samples by the descent until time 1 and a chain at the temperature until time tau.
+
+        A step of the chain is always one of training. If the evaluations of the solver are too few for it and `tau` is
+        not given, the chain takes half of them and ends earlier.
+
+        Raises:
+            ConfigError: `tau` is given, and the solver has too few evaluations for it.
+        """
+        tau = None if options is None else options.tau
+        steps = self.chain_steps(tau or TAU)
+        if solver.nfe is not None:
+            if tau is None:
+                steps = max(0, min(steps, solver.nfe // 2 - 1))
+            solver = self._rest(solver, steps)
+        guided = Guided(field, guidance)
+
+        def target(x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            return guided.energy_and_score(x, CLEAN, condition)
+
+        return relax(
+            target, field.at_level(torch.zeros_like(codes), math.inf, codes), field.chain_variance(CLEAN), solver,
+            Chain(steps, self.settings.chain_step, seed, "sampling", first),
+            args=() if condition is None else (condition,), keep_path=keep_path,
+        )  # fmt: skip
+
+    def _rest(self, solver: Solver, steps: int) -> Solver:
+        """The solver of the descent, with the evaluations that a chain leaves."""
+        left = (solver.nfe or 0) - self._chain_evaluations(steps)
+        try:
+            return Solver.choose(solver.method, nfe=left)
+        except ConfigError as error:
+            raise ConfigError(
+                f"nfe = {solver.nfe} leaves {max(left, 0)} evaluations for the descent, because the chain takes "
+                f"{self._chain_evaluations(steps)}",
+                hint="use a larger nfe or a smaller tau",
+            ) from error
+
+    @staticmethod
+    def _chain_evaluations(steps: int) -> int:
+        return steps + 1 if steps else 0
+
+
+def contrast_cost(journey: Journey) -> float:
+    """The cost of a step with the contrastive term, in steps without it."""
+    return (FLOW_STEP_COST + CONTRAST_STEP_COST + journey.evaluations) / FLOW_STEP_COST
