@@ -61,7 +61,9 @@ def sample(
     tau: Annotated[
         float | None,
         option(
-            "--tau TIME", FLOW, "Time at which sampling ends, for methods whose chain follows the flow at time 1.",
+            "--tau TIME",
+            FLOW,
+            "Time at which sampling ends, for methods whose chain follows the flow at time 1.",
             show_default="set by the method",
         ),
     ] = None,
@@ -174,7 +176,7 @@ def _check_combination(
 
 @dataclass(frozen=True)
 class _Job:
-    """What is drawn: n images with the settings of `Model.sample`, of which `how` are the solver and the method's own."""
+    """What is drawn: n images with the settings of `Model.sample`; `how` are those of the solver and of the method."""
 
     say: Output
     model: Model

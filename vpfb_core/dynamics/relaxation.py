@@ -1,8 +1,8 @@
 """From noise to data by one energy: the gradient flow for unit time, then a Langevin chain.
 
 The energy E of density ρ ∝ exp(−E) is taken in units of a variance v. The flow is dx/dt = v ∇log ρ, which is fast
-compared with the chain and ends at t = 1 near the minima of E. From then on noise is added, dx = v ∇log ρ dt + √(2v) dW,
-whose stationary density is ρ. Time t goes on from 1.
+compared with the chain and ends at t = 1 near the minima of E. From then on noise is added,
+dx = v ∇log ρ dt + √(2v) dW, whose stationary density is ρ. Time t goes on from 1.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from vpfb_core import names
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.vpfb import version_1
-from vpfb_core.settings import Settings, shown
+from vpfb_core.settings import shown
 
 if TYPE_CHECKING:
     from vpfb_core.dynamics.solver import Solver
-    from vpfb_core.methods.base import Method
+    from vpfb_core.methods.base import Method, MethodSampling
 
 __all__ = ["build", "choose_sampling", "find", "gives", "register", "require", "version_1"]
 
@@ -64,7 +64,7 @@ def build(name: str, settings: Mapping[str, Any]) -> Method:
     return method(method.Settings.from_dict(settings))
 
 
-def choose_sampling(method: Method, arguments: Mapping[str, Any]) -> tuple[Solver, Settings]:
+def choose_sampling(method: Method, arguments: Mapping[str, Any]) -> tuple[Solver, MethodSampling]:
     """The solver and the options with which a method draws.
 
     Args:

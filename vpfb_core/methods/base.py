@@ -296,6 +296,11 @@ class MethodSettings(Settings):
     )
 
 
+@dataclass(frozen=True)
+class MethodSampling(Settings):
+    """The options of sampling that only one method has, beside the solver; by default there are none."""
+
+
 class Method(ABC):
     """A way to train and use a generative model.
 
@@ -311,7 +316,7 @@ class Method(ABC):
     name: ClassVar[str]
     figures: ClassVar[tuple[str, ...]] = ("residual",)
     Settings: ClassVar[type[MethodSettings]]
-    SamplingOptions: ClassVar[type[Settings]] = Settings
+    SamplingOptions: ClassVar[type[MethodSampling]] = MethodSampling
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -352,7 +357,7 @@ class Method(ABC):
     def phase(self, fraction: float) -> int:
         """The phase of a run of which `fraction` is done, from 0 on.
 
-        When a new phase begins, the weights become their average, from which the phase starts, and a new average begins.
+        When a new phase begins, the weights become their average, from which it starts, and a new average begins.
         """
         del fraction
         return 0

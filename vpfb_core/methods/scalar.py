@@ -15,8 +15,8 @@ Scalar = Callable[..., Tensor]  # (points (N, …), …, constants) → (N,)
 def read_head(u: Tensor, output: Tensor) -> Tensor:
     """The scalar of a network, (N,), from its input and its output.
 
-    An output of shape (N,) is the scalar. An output f of the shape of u is that of a denoising autoencoder, whose scalar
-    is ½‖u − f‖² − ½‖u‖² = ½‖f‖² − u·f. In both cases an output of zero gives zero.
+    An output of shape (N,) is the scalar. An output f of the shape of u is that of a denoising autoencoder, whose
+    scalar is ½‖u − f‖² − ½‖u‖² = ½‖f‖² − u·f. In both cases an output of zero gives zero.
     """
     if output.ndim == 1:
         return output

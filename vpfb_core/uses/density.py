@@ -237,6 +237,7 @@ def explicit_level(model: TrainedModel, level: float | None) -> float:
         ConfigError: the method has no energy, or it has none at this level.
     """
     model.require("energy", "an explicit density")
+    model.require("density", "an explicit density")
     if model.calibration is None:
         raise CheckpointError(
             "this model is not calibrated, so its energies are not densities", hint="vpfb info --calibrate MODEL"

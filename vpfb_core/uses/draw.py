@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vpfb_core import methods
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.slerp import slerp
 from vpfb_core.dynamics.solver import ENCODING_SOLVER, Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
-from vpfb_core import methods
 from vpfb_core.methods import transport
 from vpfb_core.methods.guidance import check_guidance
 from vpfb_core.model.conditions import Condition, condition_tensor

@@ -21,12 +21,21 @@ from vpfb_core.dynamics.relaxation import Chain, relax
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
-from vpfb_core.methods.base import Batch, DataShape, Loss, Method, MethodSettings, Moment, Validation
+from vpfb_core.methods.base import (
+    Batch,
+    DataShape,
+    Loss,
+    Method,
+    MethodSampling,
+    MethodSettings,
+    Moment,
+    Validation,
+)
 from vpfb_core.methods.energy_matching.contrastive import contrastive_loss, flow_loss, squared_error
 from vpfb_core.methods.energy_matching.negatives import Journey, draw_negatives
 from vpfb_core.methods.energy_matching.static_energy import CLEAN, StaticEnergy
 from vpfb_core.methods.guidance import Guided
-from vpfb_core.settings import Settings, setting
+from vpfb_core.settings import setting
 
 TAU = 2.0  # the default sampling time
 FLOW_NFE = 40  # the default number of gradients of the descent
@@ -63,7 +72,7 @@ class EnergyMatchingSettings(MethodSettings):
 
 
 @dataclass(frozen=True)
-class EnergyMatchingSampling(Settings):
+class EnergyMatchingSampling(MethodSampling):
     """The options of sampling."""
 
     tau: float | None = setting(
@@ -107,9 +116,7 @@ class EnergyMatching(Method):
         share, cost = self.settings.contrast_share or 0.0, contrast_cost(self.settings.journey)
         if not share:
             return ("no contrastive term, so the energy has no minima at the data: sample with tau = 1",)
-        return (
-            f"the last {share:.1%} of the run has the contrastive term, whose steps cost about {cost:.0f} times as much",
-        )
+        return (f"the last {share:.1%} of the run has the contrastive term, whose steps take {cost:.0f} times as long",)
 
     def phase(self, fraction: float) -> int:
         return int(fraction >= 1 - (self.settings.contrast_share or 0.0))
@@ -159,7 +166,7 @@ class EnergyMatching(Method):
         condition: Tensor | None,
         solver: Solver,
         *,
-        options: EnergyMatchingSampling | None = None,
+        options: Any = None,
         seed: int = 0,
         first: int = 0,
         guidance: float | None = None,

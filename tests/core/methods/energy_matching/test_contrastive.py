@@ -1,0 +1,78 @@
+"""The two losses on fields whose values are known."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vpfb_core.methods.base import Batch, Moment
+from vpfb_core.methods.energy_matching.contrastive import contrastive_loss, flow_loss, nearest, squared_error
+from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
+
+
+class Slope(nn.Module):
+    """Adds s x₁ to ½‖x‖²."""
+
+    def __init__(self, s: float) -> None:
+        super().__init__()
+        self.s = nn.Parameter(torch.tensor(s))
+
+    def forward(self, x: Tensor, level: None, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return self.s * x[:, 0]
+
+
+def batch_of(data: Tensor) -> Batch:
+    return Batch(data, None, 0, len(data))
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_regression_compares_the_descent_with_the_velocity_of_the_path() -> None:
+    z, x0, t = normal(5, 3), normal(5, 3, seed=1), torch.linspace(0, 1, 5)
+    x = (1 - t)[:, None] * x0 + t[:, None] * DATA_STD * z
+    exact = (-x - torch.tensor([0.7, 0.0, 0.0]) - (DATA_STD * z - x0)).square().mean(1)
+    torch.testing.assert_close(squared_error(StaticEnergy(Slope(0.7), 1.0), z, t, x0, None), exact)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_the_losses_of_parts_of_a_batch_add_up(coupled: bool) -> None:
+    data = normal(6, 3)
+    loss = flow_loss(StaticEnergy(Slope(0.7), 1.0), batch_of(data), Moment(3), coupled=coupled)
+    parts = 2 / 6 * loss(slice(0, 2)) + 4 / 6 * loss(slice(2, 6))
+    torch.testing.assert_close(parts, loss(slice(0, 6)))
+
+
+def test_transport_finds_the_assignment_of_least_cost_and_lowers_the_loss() -> None:
+    data, noise = normal(5, 3), normal(5, 3, seed=1)
+    costs = {
+        order: float((data - noise[list(order)]).square().sum()) for order in itertools.permutations(range(len(data)))
+    }
+    assert tuple(nearest(data, noise).tolist()) == min(costs, key=costs.__getitem__)
+
+
+def test_the_contrast_is_the_difference_of_mean_values_without_the_highest_negatives() -> None:
+    field = StaticEnergy(Slope(0.0), 1.0)
+    data, negatives = torch.zeros(5, 2), torch.tensor([[2.0, 0.0], [4.0, 0.0], [6.0, 0.0], [8.0, 0.0], [100.0, 0.0]])
+    values = 0.5 * (DATA_STD * negatives[:, 0]).square()
+    loss = contrastive_loss(field, batch_of(data), negatives, trim=0.2, margin=1e9)
+    torch.testing.assert_close(loss(slice(0, 5)), -values[:4].mean())
+    parts = 2 / 5 * loss(slice(0, 2)) + 3 / 5 * loss(slice(2, 5))
+    torch.testing.assert_close(parts, loss(slice(0, 5)))
+
+
+def test_the_contrast_lowers_data_and_raises_negatives_until_the_margin() -> None:
+    field = StaticEnergy(Slope(0.0), 1.0)
+    data, negatives = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    value = contrastive_loss(field, batch_of(data), negatives, trim=0.0, margin=0.5)(slice(0, 1))
+    value.backward()
+    gradient = field.network.get_parameter("s").grad
+    assert gradient is not None
+    torch.testing.assert_close(gradient, torch.tensor(DATA_STD * (2.0 - 1.0)))
+    steep = contrastive_loss(field, batch_of(negatives), data, trim=0.0, margin=0.1)(slice(0, 1))
+    assert float(steep) == pytest.approx(-0.1)
+    assert not steep.requires_grad

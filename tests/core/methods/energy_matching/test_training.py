@@ -1,0 +1,104 @@
+"""Runs of Energy Matching: the beginning of the second phase, resuming, and what its models do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import vpfb_core as vpfb
+from vpfb_core.machine import container
+from vpfb_core.methods.energy_matching.two_phases import EnergyMatching
+from vpfb_core.training import checks, ema
+
+STEPS, BEGINS = 8, 4  # the second phase has the last four steps
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_grids() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "GRID_IMAGES", 2)
+        yield
+
+
+def configuration(out: Path, **settings: Any) -> vpfb.TrainConfig:
+    return vpfb.TrainConfig(
+        data="digits", method="energy-matching", steps=STEPS, batch_size=4, widths=[8], threads=1, device="cpu",
+        val_fraction=0.02, contrast_share=0.5, chain_step=0.25, warmup=0, out=str(out), **settings,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    vpfb.train(configuration(out))
+    return out
+
+
+def state(run: Path) -> dict[str, Tensor]:
+    return container.read(run / "state.safetensors", "state").tensors
+
+
+@pytest.mark.parametrize("stop", [BEGINS - 1, BEGINS, BEGINS + 2])
+def test_a_run_is_resumed_bit_for_bit_in_either_phase(whole: Path, tmp_path: Path, stop: int) -> None:
+    parts = tmp_path / "parts"
+    taken = []
+    vpfb.train(configuration(parts), on_step=lambda now: taken.append(now.step), should_stop=lambda: len(taken) == stop)
+    vpfb.train(vpfb.TrainConfig(resume=str(parts)))
+    ours, theirs = state(parts), state(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours["phase"].tolist() == [1, BEGINS]
+
+
+def test_the_second_phase_starts_from_the_average_and_averages_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, seen, counts = tmp_path / "run", {}, []
+    losses, update = EnergyMatching.losses, ema.update
+
+    def recorded(method: EnergyMatching, field: Any, batch: Any, at: Any) -> Any:
+        seen[at.step] = {name: tensor.clone() for name, tensor in field.state_dict().items()}
+        return losses(method, field, batch, at)
+
+    def counted(average: list[Tensor], weights: list[Tensor], step: int, exponent: float) -> None:
+        counts.append(step)
+        update(average, weights, step, exponent)
+
+    monkeypatch.setattr(EnergyMatching, "losses", recorded)
+    monkeypatch.setattr(ema, "update", counted)
+    settings = {"lr": 1e-2, "save_every": 1, "keep": STEPS}
+    vpfb.train(configuration(run, **settings))
+    before = container.read(run / f"state.{STEPS - BEGINS + 1}.safetensors", "state")
+    assert before.document["counters"]["step"] == BEGINS
+    assert counts == [1, 2, 3, 4, 1, 2, 3, 4]
+    for name, began in seen[BEGINS].items():
+        assert torch.equal(began, before.tensors[f"ema/{name}"])
+    assert any(not torch.equal(began, before.tensors[f"network/{name}"]) for name, began in seen[BEGINS].items())
+
+
+def test_a_model_samples_by_seed_and_index_and_continues_in_chains(whole: Path) -> None:
+    model = vpfb.load(whole)
+    four, two = model.sample(4, seed=1), model.sample(2, seed=1, first=2, batch_size=1)
+    torch.testing.assert_close(four.images[2:], two.images, atol=1e-5, rtol=0.0)
+    walked = model.long_run(four.images, 10, seed=1)
+    assert walked.images.shape == four.images.shape
+    assert walked.nfe.tolist() == [12] * 4
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        ("encode", "encoding needs a flow from noise to data"),
+        ("log_density", "an explicit density needs a normalised density"),
+    ],
+)
+def test_encoding_and_normalised_densities_are_refused_in_a_sentence(whole: Path, use: str, words: str) -> None:
+    model = vpfb.load(whole)
+    with pytest.raises(vpfb.errors.ConfigError, match=words) as caught:
+        getattr(model, use)(torch.zeros(1, 1, 8, 8))
+    assert "vpfb" in str(caught.value.hint)

@@ -1,0 +1,155 @@
+"""The method: its settings, its phases, and how it draws."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vpfb_core import methods, names
+from vpfb_core.errors import ConfigError
+from vpfb_core.methods.base import Batch, DataShape, Moment, Validation
+from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
+from vpfb_core.methods.energy_matching.two_phases import EnergyMatching, EnergyMatchingSettings, contrast_cost
+
+DATA = DataShape((1, 8, 8))
+
+
+def method(**settings: object) -> EnergyMatching:
+    given = EnergyMatchingSettings.from_dict(settings)
+    return EnergyMatching(given.completed(EnergyMatching.defaults(DATA, {**settings, "timed": True})))
+
+
+class Zero(nn.Module):
+    """f = 0, whose descent is −x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, level: None, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return self.scale * x
+
+
+# --- the two phases ---------------------------------------------------------------------------------------------------
+
+
+def test_the_second_phase_takes_half_of_the_work_by_time_and_by_steps() -> None:
+    timed = EnergyMatching.defaults(DATA, {"timed": True})["contrast_share"]
+    counted = EnergyMatching.defaults(DATA, {"timed": False, "chain_time": 3.0})["contrast_share"]
+    assert timed == 0.5
+    cost = contrast_cost(EnergyMatchingSettings(chain_time=3.0).journey)
+    assert counted * cost == pytest.approx(1 - counted)
+    assert cost == pytest.approx((7 + 4 + 120) / 7)
+
+
+def test_the_share_is_announced_and_the_phase_begins_by_the_fraction_of_the_run() -> None:
+    trained = method(contrast_share=0.25)
+    (note,) = trained.notes()
+    assert "the last 25.0% of the run" in note
+    assert [trained.phase(fraction) for fraction in (0.0, 0.74, 0.75, 1.0)] == [0, 0, 1, 1]
+    (note,) = method(contrast_share=0).notes()
+    assert "tau = 1" in note
+    assert method(contrast_share=0).phase(0.99) == 0
+
+
+def test_the_contrast_belongs_to_the_second_phase() -> None:
+    trained = method(contrast_share=0.5, chain_step=0.5)
+    field = StaticEnergy(Zero(), 0.1)
+    batch = Batch(torch.ones(4, 1, 8, 8), None, 0, 4)
+    assert [loss.name for loss in trained.losses(field, batch, Moment(0, 0.4))] == ["flow"]
+    losses = list(trained.losses(field, batch, Moment(0, 0.6)))
+    assert [loss.name for loss in losses] == ["flow", "contrast"]
+    assert losses[1].weight == pytest.approx(1 / 64)
+
+
+def test_negatives_that_do_not_arrive_give_a_warning_with_the_advice() -> None:
+    with pytest.warns(
+        UserWarning, match="end at time 0.5, before they reach the data at time 1; use --set chain_time=2"
+    ):
+        method(chain_time=0.5).check(DATA, decay=0.5, processes=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        method(chain_time=1.5).check(DATA, decay=0.5, processes=1)
+        method(chain_time=0.5, contrast_share=0).check(DATA, decay=0.5, processes=1)
+
+
+def test_what_looks_at_the_whole_batch_is_not_divided_among_processes() -> None:
+    for settings in ({}, {"contrast_share": 0, "coupling": "transport"}):
+        with pytest.raises(ConfigError, match="look at the whole batch"):
+            method(**settings).check(DATA, decay=0.5, processes=2)
+    method(contrast_share=0).check(DATA, decay=0.5, processes=2)
+
+
+def test_the_temperature_is_lower_for_large_data() -> None:
+    assert EnergyMatching.defaults(DataShape((1, 28, 28)), {})["temperature"] == 0.1
+    assert EnergyMatching.defaults(DataShape((3, 32, 32)), {})["temperature"] == 0.01
+
+
+def test_the_residual_of_a_datum_does_not_depend_on_how_the_data_are_divided() -> None:
+    trained, field = method(), StaticEnergy(Zero(), 0.1)
+    data = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = trained.held_out(field, Validation(data, seed=3))["residual"]
+    parts = [
+        trained.held_out(field, Validation(data, seed=3, rows=rows))["residual"] for rows in (range(2), range(2, 6))
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def codes() -> Tensor:
+    return torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def draw(trained: EnergyMatching, codes: Tensor, first: int = 0, **arguments: object) -> Tensor:
+    solver, options = methods.choose_sampling(trained, arguments)
+    field = StaticEnergy(Zero(), 0.1)
+    found = trained.draw(field, codes, None, solver, options=options, seed=5, first=first).require_success()
+    assert len(set(found.nfe.tolist())) == 1
+    return found.x
+
+
+def evaluations(**arguments: object) -> tuple[int, float]:
+    trained = method(chain_step=0.1)
+    solver, options = methods.choose_sampling(trained, arguments)
+    found = trained.draw(StaticEnergy(Zero(), 0.1), codes()[:1], None, solver, options=options)
+    return int(found.nfe), float(found.t)
+
+
+def test_until_time_one_there_is_only_the_descent() -> None:
+    x = draw(method(), codes(), tau=1.0, nfe=400, method="rk4")
+    torch.testing.assert_close(DATA_STD * x, codes() * torch.exp(torch.tensor(-1.0)))
+
+
+def test_a_sample_depends_on_its_index_alone() -> None:
+    whole = draw(method(chain_step=0.1), codes())
+    assert torch.equal(draw(method(chain_step=0.1), codes()[4:], first=4), whole[4:])
+
+
+def test_evaluations_are_shared_by_descent_and_chain() -> None:
+    assert evaluations() == (40 + 11, 2.0)
+    assert evaluations(tau=3.0) == (40 + 21, 3.0)
+    assert evaluations(tau=1.0) == (40, 1.0)
+    assert evaluations(tau=3.0, nfe=31) == (31, 3.0)
+    few, ends = evaluations(nfe=8)
+    assert few == 8
+    assert ends == pytest.approx(1.3), "without tau the chain takes half of the evaluations"
+    assert evaluations(nfe=2) == (2, 1.0)
+
+
+def test_too_few_evaluations_for_the_time_are_refused() -> None:
+    with pytest.raises(ConfigError, match="nfe = 12 leaves 0 evaluations for the descent, because the chain takes 21"):
+        evaluations(tau=3.0, nfe=12)
+
+
+def test_options_of_sampling_are_refused_by_methods_without_them() -> None:
+    assert names.METHODS["energy-matching"].sampling == ("tau",)
+    with pytest.raises(ConfigError, match="--method vpfb is sampled without tau") as caught:
+        methods.choose_sampling(methods.build("vpfb", {}), {"tau": 2.0})
+    assert caught.value.hint == "methods that take it: energy-matching"
+    with pytest.raises(ConfigError, match="tau"):
+        methods.choose_sampling(method(), {"tau": 0.5})
