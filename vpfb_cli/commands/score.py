@@ -68,7 +68,7 @@ def score(
     if montage is not None:
         require_file("--montage", montage, [".png"], {"score": Path(source)})
     with signals.importing():
-        from vpfb_core import data
+        from vpfb_core import data, methods
         from vpfb_core.machine.files import write_bytes
         from vpfb_core.uses import pictures
         from vpfb_core.uses.ood.ranking import rank, ranking_table
@@ -85,7 +85,9 @@ def score(
             loaded, images, name, seed=machine.seed, batch_size=batch_size,
             on_batch=lambda n: bar.update(n / len(images)),
         )  # fmt: skip
-    if loaded.calibration is None:
+    if not methods.gives(loaded.method.name, "density"):
+        say.note(f"bits_per_dim is empty, since a model trained with --method {loaded.method.name} has no density")
+    elif loaded.calibration is None:
         say.warn("the model's density is not calibrated, so bits_per_dim is empty: vpfb info --calibrate MODEL")
     else:
         say.note(f"bits_per_dim describes images blurred by {loaded.blur():.2g} grey levels")

@@ -104,10 +104,12 @@ def require(capability: str, name: str, use: str) -> None:
     """
     if gives(name, capability):
         return
-    what = {
-        "energy": "an energy", "flow": "a flow from noise to data", "density": "a normalised density"
-    }[capability]  # fmt: skip
+    what, those = {
+        "energy": ("an energy", "one"),
+        "flow": ("a flow from noise to data", "one"),
+        "density": ("energies of known normalisation", "them"),
+    }[capability]
     raise ConfigError(
         f"{use} needs {what}, which a model trained with --method {name} does not have",
-        hint=f"methods that have one: {', '.join(names.methods_with(capability))}",
+        hint=f"methods that have {those}: {', '.join(names.methods_with(capability))}",
     )

@@ -236,7 +236,6 @@ def explicit_level(model: TrainedModel, level: float | None) -> float:
         CheckpointError: the model is not calibrated.
         ConfigError: the method has no energy, or it has none at this level.
     """
-    model.require("energy", "an explicit density")
     model.require("density", "an explicit density")
     if model.calibration is None:
         raise CheckpointError(

@@ -238,9 +238,9 @@ def test_the_hint_for_a_model_without_an_energy_is_not_to_calibrate() -> None:
         lambda: model.log_density(images, level=0.2),
         lambda: model.blur(),
     ):
-        with pytest.raises(ConfigError, match=r"density needs an energy, .* flow-matching does not") as caught:
+        with pytest.raises(ConfigError, match=r"density needs energies of known .* flow-matching does not") as caught:
             ask()
-        assert caught.value.hint == "methods that have one: vpfb"
+        assert caught.value.hint == "methods that have them: vpfb"
 
 
 def test_a_model_that_was_never_trained_without_a_class_has_densities_of_classes_alone() -> None:

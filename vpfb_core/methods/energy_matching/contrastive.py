@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from vpfb_core.dynamics.per_sample import expand_to
@@ -54,6 +53,8 @@ def flow_loss(field: StaticEnergy, batch: Batch, at: Moment, *, coupled: bool) -
 
 def nearest(data: Tensor, noise: Tensor) -> Tensor:
     """The noise of each datum, int64 (N,), such that the sum of the squared distances is least."""
+    from scipy.optimize import linear_sum_assignment
+
     cost = torch.cdist(data.flatten(1).double(), noise.flatten(1).double()).square()
     _, chosen = linear_sum_assignment(cost.cpu().numpy())
     return torch.as_tensor(chosen, device=data.device)

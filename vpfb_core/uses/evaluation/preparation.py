@@ -107,7 +107,7 @@ def prepare(
             names = tuple(name for name in names if name != "bpd")
     if found is not None:
         notes.append(f"features: {found.name}" + (f", weights {found.weights[:8]}" if found.weights else ""))
-    if wanted is None and "bpd" not in names and methods.gives(model.method.name, "energy"):
+    if wanted is None and "bpd" not in names and methods.gives(model.method.name, "density"):
         notes.append("left out: bpd, which needs a calibrated model (vpfb info --calibrate MODEL)")
     warnings = list(images.warnings)
     count = len(images.images)
