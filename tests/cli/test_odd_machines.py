@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from cli_runner import Vpfb
 
+from vpfb_core.config import known_names
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine import files
 from vpfb_core.machine.limits import ALWAYS_ALLOWED, require_threads
@@ -121,6 +123,14 @@ def test_a_variable_that_is_not_understood_is_an_error(
     ran = vpfb("train", "--data", "digits", "--dry-run")
     assert ran.code == 2
     assert words in ran.err
+
+
+def test_the_variables_of_other_programs_are_left_alone(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in known_names():
+        monkeypatch.setenv(name.upper(), "7")
+    ran = vpfb("train", "--data", "digits", "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["config"]["run"]["seed"] != 7
 
 
 @pytest.mark.parametrize("value", ["2024-05-01", "007", "true", "1e3", "10:30:00", "[1]", "nan", "'quoted'"])

@@ -177,7 +177,7 @@ def _environment() -> dict[str, Any]:
 def _refuse_misspelt(name: str, known: Sequence[str]) -> None:
     """Refuse an environment variable that is meant for us, but that we do not know."""
     near = difflib.get_close_matches(name.upper(), known, 1, cutoff=0.85)
-    setting = f"{PREFIX}{name.upper().removeprefix('VPFB_')}"  # VPFB_STEPS, without TRAIN
+    setting = name.upper().replace("VPFB_", PREFIX, 1)  # VPFB_STEPS, without TRAIN; STEPS is some other program's
     if name not in known and (near or setting in known or name.startswith(PREFIX)):
         near = [setting] if setting in known else near or difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else "vpfb train --dry-run lists the settings"
