@@ -30,9 +30,11 @@ from vpfb_core.api import Model
 from vpfb_core.data import ImageSet, image_statistics
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.dynamics.tableaux import METHODS, is_adaptive
+from vpfb_core.errors import DivergedError
 from vpfb_core.machine import container
 from vpfb_core.machine.devices import place_network
 from vpfb_core.machine.precision import true_float32
+from vpfb_core.methods.vpfb import objectives
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.reference import Reference
@@ -216,6 +218,26 @@ def test_a_run_trains_and_resumes_and_waits_for_its_figures_once_per_line_of_the
     ours, theirs = (vpfb.load(tmp_path / "run", device=device).sample(2, nfe=3) for device in (gpu.name, "cpu"))
     assert float((ours.images - theirs.images).abs().mean()) < 0.01
     assert all(torch.equal(one, other.get_state()) for one, other in zip(states, generators(gpu), strict=True))
+
+
+@cuda
+def test_no_grid_is_drawn_from_weights_that_are_not_finite(
+    gpu: GPU, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures of a step on a GPU are read later, but before the model is checked."""
+    honest, calls = objectives.OBJECTIVES["stein"], 0
+
+    def broken_at_the_second_step(*args: Any, **settings: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return honest(*args, **settings) * (torch.nan if calls == 2 else 1.0)
+
+    monkeypatch.setitem(objectives.OBJECTIVES, "stein", broken_at_the_second_step)
+    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
+    seldom = {"log_every": 10**6, "save_every": 10**6, "sample_every": 3}
+    with pytest.raises(DivergedError, match="step 1: the loss is nan"):
+        vpfb.train(config(gpu, data=data, steps=6, out=str(tmp_path / "run"), **seldom))
+    assert [path.name for path in sorted((tmp_path / "run" / "samples").iterdir())] == ["step-0000000.png"]
 
 
 def generators(gpu: GPU) -> list[torch.Generator]:
