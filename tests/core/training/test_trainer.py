@@ -1,0 +1,50 @@
+"""One step of the trainer, compiled and not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from present import present
+from torch import Tensor
+
+import vpfb_core as vpfb
+from vpfb_core.networks import compiling
+from vpfb_core.training import prepare
+from vpfb_core.training.inputs import Inputs
+from vpfb_core.training.trainer import Trainer
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The compiler as it is before anybody has told it of our layers, and after the test again."""
+    monkeypatch.setattr(compiling, "_told", False)
+    yield
+    torch._dynamo.reset()
+
+
+def gradient(trainer: Trainer, inputs: Inputs) -> list[Tensor]:
+    """The gradient of step 0, with weights that are not zero anywhere."""
+    # Outside of the compiler, masks of dropout are drawn in the order of memory, which must be the same in both.
+    trainer.field.to(memory_format=torch.contiguous_format)
+    draws = torch.Generator().manual_seed(0)
+    for parameter in trainer.field.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=draws)
+    trainer.step(inputs.batches[0], 0, 0.0)
+    return [present(parameter.grad) for parameter in trainer.field.parameters()]
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_step_in_bf16_with_dropout_is_compiled_whole_and_has_the_gradient_of_the_eager_one() -> None:
+    settings: dict[str, Any] = {
+        "data": "digits", "widths": (8,), "attention": (), "dropout": 0.2, "batch_size": 8, "steps": 1, "clip": 1e9,
+        "device": "cpu", "precision": "bf16", "compile": "off",
+    }  # fmt: skip
+    inputs = Inputs.of(prepare(vpfb.TrainConfig(**settings)))
+    expected = gradient(inputs.trainer(), inputs)
+    compiled = inputs.trainer()
+    compiled.field.compile(backend="aot_eager", fullgraph=True, dynamic=False)
+    for ours, theirs in zip(gradient(compiled, inputs), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
