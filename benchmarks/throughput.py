@@ -173,7 +173,7 @@ def in_processes(row: dict[str, Any], count: int) -> dict[str, Any]:
         )  # fmt: skip
     answers = [child.communicate()[0] for child in children]
     if any(child.returncode for child in children):
-        raise SystemExit(f"a row could not be measured: {row}")
+        raise RuntimeError(f"a process failed that measured {name(row)}")
     return json.loads(answers[0].splitlines()[-1])
 
 
@@ -206,17 +206,22 @@ def main() -> None:
         return
 
     device = resolve_device(arguments.device)
-    found = []
+    shared, found, failed = arguments.processes > 1, [], []
+    figures = f"{arguments.processes}-processes" if shared else "-".join(arguments.presets)
     for row in wanted(arguments, device):
-        found.append(row | in_processes(row, arguments.processes))
-    if arguments.processes > 1:
+        try:
+            found.append(row | in_processes(row, arguments.processes))
+        except RuntimeError as error:
+            failed.append(str(error))
+        record(f"throughput-{figures}", found, device)  # after each row, so that it is kept whatever follows
+    if shared:
         columns = ["", "batch", "images/s, one", f"images/s, {arguments.processes}", "speed-up", "by processor time"]
         show(columns, [sharing(row) for row in found])
-        record(f"throughput-{arguments.processes}-processes", found, device)
     else:
         columns = ["", "batch", "images/s", "÷ flow matching", "÷ official", "peak MiB"]
         show(columns, [speed(row) for row in found])
-        record("-".join(["throughput", *arguments.presets]), found, device)
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
 def wanted(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
