@@ -120,7 +120,7 @@ def eval_(
     wanted = None if metrics is None else find(metrics)
     if features is not None:
         check_name(features)
-    solver = flow.choose()
+    flow.choose()  # refuses a wrong solver before the model is loaded
     loaded, model_name = open_model(say, model, machine)
     group = distributed.group()
     plan = group.leaders_first(
@@ -134,7 +134,7 @@ def eval_(
         say.warn(warning)
     with progress(say, "evaluating") as bar:
         report = evaluation.evaluate(
-            loaded, plan, seed=machine.seed, batch_size=batch_size, on_progress=bar.update, **solver.arguments
+            loaded, plan, seed=machine.seed, batch_size=batch_size, on_progress=bar.update, **flow.arguments
         )
     if not group.first:
         return

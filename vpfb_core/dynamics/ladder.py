@@ -31,6 +31,11 @@ class Levels:
     lowest: float
     lowest_for_chains: float = 0.0
 
+    @property
+    def single(self) -> bool:
+        """Whether there is one level only, so that there is no ladder."""
+        return self.lowest == self.highest
+
     def allow_chains(self, level: float) -> bool:
         """Whether Markov chains may run at a level. Below, only the flow goes on towards the data."""
         return level >= self.lowest_for_chains * (1 - 1e-12)

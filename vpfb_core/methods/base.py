@@ -55,7 +55,7 @@ class Field(nn.Module, ABC):
 
     @abstractmethod
     def scales(self, level: float) -> tuple[float, float]:
-        """The factors of the data and of the noise in a point of this level: (signal, noise)."""
+        """The factors of the data and of the noise in a point of this level, which may be infinite: (signal, noise)."""
 
     def at_level(self, data: Tensor, level: float, noise: Tensor | None = None) -> Tensor:
         """Points of a noise level, like data.

@@ -64,8 +64,7 @@ class TrainedModel:
     @property
     def at_one_level(self) -> bool:
         """Whether the field has an energy at one noise level only, so that no use of it needs a ladder of levels."""
-        levels = self.field.levels
-        return levels is not None and levels.lowest == levels.highest
+        return self.field.levels is not None and self.field.levels.single
 
     @property
     def reading(self) -> dict[str, Any]:

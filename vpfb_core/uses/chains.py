@@ -124,8 +124,9 @@ def inpaint(
 ) -> Chains:
     """Sample the unknown pixels of an image given its known pixels, n times.
 
-    At each noise level there is one step of the flow and 25 steps of MALA on the unknown pixels. The random numbers of
-    sample i depend only on (seed, first + i).
+    At each noise level there is one step of the flow and 25 steps of MALA on the unknown pixels. If the model has an
+    energy at one level only, there are as many steps of its gradient flow, and then 250 steps of MALA. The random
+    numbers of sample i depend only on (seed, first + i).
 
     Args:
         model: a model with an energy and a flow.
@@ -140,7 +141,8 @@ def inpaint(
         SolverError: a sample became non-finite.
     """
     model.require("energy", "inpainting")
-    model.require("flow", "inpainting")
+    if not model.at_one_level:
+        model.require("flow", "inpainting")
     if n < 1:
         raise ConfigError(f"n = {n}: ask for at least one image")
     conditions = conditions_of(model, condition, n, first, guidance=guidance, use="inpainting")

@@ -4,10 +4,15 @@ At each noise level the known pixels are set to those of the image with new nois
 move by MALA in their density given the known ones, which is the joint density as a function of the unknown pixels. It
 would not be enough to replace the known pixels along the flow, since the flow fixes the coarse structure of an image
 before it depends on them.
+
+A field with an energy at one level only has no such ladder. There the whole image goes straight from noise to data, the
+known pixels along the line to their values and the others by the gradient flow of the energy. The chain follows at the
+end.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +30,7 @@ from vpfb_core.methods.guidance import Guided
 LEVELS = 50
 STEPS = 20  # steps of MALA per level
 BURN_IN = 5  # steps per level before them, in which each chain adapts its step size
+AT_ONE_LEVEL = 10  # the number of levels whose steps are taken at a single one
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def inpaint(
     """Sample the unknown pixels of each datum given the known ones.
 
     Args:
-        field: a field with an energy and a flow.
+        field: a field with an energy, and with a flow if it has an energy at several noise levels.
         data: data of unit variance, (N, …). The values of unknown pixels are ignored.
         known: True where a pixel is known, bool, broadcastable to data.
         condition: class indices, int64 (N, G), or None.
@@ -78,6 +84,9 @@ def inpaint(
     if levels < 2 or steps < 1:
         raise ConfigError(f"levels = {levels}, steps = {steps}: at least 2 levels and 1 step are needed")
     known = known.to(data.device).expand_as(data)
+    if field.levels.single:
+        guided = Guided(field, guidance)
+        return _at_one_level(field, guided, data, known, condition, seed, first, levels, steps, on_level)
     indices, guided = range(first, first + len(data)), Guided(field, guidance)
     scale: float | Tensor = 1.0
     acceptance, energy = [], []
@@ -116,3 +125,41 @@ def inpaint(
 
     x = descend(velocity, codes, field.span[0], ladder, field.position, settle)
     return Inpainting(torch.where(known, data, x), torch.tensor(acceptance), torch.stack(energy), evaluations)
+
+
+def _at_one_level(
+    field: Any,
+    guided: Guided,
+    data: Tensor,
+    known: Tensor,
+    condition: Tensor | None,
+    seed: int,
+    first: int,
+    flow_steps: int,
+    steps: int,
+    on_step: Callable[[int], None] | None,
+) -> Inpainting:
+    """`inpaint` with an energy at one level: `flow_steps` steps of Euler's method from noise, and a chain."""
+    level, variance = field.levels.lowest, field.chain_variance(field.levels.lowest)
+    target = partial(guided.energy_and_score, level=level, condition=condition)
+    codes = noise.normal(data.shape[1:], seed, range(first, first + len(data))).to(data)
+    start = field.at_level(torch.zeros_like(data), math.inf, codes)
+    x = start
+    for i in range(flow_steps):
+        t = i / flow_steps
+        x = torch.where(known, (1 - t) * start + t * data, x)
+        _, score = target(x)
+        x = x + variance / flow_steps * score
+        if on_step is not None:
+            on_step(i + 1)
+    x = torch.where(known, data, x)
+    scale: float | Tensor = 0.1
+    evaluations = flow_steps
+    for count, stream, adapt in ((AT_ONE_LEVEL * BURN_IN, "burn-in", True), (AT_ONE_LEVEL * steps, "chain", False)):
+        walked = langevin(
+            target, x, variance, steps=count, seed=seed, first=first, stream=f"inpainting {stream}", scale=scale,
+            adapt=adapt, mask=~known,
+        )  # fmt: skip
+        x, scale = walked.x, walked.step_scale
+        evaluations += walked.evaluations
+    return Inpainting(x, torch.tensor([walked.acceptance]), walked.trace[-1:].cpu(), evaluations)

@@ -184,7 +184,7 @@ class EnergyMatching(Method):
         steps = self.chain_steps(tau or TAU)
         if solver.nfe is not None:
             if tau is None:
-                steps = max(0, min(steps, solver.nfe // 2 - 1))
+                steps = min(steps, (solver.nfe - 1) // 2)
             solver = self._rest(solver, steps)
         guided = Guided(field, guidance)
 

@@ -59,6 +59,7 @@ class Composition:
         expression: the expression with each ~ of a group of two classes replaced by the other class.
         terms: the distinct densities of the expression, including the unconditional density of each conditional model.
             An evaluation of the composed density takes one gradient of the energy of each.
+        at_one_level: whether the density is that of one noise level, so that there is no flow to it.
         has_flow: whether the flow alone samples approximately from the density. It does not if there is no
             unconditional density and the exponents do not sum to 1.
     Raises:
@@ -79,9 +80,11 @@ class Composition:
                 f"{parsed} needs the model {missing[0] or 'whose classes need no name'}, which is not given"
             )
         used = {name: given[name] for name in models_named(parsed)}
+        self.at_one_level = all(model.at_one_level for model in used.values())
         for model in used.values():
             model.require("energy", "composition")
-            model.require("flow", "composition")
+            if not self.at_one_level:
+                model.require("flow", "composition")
             if model.groups:
                 model.require_null("composition")
         _require_same_coordinates(used)
@@ -98,11 +101,13 @@ class Composition:
             for name, model in used.items() if model.groups
         }  # fmt: skip
         if self._is_mixture:
+            for model in used.values():
+                model.require("density", "| in a composition")
             _require_calibrated(used, self.terms)
         if not bases:
             _require_densities(self.expression)
-        self.has_flow = bool(bases) or all(
-            math.isclose(total_exponent(part), 1) for part in densities_of(self.expression)
+        self.has_flow = not self.at_one_level and (
+            bool(bases) or all(math.isclose(total_exponent(part), 1) for part in densities_of(self.expression))
         )
 
     @property
@@ -173,7 +178,12 @@ class Composition:
             conditions = None
             if model.groups:
                 conditions = self._conditions[name].repeat_interleave(len(x), 0)
-            found = self._field(model).energy_score_and_velocity(copies, level, conditions)
+            field = self._field(model)
+            found = (
+                (*field.energy_and_score(copies, level, conditions), torch.zeros_like(copies))
+                if self.at_one_level
+                else field.energy_score_and_velocity(copies, level, conditions)
+            )
             for i, row in enumerate(rows):
                 here = slice(i * len(x), (i + 1) * len(x))
                 energies[row], scores[row], velocities[row] = (values[here] for values in found)

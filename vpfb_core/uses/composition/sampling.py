@@ -7,6 +7,9 @@ not move samples from one mode to another, so that the shares of the modes keep 
 Sequential Monte Carlo corrects the shares as well (Del Moral, Doucet & Jasra 2006). Along the flow, the logarithm of
 the weight of each sample changes at the rate of `Composition.rate`. When the effective sample size of the population
 falls below half, samples are copied in proportion to their weights, and MALA moves the copies apart.
+
+Energies at one noise level only have no ladder. Their sum is composed: samples follow its gradient flow from noise, and
+a longer chain follows.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from torch import Tensor
 from vpfb_core.dynamics.ladder import STEP_COST, Settle, descend
 from vpfb_core.dynamics.langevin import Walk, langevin
 from vpfb_core.dynamics.population import effective_sample_size, systematic
+from vpfb_core.dynamics.relaxation import Chain, relax
+from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.names import MCMC
@@ -37,6 +42,8 @@ BATCH = 64  # the number of samples that are computed at once, each once per ter
 PILOTS = 16
 ULA_SHARE = 0.5  # the step scale of ULA relative to MALA's, since its bias grows with the step
 
+AT_ONE_LEVEL = 10  # the number of levels whose steps are taken by the chain of energies at a single one
+BURN_IN = 50  # steps of that chain before them
 RATE_COST = 2  # evaluations per level for the weights, at its beginning and its end
 RESAMPLED_BELOW = 0.5  # of the size of the population: the effective sample size at which samples are copied
 
@@ -99,6 +106,11 @@ def sample(
         raise ConfigError(f"unknown mcmc {mcmc!r}", hint=f"there are: {', '.join(MCMC)}")
     if mcmc == "none" and mcmc_steps is not None:
         raise ConfigError(f"mcmc_steps = {mcmc_steps} without mcmc", hint="there are: mala, smc, ula")
+    if composition.at_one_level and mcmc in ("none", "smc"):
+        raise ConfigError(
+            f"mcmc = {mcmc!r} needs a flow through noise levels, and these models have an energy at one level only",
+            hint="use mala",
+        )
     if mcmc == "none" and not composition.has_flow:
         raise ConfigError(
             "the flow of a product of unconditional models does not sample from it, so mcmc = 'none' is not possible",
@@ -110,6 +122,8 @@ def sample(
             f"n = {n}, mcmc_steps = {steps}, batch_size = {batch_size}, levels = {levels}",
             hint="at least 1 each, and 2 levels",
         )
+    if composition.at_one_level:
+        return _at_one_level(composition, n, seed, first, mcmc, steps, levels, batch_size, on_level)
     chains = mcmc != "none"
     progress = _Progress(on_level, levels * (PILOTS * chains + n))
     descent = _Descent(composition, composition.levels.ladder(levels), seed, first, batch_size, progress)
@@ -138,6 +152,45 @@ def sample(
         nfe=evaluations * len(composition.terms),
         resampled=None if weights is None else weights.resampled,
         log_normaliser=None if weights is None else weights.log_normaliser,
+    )
+
+
+def _at_one_level(
+    composition: Composition,
+    n: int,
+    seed: int,
+    first: int,
+    mcmc: str,
+    steps: int,
+    flow_steps: int,
+    batch_size: int,
+    on_part: Callable[[float], None] | None,
+) -> Composed:
+    """`sample` for energies at one level: their gradient flow from noise, and a chain in which each sample adapts."""
+    model, level = composition.model, composition.levels.lowest
+    field, variance = model.field, model.field.chain_variance(level)
+    target = partial(composition.energy_and_score, level=level)
+    codes = noise.normal(model.shape, seed, range(first, first + n))
+    ends, accepted, evaluations = [], 0.0, 0
+    for rows in batches(n, batch_size):
+        x = codes[rows].to(model.device)
+        x = field.at_level(torch.zeros_like(x), math.inf, x)
+        flow = relax(target, x, variance, Solver.choose("euler", nfe=flow_steps), Chain(0, 0.0)).require_success()
+        chain = partial(langevin, target, variance=variance, seed=seed, first=first + rows.start)
+        burnt = chain(flow.x, steps=BURN_IN, stream="composition burn-in", scale=0.1, adapt=True)
+        scale = burnt.step_scale * (ULA_SHARE if mcmc == "ula" else 1.0)
+        walked = chain(burnt.x, steps=AT_ONE_LEVEL * steps, stream="composition", scale=scale, method=mcmc)
+        ends.append(walked.x.cpu())
+        accepted += walked.acceptance * len(x) / n
+        evaluations = flow_steps + burnt.evaluations + walked.evaluations
+        if on_part is not None:
+            on_part(rows.stop / n)
+    data = torch.cat(ends)
+    return Composed(
+        images=model.statistics.restore(data),
+        data=data,
+        acceptance=(accepted,) if mcmc == "mala" else None,
+        nfe=evaluations * len(composition.terms),
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vpfb_core import methods
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.machine import distributed
 from vpfb_core.methods.base import Validation
@@ -104,13 +105,14 @@ def evaluate(
         seed: the seed of all random numbers.
         batch_size: the number of images that are computed at once.
         on_progress: called with the approximate share of the work that is done, in [0, 1].
-        solver: method, nfe, rtol and atol of the samples, as in `Solver.choose`.
+        solver: the settings of the samples, as in `draw.sample`.
     Raises:
         ConfigError: there is no such solver, or the batch size is below 1.
         SolverError: a sample did not reach the end of the flow.
     """
     began = time.monotonic()
-    work = _Evaluation(model, plan, Solver.choose(**solver), seed, batch_size, on_progress)
+    chosen, _ = methods.choose_sampling(model.method, solver)
+    work = _Evaluation(model, plan, chosen, solver, seed, batch_size, on_progress)
     figures: dict[str, Figure] = {}
     drawn = None
     if plan.extractor is not None:
@@ -150,11 +152,13 @@ class _Evaluation:
         model: TrainedModel,
         plan: Plan,
         solver: Solver,
+        how: Mapping[str, Any],
         seed: int,
         batch_size: int,
         on_progress: Callable[[float], None] | None,
     ) -> None:
-        self.model, self.plan, self.solver, self.seed, self.batch_size = model, plan, solver, seed, batch_size
+        self.model, self.plan, self.solver, self.how = model, plan, solver, how
+        self.seed, self.batch_size = seed, batch_size
         self.real, self.unseen = plan.real.images, plan.real.unseen
         self.classes = plan.real.labels if plan.by_class else None
         self.unseen_classes = plan.real.unseen_labels if plan.by_class else None
@@ -179,7 +183,7 @@ class _Evaluation:
             for part in self._batches(rows):
                 drawn = sample(
                     self.model, len(part), self.seed, first=part.start, batch_size=len(part),
-                    condition=_rows(self.classes, part), **self.solver.arguments,
+                    condition=_rows(self.classes, part), **self.how,
                 ).require_success()  # fmt: skip
                 evaluations += int(drawn.nfe.sum())
                 parts.append(to_bytes(drawn.images))

@@ -138,6 +138,7 @@ def test_evaluations_are_shared_by_descent_and_chain() -> None:
     few, ends = evaluations(nfe=8)
     assert few == 8
     assert ends == pytest.approx(1.3), "without tau the chain takes half of the evaluations"
+    assert evaluations(nfe=51) == evaluations()
     assert evaluations(nfe=2) == (2, 1.0)
 
 
