@@ -1,0 +1,187 @@
+"""Energy Matching beside vpfb and flow matching: the same network, the same time, the same measurements.
+
+    VPFB_DATA=data python benchmarks/energy_matching.py --minutes 15 --set widths=[32,64] patch=4 --threads 1
+
+Trains one model per method, one after the other, in the folder --runs, and measures the runs that are finished there.
+The samples are compared with test images by features of a classifier that is trained on the labels (`vpfb eval
+--fit-features`), and the detection of outliers is measured as in ood.py. For Energy Matching the samples are measured
+at several sampling times, and the energies of chains from noise are compared with those of chains from test images by a
+two-sample test.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from ood import CHANGES
+from record import folder, parsed, record, show, training
+from scipy.stats import ks_2samp
+from torch import Tensor
+
+import vpfb_core as vpfb
+from vpfb_core import methods, names
+from vpfb_core.api import Model
+from vpfb_core.config import parse_setting
+from vpfb_core.dynamics.langevin import langevin
+from vpfb_core.uses import evaluation, pictures
+from vpfb_core.uses.evaluation import classifier, distances
+from vpfb_core.uses.evaluation.metrics import find
+from vpfb_core.uses.evaluation.neighbours import compare as nearest
+from vpfb_core.uses.ood import compare, score
+from vpfb_core.uses.plotting.histogram import histogram
+
+TIMES = (1.0, 1.5, 2.0, 3.0, 5.0)
+SCORES = ("multiscale", "energy", "gradient")
+CHAINS, CHAIN_STEPS = 128, 100
+
+
+def trained(method: str, arguments: argparse.Namespace) -> Model:
+    """The model of a method, trained now unless its run is finished."""
+    settings = dict(parse_setting(text) for text in arguments.set)
+    config = vpfb.TrainConfig(
+        data=arguments.data, method=method, time_budget=60 * arguments.minutes, device=arguments.device,
+        threads=torch.get_num_threads(), out=str(arguments.runs / method), resume="auto", **settings,
+    )  # fmt: skip
+    return vpfb.train(config).model
+
+
+def quality(model: Model, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The figures of samples at the default of the method."""
+    plan = evaluation.prepare(
+        model, arguments.data, find("frechet,1nn"), n=arguments.n, extractor="classifier", download=False
+    )
+    report = evaluation.evaluate(model, plan)
+    return {name: figure.document() for name, figure in report.metrics.items()} | {"nfe": report.nfe}
+
+
+def by_time(model: Model, arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """The figures of samples at several sampling times, by features of the classifier and by pixels."""
+    plan = evaluation.prepare(
+        model, arguments.data, find("frechet,1nn"), n=arguments.n, extractor="classifier", download=False
+    )
+    real, extractor = plan.real.images, plan.extractor
+    assert extractor is not None
+    of_real, rows = extractor.features(real, model.device, batch_size=256), []
+    for tau in TIMES:
+        drawn = model.sample(len(real), tau=tau)
+        images = pictures.to_bytes(drawn.images)
+        features = extractor.features(images, model.device, batch_size=256)
+        rows.append(
+            {
+                "tau": tau,
+                "nfe": float(drawn.nfe.double().mean()),
+                "frechet": distances.frechet(features, of_real),
+                "1nn": nearest(features, of_real).accuracy,
+                "1nn_pixels": nearest(images.flatten(1).float() / 255, real.flatten(1).float() / 255).accuracy,
+            }
+        )
+        path = folder(model.device) / f"energy-matching-tau-{tau:g}.png"
+        path.write_bytes(pictures.png(pictures.tile(drawn.images[:64])))
+    return rows
+
+
+def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
+    """The energies of chains of MALA from samples and from test images, and a two-sample test of both."""
+    field: Any = model.field
+    starts = {
+        "noise": model.sample(CHAINS, tau=1.0).solution.x.to(model.device),
+        "data": model.standardise(real[:CHAINS]),
+    }
+    found: dict[str, list[list[float]]] = {}
+    for name, x in starts.items():
+        dimension = x[0].numel()
+        energies, scale = [field.energy(x, 0.0).tolist()], torch.full((len(x),), 0.01 * dimension ** (1 / 3))
+        for part in range(3):
+            walk = langevin(
+                field.energy_and_score, x, field.chain_variance(0.0), steps=CHAIN_STEPS, seed=part,
+                stream=f"chains from {name}", scale=scale.to(x), adapt=part == 0,
+            )  # fmt: skip
+            x, scale = walk.x, walk.step_scale
+            energies.append(walk.energy.tolist())
+        found[name] = energies
+        images = model.statistics.restore(x.cpu())
+        path = folder(model.device) / f"energy-matching-chains-from-{name}.png"
+        path.write_bytes(pictures.png(pictures.tile(images[:64])))
+    tests = [ks_2samp(of_noise, of_data) for of_noise, of_data in zip(found["noise"], found["data"], strict=True)]
+    path = folder(model.device) / "energy-matching-energies.png"
+    path.write_bytes(
+        histogram(
+            torch.tensor(found["data"][-1]), torch.tensor(found["noise"][-1]), names=("from data", "from noise"),
+            axis="energy in nats", title=f"Energies after {3 * CHAIN_STEPS} steps of MALA",
+        )
+    )  # fmt: skip
+    return {
+        "steps": [part * CHAIN_STEPS for part in range(4)],
+        "mean_energy": {name: [sum(part) / len(part) for part in parts] for name, parts in found.items()},
+        "kolmogorov_smirnov": [{"statistic": float(test.statistic), "p": float(test.pvalue)} for test in tests],
+    }
+
+
+def detections(model: Model, inside: Tensor, outside: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """The AUROC of each score for each set of outliers."""
+    of_inside = {name: score(model, inside, name) for name in SCORES}
+    return {
+        out: {name: compare(of_inside[name], score(model, images, name)).auroc for name in SCORES}
+        for out, images in outside.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--runs", type=Path, default=Path("runs/energy-matching"))
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of all runs")
+    parser.add_argument("--out", nargs="*", default=["fashion-mnist", "noise", "constant", "shuffled:mnist"])
+    parser.add_argument("-n", type=int, default=500, help="samples and test images")
+    parser.add_argument("--limit", type=int, default=250, help="images per set in the detection of outliers")
+    arguments = parsed(parser)
+    models = {method: trained(method, arguments) for method in names.METHODS}
+    first = next(iter(models.values()))
+    classifier.fit_source(arguments.data, shape=first.shape, device=first.device)
+
+    found: dict[str, dict[str, Any]] = {}
+    loaded = {name: vpfb.data.load(name, split="test", limit=arguments.limit, size=first.shape[-1], channels=1).images
+              for name in [arguments.data, *arguments.out]}  # fmt: skip
+    inside = loaded.pop(arguments.data)
+    outside = loaded | {name: change(inside) for name, change in CHANGES.items()}
+    for method, model in models.items():
+        found[method] = {"training": training(model), "parameters": model.parameter_count}
+        found[method] |= {"quality": quality(model, arguments)}
+        path = folder(model.device) / f"energy-matching-beside-{method}.png"
+        path.write_bytes(pictures.png(pictures.tile(model.sample(64).images)))
+        if methods.gives(method, "energy"):
+            found[method]["auroc"] = detections(model, inside, outside)
+        if "tau" in names.METHODS[method].sampling:
+            found[method] |= {"by_time": by_time(model, arguments), "chains": two_starts(model, inside)}
+    show(
+        ["method", "steps", "Fréchet, classifier", "1-NN", "gradients per image"],
+        [
+            [
+                method,
+                each["training"]["step"],
+                *(f"{each['quality'][name]['value']:.3f}" for name in ("frechet", "1nn")),
+                f"{each['quality']['nfe']:.0f}",
+            ]
+            for method, each in found.items()
+        ],
+    )  # fmt: skip
+    for method, each in found.items():
+        if "auroc" in each:
+            show(
+                [f"AUROC, {method}", *SCORES],
+                [[out, *(f"{a:.4f}" for a in row.values())] for out, row in each["auroc"].items()],
+            )
+        for row in each.get("by_time", []):
+            print({name: round(value, 4) for name, value in row.items()})
+        if "chains" in each:
+            print(each["chains"])
+    figures = {"data": arguments.data, "minutes": arguments.minutes, "settings": arguments.set, "methods": found}
+    record(f"energy-matching-{arguments.data}", figures, first.device)
+
+
+if __name__ == "__main__":
+    main()
