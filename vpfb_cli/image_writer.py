@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vpfb_cli.output import Output
+    from vpfb_core.model.trained import TrainedModel
 
 
 class ImageWriter:
@@ -56,6 +57,7 @@ class ImageWriter:
         self._images: list[Tensor] = []
         self._paths: list[Tensor] = []
         self._append: Callable[[Tensor], None] | None = None
+        self.text: str | None = None  # the result as text, which only rows are
 
     @property
     def wants_path(self) -> bool:
@@ -66,13 +68,13 @@ class ImageWriter:
     def writing(
         self,
         count: int,
-        shape: Sequence[int],
+        model: TrainedModel,
         *,
         frames: int = 1,
         at_once: bool = False,
         labels: Mapping[str, np.ndarray] | None = None,
     ) -> Iterator[None]:
-        """Inside this context, the writer receives `count` images of `shape` (C, H, W), which are written by its end.
+        """Inside this context, the writer receives `count` images of the model, which are written by its end.
 
         Only the first process of a job writes. If the context ends with an error, the previous file is not changed.
 
@@ -85,6 +87,7 @@ class ImageWriter:
         """
         from vpfb_core.uses import pictures
 
+        shape = model.shape
         if self.kind not in ("folder", "npz"):
             fewer = self.wants_path or at_once
             instead = "ask for fewer images" if fewer else ".npz and a folder take any number of images"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vpfb_cli import signals
+from vpfb_core.errors import ConfigError
 from vpfb_core.model.runs import builtin_models, find_model
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ def open_model(say: Output, model: str | None, machine: Machine, weights: str = 
     with signals.importing():
         from vpfb_core.api import load
     return load(path, device=machine.device, weights=weights), name
+
+
+def require_images(model: Model, option: str) -> None:
+    """Refuse an option that is for images if the model is of other data.
+
+    Raises:
+        ConfigError: the model is not of images.
+    """
+    if model.statistics.noun != "images":
+        raise ConfigError(f"{option} is for images, and the model is of {model.statistics.noun} of a table")
 
 
 def use_threads(machine: Machine) -> None:

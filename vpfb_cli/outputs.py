@@ -52,9 +52,9 @@ def require_apart(out: str | Path, inputs: Mapping[str, Path | None], option: st
 
 def _is_ours(path: Path) -> bool:
     from vpfb_core.data.own_files import is_own_picture
-    from vpfb_core.uses.ood.ranking import COLUMNS
+    from vpfb_core.uses.ood.ranking import is_ranking
 
     if path.suffix.lower() == ".png":
         return is_own_picture(path)
     with path.open("rb") as file:
-        return file.readline(100).decode("utf-8", "replace").rstrip() == ",".join(COLUMNS)
+        return is_ranking(file.readline(100).decode("utf-8", "replace").rstrip())

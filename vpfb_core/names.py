@@ -60,6 +60,7 @@ NETWORKS: dict[str, str] = {
     "unet": "vpfb_core.networks.unet:UNet",
     "paper-unet": "vpfb_core.networks.paper:PaperUNet",
     "mlp": "vpfb_core.networks.mlp:MLP",
+    "residual-mlp": "vpfb_core.networks.residual_mlp:ResidualMLP",
 }
 PRESETS = ("tiny", "small", "base", "paper", "celeba64", "mlp")
 SOLVERS = ("arc3", "euler", "midpoint", "heun", "rk4", "ab2", "ab3", "bosh3", "dopri5")

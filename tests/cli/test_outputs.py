@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import typer.main
 from cli_runner import Vpfb
 from PIL import Image
 
-from vpfb_cli import image_writer, models
+from vpfb_cli import image_writer, models, writers
 from vpfb_cli.app import build
 from vpfb_core.api import Model
 from vpfb_core.uses.draw import Drawn
@@ -234,7 +235,7 @@ def test_any_number_of_images_is_drawn_with_the_memory_of_one_batch(
             super().add(images, path)
             held.append(sum(map(len, self._images)))
 
-    monkeypatch.setattr("vpfb_cli.commands.sample.ImageWriter", Counting)
+    monkeypatch.setattr("vpfb_cli.writers.FORMATS", {"images": replace(writers.FORMATS["images"], writer=Counting)})
     monkeypatch.setattr(Model, "sample", stub)
     assert vpfb("sample", "-n", "300", "--batch-size", "16", "-o", out).code == 0
     assert held == [0] * 19

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vpfb_cli import signals
-from vpfb_cli.image_writer import ImageWriter
 from vpfb_cli.models import open_model
 from vpfb_cli.options import (
     OUTPUT,
@@ -23,6 +22,7 @@ from vpfb_cli.options import (
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import counted, duration, one_of
+from vpfb_cli.writers import kind_of, open_writer
 from vpfb_core.errors import ConfigError
 from vpfb_core.names import MCMC
 
@@ -44,14 +44,15 @@ def compose(
     *,
     n: CountOption = 16,
     out: Annotated[
-        str,
+        str | None,
         path_option(
             "-o --out OUT",
             OUTPUT,
             ".png: a grid; .npz: an array; folder: one PNG per image, in place of older samples there; "
-            "-: a grid on stdout.",
+            "-: a grid on stdout. Rows of a table: .csv, .tsv or .npy.",
+            show_default="composed.png, or composed.csv for a table",
         ),
-    ] = "composed.png",
+    ] = None,
     model: ModelOption = None,
     mcmc: Annotated[
         str,
@@ -71,7 +72,7 @@ def compose(
     machine: Machine,
     say: Output,
 ) -> None:
-    """Draw images of a combination of classes: and, or, not.
+    """Draw images, or rows of a table, of a combination of classes: and, or, not.
 
     red & large   both;              2*red & large   red counts twice
     red | blue    one or the other;  2*red | blue    red twice as often
@@ -90,14 +91,15 @@ def compose(
     with signals.importing():
         from vpfb_core.uses import composition
     parsed = composition.parse(expression)
-    writer = ImageWriter(out, say, {})
+    named = next(iter(composition.models_named(parsed)))
+    writer, out = open_writer(kind_of(model if named is None else named), out, "composed", say, {})
     if writer.wants_path:
         raise ConfigError(f"cannot write {out!r}: Markov chains have no path from noise", hint=".png writes a grid")
     models, name = _open_models(say, parsed, model, machine)
     composed = composition.Composition(parsed, models)
 
     began = time.monotonic()
-    with writer.writing(n, composed.model.shape, at_once=True):
+    with writer.writing(n, composed.model, at_once=True):
         with progress(say, "composing") as bar:
             drawn = composition.sample(
                 composed, n, machine.seed, mcmc=mcmc, mcmc_steps=mcmc_steps, levels=levels, batch_size=batch_size,
@@ -118,8 +120,9 @@ def compose(
         accepted += (
             f", resampled {counted(drawn.resampled or 0, 'time')}, log normaliser {drawn.log_normaliser:+.2f} nats"
         )
-    say.note(f"{n} images, {drawn.nfe:,} gradient evaluations per image{accepted}, {duration(seconds)}")
-    say.result(document, out)
+    noun = composed.model.statistics.noun
+    say.note(f"{n} {noun}, {drawn.nfe:,} gradient evaluations each{accepted}, {duration(seconds)}")
+    say.result(document, writer.text or out)
 
 
 def _open_models(

@@ -38,7 +38,7 @@ def eval_(
     *,
     source: Annotated[
         str,
-        path_option("--data NAME", DATA, "Real images to compare with: a name, NAME:train, NAME:test, DIR or FILE."),
+        path_option("--data NAME", DATA, "Real data to compare with: a name, NAME:train, NAME:test, DIR or FILE."),
     ],
     access: DataAccess,
     metrics: Annotated[
@@ -47,7 +47,7 @@ def eval_(
             "--metrics LIST",
             METRICS,
             "Names joined by commas: fid, kid, frechet, kernel, precision, recall, density, coverage, 1nn, residual, "
-            "bpd, bpd_flow (slow).",
+            "bpd, bpd_flow (slow); for tables sliced and nll.",
             show_default="all that need no download, except bpd_flow",
         ),
     ] = None,
@@ -93,6 +93,10 @@ def eval_(
     Lower is better for fid, kid, frechet, kernel, residual and bpd, higher for
     precision, recall, density and coverage, and 0.5 is best for 1nn.
 
+    For tables, features are standardised columns, sliced is the sliced
+    Wasserstein distance, and nll the negative log-likelihood of held-out rows by
+    the flow, in nats.
+
     Samples are drawn without a class. If a model was trained only with classes
     (condition_dropout=0), they have the classes of the real images.
 
@@ -102,6 +106,7 @@ def eval_(
     Example:
       vpfb eval --data mnist -m runs/001-mnist
       vpfb eval --data cifar:train --metrics fid,kid -n 50000
+      vpfb eval --data table.csv -m runs/002-table
       vpfb eval --data mnist --fit-features
       vpfb eval --data mnist --features classifier
     """

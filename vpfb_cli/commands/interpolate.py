@@ -7,7 +7,7 @@ from typing import Annotated
 
 from vpfb_cli import signals
 from vpfb_cli.flow_options import Condition, Flow
-from vpfb_cli.models import open_model
+from vpfb_cli.models import open_model, require_images
 from vpfb_cli.options import (
     OUTPUT,
     BatchSizeOption,
@@ -90,6 +90,7 @@ def interpolate(
     require_writable(Path(out))
     solver = flow.choose() if flow.given else ENCODING_SOLVER
     loaded, name = open_model(say, model, machine)
+    require_images(loaded, "interpolate")
     condition.warn_if_idle(say, loaded)
     layout = {"columns": n} if kind == "png" else {"frames": n}
     pictures.require_grid(count * n if kind == "png" else count, loaded.shape, **layout, instead="ask for fewer frames")

@@ -38,12 +38,10 @@ if TYPE_CHECKING:
 def ood(
     *,
     in_set: Annotated[
-        str, path_option("--in IN", DATA, "In-distribution images: a named data set, a folder or a file.")
+        str, path_option("--in IN", DATA, "In-distribution data: a named data set, a folder, a table or a file.")
     ],
-    out_sets: Annotated[list[str], path_option("--out OUT", DATA, "Out-of-distribution images. Can be repeated.")],
-    limit: Annotated[
-        int, option("--limit N", DATA, "Largest number of images per set.", callback=at_least_one)
-    ] = 1_000,
+    out_sets: Annotated[list[str], path_option("--out OUT", DATA, "Out-of-distribution data. Can be repeated.")],
+    limit: Annotated[int, option("--limit N", DATA, "Largest number of data per set.", callback=at_least_one)] = 1_000,
     access: DataAccess,
     scores: Annotated[
         list[str] | None,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli import signals
 from vpfb_cli.flow_options import FLOW, Condition, Flow
-from vpfb_cli.image_writer import ImageWriter
 from vpfb_cli.models import open_model
 from vpfb_cli.options import (
     MODEL,
@@ -27,6 +26,7 @@ from vpfb_cli.options import (
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import duration
+from vpfb_cli.writers import Writer, kind_of, open_writer
 from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,14 +44,15 @@ def sample(
     *,
     n: CountOption = 64,
     out: Annotated[
-        str,
+        str | None,
         path_option(
             "-o --out OUT",
             OUTPUT,
             ".png: a grid; .npz: an array; .gif: the path from noise; folder: one PNG per image, "
-            "in place of older samples there; -: a grid on stdout.",
+            "in place of older samples there; -: a grid on stdout. Rows of a table: .csv, .tsv or .npy.",
+            show_default="samples.png, or samples.csv for a table",
         ),
-    ] = "samples.png",
+    ] = None,
     model: ModelOption = None,
     condition: Condition,
     weights: Annotated[
@@ -84,22 +85,23 @@ def sample(
     machine: Machine,
     say: Output,
 ) -> None:
-    """Draw images from a model.
+    """Draw images from a model, or rows of a table.
 
-    Image i depends on the seed and i alone: with a larger -n or another batch
-    size, the first images are the same.
+    Sample i depends on the seed and i alone: with a larger -n or another batch
+    size, the first samples are the same.
 
     Example:
       vpfb sample -n 64 -o grid.png
       vpfb sample -m runs/001-imgs -n 1000 -o pictures/ --seed 7
       vpfb sample -m digits --class 3 --guidance 2 -o threes.png
       vpfb sample -m digits -n 16 --langevin 1000 -o walked.png
+      vpfb sample -m runs/002-moons -n 1000 -o rows.csv
       vpfb sample -m digits -n 8 --known three.png --mask upper-half.png
     """
     with signals.importing():
         from vpfb_core import methods
         from vpfb_core.machine import distributed
-    writer = ImageWriter(out, say, {"--known": known, "--mask": mask})
+    writer, out = open_writer(kind_of(model), out, "samples", say, {"--known": known, "--mask": mask})
     own = {} if tau is None else {"tau": tau}
     _check_combination(writer, langevin, known, mask, flow, own)
     flow.choose()  # refuses a wrong solver before the model is loaded
@@ -115,7 +117,7 @@ def sample(
     job = _Job(say, loaded, n, machine.seed, settings, how, writer)
     in_chains = langevin is not None or known is not None
     labels = _labels(loaded, condition.class_, n)
-    with writer.writing(n, loaded.shape, frames=1 + (solver.nfe or 1), at_once=in_chains, labels=labels):
+    with writer.writing(n, loaded, frames=1 + (solver.nfe or 1), at_once=in_chains, labels=labels):
         if known is not None and mask is not None:
             drawn = _inpaint(job, known, mask)
         elif langevin is not None:
@@ -134,8 +136,9 @@ def sample(
         moved = float(chains.moved.mean())
         document |= {"acceptance": chains.acceptance, "energy_trace": chains.energy_trace(), "moved": moved}
     by = method if chains is None else f"{method} and MALA"
-    say.note(f"{n} images, {nfe:.0f} gradient evaluations per image by {by}, {duration(seconds)}")
-    say.result(document, out)
+    noun = loaded.statistics.noun
+    say.note(f"{n} {noun}, {nfe:.0f} gradient evaluations each by {by}, {duration(seconds)}")
+    say.result(document, writer.text or out)
 
 
 def _labels(model: Model, classes: list[str] | None, n: int) -> dict[str, np.ndarray] | None:
@@ -152,7 +155,7 @@ def _labels(model: Model, classes: list[str] | None, n: int) -> dict[str, np.nda
 
 
 def _check_combination(
-    writer: ImageWriter,
+    writer: Writer,
     langevin: int | None,
     known: Path | None,
     mask: Path | None,
@@ -184,7 +187,7 @@ class _Job:
     seed: int
     settings: dict[str, Any]
     how: dict[str, Any]
-    writer: ImageWriter
+    writer: Writer
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from vpfb_cli import signals
-from vpfb_cli.models import open_model
+from vpfb_cli.models import open_model, require_images
 from vpfb_cli.options import (
     OUTPUT,
     BatchSizeOption,
@@ -23,6 +22,7 @@ from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import one_of
+from vpfb_core.errors import ConfigError
 from vpfb_core.machine.file_names import printable
 from vpfb_core.names import SCORES
 
@@ -30,7 +30,7 @@ IN_MONTAGE, IN_JSON, IN_NOTE = 64, 20, 5  # how many of the greatest outliers ar
 
 
 def score(
-    source: Annotated[str, path_argument("DIR|FILE", "The images: a folder, a file, or the name of a data set.")],
+    source: Annotated[str, path_argument("DIR|FILE", "The data: a folder, a table, a file, or the name of a set.")],
     *,
     out: Annotated[
         str, path_option("-o --out OUT.csv", OUTPUT, "The table of scores; - writes to stdout.")
@@ -44,22 +44,35 @@ def score(
         ),
     ] = None,
     name: Annotated[str, option("--score NAME", "Score", f"{one_of(SCORES)}.")] = SCORES[0],
+    density: Annotated[
+        str | None,
+        option(
+            "--density explicit|ode",
+            "Score",
+            "Densities of slightly blurred data, or of the data as they are by the flow (slow).",
+            show_default="explicit; ode for tables of up to 100,000 values",
+        ),
+    ] = None,
     model: ModelOption = None,
     access: DataAccess,
     batch_size: BatchSizeOption = 64,
     machine: Machine,
     say: Output,
 ) -> None:
-    """Score every image of a folder and find the outliers.
+    """Score every image of a folder or every row of a table, and find the outliers.
 
     Writes a table, the greatest outlier first: file, score (higher means more
     out-of-distribution), energy (nats, up to a constant), bits per dimension.
+    For rows: row (1 is the first one after the names), score, log_density (nats,
+    in the units of the columns).
 
-    Images are cropped and resized (Lanczos) to the shape of the model.
+    Images are cropped and resized (Lanczos) to the shape of the model. Columns
+    of a table are found by their names, in any order.
 
     Example:
       vpfb score ./imgs -o scores.csv --montage outliers.png
       vpfb score ./imgs -m runs/001-imgs -o - | head
+      vpfb score table.csv -m runs/002-table -o scores.csv
     """
     if out == "-":
         say.require_free_stdout("-o -")
@@ -71,37 +84,41 @@ def score(
         from vpfb_core import data, methods
         from vpfb_core.machine.files import write_bytes
         from vpfb_core.uses import pictures
-        from vpfb_core.uses.ood.ranking import rank, ranking_table
+        from vpfb_core.uses.density import METHODS
+        from vpfb_core.uses.ood.ranking import rank
         from vpfb_core.uses.ood.scores import find_score, require_ready
     find_score(name)
+    if density not in (None, *METHODS):
+        raise ConfigError(f"unknown density {density!r}", hint=f"--density {one_of(METHODS)}")
     loaded, model_name = open_model(say, model, machine)
     require_ready(loaded, name)
-    channels, size, _ = loaded.shape
-    images = data.load(source, size=size, channels=channels, split="all", **access.settings)
+    if montage is not None:
+        require_images(loaded, "--montage")
+    images = data.load(source, **loaded.reading, split="all", **access.settings)
     for note in images.notes:
         say.note(note)
     with progress(say, "scoring") as bar:
         ranking = rank(
-            loaded, images, name, seed=machine.seed, batch_size=batch_size,
+            loaded, images, name, seed=machine.seed, batch_size=batch_size, density_method=density,
             on_batch=lambda n: bar.update(n / len(images)),
         )  # fmt: skip
-    if not methods.gives(loaded.method.name, "density"):
-        say.note(f"bits_per_dim is empty, since a model trained with --method {loaded.method.name} has no density")
-    elif loaded.calibration is None:
-        say.warn("the model's density is not calibrated, so bits_per_dim is empty: vpfb info --calibrate MODEL")
-    else:
-        say.note(f"bits_per_dim describes images blurred by {loaded.blur():.2g} grey levels")
+    figure, noun = ranking.columns[-1], loaded.statistics.noun
+    if ranking.density is None and not methods.gives(loaded.method.name, "density"):
+        say.note(f"{figure} is empty, since a model trained with --method {loaded.method.name} has no density")
+    elif ranking.density is None:
+        say.warn(f"the model's density is not calibrated, so {figure} is empty: vpfb info --calibrate MODEL")
+    elif ranking.density == "explicit":
+        say.note(f"{figure} describes {noun} blurred by {loaded.blur():.2g} {loaded.statistics.unit[1]}")
+    if discrete := loaded.statistics.facts().get("discrete"):
+        say.note(f"whole numbers are spread over their cells for log_density: {', '.join(discrete)}")
 
-    table = ranking_table(ranking)
+    table = ranking.table()
     if out != "-":
         write_bytes(Path(out), table)
     if montage is not None:
-        shown = images.images[[one.index for one in ranking[:IN_MONTAGE]]]
+        shown = images.data[[one.index for one in ranking.ranked[:IN_MONTAGE]]]
         write_bytes(montage, pictures.png(pictures.tile(shown.float() / 255)))
-    greatest = ", ".join(printable(one.file) for one in ranking[:IN_NOTE])
-    say.note(f"{len(ranking):,} images; greatest outliers: {greatest}")
-    listed = [asdict(one) for one in ranking[:IN_JSON]]
-    for entry in listed:
-        del entry["index"]
-    document = {"model": model_name, "output": out, "n": len(ranking), "worst": listed}
+    greatest = ", ".join(printable(one.name) for one in ranking.ranked[:IN_NOTE])
+    say.note(f"{len(images):,} {noun}; greatest outliers: {greatest}")
+    document = {"model": model_name, "output": out, "n": len(images), "worst": ranking.documents(IN_JSON)}
     say.result(document, table.decode("utf-8", "surrogateescape").rstrip("\n") if out == "-" else out)

@@ -18,6 +18,7 @@ from vpfb_cli.options import DATA, MACHINE, DataAccess, Machine, file_option, op
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import byte_count, counted, duration, one_of
+from vpfb_cli.writers import FORMATS
 from vpfb_core import names
 from vpfb_core.config import (
     SECTIONS,
@@ -245,5 +246,6 @@ def _show_result(say: Output, plan: Plan, result: Result) -> None:
     steps = counted(result.step, "step")
     say.note(f"{steps} in {duration(result.seconds)}, validation residual {result.val_residual:.4f}")
     say.note(f"pictures: samples in {result.run.samples}, training curves in {result.run.curves}")
-    say.note(f"next: vpfb sample -m {typed_model(result.run.path)} -n 64 -o grid.png")
+    options = FORMATS[result.model.statistics.kind].next
+    say.note(f"next: vpfb sample -m {typed_model(result.run.path)} {options}")
     say.result(document, str(result.run.path))

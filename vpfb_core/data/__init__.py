@@ -113,6 +113,7 @@ def _refuse_options_of_others(found: Source, options: LoadOptions) -> None:
     given = {name for name in ("size", "channels", "columns", "label") if getattr(options, name) is not None}
     if unfit := sorted(given - found.takes):
         raise ConfigError(
-            f"'{found.name}' holds {found.noun}, which have no {' and no '.join(unfit)}",
-            hint=f"leave {' and '.join(unfit)} out, or name data and a model of one kind",
+            f"'{found.name}' holds {found.noun}, and {' and '.join(unfit)} {'are' if len(unfit) > 1 else 'is'} for "
+            f"{'a table' if found.noun == 'images' else 'images'}",
+            hint="name data and a model of one kind, or leave these options out",
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 from vpfb_core.data.batches import Batches, BatchesInMemory, Order
 from vpfb_core.data.source import ConditionGroup, Remaining
 from vpfb_core.data.statistics import Statistics
-from vpfb_core.machine.devices import exact_device
+from vpfb_core.machine.devices import placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,8 @@ class InMemory(ABC):
         flips: whether a mirrored datum is as likely as the datum itself.
         notes: sentences about what was decided or left out while loading.
         skipped: (file, reason) of each unreadable file.
-        files: the file of each datum, relative to the folder; None if data are not files.
+        files: the file of each datum, relative to the folder, or the number of its row in a table, from 1; None if
+            data are neither.
         held_out: the data to validate on, bool (N,), if the source determines them; None if they are chosen.
     """
 
@@ -146,8 +147,7 @@ class InMemory(ABC):
         `hold_out` ensures that none of them is a copy of a held-out datum.
         """
         labels = None if self.labels is None else self.labels[rows].to(device)
-        data = self.data[rows]
-        return BatchesInMemory(data.to(exact_device(device) if data.dtype == torch.float64 else device), labels, order)
+        return BatchesInMemory(placed(self.data[rows], device), labels, order)
 
 
 def fingerprint_of(

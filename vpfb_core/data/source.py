@@ -107,7 +107,10 @@ class Source(Protocol):
 
     @property
     def files(self) -> tuple[str, ...] | None:
-        """The file of each datum, relative to the folder of the source; None if data are not files."""
+        """The file of each datum, relative to the folder of the source, or the number of its row in a table, from 1.
+
+        None if data are neither.
+        """
         ...
 
     @property

@@ -43,6 +43,10 @@ class Statistics(ABC):
         """The values in the form of `restore`."""
 
     @abstractmethod
+    def stored(self, values: Tensor) -> Tensor:
+        """The values in the form in which files contain them."""
+
+    @abstractmethod
     def dequantise(self, values: Tensor, seed: int, first: int = 0) -> Tensor:
         """Values on the CPU in which each discrete one is drawn uniformly from its cell, so that they have a density.
 
@@ -69,6 +73,11 @@ class Statistics(ABC):
     @abstractmethod
     def log_volume(self, shape: tuple[int, ...]) -> float:
         """log |dz/d values|, which is added to a log-density of standardised data for one of the values."""
+
+    @property
+    @abstractmethod
+    def exact_dimension(self) -> int:
+        """The dimension up to which the divergence of a flow is computed exactly."""
 
     @abstractmethod
     def features(self, values: Tensor) -> Tensor:

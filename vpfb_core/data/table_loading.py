@@ -13,6 +13,7 @@ from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.table import Table
 from vpfb_core.data.table_files import Cells, Column, cells_of, numbered, read_cells
+from vpfb_core.data.table_statistics import step_of
 from vpfb_core.errors import DataError
 from vpfb_core.machine.file_names import printable
 
@@ -68,13 +69,11 @@ def table_of(name: str, cells: Cells, options: LoadOptions) -> Table:
     shown = listed([column.name for column in chosen], 12)
     notes.insert(0, f"{len(rows):,} rows of {len(chosen)} column{'s' if len(chosen) > 1 else ''}: {shown}")
     names = tuple(column.name for column in chosen)
-    table = Table(name, rows, labels, groups, notes=tuple(notes), columns=names)
-    if options.columns is None and len(rows) > 1 and (discrete := table.statistics().discrete):
-        table = Table(
-            name, rows, labels, groups, columns=names,
-            notes=(*notes, f"whole numbers with few values, rounded in samples: {listed(discrete, 12)}"),
-        )  # fmt: skip
-    return table
+    numbers = tuple(str(row + 1) for row in np.flatnonzero(complete).tolist())
+    discrete = [column for column, step in zip(names, map(step_of, rows.T), strict=True) if step]
+    if discrete and options.validation:
+        notes.append(f"whole numbers with few values, rounded in samples: {listed(discrete, 12)}")
+    return Table(name, rows, labels, groups, notes=tuple(notes), files=numbers, columns=names)
 
 
 def _label_column(name: str, cells: Cells, options: LoadOptions) -> Column | None:

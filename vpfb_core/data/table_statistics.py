@@ -88,6 +88,9 @@ class TableStatistics(Statistics):
         """The rows as float64."""
         return values.double()
 
+    def stored(self, values: Tensor) -> Tensor:
+        return self.public(values)
+
     def dequantise(self, values: Tensor, seed: int, first: int = 0) -> Tensor:
         rows = range(first, first + len(values))
         return self.for_training(values.cpu(), lambda: noise.uniform(values.shape[1:], seed, rows, "dequantisation"))
@@ -101,6 +104,10 @@ class TableStatistics(Statistics):
     @property
     def learned_width(self) -> float:
         return 0.0
+
+    @property
+    def exact_dimension(self) -> int:
+        return 256  # networks for rows are small, and densities of rows are compared one by one
 
     def log_volume(self, shape: tuple[int, ...]) -> float:
         del shape

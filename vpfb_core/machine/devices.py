@@ -62,6 +62,11 @@ def exact_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
+def placed(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, or on the CPU if the device cannot hold its type."""
+    return tensor.to(exact_device(device) if tensor.dtype == torch.float64 else device)
+
+
 def place_network(network: nn.Module, device: torch.device) -> None:
     """Move a network to a device, in place.
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from vpfb_core.methods.base import Calibration
 
 LARGEST_SIDE = 2**16  # pixels
-TABLE = "table"  # the kind of a table; a description of statistics without a kind is that of images
+# The kinds of data. A description of statistics without a kind is that of images.
+IMAGES, TABLE = "images", "table"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Description:
     parameters: int
     about: dict[str, Any]
     calibration: dict[str, Any] | None
+
+    @property
+    def kind(self) -> str:
+        """The kind of the data: "images" or "table"."""
+        return str(self.statistics.get("kind", IMAGES))
 
     @property
     def data(self) -> str | None:

@@ -19,7 +19,7 @@ from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
-from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, log_likelihood
+from vpfb_core.methods.likelihood import log_likelihood
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
 from vpfb_core.uses.draw import batches, conditions_of
@@ -143,7 +143,8 @@ class Density:
         if self.method == "explicit":
             found = explicit(model, x, level, condition)
         else:
-            probes = hutchinson_probes(x, self.probes, self.seed, first)
+            exact = model.statistics.exact_dimension
+            probes = hutchinson_probes(x, self.probes, self.seed, first, exact)
             found = by_flow(model, x, level, condition, probes, self.solver)
         return found + model.statistics.log_volume(tuple(model.shape))
 
@@ -205,9 +206,12 @@ def by_flow(
     return found.log_density[0].cpu().double() + x[0].numel() * math.log(signal)
 
 
-def hutchinson_probes(x: Tensor, count: int, seed: int, first: int) -> Tensor | None:
-    """The probes of Hutchinson's estimator for the images from `first` on, (N, count, …); None for an exact trace."""
-    if x[0].numel() <= EXACT_TRACE_DIMENSION:
+def hutchinson_probes(x: Tensor, count: int, seed: int, first: int, exact: int) -> Tensor | None:
+    """The probes of Hutchinson's estimator for the data from `first` on, (N, count, …).
+
+    None, for the exact trace, in up to `exact` dimensions.
+    """
+    if x[0].numel() <= exact:
         return None
     return noise.signs((count, *x.shape[1:]), seed, range(first, first + len(x)), "probes").to(x)
 

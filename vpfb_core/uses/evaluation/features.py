@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.errors import CheckpointError, ConfigError, MissingError
+from vpfb_core.machine.devices import placed
 from vpfb_core.uses.evaluation import classifier, weights
 
 INCEPTION, PIXELS, CLASSIFIER, TORCHVISION = "inception", "pixels", "classifier", "torchvision:"
+COLUMNS = "columns"  # the only features of a table: its standardised columns
 NAMES = (PIXELS, CLASSIFIER, f"{TORCHVISION}ARCH", INCEPTION)
 TORCHVISION_SIZE = 224
 ENLARGED_BATCH = 64  # the batch size of networks that enlarge images, which take much memory
@@ -62,7 +64,7 @@ class Extractor:
         parts = []
         with torch.no_grad():
             for batch in images.split(batch_size):
-                parts.append(self.compute(batch.to(device)).float())
+                parts.append(self.compute(placed(batch, device)).float())
                 if on_batch is not None:
                     on_batch(len(batch))
         features = torch.cat(parts)

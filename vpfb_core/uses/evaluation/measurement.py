@@ -21,7 +21,6 @@ from vpfb_core.uses.evaluation import cache, distances, features, neighbours
 from vpfb_core.uses.evaluation.metrics import METRICS
 from vpfb_core.uses.evaluation.preparation import Plan
 from vpfb_core.uses.evaluation.weights import is_standard
-from vpfb_core.uses.pictures import to_bytes
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
@@ -95,7 +94,7 @@ def evaluate(
 ) -> Report:
     """Measure the metrics of a plan.
 
-    Samples are rounded to 8-bit grey levels. They are unconditional or, with `plan.by_class`, have the classes of the
+    Samples are rounded as in files. They are unconditional or, with `plan.by_class`, have the classes of the
     real images. The processes of a job divide the images; the first gets
     the figures, and the others get a report without figures.
 
@@ -119,7 +118,8 @@ def evaluate(
         drawn = work.draw(plan.extractor)
         if drawn is not None:
             figures |= work.compare(drawn, plan.extractor)
-    for name, measure in (("residual", work.residual), ("bpd", work.bits), ("bpd_flow", work.bits_by_flow)):
+    measures = {"residual": work.residual, "bpd": work.bits, "bpd_flow": work.bits_by_flow, "nll": work.nats_by_flow}
+    for name, measure in measures.items():
         if name in plan.metrics and (figure := measure()) is not None:
             figures[name] = figure
     nfe, reused = (drawn.nfe, drawn.reused) if drawn is not None else (None, False)
@@ -167,7 +167,7 @@ class _Evaluation:
         self.draw_cost = solver.nfe or _ADAPTIVE
         self.total = float(plan.extractor is not None) * len(self.real) * (self.draw_cost + 2 * _FEATURES)
         self.total += len(self.unseen) * _READ * sum(name in plan.metrics for name in ("residual", "bpd"))
-        self.total += len(self.unseen[: plan.flow_images]) * _FLOW * ("bpd_flow" in plan.metrics)
+        self.total += len(self.unseen[: plan.flow_images]) * _FLOW * bool({"bpd_flow", "nll"} & set(plan.metrics))
 
     def draw(self, extractor: features.Extractor) -> _Drawn | None:
         """As many samples as there are real images, with the features of both; None on all processes but the first."""
@@ -186,7 +186,7 @@ class _Evaluation:
                     condition=_rows(self.classes, part), **self.how,
                 ).require_success()  # fmt: skip
                 evaluations += int(drawn.nfe.sum())
-                parts.append(to_bytes(drawn.images))
+                parts.append(self.model.statistics.stored(drawn.images))
                 self._report(len(part) * self.draw_cost)
             samples = torch.cat(parts)
             return samples, extract(samples), evaluations
@@ -229,6 +229,8 @@ class _Evaluation:
         for name, distance in (("frechet", distances.frechet), ("kernel", distances.kernel)):
             if name in wanted:
                 figures[name] = self._figure(name, distance(drawn, real), **conditions)
+        if "sliced" in wanted:
+            figures["sliced"] = self._figure("sliced", distances.sliced(drawn, real, self.seed), **conditions)
         if {"precision", "recall", "density", "coverage", "1nn"} & set(wanted):
             near = neighbours.compare(drawn, real)
             for name in ("precision", "recall", "density", "coverage"):
@@ -236,7 +238,7 @@ class _Evaluation:
                     figures[name] = self._figure(name, getattr(near, name), **conditions)
             if "1nn" in wanted:
                 figures["1nn"] = self._nearest(near, **conditions)
-                if extractor.name != features.PIXELS:
+                if extractor.name not in (features.PIXELS, features.COLUMNS):
                     in_pixels = neighbours.compare(*(features.pixels(each).to(device) for each in (samples, self.real)))
                     figures["1nn_pixels"] = self._nearest(in_pixels, **common, extractor=features.PIXELS)
         return figures
@@ -268,12 +270,23 @@ class _Evaluation:
         values = self._bits_of(self.unseen[: self.plan.flow_images], _FLOW, method="ode")
         return self._mean("bpd_flow", values, blur_grey_levels=0.0)
 
+    def nats_by_flow(self) -> Figure | None:
+        """The negative log-likelihood by the flow, in nats and in the units of the data."""
+        rows = self.unseen[: self.plan.flow_images]
+        densities = self._of_density(rows, _FLOW, density.log_density, method="ode")
+        return self._mean("nll", None if densities is None else -densities)
+
     def _bits_of(self, images: Tensor, cost: float, **settings: Any) -> Tensor | None:
+        return self._of_density(images, cost, density.bits_per_dim, **settings)
+
+    def _of_density(
+        self, images: Tensor, cost: float, compute: Callable[..., Tensor], **settings: Any
+    ) -> Tensor | None:
         def measure(rows: range) -> Tensor:
             parts = []
             for part in self._batches(rows):
                 parts.append(
-                    density.bits_per_dim(
+                    compute(
                         self.model, images[part.start : part.stop], seed=self.seed, first=part.start,
                         batch_size=len(part), condition=_rows(self.unseen_classes, part), **settings,
                     )

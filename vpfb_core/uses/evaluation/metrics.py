@@ -6,11 +6,15 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vpfb_core.data.image_statistics import ImageStatistics
+from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError
 from vpfb_core.uses.evaluation import neighbours
 from vpfb_core.uses.evaluation.features import INCEPTION
 
 LOWER, HIGHER, HALF = "lower", "higher", "0.5"
+IMAGES, TABLE = (ImageStatistics.kind,), (TableStatistics.kind,)
+BOTH = IMAGES + TABLE
 
 
 @dataclass(frozen=True)
@@ -20,27 +24,31 @@ class Metric:
     Attributes:
         better: the better direction, or the best value.
         fewest: the least number of images.
-        samples: whether it compares features of samples and real images; otherwise it needs only real images.
+        samples: whether it compares features of samples and real data; otherwise it needs only real data.
+        kinds: the kinds of data that it is defined for.
     """
 
     better: str
     fewest: int = 1
     samples: bool = False
+    kinds: tuple[str, ...] = BOTH
 
 
 METRICS: dict[str, Metric] = {
-    "fid": Metric(LOWER, 2, samples=True),
-    "kid": Metric(LOWER, 2, samples=True),
+    "fid": Metric(LOWER, 2, samples=True, kinds=IMAGES),
+    "kid": Metric(LOWER, 2, samples=True, kinds=IMAGES),
     "frechet": Metric(LOWER, 2, samples=True),
     "kernel": Metric(LOWER, 2, samples=True),
+    "sliced": Metric(LOWER, 2, samples=True, kinds=TABLE),
     "precision": Metric(HIGHER, neighbours.FEWEST, samples=True),
     "recall": Metric(HIGHER, neighbours.FEWEST, samples=True),
     "density": Metric(HIGHER, neighbours.FEWEST, samples=True),
     "coverage": Metric(HIGHER, neighbours.FEWEST, samples=True),
     "1nn": Metric(HALF, neighbours.FEWEST, samples=True),
     "residual": Metric(LOWER),
-    "bpd": Metric(LOWER),
-    "bpd_flow": Metric(LOWER),
+    "bpd": Metric(LOWER, kinds=IMAGES),
+    "bpd_flow": Metric(LOWER, kinds=IMAGES),
+    "nll": Metric(LOWER, kinds=TABLE),
 }
 INCEPTION_ONLY = {"fid": "frechet", "kid": "kernel"}  # metrics of Inception → their names with other features
 COSTLY = ("bpd_flow",)  # computed only if requested
@@ -63,12 +71,31 @@ def find(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def defaults(extractor: str, *, calibrated: bool) -> tuple[str, ...]:
-    """All metrics that these features and this model allow, except the costly ones."""
+def defaults(extractor: str, kind: str, *, calibrated: bool, flows: bool = True) -> tuple[str, ...]:
+    """All metrics that these features and a model allow, except the costly ones.
+
+    Args:
+        extractor: the name of the features.
+        kind: the kind of data of the model.
+        calibrated: whether the model is calibrated.
+        flows: whether it has a flow.
+    """
     left_out = set(INCEPTION_ONLY.values() if extractor == INCEPTION else INCEPTION_ONLY)
     if not calibrated:
         left_out.add("bpd")
-    return tuple(name for name in METRICS if name not in left_out and name not in COSTLY)
+    left_out |= {"nll"} if not flows else set()
+    return tuple(name for name, metric in METRICS.items() if kind in metric.kinds and name not in {*left_out, *COSTLY})
+
+
+def check_kind(names: Sequence[str], kind: str) -> None:
+    """Raise ConfigError if a metric is not defined for a kind of data."""
+    if wrong := [name for name in names if kind not in METRICS[name].kinds]:
+        known = [name for name, metric in METRICS.items() if kind in metric.kinds]
+        raise ConfigError(
+            f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not defined for a model of "
+            f"{'images' if kind in IMAGES else 'a table'}",
+            hint=f"metrics: {', '.join(known)}",
+        )
 
 
 def check_features(names: Sequence[str], extractor: str) -> None:

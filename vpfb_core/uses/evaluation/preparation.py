@@ -20,6 +20,7 @@ from vpfb_core.uses.ood import choice
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
 
+FLOW_VALUES = 10_000  # the default number of values of a table for it, whose networks are small
 FLOW_IMAGES = 64  # the default number of images for the likelihood of the flow, which is slow
 PUBLISHED_FID = 50_000  # the usual number of samples of published FIDs
 
@@ -78,19 +79,32 @@ def prepare(
     identity, compared = choice.identity(source), wanted is None or any(METRICS[name].samples for name in wanted)
     if not compared and (extractor or weights_path):
         raise ConfigError(f"{', '.join(wanted or ())} compares no features", hint="leave --features out")
+    metrics.check_kind(wanted or (), model.statistics.kind)
     name = extractor
+    if not images_of(model):
+        if extractor or weights_path:
+            raise ConfigError("--features and --weights-path are for images, and the model is of a table")
+        name = features.COLUMNS
     if name is None:
         fid_meant = any(each in metrics.INCEPTION_ONLY for each in wanted or ())
         name = features.choose(weights_path, identity, model.shape, fid_meant=fid_meant)
-    features.check_name(name)
-    names = wanted or metrics.defaults(name, calibrated=model.calibration is not None)
+    if images_of(model):
+        features.check_name(name)
+    names = wanted or metrics.defaults(
+        name, model.statistics.kind, calibrated=model.calibration is not None,
+        flows=methods.gives(model.method.name, "flow"),
+    )  # fmt: skip
     if compared:
         metrics.check_features(names, name)
     if "bpd" in names:
         density.explicit_level(model, None)  # raises an error if the model is not calibrated
     found = None
     if compared:
-        found = features.find(name, weights_path, identity, model.shape, model.device, download=download)
+        found = (
+            features.find(name, weights_path, identity, model.shape, model.device, download=download)
+            if images_of(model)
+            else features.Extractor(features.COLUMNS, None, "none", model.statistics.features)
+        )
     fewest = max(METRICS[each].fewest for each in names)
     images = real.load(model, source, n, fewest=fewest, root=root, download=download)
 
@@ -107,7 +121,7 @@ def prepare(
             names = tuple(name for name in names if name != "bpd")
     if found is not None:
         notes.append(f"features: {found.name}" + (f", weights {found.weights[:8]}" if found.weights else ""))
-    if wanted is None and "bpd" not in names and methods.gives(model.method.name, "density"):
+    if images_of(model) and wanted is None and "bpd" not in names and methods.gives(model.method.name, "density"):
         notes.append("left out: bpd, which needs a calibrated model (vpfb info --calibrate MODEL)")
     warnings = list(images.warnings)
     count = len(images.images)
@@ -115,7 +129,13 @@ def prepare(
         warnings.append(
             f"FID depends on the number of images: with {count:,} it is not comparable with FIDs of {PUBLISHED_FID:,}"
         )
-    return Plan(names, found, images, by_class, n or FLOW_IMAGES, tuple(notes), tuple(warnings))
+    few = FLOW_IMAGES if images_of(model) else max(FLOW_IMAGES, FLOW_VALUES // model.data_shape.dimension)
+    return Plan(names, found, images, by_class, n or few, tuple(notes), tuple(warnings))
+
+
+def images_of(model: TrainedModel) -> bool:
+    """Whether a model is of images, which have several kinds of features."""
+    return model.statistics.kind in metrics.IMAGES
 
 
 def _class_indices(images: Real, source: str) -> list[list[int]]:

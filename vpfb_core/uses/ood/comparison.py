@@ -196,11 +196,11 @@ def _file_names(sources: Sequence[str]) -> dict[str, str]:
 
 
 def scores_table(sets: Sets, scores: Scores) -> bytes:
-    """A CSV file with one row per image: its set, its role (in or out), its name, and one column per score."""
+    """A CSV file with one row per datum: its set, its role (in or out), its name, and one column per score."""
     names = list(next(iter(scores.values())))
     rows = (
         [name, role, image_name(images, index), *(cell(float(scores[name, role][each][index])) for each in names)]
         for (name, role), images in sets.items()
         for index in range(len(images))
     )
-    return csv_table(["set", "role", "image", *names], rows)
+    return csv_table(["set", "role", next(iter(sets.values())).noun.removesuffix("s"), *names], rows)

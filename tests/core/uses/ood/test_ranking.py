@@ -14,7 +14,7 @@ from ood_models import model_of
 from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import DataError
-from vpfb_core.uses.ood.ranking import rank, ranking_table
+from vpfb_core.uses.ood.ranking import rank
 
 
 def test_outliers_among_digits_come_first(digits: tuple[Model, ImageSet]) -> None:
@@ -22,10 +22,10 @@ def test_outliers_among_digits_come_first(digits: tuple[Model, ImageSet]) -> Non
     outliers = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = torch.cat([held_out.images[:25], outliers, held_out.images[25:40]])
     files = tuple(f"{index:02}.png" for index in range(len(images)))
-    ranking = rank(model, ImageSet("folder", images, files=files), "multiscale")
-    assert {one.file for one in ranking[:5]} == {f"{index}.png" for index in range(25, 30)}
+    ranking = rank(model, ImageSet("folder", images, files=files), "multiscale").ranked
+    assert {one.name for one in ranking[:5]} == {f"{index}.png" for index in range(25, 30)}
     assert [one.score for one in ranking] == sorted((one.score for one in ranking), reverse=True)
-    assert [int(one.file[:2]) for one in ranking] == [one.index for one in ranking]
+    assert [int(one.name[:2]) for one in ranking] == [one.index for one in ranking]
 
 
 def test_an_uncalibrated_model_leaves_bits_empty_and_a_calibrated_one_fills_them(
@@ -35,7 +35,7 @@ def test_an_uncalibrated_model_leaves_bits_empty_and_a_calibrated_one_fills_them
     images = held_out.subset(torch.arange(3))
     assert model.calibration is not None
     for ranked, is_calibrated in ((model, True), (replace(model, calibration=None), False)):
-        rows = list(csv.reader(io.StringIO(ranking_table(rank(ranked, images, "energy")).decode())))
+        rows = list(csv.reader(io.StringIO(rank(ranked, images, "energy").table().decode())))
         assert rows[0] == ["file", "score", "energy", "bits_per_dim"]
         assert all((row[3] != "") == is_calibrated for row in rows[1:])
         assert all(row[1] == row[2] for row in rows[1:]), "the energy is the requested score"
