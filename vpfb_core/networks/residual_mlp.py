@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 
 from vpfb_core.networks.embedding import ConditionEmbedding
 from vpfb_core.networks.mlp import MLP
+
+FEW = 8  # columns up to which half the width is as accurate
 
 
 class ResidualMLP(MLP):
@@ -28,7 +31,7 @@ class ResidualMLP(MLP):
 
     name = "residual-mlp"
 
-    def __init__(self, dim: int, width: int = 128, depth: int = 2, classes: Sequence[int] = ()) -> None:
+    def __init__(self, dim: int, width: int = 128, depth: int = 3, classes: Sequence[int] = ()) -> None:
         nn.Module.__init__(self)
         self.embedding = ConditionEmbedding(width, classes)
         self.first = nn.Linear(dim, width)
@@ -38,6 +41,14 @@ class ResidualMLP(MLP):
             nn.init.zeros_(parameter)
         self.last = nn.Linear(width, 1, bias=False)
         nn.init.zeros_(self.last.weight)
+
+    @classmethod
+    def defaults(
+        cls, shape: tuple[int, ...], classes: tuple[int, ...], preset: Mapping[str, Any], asked: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        del classes, asked
+        chosen: dict[str, Any] = {"width": 64 if shape[0] <= FEW else 128, "depth": 3, **preset}
+        return {name: chosen[name] for name in cls.Settings.names()}
 
     def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         embedding = self.embedding(u, level, condition)

@@ -38,8 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 64, "lr": 2e-4, "warmup": 5_000, "steps": 400_000,
     },
     "mlp": {
-        "network": "residual-mlp", "width": 128, "depth": 2, "batch_size": 256, "lr": 5e-3, "steps": 4_000,
-        "cpu_seconds": 50.0,
+        "network": "residual-mlp", "batch_size": 256, "lr": 5e-3, "steps": 4_000, "cpu_seconds": 50.0,
     },
 }  # fmt: skip
 DEFAULTS = {"network": "unet", "warmup": 100}  # of presets that do not contain them
