@@ -37,7 +37,9 @@ def test_the_list_shows_the_available_sets_and_their_folders(vpfb: Vpfb, root: P
     assert set(sets) == set(data.SETS)
     assert all(set(entry) == KEYS for entry in sets.values())
     here = {name for name, entry in sets.items() if entry["available"]}
-    assert here == {"digits", "shapes", "mnist", "noise", "constant"}
+    built_in = {name for name, known in data.SETS.items() if known.files is None}
+    assert {"digits", "shapes", "moons", "noise"} <= built_in
+    assert here == {"mnist", *built_in}
     assert sets["digits"] == {
         "name": "digits", "available": True, "path": None, "images": 1797, "shape": [1, 8, 8],
         "classes": list("0123456789"),
