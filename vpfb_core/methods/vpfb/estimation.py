@@ -9,16 +9,18 @@ operator "or" of a composition depends on these differences.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.per_sample import squared_norm
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import DivergedError, SolverError
 from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, Likelihood, log_likelihood
+from vpfb_core.methods.vpfb import arc
 from vpfb_core.methods.vpfb.arc import ArcPosition
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.normaliser import Anchor, Constants, Normaliser, levels
@@ -76,8 +78,7 @@ def calibrate(
     noises, null = levels(potential), (-1,) * len(classes)
 
     def independent(condition: tuple[int, ...], rows: Tensor) -> Constants:
-        given = _repeated(condition, len(rows), z)
-        return _summary(_constants(potential, z[rows], given, noises, seed, batch_size))
+        return _summary(_constants(potential, z[rows], condition, noises, seed, batch_size))
 
     everything = _at_least_a_few(torch.arange(len(z)))
     constants, others = {null: independent(null, everything[:points])}, everything[:class_points]
@@ -132,7 +133,12 @@ def _repeated(condition: tuple[int, ...], n: int, like: Tensor) -> Tensor | None
 
 
 def _constants(
-    potential: Potential, z: Tensor, condition: Tensor | None, noises: Sequence[float], seed: int, batch_size: int
+    potential: Potential,
+    z: Tensor,
+    condition: tuple[int, ...],
+    noises: Sequence[float],
+    seed: int,
+    batch_size: int,
 ) -> Tensor:
     """An estimate of C at each level from each image, float64 (levels, n) on the CPU.
 
@@ -140,16 +146,20 @@ def _constants(
     cancels the part of the error that is odd in ε. A regression on ‖ε‖², whose mean is known, removes most of the even
     part.
     """
+
+    def gain_tilt_and_square(z: Tensor, epsilon: Tensor, angles: Tensor) -> Tensor:
+        """2 ∇N·y − ‖∇N‖² and N at u, and ‖ε‖², (m, 3)."""
+        u, y = arc.point(z, angles, epsilon)
+        with torch.no_grad():
+            field = potential.arc(u, angles, _repeated(condition, len(u), u))
+        gradient = field.gradient
+        gain = (gradient * (2 * y - gradient)).flatten(1).sum(1)
+        return torch.stack([gain, field.value, squared_norm(epsilon)], 1)
+
+    found = _with_noise_of_both_signs(gain_tilt_and_square, z, noises, seed, "calibration", batch_size).mean(1)
     gains, tilts = [], []
-    for level, noise_level in enumerate(noises):
-        position = ArcPosition.at_level(noise_level)
-        epsilon = noise.normal(z.shape[1:], seed, range(len(z)), f"calibration {level}").to(z)
-        parts = [
-            _pair(potential, z[rows], epsilon[rows], position, None if condition is None else condition[rows])
-            for rows in torch.arange(len(z), device=z.device).split(batch_size)
-        ]
-        gain, tilt = (torch.cat(values).cpu().double() for values in zip(*parts, strict=True))
-        excess = epsilon.cpu().double().flatten(1).square().sum(1) - z[0].numel()
+    for noise_level, (gain, tilt, square) in zip(noises, found.transpose(1, 2), strict=True):
+        position, excess = ArcPosition.at_level(noise_level), square - z[0].numel()
         gains.append(position.sine**2 * _without(gain, excess))
         tilts.append(position.tangent * _without(tilt, excess))
     gain, tilt = torch.stack(gains), torch.stack(tilts)
@@ -159,40 +169,53 @@ def _constants(
     return prior + _integrate(gain, noises, potential.angle_range[0]) - tilt
 
 
-def _pair(
-    potential: Potential, z: Tensor, epsilon: Tensor, position: ArcPosition, condition: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """2 ∇N·y − ‖∇N‖² and N at u, each averaged over ε and −ε, (n,)."""
-    angles = z.new_full((len(z),), position.angle)
-    gain, tilt = torch.zeros_like(angles), torch.zeros_like(angles)
-    for sign in (1, -1):
-        u, y = position.point(z, sign * epsilon)
-        with torch.no_grad():
-            field = potential.arc(u, angles, condition)
-        gradient = field.gradient
-        gain = gain + 0.5 * (gradient * (2 * y - gradient)).flatten(1).sum(1)
-        tilt = tilt + 0.5 * field.value
-    return gain, tilt
-
-
 def _log_ratios(
     potential: Potential, z: Tensor, condition: tuple[int, ...], noises: Sequence[float], seed: int, batch_size: int
 ) -> Tensor:
     """tan φ (N(u, φ | condition) − N(u, φ)) at points u with noise ε and −ε, float64 (levels, 2, n) on the CPU."""
-    ratios = torch.empty(len(noises), 2, len(z), dtype=torch.float64)
-    given, none = _repeated(condition, len(z), z), _repeated((-1,) * len(condition), len(z), z)
-    assert given is not None and none is not None
-    for level, noise_level in enumerate(noises):
-        position = ArcPosition.at_level(noise_level)
-        epsilon = noise.normal(z.shape[1:], seed, range(len(z)), f"calibration {condition} {level}").to(z)
-        for i, sign in enumerate((1, -1)):
-            for rows in torch.arange(len(z), device=z.device).split(batch_size):
-                u, _ = position.point(z[rows], sign * epsilon[rows])
-                angles = z.new_full((len(rows),), position.angle)
-                with torch.no_grad():
-                    of_class, of_all = (potential.potential(u, angles, known[rows]) for known in (given, none))
-                ratios[level, i, rows.cpu()] = position.tangent * (of_class - of_all).cpu().double()
-    return ratios
+
+    def difference(z: Tensor, epsilon: Tensor, angles: Tensor) -> Tensor:
+        u, _ = arc.point(z, angles, epsilon)
+        conditions = (_repeated(each, len(u), u) for each in (condition, (-1,) * len(condition)))
+        with torch.no_grad():
+            of_class, of_all = (potential.potential(u, angles, each) for each in conditions)
+        return (of_class - of_all)[:, None]
+
+    stream = f"calibration {condition}"
+    found = _with_noise_of_both_signs(difference, z, noises, seed, stream, batch_size)[..., 0]
+    tangents = torch.tensor([ArcPosition.at_level(noise_level).tangent for noise_level in noises], dtype=found.dtype)
+    return tangents[:, None, None] * found
+
+
+def _with_noise_of_both_signs(
+    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+    z: Tensor,
+    noises: Sequence[float],
+    seed: int,
+    stream: str,
+    batch_size: int,
+) -> Tensor:
+    """A function at each level and image, with noise ε and −ε, float64 (levels, 2, n, k) on the CPU.
+
+    Several levels are computed at once, as far as they fit into a batch.
+
+    Args:
+        function: (z, ε, φ) of m points → (m, k).
+        stream: the purpose of the noise; each level has a stream of its own.
+    """
+    n, found = len(z), []
+    for levels_at_once in torch.arange(len(noises)).split(max(1, batch_size // (2 * n))):
+        some = levels_at_once.tolist()
+        drawn = torch.stack([noise.normal(z.shape[1:], seed, range(n), f"{stream} {level}") for level in some]).to(z)
+        epsilon = torch.stack([drawn, -drawn], 1).flatten(0, 2)
+        angles = z.new_tensor([arc.angle(noises[level]) for level in some]).repeat_interleave(2 * n)
+        images = torch.arange(n, device=z.device).repeat(2 * len(some))
+        parts = [
+            function(z[images[points]], epsilon[points], angles[points])
+            for points in torch.arange(len(images), device=z.device).split(batch_size)
+        ]
+        found.append(torch.cat(parts).cpu().double().unflatten(0, (len(some), 2, n)))
+    return torch.cat(found)
 
 
 def _bennett(ratios: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -173,6 +173,20 @@ def test_classes_differ_from_all_by_what_they_should_within_an_error_that_is_sta
     assert bool(((error > 0.5 * scatter) & (error < 3 * scatter)).all()), (error, scatter)
 
 
+def test_the_number_of_points_computed_at_once_changes_no_constant() -> None:
+    mixtures, both = left_and_right()
+    potential = Potential(OfClass(mixtures, both), OT(sigma_min=0.2), 0.5)
+    z, labels = data(both, 20), torch.arange(20)[:, None] % 2
+    few, many = (
+        calibrate(potential, z, labels, [2], points=20, class_points=6, anchor_points=0, batch_size=size)
+        for size in (7, 1000)
+    )
+    assert few.constants.keys() == many.constants.keys()
+    for condition, constants in few.constants.items():
+        assert constants.value == pytest.approx(many.constants[condition].value, rel=1e-6)
+        assert constants.error == pytest.approx(many.constants[condition].error, rel=1e-5)
+
+
 def test_a_class_without_data_is_left_out() -> None:
     mixtures, both = left_and_right()
     potential = Potential(OfClass(mixtures, both), OT(sigma_min=0.2), 0.5)
