@@ -38,7 +38,7 @@ STEPS, BATCH = 6, 7  # which two processes cannot share equally
 
 
 def config(**settings: Any) -> vpfb.TrainConfig:
-    small = {"data": "digits", "conditional": True, "val_fraction": 0.02, "widths": (8, 8), "batch_size": BATCH}
+    small = {"data": "digits", "conditional": True, "val_fraction": 0.02, "widths": (8,), "batch_size": BATCH}
     steps = {"steps": STEPS, "warmup": 0, "lr": 1e-3, "log_every": 2, "threads": 1}
     return vpfb.TrainConfig(**(small | steps | settings))
 
@@ -78,7 +78,7 @@ def gradients(name: str, micro_batch: int = BATCH) -> list[Tensor]:
     common = {"angle_mean": 1.0, "angle_std": 1.2, "condition_dropout": 0.2, "clip": 1e9, "precision": "fp32"}
     chosen = config(micro_batch=micro_batch, **common | settings)
     method = methods.build(str(chosen.method.name), chosen.method.settings)
-    network = {"name": "unet", "channels": 1, "size": 8, "widths": [8, 8], "classes": [3]}
+    network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [3]}
     group = distributed.group()
     trainer = Trainer(
         chosen, method, network, DataShape((1, 8, 8), (3,)), AsTheyAre((0.5,), 1.0),
@@ -142,7 +142,7 @@ def together(rank: int) -> dict[str, Any]:
 def evaluated() -> list[dict[str, float]]:
     """The figures of an evaluation that computes the features of the real images, and of one that finds them kept."""
     model = vpfb.load("digits", device="cpu")
-    plan = evaluation.prepare(model, "digits", extractor="pixels", n=101)
+    plan = evaluation.prepare(model, "digits", extractor="pixels", n=41)
     assert plan.extractor is not None
     plan = replace(plan, extractor=replace(plan.extractor, weights="abc"))  # or else they are not kept
     reports = [evaluation.evaluate(model, plan, nfe=2, batch_size=20) for _ in range(2)]
@@ -194,7 +194,7 @@ def alone(rank: int, how: str) -> int:
         mock.patch.object(Trainer, "step", killed if how == "killed" else honest),
         memory_for(0 if rank and how == "memory" else BATCH, from_call=3),
     ):
-        return run(build(), [*line.split(), how, "--set", "widths=[8, 8]"])
+        return run(build(), [*line.split(), how, "--set", "widths=[8]"])
 
 
 def launched(rank: int, count: int = 2, port: int = 29500) -> dict[str, str]:

@@ -135,7 +135,7 @@ class Nothing(nn.Module):
 
 def test_a_method_in_one_file_trains_resumes_samples_detects_and_is_evaluated(vpfb: Vpfb) -> None:
     trained = ["train", "--data", "digits", "--method", "denoising", "--preset", "tiny"]
-    trained += ["--val-fraction", "0.02", "--set", "decay=0"]
+    trained += ["--val-fraction", "0.02", "--set", "decay=0", "--set", "widths=[8]"]
     for command in (
         [*trained, "--steps", "2", "--out", "run"],
         ["train", "--resume", "run", "--steps", "4"],

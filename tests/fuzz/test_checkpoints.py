@@ -120,7 +120,7 @@ def test_damaged_files(examples: int, whole: Path, tmp_path: Path) -> None:
                     read(path)
 
 
-@budget(120, 3_000)
+@budget(60, 3_000)
 @pytest.mark.parametrize("written", ["whole", "version_1"])
 def test_descriptions_that_say_anything_under_a_right_checksum(
     examples: int, written: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -276,7 +276,7 @@ def test_states_that_say_anything(examples: int, tmp_path: Path) -> None:
     explore(st.tuples(where, VALUES | st.just(...)), check, examples)
 
 
-@budget(30, 3_000)
+@budget(12, 3_000)
 def test_runs_whose_sidecars_say_anything_are_listed(
     examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from vpfb_core.errors import CheckpointError, ConfigError, NoStepError
 from vpfb_core.machine import container, devices
 from vpfb_core.machine import launch as launching
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Result, checks, prepare
+from vpfb_core.training import Result, agenda, checks, prepare
 
 SMALL: dict[str, Any] = {
     "data": "digits", "widths": (8,), "batch_size": 8, "val_fraction": 0.02, "threads": 1, "decay": 0.0,
@@ -32,6 +32,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Small grids, and no run of ours in the tree."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checks, "GRID_IMAGES", 4)
+    monkeypatch.setattr(checks, "GRID_NFE", 2)
+    monkeypatch.setattr(agenda, "CHECKS", 2)
 
 
 def train(**settings: Any) -> Result:

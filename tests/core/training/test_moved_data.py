@@ -36,7 +36,7 @@ def write(folder: Path, count: int, seed: int = 0) -> None:
         Image.fromarray(draw.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{i:02}.png")
 
 
-SMALL = {"widths": (8, 8), "batch_size": 4, "steps": 3, "threads": 1}
+SMALL = {"widths": (8,), "batch_size": 4, "steps": 3, "threads": 1}
 
 
 def plan(**settings: Any) -> Any:

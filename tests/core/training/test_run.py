@@ -23,7 +23,7 @@ from vpfb_core.model.runs import Run
 from vpfb_core.training import Progress, Result, agenda, checks, clock, prepare
 from vpfb_core.training.state import read_state
 
-SMALL = {"data": "digits", "widths": (8, 8), "batch_size": 8, "steps": 8, "val_fraction": 0.02, "threads": 1}
+SMALL = {"data": "digits", "widths": (8,), "batch_size": 8, "steps": 8, "val_fraction": 0.02, "threads": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -280,12 +280,12 @@ def test_a_loss_over_the_whole_batch_is_not_divided_when_memory_runs_out(monkeyp
 
 
 def test_without_out_runs_are_numbered_and_resume_finds_the_unfinished_one() -> None:
-    finished = train()
-    stopped = train(stop_after=2)
-    other = train(stop_after=2, lr=1e-4)
+    finished = train(steps=3)
+    stopped = train(steps=3, stop_after=2)
+    other = train(steps=3, stop_after=2, lr=1e-4)
     assert [result.run.path.name for result in (finished, stopped, other)] == ["001-digits", "002-digits", "003-digits"]
-    assert train(resume="auto").run == stopped.run
-    assert train(resume="auto").run.path.name == "004-digits", "nothing unfinished is left with these settings"
+    assert train(steps=3, resume="auto").run == stopped.run
+    assert train(steps=3, resume="auto").run.path.name == "004-digits", "nothing unfinished is left with these settings"
     assert vpfb.train(vpfb.TrainConfig(resume=str(other.run.path))).status == "finished", "the run knows its settings"
 
 

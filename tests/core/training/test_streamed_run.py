@@ -52,7 +52,7 @@ def train(stop_after: int | None = None, **settings: Any) -> Result:
         nonlocal taken
         taken += 1
 
-    small = {"data": "imgs", "widths": (8, 8), "batch_size": 16, "steps": 12, "threads": 1, "sample_every": 50}
+    small = {"data": "imgs", "widths": (8,), "batch_size": 16, "steps": 12, "threads": 1, "sample_every": 50}
     config = vpfb.TrainConfig(**(small | settings))
     return vpfb.train(config, on_step=count, should_stop=lambda: taken == stop_after)
 
@@ -101,7 +101,7 @@ def test_training_stops_at_too_many_unreadable_files_and_keeps_the_last_good_sta
             for path in list(folder.rglob("*.png"))[::2]:
                 path.write_bytes(b"")
 
-    config = vpfb.TrainConfig(data="imgs", widths=(8, 8), batch_size=16, steps=60, threads=1, out="run")
+    config = vpfb.TrainConfig(data="imgs", widths=(8,), batch_size=16, steps=60, threads=1, out="run")
     with pytest.raises(DataError, match=r"image files read so far in 'imgs' cannot be read: .*\(empty file\)"):
         vpfb.train(config, on_step=spoil)
     kept = read_state(Run(Path("run")))
@@ -121,9 +121,7 @@ def test_a_folder_that_vanishes_stops_the_run_and_the_run_resumes_once_it_is_bac
         if progress.step == 2:
             folder.rename("away")
 
-    config = vpfb.TrainConfig(
-        data="imgs", widths=(8, 8), batch_size=16, steps=12, threads=1, sample_every=50, out="run"
-    )
+    config = vpfb.TrainConfig(data="imgs", widths=(8,), batch_size=16, steps=12, threads=1, sample_every=50, out="run")
     with pytest.raises(DataError, match="'imgs' has disappeared"):
         vpfb.train(config, on_step=take_away)
     Path("away").rename(folder)
@@ -134,7 +132,7 @@ def test_an_exception_in_the_middle_leaves_no_thread(folder: Path) -> None:
     def interrupt(_progress: Progress) -> None:
         raise KeyboardInterrupt
 
-    config = vpfb.TrainConfig(data=str(folder), widths=(8, 8), steps=60, threads=1)
+    config = vpfb.TrainConfig(data=str(folder), widths=(8,), steps=60, threads=1)
     with pytest.raises(KeyboardInterrupt):
         vpfb.train(config, on_step=interrupt)
     assert not reading_threads()

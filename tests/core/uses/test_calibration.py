@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from vpfb_core.data import Source
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run, builtin_models
-from vpfb_core.training import ending
+from vpfb_core.training import agenda, checks, ending
 from vpfb_core.uses import calibration
 from vpfb_core.uses.calibration import REFERENCE_COST, affordable, calibrate, calibrate_file, full_cost
 from vpfb_core.uses.ood import fit
@@ -23,11 +24,21 @@ from vpfb_core.uses.ood import fit
 STEPS = 90  # of which a tenth pays for constants that are worth something, and for a reference
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_grids() -> Iterator[None]:
+    """Runs that draw a few samples only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "GRID_IMAGES", 4)
+        patch.setattr(checks, "GRID_NFE", 2)
+        patch.setattr(agenda, "CHECKS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("calibration") / "run"
     config = vpfb.TrainConfig(
-        data="digits", widths=(8,), steps=STEPS, sample_every=STEPS, batch_size=64, threads=1, out=str(out)
+        data="digits", widths=(4,), steps=STEPS, sample_every=STEPS, batch_size=64, threads=1, out=str(out)
     )
     vpfb.train(config)
     return out

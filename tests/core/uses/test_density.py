@@ -179,7 +179,7 @@ def test_a_class_has_its_own_density_and_two_at_once_have_none() -> None:
 @pytest.fixture(scope="module")
 def calibrated() -> Model:
     model = untrained()
-    calibrate(model, pictures(4))
+    calibrate(model, pictures(4), points=4)
     return model
 
 
@@ -203,7 +203,7 @@ def test_settings_that_do_not_exist_are_refused(settings: dict[str, Any], words:
 @pytest.mark.parametrize("settings", [{}, {"method": "ode", "nfe": 4}], ids=["explicit", "ode"])
 def test_the_range_of_each_image_is_checked_once(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = untrained(), pictures(5).float() / 255
-    calibrate(model, pictures(4))
+    calibrate(model, pictures(4), points=4)
     checked = count_checked(monkeypatch)
     model.log_density(images, batch_size=2, **settings)
     assert sum(checked) == 5

@@ -20,7 +20,7 @@ from vpfb_core.methods.vpfb.potential import Potential
 
 def make(noise: float = 0.02) -> Model:
     """A small model with random weights everywhere."""
-    network = {"name": "unet", "channels": 3, "size": 6, "widths": [8, 8], "classes": []}
+    network = {"name": "unet", "channels": 3, "size": 6, "widths": [8], "classes": []}
     built, draws = networks.build(network), torch.Generator().manual_seed(1)
     for parameter in built.parameters():
         parameter.data += noise * torch.randn(parameter.shape, generator=draws)
@@ -49,8 +49,8 @@ def test_samples_are_images_that_depend_on_seed_and_index_alone() -> None:
 
 def test_adaptive_samples_do_not_depend_on_the_batch_either() -> None:
     model = make(noise=0.1)
-    drawn = model.sample(3, method="dopri5")
-    alone = torch.cat([model.sample(1, first=i, method="dopri5").images for i in range(3)])
+    drawn = model.sample(3, method="dopri5", rtol=1e-3)
+    alone = torch.cat([model.sample(1, first=i, method="dopri5", rtol=1e-3).images for i in range(3)])
     assert torch.allclose(alone, drawn.images, atol=1e-4)
     assert drawn.status.tolist() == [Status.SUCCESS] * 3
     assert drawn.nfe.shape == (3,)

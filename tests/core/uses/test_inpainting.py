@@ -50,7 +50,7 @@ def test_two_answers_that_agree_on_what_is_known_are_given_in_their_proportions(
     truth = float(probability[grid > 0].sum())
     assert truth == pytest.approx(2 / 3, abs=0.01)
     z = torch.tensor([given, 0.0], dtype=torch.float64).expand(n, 2)
-    free = inpaint(field_of(mixture), z, torch.tensor([True, False]), seed=0).data[:, 1]
+    free = inpaint(field_of(mixture), z, torch.tensor([True, False]), seed=0, levels=25).data[:, 1]
     assert abs((free > 0).double().mean() - truth) < 4 * math.sqrt(truth * (1 - truth) / n)
     for side, there in [(grid > 0, free[free > 0]), (grid < 0, free[free < 0])]:
         share = probability[side] / probability[side].sum()

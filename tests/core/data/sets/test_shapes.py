@@ -192,7 +192,7 @@ def test_grey_shapes_have_the_usual_luma_and_no_group_of_colours() -> None:
     assert torch.equal(present(grey.labels), present(colour.labels)[:, [0, 2, 3]])
 
 
-@pytest.mark.parametrize(("size", "n"), [(16, 1_000), (32, 250)])
+@pytest.mark.parametrize(("size", "n"), [(16, 250), (32, 100), pytest.param(16, 1_000, marks=pytest.mark.slow)])
 def test_the_reader_finds_every_attribute_of_clean_pictures(size: int, n: int) -> None:
     fresh = shapes.draw(n, size, seed=12345)
     readings = read(fresh.images)

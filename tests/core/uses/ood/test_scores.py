@@ -15,6 +15,8 @@ from torch import Tensor
 from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.methods.vpfb.field import PotentialField
+from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.networks import UNet
 from vpfb_core.uses import ood
 from vpfb_core.uses.ood.descriptors import LEVELS, SCALAR_LEVEL, describe, describe_all, levels_of, scalar_level
@@ -90,11 +92,13 @@ def test_a_score_does_not_depend_on_the_batch(digits: tuple[Model, ImageSet]) ->
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_the_range_of_each_image_is_checked_once(
-    name: str, digits: tuple[Model, ImageSet], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, held_out = digits
-    images = held_out.images[:3].float() / 255
+def test_the_range_of_each_image_is_checked_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = model_of(), images_of(3).clamp(0, 1)
+    model.reference = ood.fit_reference(model, images_of(60).clamp(0, 1))
+    assert isinstance(model.field, PotentialField)
+    noise = levels(model.field.potential)
+    zeros = (0.0,) * len(noise)
+    model.calibration = Normaliser(4, noise, {(): Constants(zeros, zeros, 1)})
     checked = count_checked(monkeypatch)
     ood.score(model, images, name, batch_size=2)
     assert sum(checked) == 3
