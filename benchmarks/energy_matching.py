@@ -28,9 +28,9 @@ from vpfb_core.config import parse_setting
 from vpfb_core.dynamics.langevin import langevin
 from vpfb_core.uses import evaluation, pictures
 from vpfb_core.uses.evaluation import classifier, distances
-from vpfb_core.uses.evaluation.metrics import find
 from vpfb_core.uses.evaluation.neighbours import compare as nearest
 from vpfb_core.uses.ood import compare, score
+from vpfb_core.uses.ood.scores import is_ready
 from vpfb_core.uses.plotting.histogram import histogram
 
 TIMES = (1.0, 1.5, 2.0, 3.0, 5.0)
@@ -51,7 +51,7 @@ def trained(method: str, arguments: argparse.Namespace) -> Model:
 def quality(model: Model, arguments: argparse.Namespace) -> dict[str, Any]:
     """The figures of samples at the default of the method."""
     plan = evaluation.prepare(
-        model, arguments.data, find("frechet,1nn"), n=arguments.n, extractor="classifier", download=False
+        model, arguments.data, ("frechet", "1nn"), n=arguments.n, extractor="classifier", download=False
     )
     report = evaluation.evaluate(model, plan)
     return {name: figure.document() for name, figure in report.metrics.items()} | {"nfe": report.nfe}
@@ -60,7 +60,7 @@ def quality(model: Model, arguments: argparse.Namespace) -> dict[str, Any]:
 def by_time(model: Model, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """The figures of samples at several sampling times, by features of the classifier and by pixels."""
     plan = evaluation.prepare(
-        model, arguments.data, find("frechet,1nn"), n=arguments.n, extractor="classifier", download=False
+        model, arguments.data, ("frechet", "1nn"), n=arguments.n, extractor="classifier", download=False
     )
     real, extractor = plan.real.images, plan.extractor
     assert extractor is not None
@@ -121,10 +121,10 @@ def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
 
 
 def detections(model: Model, inside: Tensor, outside: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-    """The AUROC of each score for each set of outliers."""
-    of_inside = {name: score(model, inside, name) for name in SCORES}
+    """The AUROC of each score for each set of outliers. A short run may have no reference for `multiscale`."""
+    of_inside = {name: score(model, inside, name) for name in SCORES if is_ready(model, name)}
     return {
-        out: {name: compare(of_inside[name], score(model, images, name)).auroc for name in SCORES}
+        out: {name: compare(known, score(model, images, name)).auroc for name, known in of_inside.items()}
         for out, images in outside.items()
     }
 
@@ -172,7 +172,7 @@ def main() -> None:
     for method, each in found.items():
         if "auroc" in each:
             show(
-                [f"AUROC, {method}", *SCORES],
+                [f"AUROC, {method}", *next(iter(each["auroc"].values()))],
                 [[out, *(f"{a:.4f}" for a in row.values())] for out, row in each["auroc"].items()],
             )
         for row in each.get("by_time", []):
