@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vpfb_core import networks
 from vpfb_core.api import Model
 from vpfb_core.data.image_statistics import ImageStatistics
+from vpfb_core.dynamics.relaxation import Chain, relax
+from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
 from vpfb_core.methods.energy_matching.two_phases import EnergyMatching, EnergyMatchingSettings
 from vpfb_core.uses import composition
 
-SIDE, N, TEMPERATURE = 2, 512, 0.1
+SIDE, N, TEMPERATURE = 2, 256, 0.1
 
 
 class Gaussian(nn.Module):
@@ -42,7 +45,7 @@ def model(centre: float, precision: Tensor) -> Model:
 def test_the_energies_of_a_product_are_added() -> None:
     eye = torch.eye(SIDE**2)
     both = composition.Composition("a: & b:", {"a": model(0.3, 2 * eye), "b": model(-0.3, 4 * eye)})
-    drawn = composition.sample(both, N, seed=1, levels=20)
+    drawn = composition.sample(both, N, seed=1, levels=20, batch_size=N)
     assert drawn.acceptance is not None
     x = DATA_STD * drawn.data
     # The product of N(0.3, ε/2) and N(−0.3, ε/4) is N(−0.1, ε/6).
@@ -77,3 +80,30 @@ def test_unknown_pixels_have_their_density_given_the_known_ones() -> None:
     deviation, mean = math.sqrt(TEMPERATURE / 3), -2 / 3 * DATA_STD * 0.4 / 0.25
     assert abs(float(beside.mean()) - mean) < 4 * deviation / math.sqrt(N)
     assert abs(float(beside.std()) / deviation - 1) < 4 / math.sqrt(2 * N)
+
+
+def test_chains_have_the_density_of_the_energy_by_an_integral_over_a_grid() -> None:
+    """An energy of a random network in two dimensions, whose density has no name."""
+    net = networks.build({"name": "mlp", "dim": 2, "width": 16, "depth": 2}, 0)
+    draws = torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        parameter.data = 0.5 * torch.randn(parameter.shape, generator=draws)
+    field = StaticEnergy(net, 0.5)
+    axis = torch.linspace(-5, 5, 201)
+    grid = torch.cartesian_prod(axis, axis)
+    weights = torch.softmax(-field.energy(grid / DATA_STD).double(), 0)
+    mean = weights @ grid.double()
+    deviation = (weights @ (grid.double() - mean).square()).sqrt()
+    assert weights.reshape(201, 201)[[0, -1]].sum() < 1e-6, "the grid is large enough"
+
+    n = 1_000
+    start = torch.randn(n, 2, generator=draws) / DATA_STD
+    found = relax(
+        field.energy_and_score, start, field.chain_variance(0.0), Solver.choose("euler", nfe=10),
+        Chain(300, 0.3, seed=1, method="mala"),
+    )  # fmt: skip
+    x = DATA_STD * found.x.double()
+    assert ((x.mean(0) - mean).abs() < 4 * deviation / math.sqrt(n)).all()
+    right = weights[grid[:, 0] > mean[0]].sum()
+    assert abs(float((x[:, 0] > mean[0]).double().mean() - right)) < 4 * 0.5 / math.sqrt(n)
+    assert ((x.std(0) / deviation - 1).abs() < 0.1).all()
