@@ -64,7 +64,7 @@ NETWORKS: dict[str, str] = {
 }
 PRESETS = ("tiny", "small", "base", "paper", "celeba64", "mlp")
 SOLVERS = ("arc3", "euler", "midpoint", "heun", "rk4", "ab2", "ab3", "bosh3", "dopri5")
-SCORES = ("multiscale", "energy", "gradient", "typicality", "density", "likelihood")
+SCORES = ("multiscale", "energy", "gradient", "typicality", "density", "dimension", "likelihood")
 MCMC = ("none", "ula", "mala", "smc")
 
 

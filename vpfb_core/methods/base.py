@@ -8,6 +8,7 @@ by all methods. They require only capabilities of a field: an energy (`levels`, 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from vpfb_core.machine import noise, precision
 from vpfb_core.methods import transport
 from vpfb_core.settings import Settings, setting
 
+DIFFERENCE = 0.1  # the step of the difference of scores, in standard deviations of the chains
 ENERGIES = ("energy", "energy_and_score", "energy_score_and_velocity")  # the methods of a field that return an energy
 
 
@@ -37,6 +39,7 @@ class Field(nn.Module, ABC):
         network: the network, whose features describe an image. All parameters of the field are in its state_dict.
         levels: the noise levels at which the field has an energy; None if it has no energy.
         has_null: whether the unconditional field is trained.
+        flat: the curvature of the energy, in units of 1/`chain_variance`, below which a direction counts as flat.
         autocast_dtype: the dtype in which the network alone runs in training; None leaves its own.
         optional: the beginnings of the names of tensors without which a run may start from the weights of a model.
     """
@@ -45,6 +48,7 @@ class Field(nn.Module, ABC):
     levels: Levels | None = None
     has_null: bool = True
     optional: tuple[str, ...] = ()
+    flat: float = 0.5
     autocast_dtype: torch.dtype | None = None
 
     def __init_subclass__(cls, **settings: Any) -> None:
@@ -84,6 +88,16 @@ class Field(nn.Module, ABC):
             and the score, ∇ log density, like x. Both are detached.
         """
         raise NotImplementedError
+
+    def hessian_product(self, x: Tensor, level: float, direction: Tensor) -> Tensor:
+        """The Hessian of the unconditional energy at points x (N, …) times a direction, like x.
+
+        By default it is a symmetric difference of the score.
+        """
+        step = DIFFERENCE * math.sqrt(self.chain_variance(level))
+        wide = step / direction.flatten(1).norm(dim=1).clamp(min=1e-30).reshape(-1, *[1] * (x.ndim - 1))
+        ahead, behind = (self.energy_and_score(x + sign * wide * direction, level)[1] for sign in (1, -1))
+        return (behind - ahead) / (2 * wide)
 
     def energy(self, x: Tensor, level: float, condition: Tensor | None = None) -> Tensor:
         """The energy alone, (N,), which may cost less. Arguments are those of `energy_and_score`."""

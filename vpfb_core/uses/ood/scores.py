@@ -20,6 +20,7 @@ from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import Density
 from vpfb_core.uses.draw import batches
 from vpfb_core.uses.ood.descriptors import SCALAR_LEVEL, describe, describe_all, scalar_level
+from vpfb_core.uses.ood.intrinsic_dimension import local_dimension
 
 DEFAULT_SCORE = "multiscale"
 ALL = "all"
@@ -139,6 +140,8 @@ def require_ready(model: TrainedModel, name: str) -> Score:
     chosen = find_score(name)
     model.require("energy", "out-of-distribution detection")
     model.require_null("out-of-distribution detection")
+    if chosen.needs == "calibration":
+        model.require("density", f"the score {name}")
     if not is_ready(model, name):
         raise CheckpointError(
             f"the score {name!r} needs a calibrated model, but this one has no {chosen.needs}",
@@ -180,6 +183,11 @@ def _likelihood(batch: Batch) -> Tensor:
     return -Density.choose(batch.model, "ode", seed=batch.seed).of(batch.images, batch.first)
 
 
+def _dimension(batch: Batch) -> Tensor:
+    field = batch.model.field
+    return local_dimension(field, batch.data, scalar_level(field), batch.seed, batch.first)
+
+
 SCORES: dict[str, Score] = {
     "multiscale": Score(
         "energies, score norms and features at ten noise levels, compared with training images",
@@ -192,5 +200,10 @@ SCORES: dict[str, Score] = {
     ),
     "typicality": Score("distance of the energy from the mean energy of training images", _typicality, "reference"),
     "density": Score("-log density of the slightly blurred image, in nats", _density, "calibration"),
+    "dimension": Score(
+        f"local intrinsic dimension: directions without curvature of the energy at noise level {SCALAR_LEVEL:.2f}",
+        _dimension,
+        costly=True,
+    ),
     "likelihood": Score("-log likelihood by the flow, in nats", _likelihood, costly=True),
 }
