@@ -14,6 +14,7 @@ import vpfb_core as vpfb
 from vpfb_core.machine import container
 from vpfb_core.methods.energy_matching.two_phases import EnergyMatching
 from vpfb_core.training import checks, ema
+from vpfb_core.uses import composition
 
 STEPS, BEGINS = 8, 4  # the second phase has the last four steps
 
@@ -102,3 +103,19 @@ def test_encoding_and_normalised_densities_are_refused_in_a_sentence(whole: Path
     with pytest.raises(vpfb.errors.ConfigError, match=words) as caught:
         getattr(model, use)(torch.zeros(1, 1, 8, 8))
     assert "vpfb" in str(caught.value.hint)
+
+
+def test_classes_are_trained_guided_and_composed(tmp_path: Path) -> None:
+    vpfb.train(configuration(tmp_path / "classes", conditional=True))
+    model = vpfb.load(tmp_path / "classes")
+    three = model.sample(2, seed=1, condition="3")
+    assert not torch.equal(three.images, model.sample(2, seed=1, condition="5").images)
+    assert not torch.equal(three.images, model.sample(2, seed=1, condition="3", guidance=3.0).images)
+    both = composition.Composition("3 & 5", model)
+    x = three.solution.x
+    energy, score = both.energy_and_score(x, 0.0)
+    terms = [model.field.energy_and_score(x, 0.0, torch.full((2, 1), index)) for index in (3, 5, -1)]
+    (e3, s3), (e5, s5), (free, of_free) = terms
+    torch.testing.assert_close(energy, e3 + e5 - free, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(score, s3 + s5 - of_free, rtol=1e-4, atol=1e-3)
+    assert composition.sample(both, 2, seed=1, levels=4).images.isfinite().all()
