@@ -159,6 +159,14 @@ def test_long_runs_on_a_gpu_are_compiled(
     assert chosen(image_set(8), torch.device(device), precision="fp32", **settings)["machine.compile"] == compiled
 
 
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_a_gpu_that_only_emulates_bf16_computes_in_float32(
+    native: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    assert chosen(image_set(8), torch.device("cuda"), compile="off")["machine.precision"] == precision
+
+
 @pytest.mark.parametrize(
     ("settings", "device", "at_once"),
     [

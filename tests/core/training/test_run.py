@@ -20,7 +20,7 @@ from vpfb_core.machine import container as checkpoint
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Progress, Result, agenda, checks, clock, prepare
+from vpfb_core.training import Progress, Result, agenda, checks, clock, current_run, prepare
 from vpfb_core.training.state import read_state
 
 SMALL = {"data": "digits", "widths": (8,), "batch_size": 8, "steps": 8, "val_fraction": 0.02, "threads": 1}
@@ -449,6 +449,19 @@ def test_an_unwritable_folder_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="file"):
         train(out="file/run")
+
+
+def test_the_memory_in_use_is_read_once_per_line_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator of a GPU is slow to report it."""
+    reads: list[torch.device] = []
+
+    def counted(device: torch.device) -> int:
+        reads.append(device)
+        return 2**20
+
+    monkeypatch.setattr(current_run, "memory_in_use", counted)
+    result = train(out="run", log_every=3, sample_every=100, save_every=100)
+    assert len(reads) == len(result.run.log.read_text().splitlines()) - 1 < result.step
 
 
 def test_a_time_budget_ends_a_run_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
