@@ -93,7 +93,7 @@ fi
 
 choose_data # which may take seconds to unpack
 left=$((TOTAL - ENDING - SECONDS))
-budget=$((QUICK ? 12 : left * 9 / 10 - 5)) # a run may take a tenth of its budget and 5 s more
+budget=$((QUICK ? 40 : left * 9 / 10 - 5)) # a run may take a tenth of its budget and 5 s more
 if [ "$budget" -ge 10 ]; then
     part "training run" "$left" "$PYTHON" -m vpfb_cli train "${data[@]}" "${run[@]}" --time-budget "${budget}s" --device "$DEVICE" --out "$work/run"
     part "samples" 30 "$PYTHON" -m vpfb_cli sample -m "$work/run" -n "$n" --device "$DEVICE" -o "$work/grid.png"
