@@ -56,6 +56,11 @@ class Clock:
         budget = self.config.optimiser.time_budget
         return None if budget is None else time.monotonic() + budget - self._spent()
 
+    def is_over(self) -> bool:
+        """Whether the time budget is used up."""
+        deadline = self.deadline()
+        return deadline is not None and time.monotonic() > deadline
+
     def seconds_of_steps_left(self, step: int) -> float:
         """The time that is left for steps after `step` steps; infinite without a time budget."""
         if self.config.optimiser.time_budget is None:

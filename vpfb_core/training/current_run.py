@@ -100,6 +100,7 @@ class CurrentRun:
     def check(self, *, finished: bool = False) -> None:
         """Validate the averaged weights, and write a sample grid, a line of the log and the curves.
 
+        Curves are left out when the time budget is over: a busy machine may take seconds to load what draws them.
         The model is saved as the best one if its first validation figure is the lowest so far. Only the first process
         writes, but all must call it.
 
@@ -110,7 +111,7 @@ class CurrentRun:
         if self.group.first:
             self._measure()
         self.log(cut_first=True)
-        if self.group.first:
+        if self.group.first and not self.clock.is_over():
             drawing = self.record.draw_curves(finished=finished)
             self.figures.leave_out(drawing)
             self.clock.check_seconds += drawing

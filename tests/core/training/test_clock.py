@@ -85,6 +85,9 @@ def test_the_time_before_the_run_counts_and_the_deadline_is_the_end_of_the_budge
     assert budget.seconds() == 0, "of the run itself"
     now.seconds += 20
     assert budget.deadline() == pytest.approx(began + 107)
+    assert not budget.is_over()
+    now.seconds += 58
+    assert budget.is_over()
 
 
 def test_a_resumed_run_counts_the_time_of_its_earlier_sessions(now: Now) -> None:

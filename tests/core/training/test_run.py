@@ -451,6 +451,13 @@ def test_an_unwritable_folder_is_a_data_error(tmp_path: Path) -> None:
         train(out="file/run")
 
 
+def test_no_curves_are_drawn_after_the_end_of_a_time_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock.Clock, "is_over", lambda _clock: True)
+    result = train(out="run", steps=2)
+    assert result.status == "finished"
+    assert not result.run.curves.exists()
+
+
 def test_the_memory_in_use_is_read_once_per_line_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocator of a GPU is slow to report it."""
     reads: list[torch.device] = []
