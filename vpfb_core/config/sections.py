@@ -35,6 +35,9 @@ class OptimiserSettings(Settings):
     lr: float | None = setting(None, help="Learning rate of Adam.", low=1e-12, high=10)
     warmup: int | None = setting(None, help="Steps over which the learning rate rises.", low=0, high=1e9)
     decay: float = setting(0.5, help="Share of the run over which the learning rate falls to 0.", low=0, high=1)
+    keep_best: bool | None = setting(
+        None, help="Keep the weights with the lowest validation figure in place of the last ones."
+    )
     clip: float = setting(1.0, help="Largest norm of the gradient.", low=1e-9, high=1e9)
     ema: float = setting(
         0.05, help="Width of the average of the weights, relative to the length of the run.", low=1e-3, high=0.25

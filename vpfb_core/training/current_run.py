@@ -131,11 +131,26 @@ class CurrentRun:
         self.record.grid(self.counters.step, found.grid)
         first = next(iter(found.validation.values()))
         if math.isnan(self.best) or first < self.best:
-            self.best = first
+            self.best = math.nan if untrained else first  # that of the first check is of fewer data
             model_file.save(self.model(), self.folder.best)
         seconds = time.monotonic() - began
         self.figures.leave_out(seconds)
         self.clock.check_seconds = seconds * self.checks.cost() / self.checks.cost(**effort)
+
+    def return_to_best(self) -> None:
+        """Give the averaged weights the values with the lowest validation figure so far. Only the first process does.
+
+        A network with many weights learns a small table by heart, and its last weights are then far from its best ones.
+        """
+        if not self.group.first or not self.folder.best.is_file():
+            return
+        best = model_file.load(TrainedModel, self.folder.best, device=str(self.plan.device))
+        figures = best.about["figures"]
+        if figures == {name: finite_or_none(value) for name, value in self.validation.items()}:
+            return
+        self.trainer.average.load_state_dict(best.field.state_dict())
+        self.validation = {name: math.nan if value is None else value for name, value in figures.items()}
+        self.record.saved = None  # the state is written with these weights, even if this step was saved before
 
     def log(self, *, cut_first: bool = False) -> None:
         """Write a log line and begin the next one.

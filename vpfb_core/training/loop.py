@@ -177,6 +177,8 @@ def _finish(run: CurrentRun) -> Result:
             hint="use a longer --time-budget, or a smaller --preset or --size",
         )
     run.check(finished=True)
+    if run.config.optimiser.keep_best:
+        run.return_to_best()
     run.save("running")  # so that the weights are not lost if the calibration fails
     model = run.model()
     run.report(calibrating=True)

@@ -38,11 +38,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 64, "lr": 2e-4, "warmup": 5_000, "steps": 400_000,
     },
     "mlp": {
-        "network": "residual-mlp", "batch_size": 256, "lr": 5e-3, "steps": 4_000, "cpu_seconds": 50.0,
+        "network": "residual-mlp", "batch_size": 256, "lr": 5e-3, "warmup": 20, "steps": 4_000, "epochs": 128,
+        "cpu_seconds": 50.0, "keep_best": True,
     },
 }  # fmt: skip
-DEFAULTS = {"network": "unet", "warmup": 100}  # of presets that do not contain them
-CPU_TIME_BUDGET = 15 * 60.0
+DEFAULTS = {"network": "unet", "warmup": 100, "keep_best": False}  # of presets that do not contain them
+CPU_TIME_BUDGET = 15 * 60.0  # of presets without `cpu_seconds`
+LEAST_STEPS = 60  # of presets with `epochs`, the largest number of passes over the data
 # The number of images at once on a CPU, where the system kills a process that runs out of memory, so that it cannot try
 # again with fewer images. Their activations take 1.5 to 3 GiB; those of the whole batch of these presets take tens of
 # GiB. If the process may use less memory than CPU_MICRO_BATCH_BYTES, the number is proportionally smaller.
@@ -66,8 +68,10 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     preset = DEFAULTS | PRESETS[preset_name]
     config = config.replace(**_from_data(config, images), device=str(device))
     config = _filled(config, {"run.preset": preset_name, "network.name": preset["network"]})
-    config = _filled(config, {f"optimiser.{name}": preset[name] for name in ("batch_size", "lr", "warmup")})
-    config = _filled(config, _length(config, preset, device) | _from_machine(device))
+    config = _filled(
+        config, {f"optimiser.{name}": preset[name] for name in ("batch_size", "lr", "warmup", "keep_best")}
+    )
+    config = _filled(config, _length(config, preset, device, len(images)) | _from_machine(device))
     config = _filled(config, _network_settings(config, data, preset) | _method_settings(config, data))
     method = method_of(config, images)
     config = config.replace(micro_batch=_micro_batch(config, method, device))
@@ -95,13 +99,17 @@ def _from_data(config: TrainConfig, images: Source) -> dict[str, Any]:
     return {"data.augment": augment, **{f"data.{name}": value for name, value in images.chosen.items()}}
 
 
-def _length(config: TrainConfig, preset: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The length of a run for which neither steps nor a time budget are given."""
+def _length(config: TrainConfig, preset: Mapping[str, Any], device: torch.device, count: int) -> dict[str, Any]:
+    """The length of a run on `count` data for which neither steps nor a time budget are given."""
     if config.optimiser.steps is not None or config.optimiser.time_budget is not None:
         return {}
     seconds = preset.get("cpu_seconds", CPU_TIME_BUDGET)
     limit = {"optimiser.time_budget": seconds} if device.type == "cpu" else {}
-    return {"optimiser.steps": preset["steps"]} | limit
+    steps = preset["steps"]
+    if "epochs" in preset:
+        batch_size = config.optimiser.batch_size or preset["batch_size"]
+        steps = min(steps, max(LEAST_STEPS, round(preset["epochs"] * count / batch_size)))
+    return {"optimiser.steps": steps} | limit
 
 
 def _from_machine(device: torch.device) -> dict[str, Any]:
