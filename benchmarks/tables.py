@@ -1,6 +1,6 @@
 """Densities and outliers of tables: vpfb beside common density estimators and outlier detectors, in one run.
 
-    python benchmarks/tables.py [--splits 3] [--skip-plane]
+    python benchmarks/tables.py [--splits 3]
 
 Tables: wine (178 x 13), breast cancer (569 x 30) and digits (1,797 x 64, whole numbers) of scikit-learn. Each
 split holds out a fifth of the rows for the test. Every estimator sees standardised columns (digits are first spread
@@ -14,8 +14,6 @@ over their cells, by the same draws for all) and is fitted to the other rows wit
 Outliers: rows of the test part beside as many rows in which each column is drawn from the training rows independently
 of the others, so that no column is unusual; and, for breast cancer, benign against malignant tumours. Isolation
 forest, LOF and PCA (squared error of reconstruction with 95 % of the variance) have their defaults.
-
-Points in the plane: the learned log-density against the exact one at 1,000 fresh points of each set.
 
 Needs scikit-learn and zuko. Prints tables and writes benchmarks/results/cpu/tables.json.
 """
@@ -33,7 +31,6 @@ from typing import Any
 import numpy as np
 import torch
 import zuko
-from plane_densities import LOG_DENSITIES, fresh
 from record import record, show
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.decomposition import PCA
@@ -188,24 +185,9 @@ def tumours(split: int) -> dict[str, Any]:
     return {"table": "benign against malignant", "split": split, "auroc": found}
 
 
-def plane(name: str) -> dict[str, Any]:
-    """The error of the learned log-density of points in the plane, in nats."""
-    began = time.perf_counter()
-    model = train_vpfb(name, 0, threads=torch.get_num_threads())
-    seconds = time.perf_counter() - began
-    points = fresh(name, 1000)
-    exact = LOG_DENSITIES[name](points)
-    error = model.log_density(points, method="ode") - exact
-    return {
-        "set": name, "steps": model.about["step"], "seconds": seconds, "rms": float(error.square().mean().sqrt()),
-        "median": float(error.abs().median()), "divergence": float(-error.mean()), "entropy": float(-exact.mean()),
-    }  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--splits", type=int, default=3)
-    parser.add_argument("--skip-plane", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -217,7 +199,6 @@ def main() -> None:
             print(runs[-1], flush=True)
         runs.append(tumours(split))
         print(runs[-1], flush=True)
-    sets = [] if arguments.skip_plane else [plane(name) for name in LOG_DENSITIES]
     for figure in ("log_likelihood", "auroc"):
         print(figure)
         for table in dict.fromkeys(run["table"] for run in runs if figure in run):
@@ -228,12 +209,7 @@ def main() -> None:
                 if (values := [run[name] for run in of_table])
             ]
             show(["table", "method", "mean of splits", "std"], rows)
-    show(
-        ["set", "steps", "seconds", "RMS", "median", "KL"],
-        [[row["set"], row["steps"], f"{row['seconds']:.0f}", f"{row['rms']:.3f}", f"{row['median']:.3f}",
-          f"{row['divergence']:.4f}"] for row in sets],
-    )  # fmt: skip
-    record("tables", {"versions": {"zuko": zuko.__version__}, "runs": runs, "plane": sets})
+    record("tables", {"zuko": zuko.__version__, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def data(
     name: Annotated[
-        str | None, path_argument("NAME", "A name, NAME:test, a folder, or a file.", show_default=False)
+        str | None, path_argument("NAME", "A name, NAME:test, a folder, a table, or a file.", show_default=False)
     ] = None,
     *,
     size: Annotated[
@@ -70,10 +70,11 @@ def _list(say: Output, root: Path | None) -> None:
         classes = "" if known.classes is None else len(known.classes)
         rows.append((name, images, _times(known.shape), classes, where, known.summary))
     say.note(
-        "also: NAME:train, NAME:test, shuffled:NAME (pixels in random order), folders,\nimages, .npz and .npy files"
+        "also: NAME:train, NAME:test, shuffled:NAME (pixels in random order), folders,\n"
+        "images, .npz and .npy files, and tables (.csv, .tsv, .parquet, .npy)"
     )
     say.note(f"data root: {folder}; absent data sets are downloaded when they are first used")
-    say.result({"sets": entries}, output.table(["name", "images", "shape", "classes", "where", "summary"], rows))
+    say.result({"sets": entries}, output.table(["name", "data", "shape", "classes", "where", "summary"], rows))
 
 
 def _show(say: Output, name: str, options: LoadOptions, grid: Path | None, n: int) -> None:
@@ -92,7 +93,7 @@ def _show(say: Output, name: str, options: LoadOptions, grid: Path | None, n: in
     rows = [
         ("name", name),
         ("path", path or "none"),
-        ("images", f"{len(images):,}"),
+        (images.noun, f"{len(images):,}"),
         ("shape", _times(images.shape)),
         ("classes", ", ".join(classes) or "none"),
         *(("skipped", f"{file}: {reason}") for file, reason in images.skipped),
@@ -136,6 +137,8 @@ def _write_grid(grid: Path, images: Source, n: int) -> None:
     from vpfb_core.machine.files import write_bytes
     from vpfb_core.uses import pictures
 
+    if images.noun != "images":
+        raise ConfigError(f"--grid is for images, and '{images.name}' holds {images.noun} of a table")
     pictures.require_grid(min(n, len(images)), images.shape)
     order = torch.randperm(len(images), generator=noise.generator("grid", len(images)))
     shown = images.subset(order[:n]).images

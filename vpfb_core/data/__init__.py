@@ -93,7 +93,7 @@ def find(source: str, options: LoadOptions) -> Source:
         ConfigError: an option is for another kind of data.
     """
     images = resolve(source)(options)
-    _refuse_options_of_others(images, options)
+    _refuse_options_of_others(source, images, options)
     notes = images.notes
     if options.limit is not None and len(images) > options.limit:
         images = images.subset(options.rows(len(images)))
@@ -108,12 +108,12 @@ def find(source: str, options: LoadOptions) -> Source:
     return replace(images, name=source, notes=notes)
 
 
-def _refuse_options_of_others(found: Source, options: LoadOptions) -> None:
+def _refuse_options_of_others(source: str, found: Source, options: LoadOptions) -> None:
     """Raise ConfigError if an option is given that only other kinds of data have."""
     given = {name for name in ("size", "channels", "columns", "label") if getattr(options, name) is not None}
     if unfit := sorted(given - found.takes):
         raise ConfigError(
-            f"'{found.name}' holds {found.noun}, and {' and '.join(unfit)} {'are' if len(unfit) > 1 else 'is'} for "
+            f"'{source}' holds {found.noun}, and {' and '.join(unfit)} {'are' if len(unfit) > 1 else 'is'} for "
             f"{'a table' if found.noun == 'images' else 'images'}",
             hint="name data and a model of one kind, or leave these options out",
         )

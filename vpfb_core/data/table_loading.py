@@ -104,6 +104,8 @@ def _usable(name: str, columns: Sequence[Column], cells: Cells, notes: list[str]
             notes.append(f"left out, {reason}: {listed([column.name or 'the first column' for column in some], 12)}")
     unusable = {id(column) for some in left_out.values() for column in some}
     chosen = [column for column in columns if id(column) not in unusable]
+    if not chosen and len(columns[0].numbers) == 1:
+        raise DataError(f"'{name}' has one row, and a single row has no density", hint="train on at least 20 rows")
     if not chosen:
         raise DataError(f"'{name}' has no column of numbers that differ", hint=f"{'; '.join(notes)}; {_there(cells)}")
     return chosen
@@ -149,7 +151,8 @@ def _complete(name: str, values: np.ndarray, columns: Sequence[Column], notes: l
     if not (incomplete := int((~complete).sum())):
         return complete
     worst = [columns[i].name for i in np.argsort(finite.sum(0), kind="stable") if not finite[:, i].all()]
-    count = f"{incomplete:,} of {len(values):,} rows have a missing or infinite value, in {listed(worst)}"
+    have = "has" if incomplete == 1 else "have"
+    count = f"{incomplete:,} of {len(values):,} rows {have} a missing or infinite value, in {listed(worst)}"
     if incomplete > MOST_INCOMPLETE * len(values):
         raise DataError(
             f"'{name}': {count}",
