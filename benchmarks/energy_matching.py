@@ -35,7 +35,7 @@ from vpfb_core.uses.plotting.histogram import histogram
 
 TIMES = (1.0, 1.5, 2.0, 3.0, 5.0)
 SCORES = ("multiscale", "energy", "gradient")
-CHAINS, CHAIN_STEPS = 128, 100
+CHAINS, CHAIN_STEPS = 64, 100
 
 
 def trained(method: str, arguments: argparse.Namespace) -> Model:
