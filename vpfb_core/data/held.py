@@ -13,6 +13,7 @@ from vpfb_core.data.images import ImageSet
 from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.stacking import stack_array
+from vpfb_core.data.table import Table
 from vpfb_core.data.table_loading import table_of_array
 from vpfb_core.errors import DataError
 
@@ -53,12 +54,12 @@ def held(name: str, options: LoadOptions) -> InMemory:
     """The data of a name for which `is_held` is true.
 
     Raises:
-        DataError: the data have no classes, and options ask for them.
+        DataError: the data have no classes, or not the columns, that options ask for.
     """
     found = _held[str(name)]
     if options.conditional and not found.groups:
         raise DataError(f"'{name}' has no classes", hint="pass an ImageSet or a Table with labels and groups")
-    return found
+    return found.select(options.columns) if isinstance(found, Table) and options.columns is not None else found
 
 
 def _as_set(data: Any) -> InMemory:

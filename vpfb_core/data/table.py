@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
 from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.table_statistics import TableStatistics
+from vpfb_core.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,17 @@ class Table(InMemory):
                 f"rows must be float64 (N, {len(self.columns)}), not {self.data.dtype} {tuple(self.data.shape)}"
             )
         super().__post_init__()
+
+    def select(self, columns: Sequence[str]) -> Table:
+        """The table of some of the columns, in this order.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        if missing := [each for each in columns if each not in self.columns]:
+            raise DataError(f"'{self.name}' has no column '{missing[0]}'", hint=f"columns: {', '.join(self.columns)}")
+        places = [self.columns.index(each) for each in columns]
+        return replace(self, data=self.data[:, places].contiguous(), columns=tuple(columns))
 
     def statistics(self) -> TableStatistics:
         return TableStatistics.of(self.sample, self.columns)

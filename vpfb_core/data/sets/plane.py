@@ -94,16 +94,13 @@ def load(name: str, drawing: Drawing, classes: tuple[str, ...], options: LoadOpt
     """
     if options.conditional and not classes:
         raise DataError(f"'{name}' has no classes", hint="train without --conditional")
-    if options.columns is not None and (missing := [each for each in options.columns if each not in COLUMNS]):
-        raise DataError(f"'{name}' has no column '{missing[0]}'", hint=f"columns: {', '.join(COLUMNS)}")
     points, labels = (drawn[: options.limit] for drawn in draw(drawing, COUNT, name))
-    columns = COLUMNS if options.columns is None else options.columns
     given = options.conditional
-    return Table(
-        name, points[:, [COLUMNS.index(each) for each in columns]].contiguous(), labels[:, None] if given else None,
-        (ConditionGroup("class", classes),) if given else (), columns=columns,
-        notes=(f"{len(points):,} points drawn from a fixed seed",),
+    table = Table(
+        name, points, labels[:, None] if given else None, (ConditionGroup("class", classes),) if given else (),
+        notes=(f"{len(points):,} points drawn from a fixed seed",), columns=COLUMNS,
     )  # fmt: skip
+    return table if options.columns is None else table.select(options.columns)
 
 
 def _named(name: str, summary: str, drawing: Drawing, classes: tuple[str, ...] = ()) -> NamedSet:

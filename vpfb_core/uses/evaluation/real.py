@@ -87,13 +87,14 @@ def load(
     parts = model.split_of(found) if same else None
     if parts is not None:
         warnings.append(
-            "the model was trained on these images, so comparisons with samples cannot tell learning from copying"
+            f"the model was trained on these {found.noun}, so comparisons with samples cannot tell learning "
+            "from copying"
         )
         if 0 < len(parts[1]) < len(found):
             chosen = parts[1][data.LoadOptions(limit=count).rows(len(parts[1]))]
             unseen, unseen_split = found.subset(chosen), "held out"
     elif same and choice.part_of(trained_on, "train") == choice.part_of(source, "test"):
-        warnings.append("the model may have been trained on these images, so its figures are optimistic")
+        warnings.append(f"the model may have been trained on these {found.noun}, so its figures are optimistic")
     elif not same:
         warnings.append(f"the model was trained on {trained_on!r}, not on {source!r}")
     rule = model.statistics.reading_in_words(tuple(model.shape))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -113,3 +115,12 @@ def test_kernel_grows_with_shift() -> None:
     found = [kernel(samples + shift, real) for shift in (0, 0.2, 0.5)]
     assert found == sorted(found)
     assert abs(found[0]) < 0.03 < found[1]
+
+
+def test_the_sliced_distance_of_a_shift_on_a_line_is_the_shift_and_in_the_plane_its_mean_projection() -> None:
+    line = torch.randn(300, 1, generator=torch.Generator().manual_seed(0))
+    assert distances.sliced(line + 0.75, line) == pytest.approx(0.75, abs=1e-6)
+    plane = torch.randn(300, 2, generator=torch.Generator().manual_seed(1))
+    shift = torch.tensor([3.0, 4.0])
+    assert distances.sliced(plane + shift, plane) == pytest.approx(5 * 2 / math.pi, rel=0.1)
+    assert distances.sliced(plane, plane.flip(0)) == pytest.approx(0, abs=1e-12)
