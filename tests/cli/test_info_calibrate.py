@@ -17,6 +17,7 @@ from vpfb_cli.app import build
 from vpfb_core import networks
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
+from vpfb_core.methods.vpfb import estimation
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import calibration
@@ -32,6 +33,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An untrained model of the digits with their classes, calibrated on a few of them only."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(calibration, "IMAGES", 24)
+    monkeypatch.setattr(estimation, "ANCHOR_POINTS", 4)
     network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [10]}
     potential = Potential(networks.build(network), OT(sigma_min=0.04))
     statistics = ImageStatistics((0.3,), 0.37)

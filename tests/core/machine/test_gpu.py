@@ -49,7 +49,7 @@ from vpfb_core.uses.ood import scores
 REAL = os.environ.get("VPFB_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else None)
 FIXED_STEP = [name for name, table in METHODS.items() if not is_adaptive(table)]
 GROUPS = (ConditionGroup("class", ("even", "odd")),)
-GRADIENTS = 3000  # of a calibration
+GRADIENTS = 8000  # of a calibration
 
 
 class Tiny(torch.nn.Module):

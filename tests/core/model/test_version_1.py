@@ -84,9 +84,9 @@ def test_the_energies_of_a_model_of_version_1_are_what_they_were(recorded: dict[
     assert_recorded(model.log_density(images, level=0.5), expected["log_density_at_level_0.5"])
     assert_recorded(model.log_density(images, condition=name), expected["log_density_of_a_class"])
     # The recorded figures have the error of a step size that did not heed the integral: up to 0.025 nats.
-    converged = model.log_density(images[:2], method="ode", rtol=1e-5, atol=1e-5)
-    assert_recorded(converged, expected["log_density_by_the_flow"], rtol=0, atol=0.03)
-    torch.testing.assert_close(model.log_density(images[:2], method="ode"), converged, rtol=0, atol=0.01)
+    converged = model.log_density(images[:1], method="ode", rtol=1e-5, atol=1e-5)
+    assert_recorded(converged, expected["log_density_by_the_flow"][:1], rtol=0, atol=0.03)
+    torch.testing.assert_close(model.log_density(images[:1], method="ode"), converged, rtol=0, atol=0.01)
 
 
 def test_the_built_in_digits_are_what_they_were(recorded: dict[str, Any]) -> None:

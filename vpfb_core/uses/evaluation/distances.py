@@ -8,7 +8,6 @@ converted to double precision.
 from __future__ import annotations
 
 import torch
-from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from vpfb_core.machine import noise
@@ -49,6 +48,8 @@ def sliced(samples: Tensor, real: Tensor, seed: int = 0) -> float:
     Bonneel et al. 2015 (doi 10.1007/s10851-014-0506-3). 0 is best, and the estimate is biased upwards, more so for
     fewer points.
     """
+    from scipy.stats import wasserstein_distance  # takes a second, which training need not wait for
+
     directions = torch.randn(samples.shape[1], DIRECTIONS, generator=noise.generator(seed, "slices")).double()
     directions = directions / directions.norm(dim=0)
     one, other = ((exact(each).cpu() @ directions).T.numpy() for each in (samples, real))
