@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vpfb_core import names
 from vpfb_core.config import TrainConfig, merge_levels, parse_duration, parse_setting, read_file, to_toml
 from vpfb_core.errors import ConfigError
 
@@ -125,7 +126,7 @@ def test_a_setting_of_another_method_is_refused_with_the_settings_that_exist() -
     assert "schedule" in (error.value.hint or "")
     with pytest.raises(ConfigError, match="unknown method 'flow-machine'") as error:
         TrainConfig(method="flow-machine")
-    assert error.value.hint == "did you mean 'flow-matching'? methods: vpfb, flow-matching"
+    assert error.value.hint == f"did you mean 'flow-matching'? methods: {', '.join(names.METHODS)}"
 
 
 def test_another_method_keeps_the_settings_that_it_has() -> None:

@@ -151,8 +151,10 @@ def _unchanged(value: Any) -> Any:
 
 def _source(value: Any) -> Any:
     """The name of data: a name or a path, or the name of data that the program holds in memory."""
-    if isinstance(value, str) or value is None:
+    if isinstance(value, str):
         return parse_path(value) if value else value
+    if not hasattr(value, "shape"):  # no data either; it is refused as a value of the wrong type
+        return value
     from vpfb_core.data import held  # here, since it imports torch
 
     return held.hold(value)

@@ -282,7 +282,6 @@ def test_what_needs_an_energy_is_refused_in_a_sentence_that_names_the_methods_th
     known = torch.tensor([[[True, False]]])
     uses = {
         "out-of-distribution detection": lambda: model.score(image, "energy"),
-        "an explicit density": lambda: model.log_density(image),
         "a Langevin chain": lambda: model.long_run(image, 3),
         "inpainting": lambda: model.inpaint(image[0], known, 1),
     }
@@ -290,6 +289,8 @@ def test_what_needs_an_energy_is_refused_in_a_sentence_that_names_the_methods_th
         with pytest.raises(ConfigError, match=rf"^{use} needs an energy.*--method flow-matching") as caught:
             call()
         assert caught.value.hint == "methods that have one: vpfb, energy-matching"
+    with pytest.raises(ConfigError, match=r"^an explicit density needs energies of known norm.*--method flow-matching"):
+        model.log_density(image)
 
 
 # --- conditions and precision -----------------------------------------------------------------------------------------

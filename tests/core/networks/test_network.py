@@ -13,11 +13,12 @@ from vpfb_core.networks.network import level_sizes
 
 PRESET = {"widths": (8, 16), "attention": 4, "prototypes": True, "patch": 2, "batch_size": 32, "lr": 5e-3}
 VECTORS, IMAGES = (3,), (2, 9, 9)
+OF_VECTORS = ("mlp", "residual-mlp")
 every_network = pytest.mark.parametrize("name", names.NETWORKS)
 
 
 def shape_for(name: str) -> tuple[int, ...]:
-    return VECTORS if name == "mlp" else IMAGES
+    return VECTORS if name in OF_VECTORS else IMAGES
 
 
 def chosen(name: str, shape: tuple[int, ...], classes: tuple[int, ...] = (), **asked: Any) -> Any:
@@ -56,7 +57,7 @@ def test_a_network_for_other_data_than_described_is_refused(name: str) -> None:
 @every_network
 def test_data_of_another_kind_are_refused(name: str) -> None:
     network, shape = networks.find(name), shape_for(name)
-    for other in (IMAGES if name == "mlp" else VECTORS, (2, 8, 9)):
+    for other in (IMAGES if name in OF_VECTORS else VECTORS, (2, 8, 9)):
         with pytest.raises(ConfigError, match=f"the network {name} is for "):
             network.check(chosen(name, shape), other, ())
 
