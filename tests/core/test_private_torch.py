@@ -19,7 +19,7 @@ def test_the_moving_average_has_its_fused_operation() -> None:
 
 
 def test_the_signature_of_every_function_is_kept() -> None:
-    """Where torch does not look for `__signature__`, each call of a layer spends most of its time on a signature."""
+    """Otherwise each call of a layer constructs its signature anew, before torch binds the arguments to it."""
     functions = [each for each in torch.autograd.Function.__subclasses__() if each.__module__.startswith("vpfb_core")]
     assert len(functions) >= 4
     for function in functions:

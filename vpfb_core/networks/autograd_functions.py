@@ -13,7 +13,7 @@ def keep_signature(forward: F) -> F:
     """Keep the signature of the `forward` of a function that has a `setup_context`.
 
     torch binds the arguments of every call to the signature. `inspect.signature` constructs it anew each time unless it
-    is kept, which takes longer than the arithmetic of a small layer.
+    is kept, which doubles the time of the binding and matters in small networks.
     """
     forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     return forward
