@@ -25,7 +25,15 @@ def test_the_events_of_a_run_that_was_continued_are_those_of_its_log(tmp_path: P
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = vpfb.TrainConfig(
-        data="digits", steps=6, sample_every=3, log_every=1, preset="tiny", log="tensorboard", out=str(tmp_path / "run")
+        data="digits",
+        widths=(8,),
+        batch_size=8,
+        val_fraction=0.02,
+        steps=6,
+        sample_every=3,
+        log_every=1,
+        log="tensorboard",
+        out=str(tmp_path / "run"),
     )
     taken: list[int] = []
     vpfb.train(config, on_step=lambda now: taken.append(now.step), should_stop=lambda: len(taken) == 4)

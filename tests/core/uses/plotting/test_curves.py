@@ -27,6 +27,12 @@ def a_log(seconds: list[float], residual: list[float]) -> Log:
     }  # fmt: skip
 
 
+def short(folder: Path, **settings: int) -> vpfb.TrainConfig:
+    """A short run in a folder."""
+    small = {"data": "digits", "widths": (8,), "batch_size": 8, "val_fraction": 0.02}
+    return vpfb.TrainConfig(**small, **settings, out=str(folder / "run"))
+
+
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[matplotlib.figure.Figure]:
     """The figures that are made a PNG of."""
@@ -79,10 +85,7 @@ def test_a_run_draws_its_curves_at_its_checks_and_at_its_end(tmp_path: Path, mon
 
     monkeypatch.setattr(record, "curves", count)
     monkeypatch.setattr(record, "DRAWING_SHARE", 0)
-    config = vpfb.TrainConfig(
-        data="digits", steps=8, sample_every=3, log_every=100, preset="tiny", out=str(tmp_path / "run"), device="cpu"
-    )
-    run = vpfb.train(config).run
+    run = vpfb.train(short(tmp_path, steps=8, sample_every=3, log_every=100)).run
     assert lines == [2, 3, 4], "at steps 3, 6 and 8, after the line of step 0"
     assert Image.open(run.curves).format == "PNG"
     assert run_log.read(run.log)["step"] == [0, 3, 6, 8]
@@ -99,6 +102,5 @@ def test_the_curves_of_a_short_run_are_not_drawn_at_every_check(
 
     monkeypatch.setattr(record, "curves", count)
     monkeypatch.setattr(record, "DRAWING_SHARE", 1e9)
-    config = vpfb.TrainConfig(data="digits", steps=4, sample_every=1, preset="tiny", out=str(tmp_path / "run"))
-    vpfb.train(config)
+    vpfb.train(short(tmp_path, steps=4, sample_every=1))
     assert drawings == [1, 4]
