@@ -57,7 +57,7 @@ def test_a_renamed_run_goes_on_in_its_new_folder(vpfb: Vpfb, at_step_two) -> Non
 def test_an_interrupted_run_that_was_renamed_is_resumed_as_the_hint_says(vpfb: Vpfb, at_step_two) -> None:
     def act() -> None:
         Path("run").rename("a b")
-        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)  # nohup ignores SIGHUP
 
     at_step_two(act)
     ran = vpfb(*TRAIN)

@@ -16,6 +16,7 @@ import vpfb_core as vpfb
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.model import model_file
 from vpfb_core.model.trained import TrainedModel
+from vpfb_core.training import checks
 
 MEAN, SCALES = np.array([3.0, -200.0, 5e-4]), np.array([[2.0, 0, 0], [30.0, 40.0, 0], [0, 0, 1e-4]])
 
@@ -87,7 +88,7 @@ def test_the_run_folder_shows_samples_as_rows(trained: vpfb.Model, tmp_path: Pat
     with (out / "samples" / "step-0000002.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["x", "y"]
-    assert len(rows) == 65
+    assert len(rows) == checks.GRID_IMAGES + 1
 
 
 def test_the_best_weights_are_kept_on_a_small_table(tmp_path: Path) -> None:

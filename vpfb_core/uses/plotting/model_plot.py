@@ -23,7 +23,7 @@ from vpfb_core.uses.plotting.two_columns import Scene, Window, landscape, plane
 SAMPLES = 2_000
 PATHS = 60  # of the flow, in the figure
 GRID = 100  # points on each side, at which densities are computed
-FRAMES = 40
+FRAMES = 30
 POINTS = 300  # in the animation
 _TOLERANCE = 1e-3  # of the likelihood of the flow, finer than colours can show
 

@@ -19,6 +19,7 @@ DEPTH = 10.0  # nats below the highest log-density that are told apart by colour
 COLOUR_MAP = "cividis"  # its lightness rises evenly, also for colour-blind people and in grey print
 MARGIN = 0.15  # beyond the data on each side, as a share of their range
 MOST_POINTS = 2_000  # in a scatter plot
+ANIMATION_DPI = 80
 _SQUARE = 4.0  # inches
 
 
@@ -126,7 +127,7 @@ def landscape(scenes: Iterable[Scene], window: Window, columns: Sequence[str]) -
     frames = []
     for scene in scenes:
         drawn = figure(_SQUARE + 0.6, _SQUARE + 0.6)
-        drawn.set_dpi(100)
+        drawn.set_dpi(ANIMATION_DPI)
         axes = plain(drawn.add_subplot())
         side = round(len(scene.log_density) ** 0.5)
         highest = float(np.nanmax(scene.log_density))
