@@ -24,7 +24,7 @@ from vpfb_core.training import checks
 
 ROOT = Path(vpfb_core.__file__).parents[1]
 PAGES = [
-    page for page in (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md"))
+    page for page in (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md"))
     if page.exists()
 ]  # fmt: skip
 GROUP: Any = typer.main.get_command(app.build())
@@ -99,6 +99,23 @@ def shortened(words: list[str]) -> list[str]:
     line = re.sub(r"--time-budget \S+|--steps \d+", "--steps 1", re.sub(r"\B-n \d+", "-n 2", shlex.join(words)))
     more = SMALL.get(words[0], "") + (" --steps 1" if words[0] == "train" and "--steps" not in line else "")
     return shlex.split(line) + shlex.split(more)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", ["own-folder", "outliers", "compose"])
+def test_a_guide_can_be_followed_from_top_to_bottom(vpfb: Vpfb, guide: str) -> None:
+    page = ROOT / "docs" / "guides" / f"{guide}.md"
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
+        if language == "python":
+            exec(compile(block, str(page), "exec"), {})
+            continue
+        for words in filter(None, map(arguments, block.splitlines())):
+            if "./new" in words or "--conditional" in words:  # folders that the reader has, and the guide has not
+                continue
+            done = vpfb(*shortened(words))
+            assert done.code == 0, (words, done.err)
+    for picture in re.findall(r"\]\((\.\./pictures/\S+)\)", page.read_text("utf-8")):
+        assert (page.parent / picture).is_file(), picture
 
 
 def test_the_tour_of_the_readme_and_the_first_trainings_run(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def info(
     machine: Machine,
     say: Output,
 ) -> None:
-    """Describe a model; without a name, list the runs. With --plot, draw training curves.
+    """Describe a model, list all runs, or draw the training curves of runs.
 
     Example:
       vpfb info
