@@ -11,7 +11,7 @@ from vpfb_core.uses.calibration import SHARE
 # The time in which a process saves and ends, as a share of that in which it got ready; both are long on a busy machine.
 LEAVING_SHARE = 0.2
 # The largest share for the end of a run of the time that a budget leaves when the steps begin.
-ENDING_SHARE = 1 / 3
+ENDING_SHARE = 1 / 4
 
 
 class Clock:
@@ -79,9 +79,9 @@ class Clock:
     def _for_steps(self) -> float:
         """The part of the time budget for training steps, in seconds.
 
-        The last check, the calibration and the last save get the rest: at most a third of what is left of the budget
-        when the steps begin. Half of the whole budget is thus for steps where a quarter of it was over by then; a busy
-        machine may take longer to get there.
+        The last check, the calibration and the last save get the rest: at most a quarter of what is left of the
+        budget when the steps begin. Half of the whole budget is thus for steps where a third of it was over by then; a
+        busy machine may take longer to get there.
         """
         budget = self.config.optimiser.time_budget or 0.0
         saving = 1.0 + LEAVING_SHARE * self._waited
