@@ -76,13 +76,16 @@ class TableStatistics(Statistics):
 
     def restore(self, z: Tensor) -> Tensor:
         """Rows, float64 (…, d), in which discrete columns are rounded."""
-        z = z.to(exact_device(z.device), torch.float64)
-        mean, std, step, low, high = (
-            _as_tensor(each, z.device) for each in (self.mean, self.std, self.step, self.low, self.high)
-        )
-        values = z * std + mean
+        values = self.unrounded(z)
+        step, low, high = (_as_tensor(each, values.device) for each in (self.step, self.low, self.high))
         rounded = (low + ((values - low) / step.where(step > 0, 1)).round() * step).clamp(low, high)
         return torch.where(step > 0, rounded, values)
+
+    def unrounded(self, z: Tensor) -> Tensor:
+        """Rows, float64 (…, d), in which discrete columns have any value, such as points on the way from noise."""
+        z = z.to(exact_device(z.device), torch.float64)
+        mean, std = (_as_tensor(each, z.device) for each in (self.mean, self.std))
+        return z * std + mean
 
     def public(self, values: Tensor) -> Tensor:
         """The rows as float64."""

@@ -11,14 +11,12 @@ from torch import Tensor
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.machine.csv_files import csv_table
 
-ENDINGS = (".csv", ".tsv", ".npy")
-
 
 def rows_file(ending: str, statistics: TableStatistics, rows: Tensor, classes: Sequence[str] | None = None) -> bytes:
     """The contents of a file of rows.
 
     Args:
-        ending: the ending of its name, one of `ENDINGS`. An .npy file has no names of columns and no classes.
+        ending: the ending of its name: .csv, .tsv or .npy. An .npy file has no names of columns and no classes.
         statistics: the statistics of the table, which name the columns.
         rows: float64 (N, d).
         classes: the class of each row, which becomes the last column.

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Transports
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import log_density
-from vpfb_core.uses.draw import Drawn, sample
+from vpfb_core.uses.draw import sample
 from vpfb_core.uses.pictures import gif
 from vpfb_core.uses.plotting.pairs import pairs
 from vpfb_core.uses.plotting.two_columns import Scene, Window, landscape, plane
@@ -30,7 +30,7 @@ _TOLERANCE = 1e-3  # of the likelihood of the flow, finer than colours can show
 
 def columns_of(model: TrainedModel) -> tuple[str, ...]:
     """The names of the columns of a model of a table; () for a model of images."""
-    return tuple(getattr(model.statistics, "columns", ()))
+    return model.statistics.columns if isinstance(model.statistics, TableStatistics) else ()
 
 
 def plot(model: TrainedModel, rows: Tensor, title: str, seed: int = 0) -> bytes:
@@ -48,17 +48,18 @@ def plot(model: TrainedModel, rows: Tensor, title: str, seed: int = 0) -> bytes:
         SolverError: a sample did not reach the end of the flow.
     """
     columns = require_columns(model)
+    if len(columns) == 2:
+        model.require("flow", "a plot of two columns")
     samples = sample(model, SAMPLES, seed).require_success().images
     if len(columns) != 2:
         return pairs(rows.numpy(), samples.numpy(), columns, title)
-    model.require("flow", "a plot of two columns")
     window = Window.of(np.concatenate([rows.numpy(), samples[:PATHS].numpy()]))
     points = torch.from_numpy(window.grid(GRID))
     density = log_density(
         model, points, method="ode", dequantise=False, batch_size=len(points),
         rtol=_TOLERANCE, atol=_TOLERANCE,
     )  # fmt: skip
-    paths = _path(model, sample(model, PATHS, seed, method="heun", nfe=2 * FRAMES, keep_path=True))
+    paths = _path(model, PATHS, seed)
     return plane(rows.numpy(), samples.numpy(), density.numpy(), paths, window, columns, "learned log-density", title)
 
 
@@ -76,8 +77,7 @@ def animate(model: TrainedModel, rows: Tensor, seed: int = 0) -> bytes:
         raise ConfigError(f"an animation shows two columns, and the model has {len(columns)}", hint="-o plot.png")
     for capability in ("flow", "energy"):
         model.require(capability, "an animation")
-    drawn = sample(model, POINTS, seed, method="heun", nfe=2 * FRAMES, keep_path=True).require_success()
-    path = _path(model, drawn)
+    path = _path(model, POINTS, seed)
     window = Window.of(np.concatenate([rows.numpy(), path[0]]))
     u = model.statistics.standardise(torch.from_numpy(window.grid(GRID)), model.device)
     return gif(landscape(_scenes(model, u, path), window, columns), seconds=5)
@@ -104,13 +104,9 @@ def require_columns(model: TrainedModel) -> tuple[str, ...]:
     raise ConfigError("the model is of images, of which there is no such plot", hint="vpfb sample -n 64 -o grid.png")
 
 
-def _path(model: TrainedModel, drawn: Drawn) -> np.ndarray:
-    """The states of samples at every step, (T, K, d), in the units of the columns, without rounding."""
-    solution = drawn.require_success().solution
-    assert solution.path is not None
-    return _unrounded(model.statistics, solution.path).numpy()
-
-
-def _unrounded(statistics: Statistics, z: Tensor) -> Tensor:
-    mean, std = (torch.tensor(getattr(statistics, name), dtype=torch.float64) for name in ("mean", "std"))
-    return z.cpu().double() * std + mean
+def _path(model: TrainedModel, count: int, seed: int) -> np.ndarray:
+    """The states of `count` samples at every step of the flow, (FRAMES + 1, count, d), in the units of the columns."""
+    drawn = sample(model, count, seed, method="heun", nfe=2 * FRAMES, keep_path=True).require_success()
+    assert drawn.solution.path is not None
+    assert isinstance(model.statistics, TableStatistics)
+    return model.statistics.unrounded(drawn.solution.path).cpu().numpy()
