@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vpfb_cli.wording import one_of
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine.files import require_writable
 
@@ -26,7 +27,7 @@ def require_file(option: str, out: str | Path, endings: Sequence[str], inputs: M
     if str(out).endswith(os.sep):
         raise DataError(f"cannot write {out}: it is a folder", hint="name a file in it")
     if path.suffix.lower() not in endings and not path.is_dir():
-        raise ConfigError(f"cannot write '{out}': {option} is a {endings[0]} file")
+        raise ConfigError(f"cannot write '{out}': {option} is a {one_of([each for each in endings if each])} file")
     require_apart(out, inputs, option)
     require_writable(path)
 
