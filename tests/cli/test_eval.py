@@ -12,6 +12,7 @@ from miniatures import write_mnist
 from PIL import Image
 from torchvision.models import resnet18
 
+from vpfb_core.data import load
 from vpfb_core.dynamics.solver import DEFAULT_METHOD
 from vpfb_core.uses.evaluation import classifier, features, weights
 
@@ -69,6 +70,29 @@ def test_people_get_a_table_with_the_conditions_beside_it(vpfb: Vpfb) -> None:
     assert f"4 gradient evaluations per image by {DEFAULT_METHOD}" in ran.err
     quiet = vpfb(*argv, "-q")
     assert (quiet.out, quiet.err) == (ran.out, "")
+
+
+def test_statistics_are_a_table_of_their_own(vpfb: Vpfb) -> None:
+    argv = ["eval", "--data", "digits", "-m", "digits", *FEW, "--metrics", "statistics"]
+    ran = vpfb(*argv, "--json")
+    assert ran.code == 0, ran.err
+    found = ran.json["metrics"]
+    assert set(found) == {"statistics"}
+    rows = {row["name"]: row for row in found["statistics"]["rows"]}
+    assert {"brightness", "contrast", "edges", "histogram:0.5", "class:9"} <= set(rows)
+    assert all(set(row) == {"name", "real", "samples", "gap_sd", "gap_se"} for row in rows.values())
+    assert (found["statistics"]["n"], found["statistics"]["nfe"], ran.json["nfe"]) == (12, 4, 4)
+    images = load("digits", limit=12).images
+    assert rows["brightness"]["real"] == pytest.approx(images.numpy().mean() / 255)
+    lines = [line.split() for line in vpfb(*argv).out.splitlines()]
+    assert lines[0][:3] == ["statistic", "real", "samples"]
+    assert [line[0] for line in lines[1:]] == list(rows)
+
+
+def test_statistics_stand_below_other_figures(vpfb: Vpfb) -> None:
+    ran = vpfb("eval", "--data", "digits", "-m", "digits", *FEW, "--metrics", "statistics,frechet")
+    assert ran.code == 0, ran.err
+    assert [line.split()[0] for line in ran.out.splitlines() if line][:3] == ["metric", "frechet", "statistic"]
 
 
 def test_the_same_seed_gives_the_same_figures(vpfb: Vpfb) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vpfb_core.data import InMemory
-    from vpfb_core.uses.evaluation import Report
+    from vpfb_core.uses.evaluation import Gaps, Report
 
 METRICS, FEATURES = "Metrics", "Features"
 
@@ -47,8 +47,8 @@ def eval_(
             "--metrics LIST",
             METRICS,
             "Names joined by commas: fid, kid, frechet, kernel, precision, recall, density, coverage, 1nn, residual, "
-            "bpd, bpd_flow (slow); for tables sliced and nll.",
-            show_default="all that need no download, except bpd_flow",
+            "bpd, bpd_flow (slow), statistics (a table of brightness, edges and others); for tables sliced and nll.",
+            show_default="all that need no download, except bpd_flow and statistics",
         ),
     ] = None,
     n: Annotated[
@@ -107,6 +107,7 @@ def eval_(
       vpfb eval --data mnist -m runs/001-mnist
       vpfb eval --data cifar:train --metrics fid,kid -n 50000
       vpfb eval --data table.csv -m runs/002-table
+      vpfb eval --data digits --metrics statistics
       vpfb eval --data mnist --fit-features
       vpfb eval --data mnist --features classifier
     """
@@ -146,7 +147,7 @@ def eval_(
     document = {
         "model": model_name,
         "data": source,
-        "metrics": {name: figure.document() for name, figure in report.metrics.items()},
+        "metrics": report.document(),
         "nfe": report.nfe,
         "seconds": report.seconds,
     }
@@ -162,12 +163,30 @@ def _explain(say: Output, report: Report) -> None:
         say.note(f"bpd describes images blurred by {bpd.details['blur_grey_levels']:.2g} grey levels")
     samples = ""
     if report.nfe is not None:
-        solver = next(figure.solver for figure in report.metrics.values() if figure.solver)
-        samples = f"samples: {report.nfe:.0f} gradient evaluations per image by {solver}; "
+        samples = f"samples: {report.nfe:.0f} gradient evaluations per image by {report.solver}; "
     say.note(f"{samples}{duration(report.seconds)}")
 
 
 def _table(report: Report) -> RenderableType:
+    """The table of the figures, and below it that of the statistics."""
+    from rich.console import Group
+
+    if report.statistics is None:
+        return _figures(report)
+    of_statistics = _statistics(report.statistics)
+    return Group(_figures(report), "", of_statistics) if report.metrics else of_statistics
+
+
+def _statistics(found: Gaps) -> RenderableType:
+    columns = ["statistic", "real", "samples", "gap (deviations)", "gap (standard errors)"]
+    rows = (
+        (gap.name, f"{gap.real:.4g}", f"{gap.samples:.4g}", f"{gap.gap_sd:+.2f}", f"{gap.gap_se:+.1f}")
+        for gap in found.rows
+    )
+    return output.table(columns, rows)
+
+
+def _figures(report: Report) -> RenderableType:
     columns = ["metric", "value", "better", "n", "split", "features"]
     rows = (
         (name, f"{figure.value:.4g}", figure.better, f"{figure.n:,}", figure.split, figure.extractor or "-")

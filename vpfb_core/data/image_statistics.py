@@ -59,7 +59,11 @@ class ImageStatistics(Statistics):
 
     def restore(self, z: Tensor) -> Tensor:
         """Images, float32 in [0, 1], from standardised data z (…, C, H, W)."""
-        return (z * self.std + self._mean(z)).clamp(0, 1)
+        return self.unrounded(z).clamp(0, 1)
+
+    def unrounded(self, z: Tensor) -> Tensor:
+        """Images, float32, whose values may be outside [0, 1]."""
+        return z * self.std + self._mean(z)
 
     def public(self, values: Tensor) -> Tensor:
         """Images as floats in [0, 1]."""

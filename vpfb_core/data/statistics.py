@@ -39,6 +39,10 @@ class Statistics(ABC):
         """Values from standardised data z (…, *shape), such as an image file or a table contains."""
 
     @abstractmethod
+    def unrounded(self, z: Tensor) -> Tensor:
+        """Values as of `restore`, but without rounding and without limits, as an affine function of z."""
+
+    @abstractmethod
     def public(self, values: Tensor) -> Tensor:
         """The values in the form of `restore`."""
 

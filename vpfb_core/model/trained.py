@@ -47,6 +47,11 @@ class TrainedModel:
     reference: Reference | None = None
 
     @property
+    def untilted(self) -> TrainedModel:
+        """The model without its tilt."""
+        return self
+
+    @property
     def device(self) -> torch.device:
         """The device of the field."""
         return next(self.field.parameters()).device

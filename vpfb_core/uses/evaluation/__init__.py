@@ -5,8 +5,8 @@ report = evaluation.evaluate(model, plan)
 report.metrics["precision"].value
 """
 
-from vpfb_core.uses.evaluation.measurement import Figure, Report, evaluate
+from vpfb_core.uses.evaluation.measurement import Figure, Gaps, Report, evaluate
 from vpfb_core.uses.evaluation.metrics import METRICS
 from vpfb_core.uses.evaluation.preparation import Plan, prepare
 
-__all__ = ["METRICS", "Figure", "Plan", "Report", "evaluate", "prepare"]
+__all__ = ["METRICS", "Figure", "Gaps", "Plan", "Report", "evaluate", "prepare"]

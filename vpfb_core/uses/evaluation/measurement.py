@@ -21,6 +21,8 @@ from vpfb_core.uses.evaluation import cache, distances, features, neighbours
 from vpfb_core.uses.evaluation.metrics import METRICS
 from vpfb_core.uses.evaluation.preparation import Plan
 from vpfb_core.uses.evaluation.weights import is_standard
+from vpfb_core.uses.matching.gaps import Gap, gaps
+from vpfb_core.uses.matching.measures import Measures
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_BATCH = 256
 # The approximate costs per image in gradient evaluations, from which the progress is computed.
 _ADAPTIVE, _FEATURES, _READ, _FLOW = 100, 4, 1, 250
+STATISTICS = "statistics"
+_NO_FEATURES = features.Extractor("none", None, "none", lambda images: images.new_empty(len(images), 0))
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,28 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Gaps:
+    """The gaps between the statistics of samples and of real data, with the conditions of their measurement.
+
+    Attributes:
+        rows: one gap per statistic.
+        n, split, seed, resize, solver, nfe: as of `Figure`.
+    """
+
+    rows: tuple[Gap, ...]
+    n: int
+    split: str
+    seed: int
+    resize: str
+    solver: str
+    nfe: float
+
+    def document(self) -> dict[str, Any]:
+        """The gaps and the conditions as JSON values in one dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Report:
     """The result of an evaluation.
 
@@ -75,12 +101,26 @@ class Report:
         nfe: the mean number of gradient evaluations per sample; None without samples.
         seconds: the duration of the evaluation.
         reused: whether the features of the real images were in the cache.
+        statistics: the gaps of the statistics; None if they were not requested.
     """
 
     metrics: dict[str, Figure]
     nfe: float | None
     seconds: float
     reused: bool
+    statistics: Gaps | None = None
+
+    @property
+    def solver(self) -> str | None:
+        """The solver of the samples; None without samples."""
+        if self.statistics is not None:
+            return self.statistics.solver
+        return next((figure.solver for figure in self.metrics.values() if figure.solver), None)
+
+    def document(self) -> dict[str, Any]:
+        """The figures and the gaps by name, as JSON values."""
+        found = {name: figure.document() for name, figure in self.metrics.items()}
+        return found | ({"statistics": self.statistics.document()} if self.statistics else {})
 
 
 def evaluate(
@@ -113,17 +153,17 @@ def evaluate(
     chosen, _ = methods.choose_sampling(model.method, solver)
     work = _Evaluation(model, plan, chosen, solver, seed, batch_size, on_progress)
     figures: dict[str, Figure] = {}
-    drawn = None
-    if plan.extractor is not None:
-        drawn = work.draw(plan.extractor)
-        if drawn is not None:
-            figures |= work.compare(drawn, plan.extractor)
+    drawn = statistics = None
+    if work.extractor is not None and (drawn := work.draw(work.extractor)) is not None:
+        figures |= work.compare(drawn, work.extractor)
+        if STATISTICS in plan.metrics:
+            statistics = work.gaps(drawn)
     measures = {"residual": work.residual, "bpd": work.bits, "bpd_flow": work.bits_by_flow, "nll": work.nats_by_flow}
     for name, measure in measures.items():
         if name in plan.metrics and (figure := measure()) is not None:
             figures[name] = figure
     nfe, reused = (drawn.nfe, drawn.reused) if drawn is not None else (None, False)
-    return Report(figures, nfe, time.monotonic() - began, reused)
+    return Report(figures, nfe, time.monotonic() - began, reused, statistics)
 
 
 @dataclass(frozen=True)
@@ -165,7 +205,8 @@ class _Evaluation:
         self.group = distributed.group()
         self.on_progress, self.done = on_progress, 0.0
         self.draw_cost = solver.nfe or _ADAPTIVE
-        self.total = float(plan.extractor is not None) * len(self.real) * (self.draw_cost + 2 * _FEATURES)
+        self.extractor = plan.extractor or (_NO_FEATURES if STATISTICS in plan.metrics else None)
+        self.total = float(self.extractor is not None) * len(self.real) * (self.draw_cost + 2 * _FEATURES)
         self.total += len(self.unseen) * _READ * sum(name in plan.metrics for name in ("residual", "bpd"))
         self.total += len(self.unseen[: plan.flow_images]) * _FLOW * bool({"bpd_flow", "nll"} & set(plan.metrics))
 
@@ -242,6 +283,15 @@ class _Evaluation:
                     in_pixels = neighbours.compare(*(features.pixels(each).to(device) for each in (samples, self.real)))
                     figures["1nn_pixels"] = self._nearest(in_pixels, **common, extractor=features.PIXELS)
         return figures
+
+    def gaps(self, found: _Drawn) -> Gaps:
+        """The gaps between the statistics of the samples and those of the real data."""
+        measures = Measures.of(self.model)
+        of_samples, of_real = (measures.measure(values, self.batch_size) for values in (found.samples, self.real))
+        return Gaps(
+            tuple(gaps(measures.columns, of_samples, of_real)), len(self.real), self.plan.real.split, self.seed,
+            self.plan.real.resize, self.solver.in_words(), found.nfe,
+        )  # fmt: skip
 
     def residual(self) -> Figure | None:
         """The first validation figure of the method."""

@@ -12,7 +12,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.uses.evaluation import neighbours
 from vpfb_core.uses.evaluation.features import INCEPTION
 
-LOWER, HIGHER, HALF = "lower", "higher", "0.5"
+LOWER, HIGHER, HALF, NEAREST = "lower", "higher", "0.5", "0"
 IMAGES, TABLE = (ImageStatistics.kind,), (TableStatistics.kind,)
 BOTH = IMAGES + TABLE
 
@@ -49,9 +49,10 @@ METRICS: dict[str, Metric] = {
     "bpd": Metric(LOWER, kinds=IMAGES),
     "bpd_flow": Metric(LOWER, kinds=IMAGES),
     "nll": Metric(LOWER, kinds=TABLE),
+    "statistics": Metric(NEAREST, 2),
 }
 INCEPTION_ONLY = {"fid": "frechet", "kid": "kernel"}  # metrics of Inception → their names with other features
-COSTLY = ("bpd_flow",)  # computed only if requested
+ON_REQUEST = ("bpd_flow", "statistics")  # the first is slow, and the second is a table of its own
 
 
 def find(names: Iterable[str]) -> tuple[str, ...]:
@@ -72,7 +73,7 @@ def find(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def defaults(extractor: str, kind: str, *, calibrated: bool, flows: bool = True) -> tuple[str, ...]:
-    """All metrics that these features and a model allow, except the costly ones.
+    """All metrics that these features and a model allow, except those of `ON_REQUEST`.
 
     Args:
         extractor: the name of the features.
@@ -84,7 +85,9 @@ def defaults(extractor: str, kind: str, *, calibrated: bool, flows: bool = True)
     if not calibrated:
         left_out.add("bpd")
     left_out |= {"nll"} if not flows else set()
-    return tuple(name for name, metric in METRICS.items() if kind in metric.kinds and name not in {*left_out, *COSTLY})
+    return tuple(
+        name for name, metric in METRICS.items() if kind in metric.kinds and name not in {*left_out, *ON_REQUEST}
+    )
 
 
 def check_kind(names: Sequence[str], kind: str) -> None:
