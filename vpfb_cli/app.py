@@ -12,6 +12,7 @@ import vpfb_core
 from vpfb_cli import output
 from vpfb_cli.commands.compose import compose
 from vpfb_cli.commands.data import data
+from vpfb_cli.commands.encode import encode
 from vpfb_cli.commands.eval import eval_
 from vpfb_cli.commands.info import info
 from vpfb_cli.commands.interpolate import interpolate
@@ -23,7 +24,9 @@ from vpfb_cli.commands.train import train
 from vpfb_cli.options import option, spelled_out
 
 # One function per command, named as the command is, in the order of `vpfb --help`; see `register`.
-COMMANDS: tuple[Callable[..., None], ...] = (train, sample, interpolate, compose, ood, score, eval_, info, plot, data)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    train, sample, interpolate, encode, compose, ood, score, eval_, info, plot, data,
+)  # fmt: skip
 
 
 def _print_version(wanted: bool) -> None:

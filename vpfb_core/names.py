@@ -19,7 +19,7 @@ class MethodName:
         module: the module that contains its class.
         attribute: the name of the class.
         gives: the capabilities of the method: "energy"; "flow", from noise to data and back; "density", if its energies
-            are calibrated to normalised densities.
+            are calibrated to normalised densities; "code", if it describes each datum by a code.
         sampling: the options of sampling that only this method has, beside the solver.
     """
 
@@ -28,6 +28,10 @@ class MethodName:
     attribute: str
     gives: tuple[str, ...]
     sampling: tuple[str, ...] = ()
+
+    def has(self, capability: str) -> bool:
+        """Whether the method has a capability. A flow gives each datum a code: the noise from which it comes."""
+        return capability in self.gives or (capability == "code" and "flow" in self.gives)
 
 
 METHODS: dict[str, MethodName] = {
@@ -69,8 +73,8 @@ MCMC = ("none", "ula", "mala", "smc")
 
 
 def methods_with(capability: str) -> list[str]:
-    """The names of the methods that have a capability, "energy", "flow" or "density"."""
-    return [name for name, method in METHODS.items() if capability in method.gives]
+    """The names of the methods that have a capability, "energy", "flow", "density" or "code"."""
+    return [name for name, method in METHODS.items() if method.has(capability)]
 
 
 OURS = "vpfb:"  # before the name of a built-in model, which is then no path

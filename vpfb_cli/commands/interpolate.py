@@ -74,10 +74,9 @@ def interpolate(
 
         from vpfb_core.data.single import read_image
         from vpfb_core.dynamics.per_sample import rms_distance
-        from vpfb_core.machine import noise
         from vpfb_core.machine.files import require_writable, write_bytes
-        from vpfb_core.methods.transport import ENCODING_SOLVER
         from vpfb_core.uses import pictures
+        from vpfb_core.uses.draw import prior_codes
     kind = pictures.output_format(out)
     _check_combination(n, out, kind, rows, from_, to)
     count = 1 if from_ is not None else rows or ROWS
@@ -88,7 +87,8 @@ def interpolate(
         )
     require_apart(out, {"--from": from_, "--to": to})
     require_writable(Path(out))
-    solver = flow.choose() if flow.given else ENCODING_SOLVER
+    if flow.given:
+        flow.choose()  # refuses a wrong solver before the model is loaded
     loaded, name = open_model(say, model, machine)
     require_images(loaded, "interpolate")
     condition.warn_if_idle(say, loaded)
@@ -99,14 +99,14 @@ def interpolate(
         "condition": condition.class_,
         "guidance": condition.guidance,
         "batch_size": batch_size,
-        **solver.arguments,
+        **flow.arguments,
     }
     pair = None
     if from_ is not None and to is not None:
         pair = torch.stack([read_image(path, loaded.shape) for path in (from_, to)])
     with progress(say, "interpolating") as bar:
         if pair is None:
-            codes = noise.normal(loaded.shape, machine.seed, range(2 * count))
+            codes = prior_codes(loaded, machine.seed, range(2 * count))
         else:
             codes = loaded.encode(pair, **settings)
         bar.update(1 / (1 + n))

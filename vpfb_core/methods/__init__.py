@@ -30,7 +30,7 @@ def register(method: type[Method], *, summary: str, gives: tuple[str, ...]) -> N
     Args:
         method: the class of the method.
         summary: one line that says what it is.
-        gives: the capabilities of the method: "energy", "flow", "density".
+        gives: the capabilities of the method: "energy", "flow", "density", "code".
     """
     options = method.SamplingOptions.names()
     names.METHODS[method.name] = names.MethodName(summary, method.__module__, method.__name__, gives, options)
@@ -87,16 +87,16 @@ def choose_sampling(method: Method, arguments: Mapping[str, Any]) -> tuple[Solve
 
 
 def gives(name: str, capability: str) -> bool:
-    """Whether a method has a capability, "energy", "flow" or "density"."""
+    """Whether a method has a capability, "energy", "flow", "density" or "code"."""
     row = names.METHODS.get(name)
-    return row is not None and capability in row.gives
+    return row is not None and row.has(capability)
 
 
 def require(capability: str, name: str, use: str) -> None:
     """Raise ConfigError if a method lacks a capability.
 
     Args:
-        capability: "energy", "flow" or "density".
+        capability: "energy", "flow", "density" or "code".
         name: the name of the method.
         use: what needs the capability, as the subject of a sentence, such as "out-of-distribution detection".
     Raises:
@@ -108,6 +108,7 @@ def require(capability: str, name: str, use: str) -> None:
         "energy": ("an energy", "one"),
         "flow": ("a flow from noise to data", "one"),
         "density": ("energies of known normalisation", "them"),
+        "code": ("a code of each datum", "one"),
     }[capability]
     raise ConfigError(
         f"{use} needs {what}, which a model trained with --method {name} does not have",

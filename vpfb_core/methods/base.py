@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.ode import Solution
-from vpfb_core.dynamics.solver import Solver
+from vpfb_core.dynamics.solver import ENCODING_SOLVER, Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise, precision
 from vpfb_core.methods import transport
@@ -454,6 +454,52 @@ class Method(ABC):
         if not isinstance(field, Transports):
             raise ConfigError(f"the method {self.name} has no flow and no other way to draw samples")
         return transport.decode(field, codes, condition, solver, guidance=guidance, keep_path=keep_path)
+
+    def code_shape(self, data: DataShape) -> tuple[int, ...]:
+        """The shape of the code of a datum; by default that of the datum itself. Codes have unit variance.
+
+        Args:
+            data: the shape of the data that the model is for.
+        """
+        return data.shape
+
+    def encode(
+        self,
+        field: Any,
+        data: Tensor,
+        condition: Tensor | None,
+        solver: Solver | None = None,
+        *,
+        guidance: float | None = None,
+    ) -> Solution:
+        """The codes of data; by default the points of the prior from which they come along the flow of the field.
+
+        Args:
+            field: the field.
+            data: data of unit variance, (N, …).
+            condition: class indices, int64 (N, G), or None.
+            solver: the solver; None is the default of the method.
+            guidance: the guidance weight; None uses none.
+        Returns:
+            A `Solution` whose x are the codes, (N, *code_shape).
+        """
+        return transport.encode(field, data, condition, solver or ENCODING_SOLVER, guidance=guidance)
+
+    def decode(
+        self,
+        field: Any,
+        codes: Tensor,
+        condition: Tensor | None,
+        solver: Solver | None = None,
+        *,
+        guidance: float | None = None,
+    ) -> Solution:
+        """The data of codes; the inverse of `encode`, whose arguments it takes.
+
+        Returns:
+            A `Solution` whose x are data of unit variance, (N, …).
+        """
+        return transport.decode(field, codes, condition, solver or ENCODING_SOLVER, guidance=guidance)
 
     def calibrate(
         self, field: Any, data: Validation, classes: Sequence[int], gradients: int | None, batch_size: int

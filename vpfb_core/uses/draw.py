@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,9 @@ from torch import Tensor
 from vpfb_core import methods
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.slerp import slerp
-from vpfb_core.dynamics.solver import ENCODING_SOLVER, Solver
+from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
-from vpfb_core.methods import transport
 from vpfb_core.methods.guidance import check_guidance
 from vpfb_core.model.conditions import Condition, condition_tensor
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
@@ -117,15 +116,15 @@ def decode(
     batch_size: int = DEFAULT_BATCH,
     **solver: Any,
 ) -> Tensor:
-    """Images, float32 (N, C, H, W) in [0, 1] on the CPU, from points of the prior `codes`, (N, C, H, W).
+    """Images, float32 (N, C, H, W) in [0, 1] on the CPU, from codes such as `encode` returns, (N, *code_shape).
 
-    Other arguments are those of `sample`; the default solver is `ENCODING_SOLVER`.
+    Other arguments are those of `sample`; the default solver is that of `encode`.
 
     Raises:
         SolverError: a sample did not reach the end of the flow.
     """
-    model.require("flow", "decoding")
-    ends = _transport(model, transport.decode, "decoding", codes, condition, guidance, batch_size, solver)
+    model.require("code", "decoding")
+    ends = _coded(model, model.method.decode, "decoding", codes, model.shape, condition, guidance, batch_size, solver)
     return model.statistics.restore(ends)
 
 
@@ -138,17 +137,24 @@ def encode(
     batch_size: int = DEFAULT_BATCH,
     **solver: Any,
 ) -> Tensor:
-    """Points of the prior, float32 (N, C, H, W) on the CPU, from images (N, C, H, W), uint8 or in [0, 1].
+    """The codes of images (N, C, H, W), uint8 or in [0, 1], float32 (N, *code_shape) on the CPU.
 
-    Images are encoded by the reverse flow. Other arguments are those of `sample`; the default solver is
-    `ENCODING_SOLVER`.
+    The method says what a code is (`Method.encode`). For a flow it is the point of the prior from which the image
+    comes, (N, C, H, W). Other arguments are those of `sample`; the default solver of a flow is `ENCODING_SOLVER`.
 
     Raises:
         SolverError: an image did not reach the prior.
     """
-    model.require("flow", "encoding")
+    model.require("code", "encoding")
+    shape = model.method.code_shape(model.data_shape)
     data = model.standardise(images)
-    return _transport(model, transport.encode, "encoding", data, condition, guidance, batch_size, solver)
+    return _coded(model, model.method.encode, "encoding", data, shape, condition, guidance, batch_size, solver)
+
+
+def prior_codes(model: TrainedModel, seed: int, indices: Iterable[int]) -> Tensor:
+    """Codes of unit variance, float32 (len(indices), *code_shape), that are fixed by (seed, index)."""
+    model.require("code", "a point of the prior")
+    return noise.normal(model.method.code_shape(model.data_shape), seed, indices)
 
 
 def interpolate(
@@ -160,11 +166,11 @@ def interpolate(
     condition: Condition = None,
     **settings: Any,
 ) -> Tensor:
-    """The images between pairs of points of the prior, by spherical interpolation (`dynamics.slerp`).
+    """The images between pairs of codes, by spherical interpolation (`dynamics.slerp`).
 
     Args:
-        model: a model with a flow.
-        start, end: points of the prior, such as `encode` returns, (N, C, H, W).
+        model: a model with codes.
+        start, end: codes, such as `encode` returns, (N, *code_shape).
         frames: the number of images per pair, including both ends, at least 2.
         condition: the condition of each pair, as in `sample`.
         settings: guidance, batch_size and a solver, as in `decode`.
@@ -216,24 +222,25 @@ def conditions_on_device(model: TrainedModel, conditions: Tensor | None, rows: s
     return None if conditions is None else conditions[rows].to(model.device)
 
 
-def _transport(
+def _coded(
     model: TrainedModel,
-    along: Callable[..., Solution],
+    convert: Callable[..., Solution],
     use: str,
     points: Tensor,
+    shape: tuple[int, ...],
     condition: Condition,
     guidance: float | None,
     batch_size: int,
     solver: dict[str, Any],
 ) -> Tensor:
-    """The ends of the flow, like `points` on the CPU, in the direction of `transport.decode` or `transport.encode`."""
-    chosen = Solver.choose(**solver) if solver else ENCODING_SOLVER
+    """The results, (N, *shape) on the CPU, of `Method.decode` or `Method.encode` for these codes or data."""
+    chosen = Solver.choose(**solver) if solver else None
     conditions = conditions_of(model, condition, len(points), guidance=guidance, use=use)
     if not len(points):
-        return torch.empty(points.shape)
+        return torch.empty(0, *shape)
 
     def solve(points: Tensor, conditions: Tensor | None, _rows: slice) -> Solution:
-        return along(model.field, points, conditions, chosen, guidance=guidance)
+        return convert(model.field, points, conditions, chosen, guidance=guidance)
 
     return _in_batches(model, solve, points, conditions, batch_size).require_success().x
 

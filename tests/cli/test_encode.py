@@ -1,0 +1,100 @@
+"""`vpfb encode`: tables of codes, clusters, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from cli_runner import Vpfb
+from PIL import Image
+
+QUICK = ("--solver", "euler", "--nfe", "2", "--threads", "1")
+
+
+@pytest.fixture
+def pictures(vpfb: Vpfb) -> Path:
+    """Six small pictures in the current folder."""
+    assert vpfb("sample", "-m", "digits", "-n", "6", "--nfe", "2", "-o", "pictures/").code == 0
+    for path in Path("pictures").iterdir():
+        Image.open(path).save(Path("pictures") / f"n{path.stem}.bmp")
+        path.unlink()
+    return Path("pictures")
+
+
+def read(path: str) -> list[list[str]]:
+    with Path(path).open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_every_image_of_a_folder_gets_its_code(vpfb: Vpfb, pictures: Path) -> None:
+    ran = vpfb("encode", str(pictures), "-m", "digits", "-o", "codes.csv", *QUICK, "--json")
+    assert (ran.code, ran.json) == (
+        0, {"model": "digits", "output": "codes.csv", "n": 6, "dimension": 64, "clusters": None},
+    )  # fmt: skip
+    columns, *rows = read("codes.csv")
+    assert columns == ["file", *(f"code_{i}" for i in range(64))]
+    assert [row[0] for row in rows] == sorted(path.name for path in pictures.iterdir())
+    values = torch.tensor([[float(value) for value in row[1:]] for row in rows])
+    assert 0.5 < values.std() < 2
+
+
+def test_clusters_are_a_column_and_a_montage(vpfb: Vpfb, pictures: Path) -> None:
+    line = ("encode", str(pictures), "-m", "digits", "--clusters", "2", "--montage", "groups.png", *QUICK)
+    ran = vpfb(*line, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["clusters"] == 2
+    columns, *rows = read("codes.csv")
+    assert columns[-1] == "cluster"
+    labels = [int(row[-1]) for row in rows]
+    assert labels.count(0) >= labels.count(1) >= 1
+    assert Image.open("groups.png").size == (2 + 66 * labels.count(0), 2 + 66 * 2)
+    again = vpfb(*line, "-o", "-", "-q")
+    assert again.out.splitlines() == Path("codes.csv").read_text().splitlines()
+
+
+def test_rows_of_a_table_are_encoded_by_their_numbers(vpfb: Vpfb) -> None:
+    Path("table.csv").write_text("a,b\n" + "".join(f"{i},{i * i / 7}\n" for i in range(30)))
+    train = ("train", "--data", "table.csv", "--steps", "2", "--set", "width=8", "--set", "depth=1", "--out", "run")
+    assert vpfb(*train, "--threads", "1", "-q").code == 0
+    ran = vpfb("encode", "table.csv", "-m", "run", *QUICK, "--json")
+    assert ran.json | {"model": ""} == {"model": "", "output": "codes.csv", "n": 30, "dimension": 2, "clusters": None}
+    columns, *rows = read("codes.csv")
+    assert (columns, [row[0] for row in rows]) == (["row", "code_0", "code_1"], [str(i) for i in range(1, 31)])
+    refused = vpfb("encode", "table.csv", "-m", "run", "--clusters", "2", "--montage", "groups.png", *QUICK)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "--montage is for images" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("digits -m digits --montage groups.png", 2, "--montage needs --clusters K"),
+        ("pictures -m digits --clusters 0", 2, "0 is not at least 1"),
+        ("pictures -m digits --clusters 7", 2, "--clusters 7: there are only 6 images"),
+        ("pictures -m digits -o codes.png", 2, "-o is a .csv or .txt file"),
+        ("pictures -m digits --clusters 2 --montage groups.gif", 2, "--montage is a .png file"),
+        ("pictures -m digits --solver nosuch", 2, "nosuch"),
+        ("absent -m digits", 3, "absent"),
+        ("pictures -m absent", 4, "absent"),
+    ],
+)
+def test_a_wrong_line_is_refused_in_a_sentence_and_writes_nothing(
+    line: str, code: int, words: str, vpfb: Vpfb, pictures: Path
+) -> None:
+    before = sorted(Path().rglob("*"))
+    ran = vpfb("encode", *line.split())
+    assert (ran.code, ran.out) == (code, "")
+    assert words in ran.err
+    assert "Traceback" not in ran.err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_table_of_codes_may_replace_an_older_one_in_the_folder_and_nothing_else(vpfb: Vpfb, pictures: Path) -> None:
+    line = ("encode", str(pictures), "-m", "digits", "-o", str(pictures / "codes.csv"), *QUICK)
+    assert vpfb(*line).code == 0
+    assert vpfb(*line).code == 0
+    (pictures / "codes.csv").write_text("my own table\n")
+    ran = vpfb(*line)
+    assert (ran.code, "would replace a file" in ran.err) == (2, True)

@@ -1,0 +1,124 @@
+"""`vpfb encode`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from vpfb_cli import signals
+from vpfb_cli.flow_options import Flow
+from vpfb_cli.models import open_model, require_images
+from vpfb_cli.options import (
+    OUTPUT,
+    BatchSizeOption,
+    DataAccess,
+    Machine,
+    ModelOption,
+    at_least_one,
+    file_option,
+    option,
+    path_argument,
+    path_option,
+)
+from vpfb_cli.output import Output
+from vpfb_cli.outputs import require_file
+from vpfb_cli.progress import progress
+from vpfb_cli.wording import counted
+from vpfb_core.errors import ConfigError
+
+GROUPS = "Clusters"
+
+
+def encode(
+    source: Annotated[str, path_argument("DIR|FILE", "The data: a folder, a table, a file, or the name of a set.")],
+    *,
+    out: Annotated[
+        str, path_option("-o --out OUT.csv", OUTPUT, "The table of codes; - writes to stdout.")
+    ] = "codes.csv",
+    clusters: Annotated[
+        int | None,
+        option("--clusters K", GROUPS, "Divide the codes into K clusters by k-means.", callback=at_least_one),
+    ] = None,
+    montage: Annotated[
+        Path | None,
+        file_option(
+            "--montage OUT.png",
+            GROUPS,
+            "A picture with one row of images per cluster, the nearest to its centre first.",
+        ),
+    ] = None,
+    model: ModelOption = None,
+    flow: Flow,
+    access: DataAccess,
+    batch_size: BatchSizeOption = 256,
+    machine: Machine,
+    say: Output,
+) -> None:
+    """Write the code of every image of a folder, or of every row of a table.
+
+    Writes a table in the order of the data: file (for tables row), code_0,
+    code_1, ..., and cluster with --clusters. Cluster 0 is the largest. A model of
+    --method latent has codes of a few numbers, which describe an image and group
+    similar ones. The code of a flow is the noise from which the image comes, and
+    has as many numbers as the image; --solver heun --nfe 32 is faster.
+
+    Images are cropped and resized (Lanczos) to the shape of the model.
+
+    Example:
+      vpfb encode ./imgs -m runs/001-imgs -o codes.csv
+      vpfb encode ./imgs -m runs/001-imgs --clusters 10 --montage groups.png
+    """
+    if out == "-":
+        say.require_free_stdout("-o -")
+    else:
+        require_file("-o", out, [".csv", ".txt", ""], {"encode": Path(source)})
+    if montage is not None:
+        if clusters is None:
+            raise ConfigError("--montage needs --clusters K: it shows one row of images per cluster")
+        require_file("--montage", montage, [".png"], {"encode": Path(source)})
+    with signals.importing():
+        from vpfb_core import data
+        from vpfb_core.data import LoadOptions
+        from vpfb_core.machine.files import replacing, write_bytes
+        from vpfb_core.uses import codes, pictures
+    flow.choose()  # refuses a wrong solver before the model is loaded
+    loaded, model_name = open_model(say, model, machine)
+    loaded.require("code", "encoding")
+    if montage is not None:
+        require_images(loaded, "--montage")
+        codes.require_montage(clusters or 1, loaded.shape)
+    options = LoadOptions(**loaded.reading, split="all", stream=True, **access.settings)
+    found = data.find(source, options)
+    for note in found.notes:
+        say.note(note)
+    if clusters is not None and clusters > len(found):
+        raise ConfigError(f"--clusters {clusters}: there are only {len(found):,} {found.noun}")
+
+    count, text = 0, [codes.header(loaded, clustered=clusters is not None)]
+    with progress(say, "encoding") as bar:
+        parts = codes.encoded(
+            loaded, found, batch_size=batch_size, on_batch=lambda n: bar.update(n / len(found)), **flow.arguments
+        )
+        groups = None
+        if clusters is not None:
+            everything = codes.Codes.join(list(parts))
+            groups, parts = codes.cluster(everything.values, clusters, machine.seed), iter([everything])
+        if out == "-":
+            for part in parts:
+                text.append(codes.table_rows(part, groups))
+                count += len(part.names)
+        else:
+            with replacing(Path(out)) as file:
+                file.write(text[0])
+                for part in parts:
+                    file.write(codes.table_rows(part, groups))
+                    count += len(part.names)
+    if montage is not None and groups is not None:
+        write_bytes(montage, pictures.png(codes.montage(found, everything, groups)))
+    dimension = text[0].count(b",code_")
+    if groups is not None:
+        sizes = ", ".join(f"{size:,}" for size in groups.labels.bincount().tolist())
+        say.note(f"sizes of the clusters: {sizes}")
+    say.note(f"{counted(count, found.noun.removesuffix('s'))}, {counted(dimension, 'number')} per code")
+    document = {"model": model_name, "output": out, "n": count, "dimension": dimension, "clusters": clusters}
+    say.result(document, b"".join(text).decode("utf-8", "surrogateescape").rstrip("\n") if out == "-" else out)
