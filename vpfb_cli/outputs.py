@@ -54,10 +54,11 @@ def require_apart(out: str | Path, inputs: Mapping[str, Path | None], option: st
 def _is_ours(path: Path) -> bool:
     from vpfb_core.data.own_files import is_own_picture
     from vpfb_core.uses.codes import is_code_table
+    from vpfb_core.uses.ood.page import is_page
     from vpfb_core.uses.ood.ranking import is_ranking
 
     if path.suffix.lower() == ".png":
         return is_own_picture(path)
     with path.open("rb") as file:
         first_line = file.readline(100).decode("utf-8", "replace").rstrip()
-    return is_ranking(first_line) or is_code_table(first_line)
+    return is_ranking(first_line) or is_code_table(first_line) or is_page(first_line)

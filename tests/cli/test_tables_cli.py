@@ -88,6 +88,7 @@ def test_a_column_that_is_missing_when_a_table_is_scored_is_an_error_with_those_
         (("sample", "-m", "run", "-o", "grid.png"), "rows of a table are a .csv, .tsv or .npy file"),
         (("sample", "-m", "run", "--known", "a.png", "--mask", "b.png"), "are for images"),
         (("score", "table.csv", "-m", "run", "--score", "energy", "--montage", "m.png"), "--montage is for images"),
+        (("score", "table.csv", "-m", "run", "--score", "energy", "--html", "m.html"), "--html is for images"),
         (("score", "table.csv", "-m", "digits"), "'table.csv' holds rows, and channels and size are for images"),
         (("score", "digits", "-m", "run", "--score", "energy"), "'digits' holds images, and columns is for a table"),
         (("eval", "--data", "table.csv", "-m", "run", "--metrics", "fid"), "fid is not defined for a model of a table"),

@@ -21,6 +21,7 @@ from vpfb_cli.options import (
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
 from vpfb_cli.progress import progress
+from vpfb_cli.ranking_outputs import write_page
 from vpfb_cli.wording import one_of
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.file_names import printable
@@ -42,6 +43,10 @@ def score(
             OUTPUT,
             f"The {IN_MONTAGE} greatest outliers, from the top left, as the model saw them.",
         ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        file_option("--html OUT.html", OUTPUT, "A page to look at: pictures, scores, and a list of those you choose."),
     ] = None,
     name: Annotated[str, option("--score NAME", "Score", f"{one_of(SCORES)}.")] = SCORES[0],
     density: Annotated[
@@ -71,6 +76,7 @@ def score(
 
     Example:
       vpfb score ./imgs -o scores.csv --montage outliers.png
+      vpfb score ./imgs --html report.html
       vpfb score ./imgs -m runs/001-imgs -o - | head
       vpfb score table.csv -m runs/002-table -o scores.csv
     """
@@ -80,6 +86,8 @@ def score(
         require_file("-o", out, [".csv", ".txt", ""], {"score": Path(source)})
     if montage is not None:
         require_file("--montage", montage, [".png"], {"score": Path(source)})
+    if html is not None:
+        require_file("--html", html, [".html", ".htm"], {"score": Path(source)})
     with signals.importing():
         from vpfb_core import data, methods
         from vpfb_core.machine.files import write_bytes
@@ -94,6 +102,8 @@ def score(
     require_ready(loaded, name)
     if montage is not None:
         require_images(loaded, "--montage")
+    if html is not None:
+        require_images(loaded, "--html")
     images = data.load(source, **loaded.reading, split="all", **access.settings)
     for note in images.notes:
         say.note(note)
@@ -118,6 +128,8 @@ def score(
     if montage is not None:
         shown = images.data[[one.index for one in ranking.ranked[:IN_MONTAGE]]]
         write_bytes(montage, pictures.png(pictures.tile(shown.float() / 255)))
+    if html is not None:
+        write_page(say, html, ranking, images, model_name)
     greatest = ", ".join(printable(one.name) for one in ranking.ranked[:IN_NOTE])
     say.note(f"{len(images):,} {noun}; greatest outliers: {greatest}")
     document = {"model": model_name, "output": out, "n": len(images), "worst": ranking.documents(IN_JSON)}

@@ -179,7 +179,7 @@ def _load_shuffled(load: Loader, options: LoadOptions) -> InMemory:
     for i, image in enumerate(images):
         pixels = image.flatten(1)
         pixels[:] = pixels[:, torch.randperm(pixels.shape[1], generator=generator(0, "shuffled", i))]
-    return replace(original, data=images, notes=(*original.notes, "the pixels of each image are shuffled"))
+    return replace(original, data=images, root=None, notes=(*original.notes, "the pixels of each image are shuffled"))
 
 
 def _path_loader(path: Path) -> Loader:

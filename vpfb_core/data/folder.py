@@ -193,6 +193,7 @@ def _decode(root: Path, found: Listing, labels: Labels | None, options: LoadOpti
         notes=(*taken.notes, f"skipped {counted(unread)}") if unread else taken.notes,
         skipped=tuple(unread),
         files=tuple(kept),
+        root=root,
         held_out=torch.tensor([file in found.held_out for file in kept]) if found.held_out else None,
     )
     return _without_copies(images)

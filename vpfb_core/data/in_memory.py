@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -33,6 +34,7 @@ class InMemory(ABC):
         skipped: (file, reason) of each unreadable file.
         files: the file of each datum, relative to the folder, or the number of its row in a table, from 1; None if
             data are neither.
+        root: the folder of image files; None if the data are not as image files hold them.
         held_out: the data to validate on, bool (N,), if the source determines them; None if they are chosen.
     """
 
@@ -49,6 +51,7 @@ class InMemory(ABC):
     skipped: tuple[tuple[str, str], ...] = ()
     files: tuple[str, ...] | None = None
     held_out: Tensor | None = None
+    root: Path | None = None
 
     def __post_init__(self) -> None:
         data, labels = self.data, self.labels

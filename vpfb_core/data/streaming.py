@@ -123,6 +123,7 @@ class StreamedSet:
             flips=self.flips,
             notes=self.notes,
             files=tuple(self.reader.files[row] for row in kept),
+            root=self.reader.root,
         )
 
     def hold_out(self, count: int, seed: int) -> Tensor:

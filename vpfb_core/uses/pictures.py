@@ -96,7 +96,7 @@ def png(image: Tensor) -> bytes:
     """A PNG file of an image, in [0, 1] or uint8, (C, H, W) with C = 1 or 3, that names vpfb as its software."""
     buffer, marks = io.BytesIO(), PngInfo()
     marks.add_text(KEYWORD, OURS)
-    _to_pillow(image).save(buffer, format="PNG", pnginfo=marks)
+    to_pillow(image).save(buffer, format="PNG", pnginfo=marks)
     return buffer.getvalue()
 
 
@@ -105,7 +105,7 @@ def gif(frames: Tensor, seconds: float = 3.0) -> bytes:
 
     Its comment names vpfb.
     """
-    pictures = [_to_pillow(frame) for frame in frames]
+    pictures = [to_pillow(frame) for frame in frames]
     each = max(20, round(1000 * seconds / len(pictures)))
     buffer = io.BytesIO()
     durations = [each] * (len(pictures) - 1) + [1500]
@@ -198,6 +198,7 @@ def samples_in(folder: Path) -> list[Path]:
     return numbered
 
 
-def _to_pillow(image: Tensor) -> Image.Image:
+def to_pillow(image: Tensor) -> Image.Image:
+    """An image in [0, 1] or uint8, (C, H, W) with C = 1 or 3, in mode L or RGB."""
     pixels = to_bytes(image).permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
