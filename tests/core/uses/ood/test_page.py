@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from vpfb_core import data
-from vpfb_core.data import ImageSet
+from vpfb_core.data import ImageSet, InMemory
 from vpfb_core.uses.ood.page import is_page, page
 from vpfb_core.uses.ood.ranking import Ranked, Ranking
 
@@ -84,7 +84,7 @@ def images_of(count: int, names: Sequence[str] | None = None, root: Path | None 
     return ImageSet("set", values.clone(), files=None if names is None else tuple(names), root=root)
 
 
-def parsed(ranking: Ranking, images: ImageSet, **options: Any) -> Parsed:
+def parsed(ranking: Ranking, images: InMemory, **options: Any) -> Parsed:
     given = {"title": "a title", "summary": ["A sentence."], "folder": Path("pages"), **options}
     return Parsed(page(ranking, images, **given))
 
