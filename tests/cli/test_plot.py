@@ -28,6 +28,14 @@ def test_a_model_of_two_columns_is_drawn_as_a_figure_and_as_an_animation(vpfb: V
     assert 2 <= len(frames) <= 5, "from noise to the lowest level at which energies are accurate"
 
 
+def test_a_model_without_a_flow_is_drawn_by_its_energy_and_has_no_animation(vpfb: Vpfb) -> None:
+    assert vpfb("train", "--data", "moons", "--method", "energy-matching", "--steps", "2", "-q").code == 0
+    assert vpfb("plot", "-o", "moons.png").code == 0
+    assert Image.open("moons.png").size == (1196, 1040)
+    ran = vpfb("plot", "-o", "moons.gif")
+    assert (ran.code, "energy-matching" in ran.err) == (2, True)
+
+
 def test_a_model_of_more_columns_is_drawn_in_pairs_and_has_no_animation(vpfb: Vpfb) -> None:
     rows = np.random.default_rng(0).normal(size=(40, 3))
     np.savetxt("rows.csv", rows, delimiter=",", header="a,b,c", comments="")

@@ -323,12 +323,14 @@ class Method(ABC):
     Attributes:
         name: the name of the method.
         figures: the names of the figures that `held_out` returns. The first one chooses the best model.
+        judged: whether the first figure judges all that is trained, so that a run may end with its best weights.
         Settings: the class of the settings.
         SamplingOptions: the class of the options of `draw` that only this method has, beside the solver.
     """
 
     name: ClassVar[str]
     figures: ClassVar[tuple[str, ...]] = ("residual",)
+    judged: ClassVar[bool] = True
     Settings: ClassVar[type[MethodSettings]]
     SamplingOptions: ClassVar[type[MethodSampling]] = MethodSampling
 

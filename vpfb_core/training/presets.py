@@ -68,9 +68,9 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     preset = DEFAULTS | PRESETS[preset_name]
     config = config.replace(**_from_data(config, images), device=str(device))
     config = _filled(config, {"run.preset": preset_name, "network.name": preset["network"]})
-    config = _filled(
-        config, {f"optimiser.{name}": preset[name] for name in ("batch_size", "lr", "warmup", "keep_best")}
-    )
+    config = _filled(config, {f"optimiser.{name}": preset[name] for name in ("batch_size", "lr", "warmup")})
+    judged = methods.find(str(config.method.name)).judged
+    config = _filled(config, {"optimiser.keep_best": preset["keep_best"] and judged})
     config = _filled(config, _length(config, preset, device, len(images)) | _from_machine(device))
     config = _filled(config, _network_settings(config, data, preset) | _method_settings(config, data))
     method = method_of(config, images)

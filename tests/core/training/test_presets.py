@@ -77,6 +77,20 @@ def test_the_small_preset_sees_patches_and_attention_follows_them() -> None:
     assert "network.patch" not in chosen(image_set(28), preset="small", network="paper-unet")
 
 
+def test_best_weights_are_kept_on_tables_where_the_validation_figure_judges_all_that_is_trained() -> None:
+    points = vpfb.data.load("moons", limit=50)
+
+    def kept(**settings: Any) -> bool:
+        found = presets.resolve(vpfb.TrainConfig(data="moons", **settings), points, CPU)
+        return bool(found.optimiser.keep_best)
+
+    assert kept()
+    assert kept(method="flow-matching")
+    assert not kept(method="energy-matching"), "the residual does not see the well of the second phase"
+    assert kept(method="energy-matching", keep_best=True), "whoever asks for it gets it"
+    assert not kept(keep_best=False)
+
+
 def with_classes() -> ImageSet:
     groups = (ConditionGroup("class", ("a", "b")),)
     return dataclasses.replace(image_set(8), labels=torch.zeros(4, 1, dtype=torch.int64), groups=groups)

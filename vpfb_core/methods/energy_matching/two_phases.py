@@ -84,6 +84,7 @@ class EnergyMatching(Method):
     """Training of one energy of clean data, whose descent carries noise to data."""
 
     name: ClassVar[str] = "energy-matching"
+    judged: ClassVar[bool] = False  # the residual does not see the well of the second phase
     Settings = EnergyMatchingSettings
     SamplingOptions = EnergyMatchingSampling
     settings: EnergyMatchingSettings

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vpfb_core import methods
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Transports
@@ -44,23 +45,43 @@ def plot(model: TrainedModel, rows: Tensor, title: str, seed: int = 0) -> bytes:
     Returns:
         The content of a PNG file.
     Raises:
-        ConfigError: the model is of images, or has no flow.
+        ConfigError: the model is of images, or has neither a flow nor an energy of two columns.
         SolverError: a sample did not reach the end of the flow.
     """
     columns = require_columns(model)
-    if len(columns) == 2:
-        model.require("flow", "a plot of two columns")
+    if by_energy := len(columns) == 2 and not methods.gives(model.method.name, "flow"):
+        model.require("energy", "a plot of two columns")
     samples = sample(model, SAMPLES, seed).require_success().images
     if len(columns) != 2:
         return pairs(rows.numpy(), samples.numpy(), columns, title)
     window = Window.of(np.concatenate([rows.numpy(), samples[:PATHS].numpy()]))
     points = torch.from_numpy(window.grid(GRID))
-    density = log_density(
-        model, points, method="ode", dequantise=False, batch_size=len(points),
-        rtol=_TOLERANCE, atol=_TOLERANCE,
-    )  # fmt: skip
+    if by_energy:
+        density, name = density_of_energy(model, points, window), "log-density of the energy"
+    else:
+        density, name = (
+            log_density(
+                model, points, method="ode", dequantise=False, batch_size=len(points), rtol=_TOLERANCE, atol=_TOLERANCE
+            ),
+            "learned log-density",
+        )
     paths = _path(model, PATHS, seed)
-    return plane(rows.numpy(), samples.numpy(), density.numpy(), paths, window, columns, "learned log-density", title)
+    return plane(rows.numpy(), samples.numpy(), density.numpy(), paths, window, columns, name, title)
+
+
+def density_of_energy(model: TrainedModel, points: Tensor, window: Window) -> Tensor:
+    """The log-density of the energy of clean data, whose constant is that of the sum over a regular grid.
+
+    Args:
+        model: a model of two columns with an energy.
+        points: the points of the grid, in the units of the columns, float64 (N, 2).
+        window: the part of the plane that the grid fills.
+    Returns:
+        Nats in the units of the columns, float64 (N,).
+    """
+    energy = model.field.energy(model.statistics.standardise(points, model.device), 0.0)
+    cell = math.prod(high - low for low, high in (window.x, window.y)) / (round(math.sqrt(len(points))) - 1) ** 2
+    return (-energy.double()).log_softmax(0).cpu() - math.log(cell)
 
 
 def animate(model: TrainedModel, rows: Tensor, seed: int = 0) -> bytes:

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from vpfb_core import networks
 from vpfb_core.api import Model
 from vpfb_core.data.image_statistics import ImageStatistics
+from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.dynamics.relaxation import Chain, relax
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
 from vpfb_core.methods.energy_matching.two_phases import EnergyMatching, EnergyMatchingSettings
 from vpfb_core.uses import composition
+from vpfb_core.uses.plotting.model_plot import density_of_energy
+from vpfb_core.uses.plotting.two_columns import Window
 
 SIDE, N, TEMPERATURE = 2, 256, 0.1
 
@@ -107,3 +110,21 @@ def test_chains_have_the_density_of_the_energy_by_an_integral_over_a_grid() -> N
     right = weights[grid[:, 0] > mean[0]].sum()
     assert abs(float((x[:, 0] > mean[0]).double().mean() - right)) < 4 * 0.5 / math.sqrt(n)
     assert ((x.std(0) / deviation - 1).abs() < 0.1).all()
+
+
+def test_the_plotted_density_of_two_columns_is_that_of_the_energy_in_the_units_of_the_columns() -> None:
+    statistics = TableStatistics.of(torch.tensor([[1.0, 30.0], [3.0, 10.0], [2.0, 50.0]]).double(), ("a", "b"))
+    field = StaticEnergy(Gaussian(0.2, torch.diag(torch.tensor([1.0, 4.0]))), TEMPERATURE).eval().requires_grad_(False)
+    settings = EnergyMatchingSettings(temperature=TEMPERATURE, contrast_share=0.5, condition_dropout=0.1)
+    of_rows = Model(method=EnergyMatching(settings), field=field, network={}, statistics=statistics, shape=(2,))
+    # x = DATA_STD · z, so that z has the mean 0.2 / DATA_STD and the variances ε / (DATA_STD² P).
+    mean, deviation = (torch.tensor(each).double() for each in (statistics.mean, statistics.std))
+    centre = mean + deviation * 0.2 / DATA_STD
+    spread = deviation / DATA_STD * torch.tensor([TEMPERATURE, TEMPERATURE / 4]).double().sqrt()
+    low, high = (centre + sign * 7 * spread for sign in (-1, 1))
+    window = Window((float(low[0]), float(high[0])), (float(low[1]), float(high[1])))
+    points = torch.from_numpy(window.grid(200))
+    exact = torch.distributions.Normal(centre, spread).log_prob(points).sum(1)
+    found = density_of_energy(of_rows, points, window)
+    near = exact > exact.max() - 8
+    torch.testing.assert_close(found[near], exact[near], atol=2e-3, rtol=0)
