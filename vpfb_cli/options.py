@@ -113,6 +113,13 @@ def at_least_one(value: int | None) -> int | None:
     return value
 
 
+def share(value: float) -> float:
+    """Refuse a share that is not between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"{value:g} is not between 0 and 1")
+    return value
+
+
 def _threads_of_the_machine(value: int | None) -> int | None:
     """Refuse a number of threads below one, or beyond what the machine can run."""
     require_threads(at_least_one(value), "--threads")

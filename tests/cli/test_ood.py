@@ -17,6 +17,8 @@ from vpfb_core.data import InMemory, split
 from vpfb_core.uses import ood
 
 COLUMNS = {"out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", "n_in", "n_out"}
+COLUMNS_OF_SCORES = ["file", "score", "energy", "bits_per_dim"]
+VERDICT = ["p_value", "flagged", "recording", "content", "shape", "nearest"]
 
 
 @pytest.fixture
@@ -164,7 +166,7 @@ def test_score_puts_the_outliers_first(vpfb: Vpfb, model: str, mixed: Path) -> N
     assert "info --calibrate" in ran.err
     with Path("a/scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["file", "score", "energy", "bits_per_dim"]
+    assert list(rows[0]) == [*COLUMNS_OF_SCORES, *VERDICT]
     assert len(rows) == 34
     assert all(row["file"].startswith("outlier, ") for row in rows[:4])
     assert [float(row["score"]) for row in rows] == sorted((float(row["score"]) for row in rows), reverse=True)
@@ -175,9 +177,9 @@ def test_score_puts_the_outliers_first(vpfb: Vpfb, model: str, mixed: Path) -> N
 
 def test_score_as_json_lists_the_greatest_outliers(vpfb: Vpfb, model: str, mixed: Path) -> None:
     report = vpfb("score", str(mixed), "-m", model, "--json").json
-    assert set(report) == {"model", "output", "n", "worst"}
+    assert set(report) == {"model", "output", "n", "flag", "flagged", "worst"}
     assert (report["model"], report["output"], report["n"], len(report["worst"])) == (model, "scores.csv", 34, 20)
-    assert set(report["worst"][0]) == {"file", "score", "energy", "bits_per_dim"}
+    assert set(report["worst"][0]) == {*COLUMNS_OF_SCORES, *VERDICT}
     assert report["worst"][0]["file"].startswith("outlier")
     assert report["worst"][0]["bits_per_dim"] is None
     assert Path("scores.csv").is_file()
@@ -185,7 +187,7 @@ def test_score_as_json_lists_the_greatest_outliers(vpfb: Vpfb, model: str, mixed
 
 def test_score_writes_the_table_to_stdout(vpfb: Vpfb, model: str, mixed: Path) -> None:
     ran = vpfb("score", str(mixed), "-m", model, "-o", "-", "-q")
-    assert ran.out.splitlines()[0] == "file,score,energy,bits_per_dim"
+    assert ran.out.splitlines()[0] == ",".join([*COLUMNS_OF_SCORES, *VERDICT])
     assert len(ran.out.splitlines()) == 35
     assert not Path("scores.csv").exists()
     both = vpfb("score", str(mixed), "-m", model, "-o", "-", "--json")

@@ -57,7 +57,7 @@ def test_a_table_is_drawn_scored_and_evaluated_by_the_names_of_its_columns(vpfb:
         assert scored.code == 0, scored.err
     scores = read("scores-table.csv")
     assert scores == read("scores-other.csv")
-    assert list(scores[0]) == ["row", "score", "log_density"]
+    assert list(scores[0])[:3] == ["row", "score", "log_density"]
     assert sorted(int(row["row"]) for row in scores) == list(range(1, 61))
     assert all(math.isfinite(float(row["log_density"])) for row in scores)
     assert [float(row["score"]) for row in scores] == sorted((float(row["score"]) for row in scores), reverse=True)

@@ -52,7 +52,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         statistics=ImageStatistics((0.3,), 0.3),
         groups=(ConditionGroup("class", ("a", "b", "c")),), about=ABOUT,
         normaliser=Normaliser(64, (1.0, 0.5), {(-1,): figures, (1,): figures}, (Anchor(1.0, 0.1, 0.2),), 0),
-        reference=Reference((1.0, 0.5), 3.0, Neighbourhood.of(draws), None),
+        reference=Reference({"recording": Neighbourhood.of(draws)}, torch.arange(7), torch.arange(7), (1.0, 0.5), 3.0),
     )  # fmt: skip
     model.save(path)
     return path

@@ -17,6 +17,7 @@ from vpfb_cli.options import (
     option,
     path_argument,
     path_option,
+    share,
 )
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
@@ -49,6 +50,15 @@ def score(
         file_option("--html OUT.html", OUTPUT, "A page to look at: pictures, scores, and a list of those you choose."),
     ] = None,
     name: Annotated[str, option("--score NAME", "Score", f"{one_of(SCORES)}.")] = SCORES[0],
+    flag: Annotated[
+        float,
+        option(
+            "--flag RATE",
+            "Score",
+            "Expected share of members that are flagged, such as pictures of the training.",
+            callback=share,
+        ),
+    ] = 0.01,
     density: Annotated[
         str | None,
         option(
@@ -69,7 +79,9 @@ def score(
     Writes a table, the greatest outlier first: file, score (higher means more
     out-of-distribution), energy (nats, up to a constant), bits per dimension.
     For rows: row (1 is the first one after the names), score, log_density (nats,
-    in the units of the columns).
+    in the units of the columns). Then: p_value (the share of members that are at
+    least as unusual), flagged, p-values by kind of evidence, and the rows of the
+    nearest members.
 
     Images are cropped and resized (Lanczos) to the shape of the model. Columns
     of a table are found by their names, in any order.
@@ -109,7 +121,7 @@ def score(
         say.note(note)
     with progress(say, "scoring") as bar:
         ranking = rank(
-            loaded, images, name, seed=machine.seed, batch_size=batch_size, density_method=density,
+            loaded, images, name, flag=flag, seed=machine.seed, batch_size=batch_size, density_method=density,
             on_batch=lambda n: bar.update(n / len(images)),
         )  # fmt: skip
     figure, noun = ranking.columns[-1], loaded.statistics.noun
@@ -132,5 +144,13 @@ def score(
         write_page(say, html, ranking, images, model_name)
     greatest = ", ".join(printable(one.name) for one in ranking.ranked[:IN_NOTE])
     say.note(f"{len(images):,} {noun}; greatest outliers: {greatest}")
-    document = {"model": model_name, "output": out, "n": len(images), "worst": ranking.documents(IN_JSON)}
+    if name == SCORES[0]:
+        expected = flag * len(images)
+        say.note(
+            f"{len(ranking.flagged):,} flagged; without any outlier, {expected:.2g} would be expected (--flag {flag})"
+        )
+    document = {
+        "model": model_name, "output": out, "n": len(images), "flag": flag, "flagged": len(ranking.flagged),
+        "worst": ranking.documents(IN_JSON),
+    }  # fmt: skip
     say.result(document, table.decode("utf-8", "surrogateescape").rstrip("\n") if out == "-" else out)

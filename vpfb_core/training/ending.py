@@ -9,10 +9,9 @@ from contextlib import contextmanager
 
 from vpfb_core.machine.micro_batch import MicroBatch
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.training.checks import spread
 from vpfb_core.training.clock import Clock
 from vpfb_core.training.inputs import Inputs
-from vpfb_core.uses.calibration import IMAGES, affordable, calibrate
+from vpfb_core.uses.calibration import affordable, calibrate
 
 
 def calibrate_in_time(
@@ -40,7 +39,7 @@ def calibrate_in_time(
         False if the run was asked to stop during the calibration, which must then be repeated.
     """
     config = inputs.plan.config
-    images = inputs.plan.images.subset(spread(inputs.rows, IMAGES))
+    images = inputs.plan.images
     gradients, deadline = affordable(steps * (config.optimiser.batch_size or 0)), math.inf
     if (end := clock.deadline()) is not None:
         deadline = end
@@ -51,7 +50,9 @@ def calibrate_in_time(
     try:
         with _ended_by(should_stop, deadline, model):
             micro_batch.fit(
-                lambda at_once: calibrate(model, images, config.run.seed, gradients, batch_size=2 * at_once)
+                lambda at_once: calibrate(
+                    model, images, config.run.seed, gradients, batch_size=2 * at_once, trained_on=inputs.rows
+                )
             )
     except _StopAskedError:
         return False

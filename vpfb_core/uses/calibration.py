@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vpfb_core import data, methods
 from vpfb_core.data import InMemory, LoadOptions, Source
@@ -73,22 +74,33 @@ def calibrate_file(
     with changing(path):
         model = model_file.load(TrainedModel, path, device=device)
         model.require("energy", "calibration")
-        images = training_images(model, source, **options)
+        images, trained_on = training_data(model, source, **options)
         if on_images is not None:
             on_images(images)
-        calibrate(model, images, seed)
+        calibrate(model, images, seed, trained_on=trained_on)
         model_file.save(model, path)
 
 
 def training_images(model: TrainedModel, source: str | None = None, **options: Any) -> Source:
-    """The images on which a model is calibrated, in its shape and with its classes.
+    """Images like those that a model was trained on: at most `IMAGES` of its training, or all of another source.
 
-    If they are the data of its training, the validation images are left out.
+    Arguments and errors are those of `training_data`.
+    """
+    images, trained_on = training_data(model, source, **options)
+    if trained_on is None:
+        return images
+    return images.subset(trained_on[LoadOptions(limit=IMAGES).rows(len(trained_on))])
+
+
+def training_data(model: TrainedModel, source: str | None = None, **options: Any) -> tuple[Source, Tensor | None]:
+    """The data of the training of a model, in its shape and with its classes.
 
     Args:
         model: the model.
         source: the name of a data set, a folder or a file; None is the data that the model was trained on.
         options: root and download, as in `data.load`.
+    Returns:
+        The data, and the rows of those that it was trained on; None if they are not the data of its training.
     Raises:
         ConfigError: the source is None, and the model does not say what it was trained on.
         DataError: the data cannot be read.
@@ -98,14 +110,16 @@ def training_images(model: TrainedModel, source: str | None = None, **options: A
         raise ConfigError("the model does not say what it was trained on", hint="name the data: --data DATA")
     images = data.find(source, LoadOptions(**model.reading, **model.class_reading, stream=True, **options))
     parts = model.split_of(images)
-    if parts is None:
-        return images
-    trained_on, _ = parts
-    return images.subset(trained_on[LoadOptions(limit=IMAGES).rows(len(trained_on))])
+    return images, None if parts is None else parts[0]
 
 
 def calibrate(
-    model: TrainedModel, source: Source, seed: int = 0, gradients: int | None = None, batch_size: int = BATCH
+    model: TrainedModel,
+    source: Source,
+    seed: int = 0,
+    gradients: int | None = None,
+    batch_size: int = BATCH,
+    trained_on: Tensor | None = None,
 ) -> None:
     """Estimate the constants of a model and fit its reference, and set both in the model.
 
@@ -113,11 +127,13 @@ def calibrate(
 
     Args:
         model: the model, which is changed in place.
-        source: the training data, in the shape of the model and, if it is conditional, with its condition groups.
+        source: the data of the training, in the shape of the model and, if it is conditional, with its groups.
         seed: the seed of the choice of images and of the noise.
         gradients: the approximate number of gradients to spend, at most two thirds of them on the reference. Parts that
             would be too inaccurate with them are left out. None spends `full_cost`.
         batch_size: the number of images that are computed at once.
+        trained_on: the rows that were trained on, int64; None is all. They alone give the constants. Those that were
+            held out are in the reference as well, so that all pictures of a folder are judged alike.
     Raises:
         DataError: the data have another shape or other classes than the model.
         DivergedError: the energy is not finite.
@@ -130,7 +146,7 @@ def calibrate(
         raise DataError(f"{source.name} does not have the classes of the model", hint="name its training data")
     if not methods.gives(model.method.name, "energy"):
         return
-    chosen = _shuffled(source, seed)
+    chosen = _shuffled(source, torch.arange(len(source)) if trained_on is None else trained_on, seed)
     count, rest = fit.IMAGES if model.field.has_null else 0, None
     if gradients is not None:
         count = min(count, 2 * gradients // (3 * REFERENCE_COST))
@@ -142,11 +158,22 @@ def calibrate(
             model.field, Validation(standardised, labels, seed), model.data_shape.classes, rest, batch_size
         )
     model.calibration = found or model.calibration
-    if count >= _LEAST_IMAGES and len(chosen) > 1:
-        model.reference = fit.fit_reference(model, chosen.data, seed=seed, count=count, batch_size=batch_size)
+    if count >= _LEAST_IMAGES and len(source) > 1:
+        order = torch.randperm(len(source), generator=noise.generator(seed, "members"))
+        rows = order[: min(count, VALUES // math.prod(source.shape))].sort().values
+        members, rows = source.subset(rows), _readable(source, rows)
+        model.reference = fit.fit_reference(model, members.data, rows=rows, count=count, batch_size=batch_size)
 
 
-def _shuffled(source: Source, seed: int) -> InMemory:
-    """At most `IMAGES` images of the source, in random order."""
-    order = torch.randperm(len(source), generator=noise.generator(seed, "calibration images"))
-    return source.subset(order[: min(IMAGES, VALUES // math.prod(source.shape))])
+def _shuffled(source: Source, rows: Tensor, seed: int) -> InMemory:
+    """At most `IMAGES` images of those at `rows` of the source, in random order."""
+    order = torch.randperm(len(rows), generator=noise.generator(seed, "calibration images"))
+    return source.subset(rows[order[: min(IMAGES, VALUES // math.prod(source.shape))]])
+
+
+def _readable(source: Source, rows: Tensor) -> Tensor:
+    """Those of the rows whose files can be read, once they have been read."""
+    unreadable = {file for file, _ in source.skipped}
+    if source.files is None or not unreadable:
+        return rows
+    return torch.tensor([row for row in rows.tolist() if source.files[row] not in unreadable])

@@ -394,5 +394,8 @@ def test_a_calibration_is_that_of_the_cpu(gpu: GPU, on_cpu: Model, on_gpu: Model
         ours, theirs = (present(model.calibration).constant(level, condition) for model in (on_gpu, on_cpu))
         assert ours == pytest.approx(theirs, abs=0.01)
     torch.testing.assert_close(
-        present(fitted).scalars.mean.cpu(), present(on_cpu.reference).scalars.mean, rtol=1e-3, atol=1e-3
+        present(fitted).parts["recording"].mean.cpu(),
+        present(on_cpu.reference).parts["recording"].mean,
+        rtol=1e-3,
+        atol=1e-3,
     )

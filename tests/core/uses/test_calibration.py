@@ -12,9 +12,10 @@ from present import present
 
 import vpfb_core as vpfb
 from vpfb_core.api import Model
-from vpfb_core.data import Source
+from vpfb_core.data import InMemory, Source
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.model.lock import locked
+from vpfb_core.model.reference import identities_of
 from vpfb_core.model.runs import Run, builtin_models
 from vpfb_core.training import agenda, checks, ending
 from vpfb_core.uses import calibration
@@ -67,19 +68,35 @@ def test_a_file_is_calibrated_on_the_images_that_it_was_trained_on(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "IMAGES", 60)
-    path, used = tmp_path / "model.safetensors", list[Source]()
+    path, used, trained_on = tmp_path / "model.safetensors", list[Source](), list[torch.Tensor]()
+    honest = calibration._shuffled
+
+    def noted(source: Source, rows: torch.Tensor, seed: int) -> InMemory:
+        trained_on.append(rows)
+        return honest(source, rows, seed)
+
+    monkeypatch.setattr(calibration, "_shuffled", noted)
     model.calibration = model.reference = None
     model.save(path)
     calibrate_file(path, device="cpu", on_images=used.append)
     loaded = vpfb.load(path, device="cpu")
     assert loaded.calibration is not None
-    assert loaded.reference is not None
+    digits = vpfb.data.load("digits")
+    rows, _ = present(model.split_of(digits))
+    assert torch.equal(trained_on[0], rows)
+    assert len(used[0]) == len(digits)
+
+
+def test_the_reference_contains_the_held_out_images_of_the_data_and_knows_their_rows(
+    model: Model,
+) -> None:
     digits = vpfb.data.load("digits")
     rows, held_out = present(model.split_of(digits))
-    sets = (used[0].sample, digits.images[rows], digits.images[held_out])
-    images, trained_on, others = ({image.numpy().tobytes() for image in each} for each in sets)
-    assert images <= trained_on
-    assert not images & others
+    calibrate(model, digits, gradients=1_000, trained_on=rows)
+    reference = present(model.reference)
+    assert set(reference.rows.tolist()) & set(held_out.tolist())
+    assert set(reference.rows.tolist()) & set(rows.tolist())
+    assert torch.equal(reference.identities, identities_of(digits.images[reference.rows]))
 
 
 def test_a_built_in_model_and_that_of_a_run_in_progress_are_not_calibrated(
@@ -139,26 +156,6 @@ def test_a_model_knows_which_of_its_images_it_was_trained_on(model: Model) -> No
     assert sorted([*trained_on.tolist(), *held_out.tolist()]) == list(range(len(images)))
     assert len(held_out) == pytest.approx(0.1 * len(images), abs=3)
     assert model.split_of(images.subset(torch.arange(100))) is None
-
-
-def test_the_reference_of_a_run_is_of_images_that_it_was_trained_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[torch.Tensor] = []
-    monkeypatch.setattr(
-        calibration.fit, "fit_reference", lambda _model, images, **_options: seen.append(images)
-    )  # fmt: skip
-    config = vpfb.TrainConfig(
-        data="digits", widths=(8,), steps=20, sample_every=20, batch_size=64, threads=1, val_fraction=0.5,
-        out=str(tmp_path / "run"),
-    )  # fmt: skip
-    model = vpfb.train(config).model
-    images = vpfb.data.load("digits")
-    parts = model.split_of(images)
-    assert parts is not None
-    trained_on = {image.numpy().tobytes() for image in images.images[parts[0]]}
-    assert seen
-    assert all(image.numpy().tobytes() in trained_on for image in seen[0])
 
 
 def test_images_of_another_shape_or_other_classes_are_refused(model: Model) -> None:

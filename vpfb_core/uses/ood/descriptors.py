@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.methods.base import Field
@@ -21,6 +22,7 @@ from vpfb_core.model.reference import Descriptors
 # details.
 LEVELS = tuple(3.0 * (0.05 / 3.0) ** (i / 9) for i in range(10))
 SCALAR_LEVEL = LEVELS[5]  # 0.31, the level of the scores with a single level, the best one in the worst case
+PLACES = 4  # the side of the map of places over which features are averaged
 FEATURE_EVERY = 3  # features are computed at every third level, from the second on; more levels added no information
 
 
@@ -47,8 +49,8 @@ class LevelDescriptor(NamedTuple):
     Attributes:
         energy: the energy in nats up to a constant, (N,).
         score_norm: the norm ‖∇ log ρ‖ of the score, (N,).
-        features: the means and the standard deviations over positions of the network's feature layer, (N, F); F = 0 if
-            it has no such layer.
+        features: the means and the standard deviations of the network's feature layer over the positions in each part
+            of a coarse map, (N, F); F = 0 if it has no such layer.
     """
 
     energy: Tensor
@@ -56,13 +58,14 @@ class LevelDescriptor(NamedTuple):
     features: Tensor
 
 
-def describe(field: Field, data: Tensor, level: float) -> LevelDescriptor:
+def describe(field: Field, data: Tensor, level: float, places: int = 1) -> LevelDescriptor:
     """The descriptors of images at one level.
 
     Args:
         field: a field with an energy.
         data: images of unit variance, (N, …), on the device of the field.
         level: the noise level.
+        places: the side of the map of places of the features.
     """
     x = field.at_level(data, level)
     with _feature_layer(field.network) as seen:
@@ -70,17 +73,18 @@ def describe(field: Field, data: Tensor, level: float) -> LevelDescriptor:
     return LevelDescriptor(
         energy=energy,
         score_norm=score.flatten(1).norm(dim=1),
-        features=torch.cat([_pooled(layer) for layer in seen], 1) if seen else x.new_empty(len(x), 0),
+        features=torch.cat([_pooled(layer, places) for layer in seen], 1) if seen else x.new_empty(len(x), 0),
     )
 
 
-def describe_all(field: Field, data: Tensor, levels: Sequence[float]) -> Descriptors:
-    """The descriptors of images at several levels. Arguments are those of `describe`."""
-    found = [describe(field, data, level) for level in levels]
+def describe_all(field: Field, data: Tensor, levels: Sequence[float], places: int = 1) -> Descriptors:
+    """The descriptors of images at several levels by kind of evidence. Arguments are those of `describe`."""
+    found = [describe(field, data, level, places) for level in levels]
     energies = [each.energy for each in found]
     log_norms = [each.score_norm.clamp(min=1e-12).log() for each in found]
-    features = [each.features for each in found[1::FEATURE_EVERY] or found]
-    return Descriptors(torch.stack([*energies, *log_norms], 1).cpu(), torch.cat(features, 1).cpu())
+    features = torch.cat([each.features for each in found[1::FEATURE_EVERY] or found], 1).cpu()
+    recording = torch.stack([*energies, *log_norms], 1).cpu()
+    return {"recording": recording} | ({"content": features} if features.shape[1] else {})
 
 
 @contextmanager
@@ -98,7 +102,14 @@ def _feature_layer(network: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _pooled(layer: Tensor) -> Tensor:
-    """The means and the standard deviations over positions, (N, C, …) → (N, 2C)."""
-    positions = layer.flatten(2)
-    return torch.cat([positions.mean(2), positions.std(2, correction=0)], 1)
+def _pooled(layer: Tensor, places: int) -> Tensor:
+    """The means and the standard deviations over positions, in each part of a map of `places`² parts.
+
+    (N, C, h, w) → (N, 2C · places²).
+    """
+    if layer.ndim != 4 or places == 1:
+        positions = layer.flatten(2)
+        return torch.cat([positions.mean(2), positions.std(2, correction=0)], 1)
+    mean = F.adaptive_avg_pool2d(layer, places)
+    square = F.adaptive_avg_pool2d(layer.square(), places)
+    return torch.cat([mean.flatten(1), (square - mean.square()).clamp(min=0).sqrt().flatten(1)], 1)

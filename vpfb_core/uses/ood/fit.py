@@ -1,4 +1,4 @@
-"""The fit of the reference of the multi-scale score to training images."""
+"""The fit of the reference of the multi-scale score: to members in a model, or to a folder without a model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from torch import Tensor
 
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
-from vpfb_core.model.reference import Descriptors, Neighbourhood, Reference
+from vpfb_core.model.reference import Descriptors, Neighbourhood, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.uses.ood.descriptors import describe, describe_all, levels_of, scalar_level
+from vpfb_core.uses.ood.descriptors import PLACES, describe, describe_all, levels_of, scalar_level
+from vpfb_core.uses.ood.fixed import describe_fixed
 
-IMAGES = 2_500  # the default number of training images; a Fashion-MNIST model detected fewer outliers with 1,000
+IMAGES = 2_500  # the default number of members; a Fashion-MNIST model detected fewer outliers with 1,000
+_BATCH = 256  # images whose fixed descriptors are computed at once
 
 
 def fit_reference(
@@ -22,16 +24,19 @@ def fit_reference(
     *,
     seed: int = 0,
     count: int = IMAGES,
+    rows: Tensor | None = None,
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
 ) -> Reference:
-    """The reference of a model, from descriptors of its training images. It costs eleven gradients per image.
+    """The reference of a model, from descriptors of members. It costs eleven gradients per image.
 
     Args:
         model: the model.
-        images: training images, uint8 or in [0, 1], (N, C, H, W) in the model's shape, N ≥ 2.
+        images: members, such as the images of its training, uint8 or in [0, 1], (N, C, H, W) in the model's shape,
+            N ≥ 2.
         seed: the seed of the choice of images, if there are more than `count`.
         count: the largest number of images that are used.
+        rows: the row of each image in the data of the training, int64 (N,); None if it is the index of the image.
         batch_size: the number of images that are computed at once.
         on_batch: called with the number of images that are done.
     Raises:
@@ -40,29 +45,47 @@ def fit_reference(
     """
     model.require("energy", "an out-of-distribution reference")
     model.require_null("an out-of-distribution reference")
+    chosen = _choose(images, seed, count)
+    levels, scalar = levels_of(model.field), scalar_level(model.field)
+    found: list[Descriptors] = []
+    energies: list[Tensor] = []
+    for some in chosen.split(batch_size):
+        data = model.standardise(images[some])
+        found.append(describe_all(model.field, data, levels, PLACES) | describe_fixed(images[some]))
+        energies.append(describe(model.field, data, scalar).energy.cpu().double())
+        if on_batch is not None:
+            on_batch(sum(map(len, energies)))
+    return Reference(
+        _neighbourhoods(found),
+        identities_of(images[chosen]),
+        chosen if rows is None else rows[chosen],
+        levels,
+        float(torch.cat(energies).mean()),
+        PLACES,
+    )
+
+
+def fit_without_model(images: Tensor, *, seed: int = 0, count: int = IMAGES) -> Reference:
+    """The reference of images by their fixed descriptors alone. Arguments and errors are those of `fit_reference`."""
+    chosen = _choose(images, seed, count)
+    found = [describe_fixed(images[some]) for some in chosen.split(_BATCH)]
+    return Reference(_neighbourhoods(found), identities_of(images[chosen]), chosen)
+
+
+def _choose(images: Tensor, seed: int, count: int) -> Tensor:
+    """The rows of at most `count` images, increasing."""
     if len(images) < 2:
         raise DataError(
             f"an out-of-distribution reference cannot be fitted to {len(images)} image(s)", hint="it needs at least 2"
         )
-    order = torch.randperm(len(images), generator=noise.generator(seed, "reference"))
-    rows = order[:count].sort().values
-    levels, scalar = levels_of(model.field), scalar_level(model.field)
-    parts: list[Descriptors] = []
-    energies: list[Tensor] = []
-    for chosen in rows.split(batch_size):
-        data = model.standardise(images[chosen])
-        parts.append(describe_all(model.field, data, levels))
-        energies.append(describe(model.field, data, scalar).energy.cpu().double())
-        if on_batch is not None:
-            on_batch(sum(len(part.scalars) for part in parts))
-    scalars, features = (torch.cat(tables) for tables in zip(*parts, strict=True))
-    if not (scalars.isfinite().all() and features.isfinite().all()):
+    return torch.randperm(len(images), generator=noise.generator(seed, "reference"))[:count].sort().values
+
+
+def _neighbourhoods(found: list[Descriptors]) -> dict[str, Neighbourhood]:
+    """The neighbourhoods of all kinds of evidence, from the descriptors of several batches of members."""
+    tables = {kind: torch.cat([each[kind] for each in found]) for kind in found[0]}
+    if not all(table.isfinite().all() for table in tables.values()):
         raise DataError(
             "the model's energies of its training images are not finite", hint="the training may have diverged"
         )
-    return Reference(
-        levels=levels,
-        typical_energy=float(torch.cat(energies).mean()),
-        scalars=Neighbourhood.of(scalars),
-        features=Neighbourhood.of(features) if features.shape[1] else None,
-    )
+    return {kind: Neighbourhood.of(table) for kind, table in tables.items()}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from vpfb_core import methods
@@ -14,8 +15,11 @@ from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import DataError
 from vpfb_core.machine.csv_files import csv_table
+from vpfb_core.model.reference import Judgement, identities_of
 from vpfb_core.uses import density
-from vpfb_core.uses.ood.scores import DEFAULT_BATCH, score
+from vpfb_core.uses.ood.fit import fit_without_model
+from vpfb_core.uses.ood.fixed import describe_fixed
+from vpfb_core.uses.ood.scores import DEFAULT_BATCH, DEFAULT_SCORE, judge, score
 from vpfb_core.uses.ood.tables import cell, image_name
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 # The number of values in a table up to which the log-density of each row is the likelihood of the flow, which takes
 # about a minute on a CPU. It is that of the slightly blurred row in larger tables.
 EXACT_VALUES = 100_000
+FLAG = 0.01  # the expected share of members that are flagged by default
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,26 @@ class Ranked:
         name: the name of the datum.
         score: the score by which the data are ranked; higher is more out-of-distribution.
         figures: other figures by name; None if the model lacks what they need.
+        p_value: the share of members with at least this score, where each is left out of its own neighbours; None if
+            the score is not calibrated by members.
+        flagged: whether the p-value is at most the rate of the ranking.
+        evidence: the p-value of each kind of evidence, such as "content"; {} if there is no p-value.
+        nearest: the rows of the nearest members in `Ranking.members`, nearest first; () if they are not known.
     """
 
     index: int
     name: str
     score: float
     figures: Mapping[str, float | None]
+    p_value: float | None
+    flagged: bool
+    evidence: Mapping[str, float]
+    nearest: tuple[int, ...]
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """What follows from the p-values, by the names of columns, as JSON values."""
+        return {"p_value": self.p_value, "flagged": self.flagged, **self.evidence, "nearest": list(self.nearest)}
 
 
 @dataclass(frozen=True)
@@ -49,22 +68,43 @@ class Ranking:
 
     Attributes:
         ranked: the data.
-        columns: the columns of its table.
+        columns: the columns of its table: the name, the score and the figures. Those of `Ranked.verdict` follow them.
         density: how the densities were computed, "explicit" or "ode"; None without densities.
+        flag: the expected share of members that are flagged.
+        members: the source of the members that the data are compared with, as it was typed; None if it is not known.
     """
 
     ranked: Sequence[Ranked]
     columns: tuple[str, ...]
     density: str | None
+    flag: float
+    members: str | None
+
+    @property
+    def flagged(self) -> list[Ranked]:
+        """The data that are flagged."""
+        return [one for one in self.ranked if one.flagged]
 
     def table(self) -> bytes:
         """A CSV file with one row per datum."""
-        rows = ([one.name, cell(one.score), *map(cell, one.figures.values())] for one in self.ranked)
-        return csv_table(self.columns, rows)
+        rows = (
+            [one.name, cell(one.score), *map(cell, one.figures.values()), *map(_cell, one.verdict.values())]
+            for one in self.ranked
+        )
+        return csv_table((*self.columns, *self.ranked[0].verdict), rows)
 
     def documents(self, count: int) -> list[dict[str, Any]]:
         """The first `count` data as JSON values."""
-        return [{self.columns[0]: one.name, "score": one.score, **one.figures} for one in self.ranked[:count]]
+        return [
+            {self.columns[0]: one.name, "score": one.score, **one.figures, **one.verdict} for one in self.ranked[:count]
+        ]
+
+
+def _cell(value: Any) -> str:
+    """A part of a verdict as text."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else cell(value)
 
 
 @dataclass(frozen=True)
@@ -85,8 +125,9 @@ class Kind:
 def rank(
     model: TrainedModel,
     data: InMemory,
-    name: str,
+    name: str = DEFAULT_SCORE,
     *,
+    flag: float = FLAG,
     seed: int = 0,
     batch_size: int = DEFAULT_BATCH,
     density_method: str | None = None,
@@ -95,34 +136,71 @@ def rank(
     """All data of a set, the most out-of-distribution first.
 
     Args:
+        flag: the expected share of members that are flagged. Only the default score flags.
         density_method: "explicit" or "ode"; None takes "explicit" for images, and for rows "ode" in tables of at most
             `EXACT_VALUES` values. Other arguments and errors are those of `scores.score`.
     Raises:
         DataError: a score is NaN.
     """
-    scores = score(model, data.data, name, seed=seed, batch_size=batch_size, on_batch=on_batch)
+    if name == DEFAULT_SCORE:
+        judgement = judge(model, data.data, batch_size=batch_size, on_batch=on_batch)
+    else:
+        scores = score(model, data.data, name, seed=seed, batch_size=batch_size, on_batch=on_batch)
+        judgement = Judgement(scores, None, {}, torch.empty(len(scores), 0, dtype=torch.int64))
+    kind = KINDS[model.statistics.kind]
+    figures, method = kind.measure(model, data.data, seed, batch_size, density_method)
+    members = model.about.get("data", {}).get("name")
+    ranked = _sorted(data, judgement, kind, figures, flag)
+    return Ranking(ranked, (kind.names, "score", *kind.figures), method, flag, members)
+
+
+def rank_without_model(data: InMemory, *, flag: float = FLAG, seed: int = 0) -> Ranking:
+    """All images of a set, the most unlike the others first. Each image is left out of its own neighbours.
+
+    Arguments are those of `rank`.
+
+    Raises:
+        DataError: there are fewer than two images.
+    """
+    reference = fit_without_model(data.data, seed=seed)
+    judgement = Judgement.joined([
+        reference.judge(describe_fixed(some), identities_of(some)) for some in data.data.split(4 * DEFAULT_BATCH)
+    ])  # fmt: skip
+    kind = KINDS[ImageStatistics.kind]
+    ranked = _sorted(data, judgement, kind, [None] * len(kind.figures), flag)
+    return Ranking(ranked, (kind.names, "score", *kind.figures), None, flag, data.name)
+
+
+def _sorted(
+    data: InMemory, judgement: Judgement, kind: Kind, figures: Sequence[Tensor | None], flag: float
+) -> list[Ranked]:
+    """The data of a set by their scores, the greatest first."""
+    scores, p_values = judgement.score, judgement.p_value
     if scores.isnan().any():
         raise DataError(f"the score of {image_name(data, int(scores.isnan().nonzero()[0]))} is NaN")
-    kind = KINDS[model.statistics.kind]
-    found, method = kind.measure(model, data.data, seed, batch_size, density_method)
-    ranked = [
-        Ranked(
+
+    def ranked(index: int) -> Ranked:
+        p_value = None if p_values is None else float(p_values[index])
+        return Ranked(
             index=index,
             name=image_name(data, index),
             score=float(scores[index]),
             figures={
                 figure: None if values is None else float(values[index])
-                for figure, values in zip(kind.figures, found, strict=True)
+                for figure, values in zip(kind.figures, figures, strict=True)
             },
+            p_value=p_value,
+            flagged=p_value is not None and p_value <= flag,
+            evidence={name: float(values[index]) for name, values in judgement.evidence.items()},
+            nearest=tuple(judgement.nearest[index].tolist()),
         )
-        for index in scores.argsort(descending=True, stable=True).tolist()
-    ]
-    return Ranking(ranked, (kind.names, "score", *kind.figures), method)
+
+    return [ranked(index) for index in scores.argsort(descending=True, stable=True).tolist()]
 
 
 def is_ranking(first_line: str) -> bool:
     """Whether a file begins with the names of the columns of a ranking."""
-    return first_line in {",".join((kind.names, "score", *kind.figures)) for kind in KINDS.values()}
+    return any(first_line.startswith(",".join((kind.names, "score", *kind.figures))) for kind in KINDS.values())
 
 
 def _of_images(

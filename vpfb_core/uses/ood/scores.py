@@ -10,21 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.model.reference import Reference
+from vpfb_core.model.reference import Judgement, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import Density
 from vpfb_core.uses.draw import batches
 from vpfb_core.uses.ood.descriptors import SCALAR_LEVEL, describe, describe_all, scalar_level
+from vpfb_core.uses.ood.fixed import describe_fixed
 from vpfb_core.uses.ood.intrinsic_dimension import local_dimension
 
 DEFAULT_SCORE = "multiscale"
 ALL = "all"
 DEFAULT_BATCH = 64
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,42 @@ def score(
         CheckpointError: the score needs a calibrated model.
     """
     chosen = require_ready(model, name)
+    parts = _in_batches(chosen.compute, model, images, seed, first, batch_size, on_batch)
+    return torch.cat([part.float().cpu() for part in parts]) if parts else torch.empty(0)
+
+
+def judge(
+    model: TrainedModel,
+    images: Tensor,
+    *,
+    batch_size: int = DEFAULT_BATCH,
+    on_batch: Callable[[int], None] | None = None,
+) -> Judgement:
+    """The default score of images with its p-values by kind of evidence and the nearest members.
+
+    Arguments and errors are those of `score`, but there is at least one image.
+    """
+    require_ready(model, DEFAULT_SCORE)
+    return Judgement.joined(_in_batches(_judged, model, images, 0, 0, batch_size, on_batch))
+
+
+def _in_batches(
+    compute: Callable[[Batch], Part],
+    model: TrainedModel,
+    images: Tensor,
+    seed: int,
+    first: int,
+    batch_size: int,
+    on_batch: Callable[[int], None] | None,
+) -> list[Part]:
+    """What is computed for each batch of images. Arguments are those of `score`."""
     model.require_values(images)
     parts = []
     for rows in batches(len(images), batch_size):
-        part = chosen.compute(Batch(model, images[rows], first + rows.start, seed))
-        parts.append(part.float().cpu())
+        parts.append(compute(Batch(model, images[rows], first + rows.start, seed)))
         if on_batch is not None:
             on_batch(rows.stop)
-    return torch.cat(parts) if parts else torch.empty(0)
+    return parts
 
 
 def find_score(name: str) -> Score:
@@ -160,7 +191,13 @@ def is_ready(model: TrainedModel, name: str) -> bool:
 
 
 def _multiscale(batch: Batch) -> Tensor:
-    return batch.reference.outlier_score(describe_all(batch.model.field, batch.data, batch.reference.levels))
+    return _judged(batch).score
+
+
+def _judged(batch: Batch) -> Judgement:
+    reference = batch.reference
+    descriptors = describe_all(batch.model.field, batch.data, reference.levels, reference.places)
+    return reference.judge(descriptors | describe_fixed(batch.images), identities_of(batch.images))
 
 
 def _energy(batch: Batch) -> Tensor:

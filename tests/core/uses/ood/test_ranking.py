@@ -36,7 +36,7 @@ def test_an_uncalibrated_model_leaves_bits_empty_and_a_calibrated_one_fills_them
     assert model.calibration is not None
     for ranked, is_calibrated in ((model, True), (replace(model, calibration=None), False)):
         rows = list(csv.reader(io.StringIO(rank(ranked, images, "energy").table().decode())))
-        assert rows[0] == ["file", "score", "energy", "bits_per_dim"]
+        assert rows[0] == ["file", "score", "energy", "bits_per_dim", "p_value", "flagged", "nearest"]
         assert all((row[3] != "") == is_calibrated for row in rows[1:])
         assert all(row[1] == row[2] for row in rows[1:]), "the energy is the requested score"
 

@@ -18,7 +18,7 @@ from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container as checkpoint
-from vpfb_core.model.reference import NEIGHBOURS, Descriptors, Neighbourhood, Reference, shrunk_covariance
+from vpfb_core.model.reference import NEIGHBOURS, Neighbourhood, Reference, Usual, identities_of, principal_axes
 from vpfb_core.uses import ood
 
 
@@ -29,34 +29,66 @@ def points(n: int, d: int = 4, seed: int = 0) -> Tensor:
     return torch.randn(n, d, generator=random) @ mixing + 100
 
 
-@pytest.mark.parametrize(("n", "d"), [(200, 5), (20, 40), (3, 7)])
-def test_the_covariance_is_that_of_ledoit_and_wolf(n: int, d: int) -> None:
+@pytest.mark.parametrize(("n", "d"), [(200, 5), (20, 40), (3, 7), (90, 100)])
+def test_the_axes_are_those_of_the_covariance_of_ledoit_and_wolf(n: int, d: int) -> None:
     centred = points(n, d).double()
-    centred -= centred.mean(0)
-    expected, _ = ledoit_wolf(centred.numpy(), assume_centered=True)
-    assert torch.allclose(shrunk_covariance(centred), torch.from_numpy(expected), rtol=1e-9)
+    centred = (centred - centred.mean(0)) / centred.std(0)
+    covariance = torch.from_numpy(ledoit_wolf(centred.numpy(), assume_centered=True)[0])
+    variances, directions = principal_axes(centred)
+    known = min(n - 1, d, 64)  # centred points have one direction less than there are points
+    variances, directions = variances[-known:], directions[:, -known:]
+    assert torch.allclose(variances, torch.linalg.eigvalsh(covariance)[-known:], rtol=1e-6)
+    assert torch.allclose(covariance @ directions, directions * variances, atol=1e-6)
+    assert torch.allclose(directions.T @ directions, torch.eye(known).double(), atol=1e-6)
 
 
-def test_the_space_is_white_but_for_the_shrinkage() -> None:
-    """Directions of little variance, which few points know badly, are stretched less than to variance 1."""
-    covariance = torch.cov(Neighbourhood.of(points(4000)).points.T)
-    variances = covariance.diagonal()
-    assert torch.allclose(covariance, torch.diag(variances), atol=1e-5)
-    assert torch.allclose(variances[1:], torch.ones(3), atol=0.01)
-    assert 0.9 < variances[0] < 1
+NO_MEMBER = torch.full((50,), -1)
 
 
-def test_the_outlier_score_is_the_standardised_log_distance_less_half_of_the_neighbours_own() -> None:
+def statistics(neighbourhood: Neighbourhood, descriptors: Tensor) -> Tensor:
+    """The statistics of images that are no members."""
+    return neighbourhood.neighbours(descriptors, torch.full((len(descriptors),), -1)).statistic
+
+
+def test_the_space_is_that_of_the_usual_members() -> None:
+    """A tenth of outliers, however far out, leaves the mean and the axes almost alone."""
+    members = points(400)
+    scattered = torch.cat([members[:-40], 1e5 * points(40, seed=1)])
+    clean, mixed = Neighbourhood.of(members), Neighbourhood.of(scattered)
+    assert ((mixed.mean - clean.mean).abs() < 0.2 * members.std(0)).all()
+    assert ((mixed.points[:360].std(0) > 0.5) & (mixed.points[:360].std(0) < 2)).all()
+
+
+def test_the_statistic_is_the_log_distance_less_half_of_the_neighbours_own() -> None:
     neighbourhood = Neighbourhood.of(points(300))
     others = (points(50, seed=1) - neighbourhood.mean) @ neighbourhood.axes
     nearest = NearestNeighbors(n_neighbors=NEIGHBOURS + 1).fit(neighbourhood.points.numpy())
     own_distances, own_rows = nearest.kneighbors(neighbourhood.points.numpy())
     distances, rows = nearest.kneighbors(others.numpy(), NEIGHBOURS)
     spacing = np.log(own_distances[:, 1:].mean(1))
-    usual = spacing - spacing[own_rows[:, 1:]].mean(1) / 2
-    expected = (np.log(distances.mean(1)) - spacing[rows].mean(1) / 2 - usual.mean()) / usual.std()
-    found = neighbourhood.outlier_score(points(50, seed=1))
-    assert torch.allclose(found, torch.from_numpy(expected).float(), atol=1e-3)
+    found = neighbourhood.neighbours(points(50, seed=1), NO_MEMBER)
+    expected = np.log(distances.mean(1)) - spacing[rows].mean(1) / 2
+    assert torch.allclose(found.statistic, torch.from_numpy(expected).float(), atol=1e-3)
+    assert np.array_equal(found.nearest.numpy(), rows[:, :3])
+    members = spacing - spacing[own_rows[:, 1:]].mean(1) / 2
+    assert torch.allclose(neighbourhood.members.statistic, torch.from_numpy(members).float(), atol=1e-3)
+
+
+def test_a_member_is_left_out_of_its_own_neighbours() -> None:
+    members = points(100)
+    neighbourhood = Neighbourhood.of(members)
+    found = neighbourhood.neighbours(members[:50], torch.arange(50))
+    assert torch.allclose(found.statistic, neighbourhood.members.statistic[:50], atol=1e-4)
+    assert torch.equal(neighbourhood.neighbours(members[:50], NO_MEMBER).nearest[:, 0], torch.arange(50))
+    assert not (found.nearest == torch.arange(50)[:, None]).any()
+
+
+def test_members_are_recognised_by_their_values_as_bytes_or_as_floats() -> None:
+    images = torch.randint(0, 256, (90, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = identities_of(images)
+    assert len(found.unique()) == 90
+    assert torch.equal(found, identities_of(images.float() / 255))
+    assert torch.equal(found[5:7], identities_of(images[5:7]))
 
 
 def test_among_images_that_vary_much_a_distance_counts_less() -> None:
@@ -65,29 +97,39 @@ def test_among_images_that_vary_much_a_distance_counts_less() -> None:
     narrow, wide = (torch.randn(200, 2, generator=random) * width for width in (0.1, 1.0))
     neighbourhood = Neighbourhood.of(torch.cat([narrow - 10, wide + 10]))
     beside_narrow, beside_wide = torch.tensor([[-9.3, -10.0]]), torch.tensor([[14.0, 10.0]])
-    assert neighbourhood.outlier_score(beside_narrow) > neighbourhood.outlier_score(beside_wide)
+    assert statistics(neighbourhood, beside_narrow) > statistics(neighbourhood, beside_wide)
 
 
-def test_far_points_have_higher_scores_in_every_direction() -> None:
+def test_far_points_have_higher_statistics_in_every_direction() -> None:
     neighbourhood = Neighbourhood.of(points(500))
-    usual = neighbourhood.outlier_score(points(200, seed=1))
+    usual = statistics(neighbourhood, points(200, seed=1))
     directions = torch.linalg.pinv(neighbourhood.axes)
     for direction in torch.cat([directions, -directions]):
-        far = neighbourhood.outlier_score((neighbourhood.mean + 8 * direction)[None])
+        far = statistics(neighbourhood, (neighbourhood.mean + 8 * direction)[None])
         assert float(far) > float(usual.max())
 
 
-def test_both_descriptors_count() -> None:
-    parts = Neighbourhood.of(points(300, 20)), Neighbourhood.of(points(300, 6))
-    reference = Reference((1.0,) * 10, 0.0, *parts)
-    usual = Descriptors(points(50, 20, 1), points(50, 6, 1))
-    scores = reference.outlier_score(usual)
-    moved = [Descriptors(usual.scalars + 1e4, usual.features), Descriptors(usual.scalars, usual.features + 1e4)]
-    assert all((reference.outlier_score(descriptors) > scores).all() for descriptors in moved)
-    scalars, features = (part.outlier_score(descriptor) for part, descriptor in zip(parts, usual, strict=True))
-    assert torch.allclose(scores, scalars + 2 * features)
-    alone = Reference((1.0,) * 10, 0.0, parts[0], None)
-    assert torch.equal(alone.outlier_score(usual), parts[0].outlier_score(usual.scalars))
+def test_p_values_of_new_members_are_uniform_and_a_tenth_of_outliers_does_not_change_the_tail() -> None:
+    random = torch.Generator().manual_seed(0)
+    clean, new = Usual(torch.randn(2000, generator=random)), torch.randn(2000, generator=random)
+    shares = torch.tensor([0.5, 0.2, 0.1, 0.02])
+    found = (-clean.surprise(new)).exp()
+    assert torch.allclose((found[:, None] <= shares).double().mean(0), shares.double(), atol=0.03)
+    near, far = (Usual(torch.cat([clean.values[:1800], torch.full((200,), value)])) for value in (1e5, 1e9))
+    assert torch.equal(near.surprise(new), far.surprise(new))
+
+
+def test_every_kind_of_evidence_counts() -> None:
+    parts = {"recording": Neighbourhood.of(points(300, 20)), "content": Neighbourhood.of(points(300, 6))}
+    reference = Reference(parts, torch.arange(300), torch.arange(300), (1.0,) * 10)
+    usual = {"recording": points(50, 20, 1), "content": points(50, 6, 1)}
+    judged = reference.judge(usual, NO_MEMBER)
+    for kind in parts:
+        moved = reference.judge(usual | {kind: usual[kind] + 1e4}, NO_MEMBER)
+        assert (moved.score > judged.score).all()
+        assert (moved.evidence[kind] < 1e-3).all()
+    assert torch.allclose(-torch.stack(list(judged.evidence.values())).log().sum(0), judged.score, rtol=1e-3)
+    assert torch.equal(judged.nearest, parts["content"].neighbours(usual["content"], NO_MEMBER).nearest)
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
@@ -104,7 +146,7 @@ def test_copies_of_one_image_have_a_reference() -> None:
     model.reference = ood.fit_reference(model, images_of(1).expand(30, -1, -1, -1))
     same, other = ood.score(model, images_of(1)), ood.score(model, images_of(1, seed=5))
     assert same.isfinite().all()
-    assert other > same + 10
+    assert other > same + 3
 
 
 def test_one_image_and_a_diverged_model_are_errors() -> None:
@@ -118,9 +160,9 @@ def test_the_choice_of_images_depends_on_the_seed_and_is_counted() -> None:
     model, images = model_of(), images_of(40)
     heard: list[int] = []
     first, again, other = (ood.fit_reference(model, images, seed=seed, count=10) for seed in (0, 0, 1))
-    assert len(first.scalars.points) == 10
-    assert torch.equal(first.scalars.points, again.scalars.points)
-    assert not torch.allclose(first.scalars.points, other.scalars.points)
+    assert len(first.rows) == 10
+    assert torch.equal(first.rows, again.rows)
+    assert not torch.equal(first.rows, other.rows)
     ood.fit_reference(model, images, count=30, batch_size=20, on_batch=heard.append)
     assert heard == [20, 30]
 
@@ -132,17 +174,17 @@ def test_a_file_brings_the_reference_back(digits: tuple[Model, ImageSet], tmp_pa
     assert torch.equal(ood.score(loaded, held_out.images[:9]), ood.score(model, held_out.images[:9]))
     assert model.reference is not None
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.reference.tensors().values())
-    assert size < 2**20
+    assert size < 3 * 2**20
 
 
 @pytest.mark.parametrize(
     "change",
     [
         lambda tensors: tensors.pop("reference/levels"),
-        lambda tensors: tensors.pop("reference/scalars/points"),
+        lambda tensors: tensors.pop("reference/recording/points"),
         lambda tensors: tensors.update({"reference/levels": torch.ones(3)}),
-        lambda tensors: tensors.update({"reference/features/points": torch.zeros(5, 1)}),
-        lambda tensors: tensors.update({"reference/scalars/mean": torch.zeros(())}),
+        lambda tensors: tensors.update({"reference/content/points": torch.zeros(5, 1)}),
+        lambda tensors: tensors.update({"reference/recording/mean": torch.zeros(())}),
     ],
 )
 def test_a_reference_that_does_not_fit_is_a_checkpoint_error(

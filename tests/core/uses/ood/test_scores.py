@@ -108,13 +108,15 @@ def test_the_range_of_each_image_is_checked_once(name: str, monkeypatch: pytest.
 
 def test_descriptors_hold_every_level_and_the_coarsest_layer(digits: tuple[Model, ImageSet]) -> None:
     model, held_out = digits
-    scalars, features = describe_all(model.field, model.standardise(held_out.images[:3]), LEVELS)
-    assert scalars.shape == (3, 2 * len(LEVELS))
+    data = model.standardise(held_out.images[:3])
+    found = describe_all(model.field, data, LEVELS)
+    assert found["recording"].shape == (3, 2 * len(LEVELS))
     width = model.network["widths"][-1]
-    assert features.shape == (3, 3 * 2 * width), "mean and deviation of each channel, at three levels"
+    assert found["content"].shape == (3, 3 * 2 * width), "mean and deviation of each channel, at three levels"
+    assert describe_all(model.field, data, LEVELS, places=4)["content"].shape == (3, 3 * 2 * width * 4**2)
     assert isinstance(model.field.network, UNet)
     assert not model.field.network.middle._forward_hooks, "nothing is left behind"
-    assert describe_all(model_of().field, images_of(3), LEVELS).features.shape == (3, 0)
+    assert "content" not in describe_all(model_of().field, images_of(3), LEVELS)
 
 
 @pytest.mark.parametrize("name", ["multiscale", "typicality", "density"])
