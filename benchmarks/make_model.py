@@ -52,7 +52,7 @@ def main() -> None:
     model, images = result.model, vpfb.data.load(settings["data"], conditional=True)
     parts = model.split_of(images)
     assert parts is not None
-    calibrate(model, images.subset(parts[0]))
+    calibrate(model, images, trained_on=parts[0])
     path = ASSETS / f"{arguments.name}.safetensors"
     model.save(path)
     size = path.stat().st_size

@@ -147,7 +147,7 @@ def score(
     if name == SCORES[0]:
         expected = flag * len(images)
         say.note(
-            f"{len(ranking.flagged):,} flagged; without any outlier, {expected:.2g} would be expected (--flag {flag})"
+            f"{len(ranking.flagged):,} flagged; without any outlier, {expected:.2g} would be expected (--flag {flag:g})"
         )
     document = {
         "model": model_name, "output": out, "n": len(images), "flag": flag, "flagged": len(ranking.flagged),

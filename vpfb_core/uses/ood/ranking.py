@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,10 +51,10 @@ class Ranked:
     name: str
     score: float
     figures: Mapping[str, float | None]
-    p_value: float | None
-    flagged: bool
-    evidence: Mapping[str, float]
-    nearest: tuple[int, ...]
+    p_value: float | None = None
+    flagged: bool = False
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    nearest: tuple[int, ...] = ()
 
     @property
     def verdict(self) -> dict[str, Any]:
@@ -77,8 +77,8 @@ class Ranking:
     ranked: Sequence[Ranked]
     columns: tuple[str, ...]
     density: str | None
-    flag: float
-    members: str | None
+    flag: float = FLAG
+    members: str | None = None
 
     @property
     def flagged(self) -> list[Ranked]:
