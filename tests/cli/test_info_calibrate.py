@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from models import vpfb_model
+from present import present
 
 import vpfb_core as vpfb
 from vpfb_cli.__main__ import run
@@ -22,22 +23,26 @@ from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import calibration
 
-TEN = (ConditionGroup("class", tuple("0123456789")),)
+TWO = (ConditionGroup("class", ("0", "1")),)
 ABOUT = {
-    "data": {"name": "digits"}, "step": 1, "versions": {}, "figures": {}, "seconds": 1.0, "seed": 0, "device": "cpu",
+    "data": {"name": "two.npz"}, "step": 1, "versions": {}, "figures": {}, "seconds": 1.0, "seed": 0, "device": "cpu",
 }  # fmt: skip
 
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An untrained model of the digits with their classes, calibrated on a few of them only."""
+    """An untrained model of digits of two classes, calibrated on a few of them only."""
     monkeypatch.chdir(tmp_path)
+    digits = vpfb.data.load("digits", conditional=True)
+    labels = present(digits.labels)[:, 0].numpy()
+    chosen = np.flatnonzero(labels < 2)[:60]
+    np.savez("two.npz", images=digits.images[chosen, 0].numpy(), labels=labels[chosen])
     monkeypatch.setattr(calibration, "IMAGES", 24)
     monkeypatch.setattr(estimation, "ANCHOR_POINTS", 4)
-    network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [10]}
+    network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [2]}
     potential = Potential(networks.build(network), OT(sigma_min=0.04))
     statistics = ImageStatistics((0.3,), 0.37)
-    vpfb_model(potential, network=network, statistics=statistics, groups=TEN, about=ABOUT).save("model.safetensors")
+    vpfb_model(potential, network=network, statistics=statistics, groups=TWO, about=ABOUT).save("model.safetensors")
     return tmp_path / "model.safetensors"
 
 

@@ -92,7 +92,9 @@ class RealDevice:
 GPU = RealDevice | PretendedGPU
 
 cuda = pytest.mark.parametrize("gpu", [REAL or "cuda"], indirect=True)
-cuda_and_mps = pytest.mark.parametrize("gpu", [REAL] if REAL else ["cuda", "mps"], indirect=True)
+cuda_and_mps = pytest.mark.parametrize(
+    "gpu", [REAL] if REAL else ["cuda", pytest.param("mps", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @pytest.fixture

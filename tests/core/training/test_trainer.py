@@ -36,6 +36,7 @@ def gradient(trainer: Trainer, inputs: Inputs) -> list[Tensor]:
     return [present(parameter.grad) for parameter in trainer.field.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untold")
 def test_a_step_in_bf16_with_dropout_is_compiled_whole_and_has_the_gradient_of_the_eager_one() -> None:
     settings: dict[str, Any] = {

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from present import present
@@ -14,6 +15,7 @@ import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.data import InMemory, Source
 from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.methods.vpfb import estimation
 from vpfb_core.model.lock import locked
 from vpfb_core.model.reference import identities_of
 from vpfb_core.model.runs import Run, builtin_models
@@ -68,6 +70,7 @@ def test_a_file_is_calibrated_on_the_images_that_it_was_trained_on(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "IMAGES", 60)
+    monkeypatch.setattr(estimation, "ANCHOR_POINTS", 4)
     path, used, trained_on = tmp_path / "model.safetensors", list[Source](), list[torch.Tensor]()
     honest = calibration._shuffled
 
@@ -167,15 +170,19 @@ def test_images_of_another_shape_or_other_classes_are_refused(model: Model) -> N
 
 
 def test_a_model_that_was_never_trained_without_a_class_gets_constants_and_no_reference(tmp_path: Path) -> None:
+    digits = vpfb.data.load("digits", conditional=True)
+    labels = present(digits.labels)[:, 0].numpy()
+    chosen, data = np.flatnonzero((labels == 3) | (labels == 7))[:80], str(tmp_path / "two.npz")
+    np.savez(data, images=digits.images[chosen, 0].numpy(), labels=labels[chosen])
     config = vpfb.TrainConfig(
-        data="digits", conditional=True, condition_dropout=0.0, widths=(8,), steps=2, batch_size=8, threads=1,
+        data=data, conditional=True, condition_dropout=0.0, widths=(8,), steps=2, batch_size=8, threads=1,
         out=str(tmp_path / "run"),
     )  # fmt: skip
     model = vpfb.train(config).model
-    calibrate(model, vpfb.data.load("digits", conditional=True), gradients=5_000)
+    calibrate(model, vpfb.data.load(data, conditional=True), gradients=4_000)
     assert model.calibration is not None
     assert model.reference is None
-    images = vpfb.data.load("digits").images[:2]
+    images = digits.images[:2]
     assert model.log_density(images, condition=["3", "7"]).isfinite().all()
     assert model.sample(2, condition=["3", "7"]).images.shape == images.shape
     with pytest.raises(ConfigError, match="out-of-distribution detection needs the unconditional model"):

@@ -36,7 +36,7 @@ def untrained(
 ) -> Model:  # fmt: skip
     """N = 0, the exact model of independent Gaussian pixels; with noise on its weights, some other."""
     network = {
-        "name": "unet", "channels": 1, "size": side, "widths": [8, 8], "classes": [len(g.classes) for g in groups],
+        "name": "unet", "channels": 1, "size": side, "widths": [8], "classes": [len(g.classes) for g in groups],
     }  # fmt: skip
     built = networks.build(network)
     draws = torch.Generator().manual_seed(1)

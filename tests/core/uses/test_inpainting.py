@@ -60,6 +60,7 @@ def test_two_answers_that_agree_on_what_is_known_are_given_in_their_proportions(
         assert abs(there.var() - variance) < 4 * variance * math.sqrt(2 / len(there))
 
 
+@pytest.mark.slow
 def test_two_answers_that_differ_in_the_known_pixels_have_the_expected_bias() -> None:
     # The known value lies between two modes and nearer to one. Chains part before the noise has gone that hides which,
     # so the shares come out more equal than they are: about 0.60 instead of 0.67.

@@ -77,6 +77,7 @@ def test_features_are_torch_fidelitys_own(path: Path, found: features.Extractor)
     assert torch.allclose(found.compute(grey), expected[2:], atol=1e-5), "grey is three equal channels"
 
 
+@pytest.mark.slow
 def test_a_figure_is_torch_fidelitys_over_the_registered_extractor(path: Path, found: features.Extractor) -> None:
     sets = [images(2), images(2, seed=1) // 2]
     theirs = calculate_metrics(
