@@ -33,6 +33,7 @@ from record import record, show
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.data import ImageSet
+from vpfb_core.data.batches import Batch
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import keeping_freed_memory, resolve_device
 from vpfb_core.machine.distributed import Group
@@ -69,7 +70,7 @@ class Bench:
         """A function that takes a step on this process's share of a batch of that many images."""
         share = trainer.group.share(images)
         pictures = self.inputs.plan.images.sample[share.start % 128 :][: len(share)].to(self.device)
-        batch = (pictures.repeat(-(-len(share) // len(pictures)), 1, 1, 1)[: len(share)], None)
+        batch = Batch(pictures.repeat(-(-len(share) // len(pictures)), 1, 1, 1)[: len(share)], None)
 
         def run() -> None:
             trainer.step(batch, 0, 0.5)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core import methods
-from vpfb_core.data.batches import BatchesInMemory
+from vpfb_core.data.batches import Batch, BatchesInMemory
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.errors import DataError
 from vpfb_core.machine import distributed
@@ -94,7 +94,7 @@ def gradients(name: str, micro_batch: int = BATCH) -> list[Tensor]:
     data = torch.randn(BATCH, 1, 8, 8, generator=draws, dtype=torch.float64)
     labels = torch.tensor([[0], [1], [2], [-1], [0], [1], [2]])
     share = slice(group.share(BATCH).start, group.share(BATCH).stop)
-    trainer.step((data[share], labels[share]), step=2, fraction=0.9)
+    trainer.step(Batch(data[share], labels[share]), step=2, fraction=0.9)
     return [parameter.grad for parameter in trainer.field.parameters() if parameter.grad is not None]
 
 

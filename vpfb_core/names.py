@@ -18,9 +18,11 @@ class MethodName:
         summary: one line that says what it is.
         module: the module that contains its class.
         attribute: the name of the class.
-        gives: the capabilities of the method: "energy"; "flow", from noise to data and back; "density", if its energies
-            are calibrated to normalised densities; "code", if it describes each datum by a code.
+        gives: the capabilities of the method: "energy", explicit and with a gradient; "free-energy", one that has to be
+            estimated; "flow", from noise to data and back; "density", if its energies are calibrated to normalised
+            densities; "code", if it describes each datum by a code.
         sampling: the options of sampling that only this method has, beside the solver.
+        network: the only network that it trains, which no other method trains; None if it trains all others.
     """
 
     summary: str
@@ -28,10 +30,15 @@ class MethodName:
     attribute: str
     gives: tuple[str, ...]
     sampling: tuple[str, ...] = ()
+    network: str | None = None
 
     def has(self, capability: str) -> bool:
-        """Whether the method has a capability. A flow gives each datum a code: the noise from which it comes."""
-        return capability in self.gives or (capability == "code" and "flow" in self.gives)
+        """Whether the method has a capability, or one that includes it.
+
+        A flow gives each datum a code: the noise from which it comes. An energy is also a free energy.
+        """
+        including = {"code": "flow", "free-energy": "energy"}.get(capability)
+        return capability in self.gives or including in self.gives
 
 
 METHODS: dict[str, MethodName] = {
@@ -54,6 +61,14 @@ METHODS: dict[str, MethodName] = {
         ("energy",),
         ("tau",),
     ),
+    "latent": MethodName(
+        "latent: a joint energy of data and codes of a few numbers, trained by particles",
+        "vpfb_core.methods.latent.two_stages",
+        "Latent",
+        ("free-energy", "density", "code"),
+        ("start",),
+        "decoder",
+    ),
 }
 DEFAULT_METHOD = "vpfb"
 
@@ -65,6 +80,7 @@ NETWORKS: dict[str, str] = {
     "paper-unet": "vpfb_core.networks.paper:PaperUNet",
     "mlp": "vpfb_core.networks.mlp:MLP",
     "residual-mlp": "vpfb_core.networks.residual_mlp:ResidualMLP",
+    "decoder": "vpfb_core.networks.decoder:Decoder",
 }
 PRESETS = ("tiny", "small", "base", "paper", "celeba64", "mlp")
 SOLVERS = ("arc3", "euler", "midpoint", "heun", "rk4", "ab2", "ab3", "bosh3", "dopri5")
@@ -73,7 +89,7 @@ MCMC = ("none", "ula", "mala", "smc")
 
 
 def methods_with(capability: str) -> list[str]:
-    """The names of the methods that have a capability, "energy", "flow", "density" or "code"."""
+    """The names of the methods that have a capability, such as "flow" (see `MethodName.gives`)."""
     return [name for name, method in METHODS.items() if method.has(capability)]
 
 

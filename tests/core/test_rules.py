@@ -86,13 +86,16 @@ def test_the_registry_describes_methods_correctly() -> None:
 
     for name, row in names.METHODS.items():
         method = methods.build(name, {})
-        network = networks.build({"name": "unet", "channels": 1, "size": 8, "widths": [4]})
+        size = {"codes": 2} if row.network else {"widths": [4]}
+        network = networks.build({"name": row.network or "unet", "channels": 1, "size": 8, **size})
         field = method.field(network, DataShape((1, 8, 8)))
         assert method.name == name
-        assert set(row.gives) == {
-            *(["energy"] if field.levels is not None else []), *(["flow"] if isinstance(field, Transports) else []),
+        assert set(row.gives) - {"energy", "free-energy"} == {
+            *(["flow"] if isinstance(field, Transports) else []),
             *(["density"] if type(method).calibrate is not Method.calibrate else []),
+            *(["code"] if type(method).encode is not Method.encode else []),
         }  # fmt: skip
+        assert len({"energy", "free-energy"} & set(row.gives)) == (field.levels is not None)
         assert row.sampling == method.SamplingOptions.names()
 
 

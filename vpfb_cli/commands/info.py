@@ -198,7 +198,7 @@ def _in_words(facts: dict[str, Any], calibration: Calibration | None) -> list[tu
 
 
 def _calibrated(method: str, calibration: Calibration | None) -> str:
-    if method not in methods_with("energy"):
+    if method not in methods_with("free-energy"):
         return f"no: the method {method} has no energy"
     if calibration is None:
         return "no: energies can be compared, but densities are not normalised"

@@ -68,6 +68,15 @@ def sample(
             show_default="set by the method",
         ),
     ] = None,
+    start: Annotated[
+        str | None,
+        option(
+            "--start pool|fresh",
+            FLOW,
+            "Where the chains of a model with codes begin: in its pool of states, or fresh from its decoder.",
+            show_default="pool",
+        ),
+    ] = None,
     langevin: Annotated[
         int | None,
         option("--langevin N", CHAINS, "Continue each sample by N steps of a MALA chain.", callback=at_least_one),
@@ -102,7 +111,8 @@ def sample(
         from vpfb_core import methods
         from vpfb_core.machine import distributed
     writer, out = open_writer(kind_of(model), out, "samples", say, {"--known": known, "--mask": mask})
-    own = {} if tau is None else {"tau": tau}
+    given: dict[str, Any] = {"tau": tau, "start": start}
+    own = {name: value for name, value in given.items() if value is not None}
     _check_combination(writer, langevin, known, mask, flow, own)
     flow.choose()  # refuses a wrong solver before the model is loaded
     loaded, name = open_model(say, model, machine, weights)

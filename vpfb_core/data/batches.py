@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,20 @@ from torch import Tensor
 from vpfb_core.machine import noise
 from vpfb_core.machine.devices import moved
 
-Batch = tuple[Tensor, Tensor | None]  # data, (B, *shape), images as uint8; and labels, int64 (B, G)
+
+class Batch(NamedTuple):
+    """The data of a step.
+
+    Attributes:
+        data: (B, *shape), images as uint8.
+        labels: int64 (B, G); None without conditions.
+        keys: a number for each datum by which it is recognised in other steps, int64 (B,), on the CPU. It is its row,
+            and a mirrored image has another number. None if the data are not recognised.
+    """
+
+    data: Tensor
+    labels: Tensor | None
+    keys: Tensor | None = None
 
 
 class Batches(Protocol):
@@ -95,12 +108,13 @@ class BatchesInMemory:
         mirrored: list[Tensor] = []
         for epoch, places in self.order.places(step):
             rows.append(epoch.rows[places.start : places.stop])
-            mirrored.append(epoch.mirrored[rows[-1]])
+            mirrored.append(epoch.mirrored)
         chosen = moved(torch.cat(rows), self.images.device)
-        images = self.images[chosen]
+        images, keys = self.images[chosen], torch.cat(rows)
         if self.order.flip:
-            images = mirror(images, torch.cat(mirrored))
-        return images, None if self.labels is None else self.labels[chosen]
+            turned = torch.cat([each[row] for each, row in zip(mirrored, rows, strict=True)])
+            images, keys = mirror(images, turned), keys + self.order.count * turned
+        return Batch(images, None if self.labels is None else self.labels[chosen], keys)
 
     def close(self) -> None:
         """Do nothing, since there are no threads."""

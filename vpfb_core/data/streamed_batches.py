@@ -88,11 +88,12 @@ class StreamedBatches:
                 self._begun[ahead] = self._begin(ahead)
         taken = [image for task in self._begun.pop(step) for image in task.result()]
         images = moved(torch.from_numpy(np.stack([image.pixels for image in taken])), self._device)
+        keys = torch.tensor([image.row for image in taken])
+        labels = None if self._labels is None else moved(self._labels[keys], self._device)
         if self._order.flip:
-            images = mirror(images, torch.tensor([image.mirrored for image in taken]))
-        if self._labels is None:
-            return images, None
-        return images, moved(self._labels[[image.row for image in taken]], self._device)
+            turned = torch.tensor([image.mirrored for image in taken])
+            images, keys = mirror(images, turned), keys + len(self._rows) * turned
+        return Batch(images, labels, keys)
 
     def close(self) -> None:
         """Stop reading, after the images that are being decoded."""

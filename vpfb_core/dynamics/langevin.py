@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,20 @@ CHAINS = ("mala", "ula")
 BEST_ACCEPTANCE = 0.57  # the optimal acceptance of MALA in many dimensions (Roberts and Rosenthal 1998)
 ADAPTATION = 0.3  # the rate at which the logarithm of a step scale adapts
 SCALES = (0.02, 20.0)  # the limits of an adapted step scale
+
+
+class State(NamedTuple):
+    """The states of N chains.
+
+    Attributes:
+        x: (N, …).
+        energy: the energy of x, (N,).
+        score: the score at x, like x.
+    """
+
+    x: Tensor
+    energy: Tensor
+    score: Tensor
 
 
 @dataclass(frozen=True)
@@ -97,42 +112,67 @@ def langevin(
     draws = ChainNoise(seed, stream, first, x)
     accepted = torch.zeros_like(c)
     with torch.no_grad():
-        energy, score = target(x)
-        if lost := _not_finite(energy):
+        now = State(x, *target(x))
+        if lost := _not_finite(now.energy):
             raise SolverError(
                 f"the energy is not finite at {lost} of {len(x)} starting points",
                 hint="the flow to these points is inaccurate: use another solver, or train the model longer",
             )
-        trace = [energy.mean()]
+        trace = [now.energy.mean()]
         for step in range(steps):
             eta = c * unit
-            wide = expand_to(eta, x)
             xi = draws.normal(step) * free
-            proposal = x + wide * free * score + (2 * wide).sqrt() * xi
-            new_energy, new_score = target(proposal)
             if method == "mala":
-                back = squared_norm(x - proposal - wide * free * new_score)
-                gain = energy - new_energy - back / (4 * eta) + 0.5 * squared_norm(xi)
-                chance = torch.where(gain.isfinite(), gain.clamp(max=0).exp(), 0.0)
-                moves = draws.uniform(step) < chance
+                now, chance, moves = metropolis_step(target, now, eta, xi, draws.uniform(step), free)
             else:
-                chance, moves = torch.ones_like(c), torch.ones_like(c, dtype=torch.bool)
-            x = torch.where(expand_to(moves, x), proposal, x)
-            score = torch.where(expand_to(moves, x), new_score, score)
-            energy = torch.where(moves, new_energy, energy)
+                moved = _proposal(now, eta, xi, free)
+                now, chance, moves = State(moved, *target(moved)), torch.ones_like(c), torch.ones_like(c)
             accepted = accepted + moves
-            trace.append(energy.mean())
+            trace.append(now.energy.mean())
             if adapt and method == "mala":
                 c = (c * torch.exp(ADAPTATION * (chance - BEST_ACCEPTANCE))).clamp(*SCALES)
             if on_step is not None:
                 on_step(step + 1)
-    if method == "ula" and (lost := _not_finite(energy)):
+    if method == "ula" and (lost := _not_finite(now.energy)):
         raise SolverError(
             f"{lost} of {len(x)} chains became non-finite",
             hint="use mala, which rejects such steps, or give ula a smaller scale",
         )
     acceptance = float(accepted.mean()) / steps if len(x) else math.nan
-    return Walk(x, energy, acceptance, c, torch.stack(trace), steps + 1)
+    return Walk(now.x, now.energy, acceptance, c, torch.stack(trace), steps + 1)
+
+
+def metropolis_step(
+    target: Target, now: State, eta: Tensor, xi: Tensor, uniform: Tensor, free: Tensor
+) -> tuple[State, Tensor, Tensor]:
+    """One step of MALA from given random numbers. Nothing is synchronised with the host.
+
+    Args:
+        target: returns energy and score.
+        now: the present states.
+        eta: η of each chain, (N,).
+        xi: standard normal noise, like x, that is zero where a chain may not move.
+        uniform: numbers uniform in (0, 1], (N,).
+        free: 1 where a chain may move and 0 where it may not, like x.
+    Returns:
+        The next states, the probability that the proposal is accepted, (N,), and whether it was, bool (N,).
+    """
+    proposal = _proposal(now, eta, xi, free)
+    energy, score = target(proposal)
+    back = squared_norm(now.x - proposal - expand_to(eta, proposal) * free * score)
+    gain = now.energy - energy - back / (4 * eta) + 0.5 * squared_norm(xi)
+    chance = torch.where(gain.isfinite(), gain.clamp(max=0).exp(), 0.0)
+    moves = uniform < chance
+    wide = expand_to(moves, proposal)
+    moved = State(
+        torch.where(wide, proposal, now.x), torch.where(moves, energy, now.energy), torch.where(wide, score, now.score)
+    )
+    return moved, chance, moves
+
+
+def _proposal(now: State, eta: Tensor, xi: Tensor, free: Tensor) -> Tensor:
+    wide = expand_to(eta, now.x)
+    return now.x + wide * free * now.score + (2 * wide).sqrt() * xi
 
 
 def _not_finite(energy: Tensor) -> int:

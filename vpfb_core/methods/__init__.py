@@ -30,7 +30,7 @@ def register(method: type[Method], *, summary: str, gives: tuple[str, ...]) -> N
     Args:
         method: the class of the method.
         summary: one line that says what it is.
-        gives: the capabilities of the method: "energy", "flow", "density", "code".
+        gives: the capabilities of the method, as in `names.MethodName`.
     """
     options = method.SamplingOptions.names()
     names.METHODS[method.name] = names.MethodName(summary, method.__module__, method.__name__, gives, options)
@@ -87,7 +87,7 @@ def choose_sampling(method: Method, arguments: Mapping[str, Any]) -> tuple[Solve
 
 
 def gives(name: str, capability: str) -> bool:
-    """Whether a method has a capability, "energy", "flow", "density" or "code"."""
+    """Whether a method has a capability, such as "flow" (see `names.MethodName`)."""
     row = names.METHODS.get(name)
     return row is not None and row.has(capability)
 
@@ -96,7 +96,7 @@ def require(capability: str, name: str, use: str) -> None:
     """Raise ConfigError if a method lacks a capability.
 
     Args:
-        capability: "energy", "flow", "density" or "code".
+        capability: a capability, as in `names.MethodName`.
         name: the name of the method.
         use: what needs the capability, as the subject of a sentence, such as "out-of-distribution detection".
     Raises:
@@ -105,7 +105,8 @@ def require(capability: str, name: str, use: str) -> None:
     if gives(name, capability):
         return
     what, those = {
-        "energy": ("an energy", "one"),
+        "energy": ("an energy in closed form" if gives(name, "free-energy") else "an energy", "one"),
+        "free-energy": ("an energy", "one"),
         "flow": ("a flow from noise to data", "one"),
         "density": ("energies of known normalisation", "them"),
         "code": ("a code of each datum", "one"),

@@ -210,12 +210,14 @@ class Batch:
         condition: class indices, int64 (N, G), −1 for none; None for an unconditional model.
         first: the row of the whole batch with which the share begins.
         total: the number of rows of the whole batch.
+        keys: a number for each datum by which a method recognises it in other steps, int64 (N,), on the CPU.
     """
 
     data: Tensor
     condition: Tensor | None
     first: int
     total: int
+    keys: Tensor | None = None
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
         """The data and the condition of some rows."""
@@ -326,6 +328,7 @@ class Method(ABC):
         judged: whether the first figure judges all that is trained, so that a run may end with its best weights.
         Settings: the class of the settings.
         SamplingOptions: the class of the options of `draw` that only this method has, beside the solver.
+        optimiser: settings of the optimiser that replace those of a preset.
     """
 
     name: ClassVar[str]
@@ -333,6 +336,7 @@ class Method(ABC):
     judged: ClassVar[bool] = True
     Settings: ClassVar[type[MethodSettings]]
     SamplingOptions: ClassVar[type[MethodSampling]] = MethodSampling
+    optimiser: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -377,6 +381,16 @@ class Method(ABC):
         """
         del fraction
         return 0
+
+    def rate(self, parameter: str, phase: int) -> float:
+        """The factor of the learning rate of a parameter in a phase.
+
+        Args:
+            parameter: the name of the parameter in the field.
+            phase: the phase of the run.
+        """
+        del parameter, phase
+        return 1.0
 
     def trains_null(self, data: DataShape) -> bool:
         """Whether the unconditional field is trained on data of this shape."""
@@ -457,12 +471,14 @@ class Method(ABC):
             raise ConfigError(f"the method {self.name} has no flow and no other way to draw samples")
         return transport.decode(field, codes, condition, solver, guidance=guidance, keep_path=keep_path)
 
-    def code_shape(self, data: DataShape) -> tuple[int, ...]:
+    def code_shape(self, field: Any, data: DataShape) -> tuple[int, ...]:
         """The shape of the code of a datum; by default that of the datum itself. Codes have unit variance.
 
         Args:
+            field: the field.
             data: the shape of the data that the model is for.
         """
+        del field
         return data.shape
 
     def encode(

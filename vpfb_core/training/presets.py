@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vpfb_core import methods, networks
+from vpfb_core import methods, names, networks
 from vpfb_core.config import TrainConfig
 from vpfb_core.data import Source
 from vpfb_core.errors import ConfigError
@@ -65,7 +65,10 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     """
     data = data_shape(images)
     preset_name = config.run.preset or choose_preset(data.shape, device)
-    preset = DEFAULTS | PRESETS[preset_name]
+    row = names.METHODS[str(config.method.name)]
+    preset = {**DEFAULTS, **PRESETS[preset_name], **methods.find(str(config.method.name)).optimiser}
+    if row.network is not None:
+        preset["network"] = row.network
     config = config.replace(**_from_data(config, images), device=str(device))
     config = _filled(config, {"run.preset": preset_name, "network.name": preset["network"]})
     config = _filled(config, {f"optimiser.{name}": preset[name] for name in ("batch_size", "lr", "warmup")})
@@ -73,6 +76,7 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     config = _filled(config, {"optimiser.keep_best": preset["keep_best"] and judged})
     config = _filled(config, _length(config, preset, device, len(images)) | _from_machine(device))
     config = _filled(config, _network_settings(config, data, preset) | _method_settings(config, data))
+    _require_fitting_network(config)
     method = method_of(config, images)
     config = config.replace(micro_batch=_micro_batch(config, method, device))
     if config.machine.compile == "auto":
@@ -205,6 +209,18 @@ def pays_to_compile(config: TrainConfig, device: torch.device) -> bool:
     long = (steps or 0) >= LONG_STEPS if budget is None else budget >= LONG_SECONDS
     tools = find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
     return device.type == "cuda" and long and tools
+
+
+def _require_fitting_network(config: TrainConfig) -> None:
+    """Raise ConfigError if the method does not train the network."""
+    method, network = str(config.method.name), config.network.name
+    needed = names.METHODS[method].network
+    others = [name for name, row in names.METHODS.items() if row.network == network]
+    if network != needed and (needed is not None or others):
+        raise ConfigError(
+            f"--method {method} does not train the network {network}",
+            hint=f"--set network={needed}" if needed else f"methods that train it: {', '.join(others)}",
+        )
 
 
 def _require_divisible_batch(config: TrainConfig, method: Method) -> None:

@@ -51,12 +51,14 @@ class Trainer:
         self.config, self.method, self.statistics, self.device, self.group = config, method, statistics, device, group
         self.field, self.average = self._new_field(network, data), self._new_field(network, data)
         self.average.eval().requires_grad_(False)
+        _share_buffers(self.field, self.average)
         if config.machine.precision == "bf16":  # the average is measured as it will be used: in float32
             self.field.autocast_dtype = torch.bfloat16
         group.broadcast([*self.field.parameters(), *self.average.parameters()])
         self.optimizer = torch.optim.Adam(self.field.parameters(), betas=(0.9, 0.99), fused=True)
         self._has_dropout = any(isinstance(layer, nn.Dropout) and layer.p for layer in self.field.modules())
         self._phase = self._phase_began = 0  # the phase of the method, and its first step
+        self._set_rates()
         self._ema_exponent = ema.power_exponent(config.optimiser.ema)
         largest_share = -(-(config.optimiser.batch_size or 1) // group.count)
         self.micro_batch = MicroBatch(config.machine.micro_batch or largest_share, device, divisible=method.divisible)
@@ -83,7 +85,7 @@ class Trainer:
         self.group.average_gradients(self.field.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.field.parameters(), self.config.optimiser.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step, fraction, rollbacks)
+            group["lr"] = group["factor"] * self.learning_rate(step, fraction, rollbacks)
         self.optimizer.step()
         since = step + 1 - self._phase_began
         ema.update(self._weights(self.average), self._weights(self.field), since, self._ema_exponent)
@@ -93,10 +95,21 @@ class Trainer:
         """Begin a phase of the method before step number `step`: with the averaged weights, and a new average."""
         torch._foreach_copy_(self._weights(self.field), self._weights(self.average))
         self._phase, self._phase_began = phase, step
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        """Group the parameters by the factors of their learning rates in the present phase."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.field.named_parameters():
+            groups.setdefault(self.method.rate(name, self._phase), []).append(parameter)
+        common = self.optimizer.param_groups[0]
+        self.optimizer.param_groups = [
+            {**common, "params": parameters, "factor": factor} for factor, parameters in groups.items()
+        ]
 
     def _batch(self, images: LabelledImages, at: Moment) -> Batch:
         """Standardised data and their conditions, of which some are hidden."""
-        values, condition = images
+        values, condition, keys = images
         total = self.config.optimiser.batch_size or 1
         first = self.group.share(total).start
         if condition is not None:
@@ -110,7 +123,7 @@ class Trainer:
             return uniform[first : first + len(values)]
 
         learned = self.statistics.for_training(values, cells)
-        return Batch(self.statistics.standardise(learned, self.device), condition, first, total)
+        return Batch(self.statistics.standardise(learned, self.device), condition, first, total, keys)
 
     def _differentiate(self, batch: Batch, at: Moment, at_once: int) -> Tensor:
         """Compute the gradient of the share's part of the loss in the parameters, and return that loss.
@@ -152,7 +165,7 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name."""
         tensors = {f"network/{name}": tensor for name, tensor in self.field.state_dict().items()}
-        tensors |= {f"ema/{name}": tensor for name, tensor in self.average.state_dict().items()}
+        tensors |= {f"ema/{name}": parameter.detach() for name, parameter in self.average.named_parameters()}
         tensors |= {f"method/{name}": tensor for name, tensor in self.method.state().items()}
         if self._phase:
             tensors["phase"] = torch.tensor([self._phase, self._phase_began])
@@ -172,9 +185,10 @@ class Trainer:
         if format_version == 1:
             tensors = version_1.state_tensors(tensors)
         self.field.load_state_dict(_under("network/", tensors))
-        self.average.load_state_dict(_under("ema/", tensors))
+        self.average.load_state_dict({**self.field.state_dict(), **_under("ema/", tensors)})  # buffers are shared
         self.method.load_state(_under("method/", tensors))
         self._phase, self._phase_began = tensors["phase"].tolist() if "phase" in tensors else (0, 0)
+        self._set_rates()
         self.optimizer.state.clear()
         if step:
             for name, parameter in self.field.named_parameters():
@@ -220,6 +234,13 @@ def parts(batch: Batch, loss: Loss, at_once: int) -> list[slice]:
     start = batch.first - batch.first % stride
     edges = [0, *range(start + stride - batch.first, count, stride), count]
     return [slice(*edge) for edge in pairwise(edges)]
+
+
+def _share_buffers(field: Field, other: Field) -> None:
+    """Give another field the buffers of a field, such as particles, which are not averaged."""
+    for name, buffer in field.named_buffers():
+        owner, _, last = name.rpartition(".")
+        setattr(other.get_submodule(owner), last, buffer)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,14 +24,13 @@ from vpfb_core.model import model_file
 from vpfb_core.model.lock import changing
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.ood import fit
-from vpfb_core.uses.ood.descriptors import LEVELS
+from vpfb_core.uses.ood.descriptors import levels_of
 
 IMAGES = 4096  # the largest number of images that are used, which includes enough of each class
 VALUES = 2**27  # the largest number of values in all of these images
 BATCH = 64
 SHARE = 0.1  # the largest share of the work of a training run that its calibration takes
 STEP_COST = 7  # the cost of a training step in gradients per image: two points, each differentiated twice
-REFERENCE_COST = len(LEVELS) + 1  # gradients per image of the reference
 _LEAST_IMAGES = 50  # a reference of fewer images would be too inaccurate to use
 
 
@@ -42,10 +41,15 @@ def affordable(images: int) -> int:
 
 def full_cost(model: TrainedModel) -> int:
     """The number of gradients that a calibration with full effort takes."""
-    if not methods.gives(model.method.name, "energy"):
+    if not methods.gives(model.method.name, "free-energy"):
         return 0
-    reference = fit.IMAGES * REFERENCE_COST if model.field.has_null else 0
+    reference = fit.IMAGES * reference_cost(model) if model.field.has_null else 0
     return model.method.calibration_cost(model.field, model.data_shape.classes) + reference
+
+
+def reference_cost(model: TrainedModel) -> int:
+    """Gradients per image of the reference."""
+    return len(levels_of(model.field)) + 1
 
 
 def calibrate_file(
@@ -73,7 +77,7 @@ def calibrate_file(
     """
     with changing(path):
         model = model_file.load(TrainedModel, path, device=device)
-        model.require("energy", "calibration")
+        model.require("free-energy", "calibration")
         images, trained_on = training_data(model, source, **options)
         if on_images is not None:
             on_images(images)
@@ -144,13 +148,14 @@ def calibrate(
         )
     if model.groups and source.groups != model.groups:
         raise DataError(f"{source.name} does not have the classes of the model", hint="name its training data")
-    if not methods.gives(model.method.name, "energy"):
+    if not methods.gives(model.method.name, "free-energy"):
         return
     chosen = _shuffled(source, torch.arange(len(source)) if trained_on is None else trained_on, seed)
     count, rest = fit.IMAGES if model.field.has_null else 0, None
     if gradients is not None:
-        count = min(count, 2 * gradients // (3 * REFERENCE_COST))
-        rest = gradients - count * REFERENCE_COST
+        cost = reference_cost(model)
+        count = min(count, 2 * gradients // (3 * cost))
+        rest = gradients - count * cost
     labels = None if chosen.labels is None or not model.groups else chosen.labels
     standardised = model.standardise(model.statistics.dequantise(chosen.data, seed))
     with true_float32(model.device):

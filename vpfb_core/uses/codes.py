@@ -164,7 +164,7 @@ def _sorted_by_size(points: np.ndarray, labels: np.ndarray) -> Clusters:
 
 def header(model: TrainedModel, *, clustered: bool) -> bytes:
     """The names of the columns of a table of codes."""
-    dimension = math.prod(model.method.code_shape(model.data_shape))
+    dimension = math.prod(model.method.code_shape(model.field, model.data_shape))
     codes = [f"code_{i}" for i in range(dimension)]
     return csv_lines([[NAMES[model.statistics.kind], *codes, *(["cluster"] if clustered else [])]])
 

@@ -146,7 +146,7 @@ def encode(
         SolverError: an image did not reach the prior.
     """
     model.require("code", "encoding")
-    shape = model.method.code_shape(model.data_shape)
+    shape = model.method.code_shape(model.field, model.data_shape)
     data = model.standardise(images)
     return _coded(model, model.method.encode, "encoding", data, shape, condition, guidance, batch_size, solver)
 
@@ -154,7 +154,7 @@ def encode(
 def prior_codes(model: TrainedModel, seed: int, indices: Iterable[int]) -> Tensor:
     """Codes of unit variance, float32 (len(indices), *code_shape), that are fixed by (seed, index)."""
     model.require("code", "a point of the prior")
-    return noise.normal(model.method.code_shape(model.data_shape), seed, indices)
+    return noise.normal(model.method.code_shape(model.field, model.data_shape), seed, indices)
 
 
 def interpolate(

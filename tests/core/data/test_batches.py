@@ -39,6 +39,8 @@ def test_about_half_of_the_images_are_mirrored_and_others_each_epoch() -> None:
 
 
 def test_labels_stay_with_their_images() -> None:
-    images, labels = BatchesInMemory(numbered(10), torch.arange(10)[:, None], Order(10, 4, seed=0, flip=True))[3]
+    images, labels, keys = BatchesInMemory(numbered(10), torch.arange(10)[:, None], Order(10, 4, seed=0, flip=True))[3]
     assert labels is not None
     assert images.amin((1, 2, 3)).tolist() == labels[:, 0].tolist()
+    assert keys is not None
+    assert (keys % 10).tolist() == labels[:, 0].tolist()

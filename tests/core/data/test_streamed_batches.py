@@ -80,9 +80,8 @@ def test_batches_equal_those_of_the_set_in_memory(
     expected = batches(in_memory, rows)
     streamed = batches(stream(folder, conditional=True, workers=workers), rows)
     for step in (0, 1, 2, 7, 8, 3, 40):  # over the end of an epoch, and back as after a roll-back
-        images, labels = streamed[step]
-        assert torch.equal(images, expected[step][0])
-        assert torch.equal(labels, expected[step][1])
+        for ours, theirs in zip(streamed[step], expected[step], strict=True):
+            assert torch.equal(ours, theirs)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -91,7 +90,7 @@ def test_batches_arrive_whole_on_a_gpu(folder: Path, batches: Any) -> None:
         batches(stream(folder, conditional=True), device=torch.device(device)) for device in ("cpu", "cuda")
     )  # fmt: skip
     for step in range(30):
-        for ours, theirs in zip(there[step], here[step], strict=True):
+        for ours, theirs in zip(there[step][:2], here[step][:2], strict=True):
             assert ours.device.type == "cuda"
             assert torch.equal(ours.cpu(), theirs)
 

@@ -21,7 +21,7 @@ from vpfb_core.model.reference import identities_of
 from vpfb_core.model.runs import Run, builtin_models
 from vpfb_core.training import agenda, checks, ending
 from vpfb_core.uses import calibration
-from vpfb_core.uses.calibration import REFERENCE_COST, affordable, calibrate, calibrate_file, full_cost
+from vpfb_core.uses.calibration import affordable, calibrate, calibrate_file, full_cost, reference_cost
 from vpfb_core.uses.ood import fit
 
 STEPS = 90  # of which a tenth pays for constants that are worth something, and for a reference
@@ -191,4 +191,4 @@ def test_a_model_that_was_never_trained_without_a_class_gets_constants_and_no_re
         fit.fit_reference(model, images)
     cost = full_cost(model)
     model.field.has_null = True
-    assert full_cost(model) - cost == fit.IMAGES * REFERENCE_COST
+    assert full_cost(model) - cost == fit.IMAGES * reference_cost(model)

@@ -43,7 +43,7 @@ def fit_reference(
         DataError: there are fewer than two images, or a descriptor is not finite.
         ConfigError: the method has no energy, or the unconditional field was not trained.
     """
-    model.require("energy", "an out-of-distribution reference")
+    model.require("free-energy", "an out-of-distribution reference")
     model.require_null("an out-of-distribution reference")
     chosen = _choose(images, seed, count)
     levels, scalar = levels_of(model.field), scalar_level(model.field)

@@ -67,12 +67,14 @@ class Score:
         compute: maps a batch of N images to scores (N,); higher is more out-of-distribution.
         needs: the attribute of the model that calibration must have set, "reference" or "calibration"; None if none.
         costly: whether "all" leaves this score out.
+        capability: the capability that the method must have.
     """
 
     summary: str
     compute: Callable[[Batch], Tensor]
     needs: str | None = None
     costly: bool = False
+    capability: str = "free-energy"
 
 
 def score(
@@ -169,7 +171,8 @@ def find_scores(names: Iterable[str]) -> list[str]:
 def require_ready(model: TrainedModel, name: str) -> Score:
     """The score of that name, if the model has what it needs. Errors are those of `score`."""
     chosen = find_score(name)
-    model.require("energy", "out-of-distribution detection")
+    model.require("free-energy", "out-of-distribution detection")
+    model.require(chosen.capability, f"the score {name}")
     model.require_null("out-of-distribution detection")
     if chosen.needs == "calibration":
         model.require("density", f"the score {name}")
@@ -241,6 +244,7 @@ SCORES: dict[str, Score] = {
         f"local intrinsic dimension: directions without curvature of the energy at noise level {SCALAR_LEVEL:.2f}",
         _dimension,
         costly=True,
+        capability="energy",
     ),
     "likelihood": Score("-log likelihood by the flow, in nats", _likelihood, costly=True),
 }

@@ -94,7 +94,7 @@ def test_a_model_samples_by_seed_and_index_and_continues_in_chains(whole: Path) 
 @pytest.mark.parametrize(
     ("use", "words"),
     [
-        ("encode", "encoding needs a flow from noise to data"),
+        ("encode", "encoding needs a code of each datum"),
         ("log_density", "an explicit density needs energies of known normalisation"),
     ],
 )

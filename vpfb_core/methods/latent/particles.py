@@ -1,0 +1,108 @@
+"""The particles of training: the codes of the training data and the pool of joint states, moved by MALA.
+
+Everything stays on the device, the step sizes included. The codes of the data never move in larger steps than those of
+the pool: if they did, their mean would lead that of the pool, and the energy would follow the lead without end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vpfb_core.dynamics.langevin import BEST_ACCEPTANCE, State, Target, metropolis_step
+from vpfb_core.machine.precision import true_float32
+from vpfb_core.methods.base import Batch, Moment
+from vpfb_core.methods.latent.joint_energy import LatentField
+
+OF_DATA, OF_POOL = 0, 1  # the step sizes
+RATE = 0.02  # at which the logarithm of a step size adapts
+LIMITS = (1e-6, 1.0)  # of a step size
+
+
+class Particles:
+    """The codes of the training data, which the state of a run contains; the pool is in the field."""
+
+    def __init__(self) -> None:
+        self.codes: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The codes; NaN for data that have not been visited."""
+        return {} if self.codes is None else {"codes": self.codes}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `tensors` returned."""
+        self.codes = tensors.get("codes")
+
+    def codes_of(self, field: LatentField, batch: Batch, u: Tensor, at: Moment, steps: int, *, bound: bool) -> Tensor:
+        """The codes of a batch, (B, k), after `steps` more steps of their chains.
+
+        Args:
+            field, batch, at: those of `Method.losses`.
+            u: the noised data, (B, d).
+            steps: the number of steps.
+            bound: whether their step size is at most that of the pool.
+        """
+        assert batch.keys is not None
+        draws = at.generator("codes")
+        fresh = torch.randn(len(u), field.codes, generator=draws, device=u.device)
+        stored = self._reserved(int(batch.keys.max()) + 1, field.codes, u.device)
+        keys = batch.keys.to(u.device, non_blocking=True)
+        begun = stored[keys]
+        z, chance = move(
+            field.given(u), torch.where(begun.isnan(), fresh, begun), field.step_sizes[OF_DATA], steps, draws
+        )
+        stored[keys] = z
+        _adapt(field.step_sizes, OF_DATA, chance)
+        if bound:
+            field.step_sizes[OF_DATA] = field.step_sizes.min()
+        return z
+
+    def _reserved(self, count: int, width: int, device: torch.device) -> Tensor:
+        """The codes, with room for at least `count` data."""
+        kept = torch.empty(0, width, device=device) if self.codes is None else self.codes.to(device)
+        if len(kept) < count:
+            more = torch.full((max(count, 2 * len(kept)) - len(kept), width), torch.nan, device=device)
+            kept = torch.cat([kept, more])
+        self.codes = kept
+        return kept
+
+
+def begin_pool(field: LatentField, at: Moment) -> None:
+    """Fill the pool with samples of the model without f, which need no burn-in."""
+    draws = at.generator("first pool")
+    state = torch.randn(field.pool.shape, generator=draws, device=field.pool.device)
+    epsilon, z = state.split([field.dimension, field.codes], 1)
+    field.pool.copy_(field.generate(z, epsilon))
+    field.step_sizes[OF_POOL] = field.step_sizes[OF_DATA]
+    field.pool_steps.zero_()
+
+
+def from_pool(field: LatentField, count: int, at: Moment, steps: int) -> Tensor:
+    """Some states of the pool, (count, d + k), after `steps` more steps of their chains."""
+    draws = at.generator("pool")
+    rows = torch.randperm(len(field.pool), generator=draws, device=field.pool.device)[:count]
+    state, chance = move(field.joint(), field.pool[rows], field.step_sizes[OF_POOL], steps, draws)
+    field.pool[rows] = state
+    field.pool_steps += steps
+    _adapt(field.step_sizes, OF_POOL, chance)
+    return state
+
+
+def move(target: Target, x: Tensor, eta: Tensor, steps: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """States x (N, …) after some steps of MALA, and the mean probability of acceptance, ()."""
+    eta, free, chances = eta.expand(len(x)), torch.ones_like(x), []
+    with torch.no_grad(), true_float32(x.device):
+        now = State(x, *target(x))
+        for _ in range(steps):
+            xi = torch.randn(x.shape, generator=draws, device=x.device)
+            uniform = torch.rand(len(x), generator=draws, device=x.device)
+            now, chance, _ = metropolis_step(target, now, eta, xi, uniform, free)
+            chances.append(chance.mean())
+        return now.x, torch.stack(chances).mean()
+
+
+def _adapt(step_sizes: Tensor, which: int, chance: Tensor) -> None:
+    """Change a step size towards the best acceptance, in place."""
+    step_sizes[which] = (step_sizes[which] * torch.exp(RATE * (chance - BEST_ACCEPTANCE))).clamp(*LIMITS)

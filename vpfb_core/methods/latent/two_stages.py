@@ -1,0 +1,305 @@
+"""Training of a joint energy of data and codes by particles (after Tang et al. 2025, arXiv 2510.15447).
+
+The gradient of the log-likelihood is the mean of ∇θ log p(u, z) over data with their codes, less its mean over the
+model. Codes of the data are drawn by chains given the data, and a persistent pool of joint states represents the model.
+In the first stage there is no f, and the model is normalised without a pool. The full text of the paper was not at
+hand: the form of the energy, the stages and the rule of the step sizes are our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vpfb_core.dynamics.langevin import langevin
+from vpfb_core.dynamics.ode import Solution, Status
+from vpfb_core.dynamics.solver import Solver
+from vpfb_core.errors import ConfigError
+from vpfb_core.machine import noise
+from vpfb_core.methods.base import (
+    Batch,
+    DataShape,
+    Loss,
+    Method,
+    MethodSampling,
+    MethodSettings,
+    Moment,
+    Validation,
+)
+from vpfb_core.methods.latent.joint_energy import LatentField
+from vpfb_core.methods.latent.log_partition import CHAINS, LatentCalibration, log_partition
+from vpfb_core.methods.latent.particles import OF_POOL, Particles, begin_pool, from_pool, move
+from vpfb_core.methods.latent.posterior import posterior
+from vpfb_core.settings import setting
+
+POOL_VALUES = 2**23  # the largest number of values in the default pool
+SAMPLING_STEPS = 200  # of the joint chain of a sample
+DENOISING_STEPS = 30  # of the chain of codes over which the noise of a sample is removed
+REFRESHING_STEPS = 200  # of the pool with the averaged weights, at the end of a run
+PENALTY = 2e-3  # of f², which fixes its constant
+TILT_RATE, DECODER_RATE = 0.5, 0.1  # factors of the learning rate in the second stage
+# The difference between pool and data, in nats, beyond which the pool has to catch up first.
+MARGIN, MARGIN_PER_DIMENSION = 2.0, 0.3
+MALA = "mala"
+
+
+@dataclass(frozen=True)
+class LatentSettings(MethodSettings):
+    """The settings of both stages."""
+
+    level: float | None = setting(None, help="Ratio of noise to data at which the model is learned.", low=0.01, high=2)
+    decoder_share: float = setting(
+        0.5, help="Share of the run that trains the decoder alone, at its beginning.", low=0, high=1
+    )
+    pool: int | None = setting(None, help="States in the pool that represents the model.", low=2, high=2**20)
+    pool_steps: int = setting(4, help="Steps per training step of the states of the pool.", low=1, high=1000)
+    code_steps: int = setting(2, help="Steps per training step of the codes of the data.", low=1, high=1000)
+
+
+@dataclass(frozen=True)
+class LatentSampling(MethodSampling):
+    """The options of sampling."""
+
+    start: str = setting(
+        "pool", help="Where the chains of samples begin: in the pool, or fresh from the decoder.",
+        choices=("pool", "fresh"),
+    )  # fmt: skip
+
+
+class Latent(Method):
+    """Training of a joint energy of data and codes."""
+
+    name: ClassVar[str] = "latent"
+    Settings = LatentSettings
+    SamplingOptions = LatentSampling
+    optimiser: ClassVar[Mapping[str, Any]] = {"batch_size": 128, "lr": 2e-3, "warmup": 100}
+    settings: LatentSettings
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)
+        self._particles = Particles()
+        self._has_pool = False  # whether the pool of the field is known to be filled
+
+    @classmethod
+    def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
+        return super().defaults(data, asked) | {
+            "level": 0.3 if len(data.shape) > 1 else 0.15,
+            "pool": max(128, min(1024, POOL_VALUES // data.dimension)),
+        }
+
+    def check(self, data: DataShape, *, decay: float, processes: int) -> None:
+        del decay
+        if data.classes:
+            raise ConfigError(
+                "--method latent trains without classes", hint="leave out --conditional, or use another method"
+            )
+        if processes > 1:
+            raise ConfigError("the particles of --method latent cannot be divided", hint="train in one process")
+
+    def notes(self) -> tuple[str, ...]:
+        return (f"the first {self.settings.decoder_share:.0%} of the run trains the decoder alone",)
+
+    def phase(self, fraction: float) -> int:
+        return int(fraction >= self.settings.decoder_share)
+
+    def rate(self, parameter: str, phase: int) -> float:
+        """In the second stage f learns at half the rate, and everything else so slowly that the pool can follow."""
+        if not phase:
+            return 1.0
+        return TILT_RATE if parameter.startswith("network.tilt") else DECODER_RATE
+
+    @property
+    def divisible(self) -> bool:
+        return False
+
+    @property
+    def compilable(self) -> bool:
+        return False
+
+    def field(self, network: nn.Module, data: DataShape) -> LatentField:
+        del data
+        return LatentField(network, self.settings.level or 0.3, self.settings.pool or 1024)
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def losses(self, field: LatentField, batch: Batch, at: Moment) -> Iterable[Loss]:
+        z = batch.data.flatten(1)
+        epsilon = torch.randn(z.shape, generator=at.generator("noise"), device=z.device)
+        u = field.signal * z + field.noise * epsilon
+        joint = self.phase(at.fraction) > 0
+        if not joint:
+            codes = self._particles.codes_of(field, batch, u, at, self.settings.code_steps, bound=False)
+
+            def fit(_rows: slice) -> Tensor:
+                return PENALTY * field.network(u).square().mean() - field.log_coded(u, codes).mean()  # f stays zero
+
+            yield Loss("decoder", fit, 1 / field.dimension, divisible=False)
+            return
+        if not self._has_pool:
+            if not int(field.pool_steps):
+                begin_pool(field, at)
+            self._has_pool = True
+        negatives = from_pool(field, len(u), at, self.settings.pool_steps)
+        codes = self._particles.codes_of(field, batch, u, at, 1, bound=True)
+        states = torch.cat([torch.cat([u, codes], 1), negatives])
+
+        def contrast(_rows: slice) -> Tensor:
+            u, z = states.split([field.dimension, field.codes], 1)
+            tilt = field.network(u)
+            of_data, of_pool = (tilt + field.log_coded(u, z)).chunk(2)
+            gap = of_pool.mean() - of_data.mean()
+            return gap.clamp(min=-MARGIN - MARGIN_PER_DIMENSION * field.dimension) + 2 * PENALTY * tilt.square().mean()
+
+        yield Loss("contrast", contrast, 1 / field.dimension, divisible=False)
+
+    def state(self) -> dict[str, Tensor]:
+        return self._particles.tensors()
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        self._particles.load(tensors)
+        self._has_pool = False
+
+    def held_out(self, field: LatentField, data: Validation) -> dict[str, Tensor]:
+        """The `residual`: the squared error of the denoised datum per dimension, with fixed noise."""
+        rows, z, _ = data.share()
+        epsilon = noise.normal(z.shape[1:], data.seed, rows, "held-out").to(z)
+        u = (field.signal * z + field.noise * epsilon).flatten(1)
+        return {"residual": (denoised(field, u, posterior(field, u).pull) - z.flatten(1)).square().mean(1)}
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    def choose_solver(self, options: Any, given: Mapping[str, Any]) -> Solver:
+        """The number of evaluations of the joint chain in the form of a solver."""
+        del options
+        if given.keys() - {"nfe"}:
+            raise ConfigError(
+                "samples of a model trained with --method latent come from a Markov chain, which takes no solver and "
+                "no tolerance",
+                hint="--nfe sets the number of its steps",
+            )
+        return Solver(MALA, given.get("nfe") or SAMPLING_STEPS + 1, 0.0, 0.0)
+
+    def draw(
+        self,
+        field: Any,
+        codes: Tensor,
+        condition: Tensor | None,
+        solver: Solver,
+        *,
+        options: Any = None,
+        seed: int = 0,
+        first: int = 0,
+        guidance: float | None = None,
+        keep_path: bool = False,
+    ) -> Solution:
+        """Samples by joint chains from states of the pool, or from samples of the model without f."""
+        del condition, guidance
+        if keep_path:
+            raise ConfigError(
+                "samples of a model trained with --method latent come from Markov chains, without a path from noise",
+                hint="use a grid: -o samples.png",
+            )
+        start = LatentSampling().start if options is None else options.start
+        rows = range(first, first + len(codes))
+        if start == "pool" and int(field.pool_steps):
+            order = torch.randperm(len(field.pool), generator=noise.generator(seed, "pool rows"))
+            state = field.pool[order[[row % len(order) for row in rows]].to(codes.device)]
+        else:
+            z = noise.normal((field.codes,), seed, rows).to(codes)
+            state = field.generate(z, codes.flatten(1))
+        steps = (solver.nfe or 1) - 1
+        if steps:
+            step_size = float(field.step_sizes[OF_POOL]) * state.shape[1] ** (1 / 3)
+            state = langevin(
+                field.joint(), state, step_size, steps=steps, seed=seed, stream="joint", first=first
+            ).x  # fmt: skip
+        u = state[:, : field.dimension]
+        x = denoised(field, u, posterior(field, u, DENOISING_STEPS).pull).reshape(codes.shape)
+        return _solution(x, solver.nfe or 1)
+
+    # --- codes --------------------------------------------------------------------------------------------------------
+
+    def code_shape(self, field: Any, data: DataShape) -> tuple[int, ...]:
+        del data
+        return (field.codes,)
+
+    def encode(
+        self,
+        field: Any,
+        data: Tensor,
+        condition: Tensor | None,
+        solver: Solver | None = None,
+        *,
+        guidance: float | None = None,
+    ) -> Solution:
+        """The means of the codes of data (N, …), (N, k), as they are at the level of the model without noise."""
+        del condition, guidance
+        _require_no_solver(solver)
+        return _solution(posterior(field, field.signal * data.flatten(1)).code, 0)
+
+    def decode(
+        self,
+        field: Any,
+        codes: Tensor,
+        condition: Tensor | None,
+        solver: Solver | None = None,
+        *,
+        guidance: float | None = None,
+    ) -> Solution:
+        """What the decoder makes of codes (N, k)."""
+        del condition, guidance
+        _require_no_solver(solver)
+        with torch.no_grad():
+            return _solution(field.network.decode(codes).reshape(-1, *field.network.shape), 1)
+
+    # --- calibration --------------------------------------------------------------------------------------------------
+
+    def calibrate(
+        self, field: Any, data: Validation, classes: Sequence[int], gradients: int | None, batch_size: int
+    ) -> LatentCalibration | None:
+        """log Z, after the pool has been moved by the weights at hand."""
+        del classes, batch_size
+        if int(field.pool_steps):
+            draws = noise.generator(data.seed, "refreshed pool", device=field.pool.device)
+            parts = [
+                move(field.joint(), rows, field.step_sizes[OF_POOL], REFRESHING_STEPS, draws)[0]
+                for rows in field.pool.split(CHAINS)
+            ]
+            field.pool.copy_(torch.cat(parts))
+        chains = CHAINS if gradients is None else min(CHAINS, gradients // 2)
+        return log_partition(field, data.seed, chains) if chains > 1 else None
+
+    def calibration_cost(self, field: Any, classes: Sequence[int]) -> int:
+        del field, classes
+        return 2 * CHAINS
+
+    def read_calibration(self, document: Mapping[str, Any]) -> LatentCalibration:
+        return LatentCalibration.from_dict(document)
+
+
+def denoised(field: LatentField, u: Tensor, pull: Tensor) -> Tensor:
+    """The mean of the data given noised data u (N, d), (N, d): Tweedie's formula with ∇ log p(u) = ∇f(u) + pull."""
+    gradient = field.tilt_gradient(u)
+    return (u + field.noise**2 * (gradient + pull)) / field.signal
+
+
+def _require_no_solver(solver: Solver | None) -> None:
+    if solver is not None:
+        raise ConfigError(
+            "the codes of a model trained with --method latent are not found along a flow",
+            hint="leave out --solver, --nfe, --rtol and --atol",
+        )
+
+
+def _solution(x: Tensor, nfe: int) -> Solution:
+    """Results that did not fail, as a solution."""
+    count = torch.full((len(x),), nfe, dtype=torch.int64, device=x.device)
+    nothing = torch.zeros_like(count)
+    return Solution(
+        x=x, t=torch.ones(len(x), device=x.device), nfe=count, accepted=count, rejected=nothing,
+        status=torch.full_like(count, Status.SUCCESS),
+    )  # fmt: skip
