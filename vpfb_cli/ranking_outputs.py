@@ -1,43 +1,192 @@
-"""What is written of a ranking besides its table."""
+"""What a ranking leads to besides its table: the page to look at, and the files that are moved or copied."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
+from vpfb_cli.options import DataAccess, file_option, option
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import counted, size
-from vpfb_core.machine.files import write_bytes
+from vpfb_core.errors import ConfigError, VPFBError
+from vpfb_core.machine.file_names import printable
+from vpfb_core.machine.files import require_writable_folder, write_bytes
+from vpfb_core.names import SCORES
 
 if TYPE_CHECKING:
     from vpfb_cli.output import Output
     from vpfb_core.data.in_memory import InMemory
+    from vpfb_core.machine.relocation import Placement
+    from vpfb_core.model.trained import TrainedModel
+    from vpfb_core.uses.ood.members import Members
     from vpfb_core.uses.ood.ranking import Ranking
 
+FLAGGED = "Flagged images"
+_IN_NOTE = 10  # how many new places are listed
 
-def write_page(say: Output, out: Path, ranking: Ranking, images: InMemory, model: str) -> None:
-    """Write the page of a ranking (`--html`), and say how large it is.
+
+@dataclass(frozen=True)
+class FlaggedFiles:
+    """What happens to the files of flagged images."""
+
+    move_to: Annotated[
+        Path | None, file_option("--move-to DIR", FLAGGED, "Move them to this folder. Nothing is overwritten.")
+    ] = None
+    copy_to: Annotated[Path | None, file_option("--copy-to DIR", FLAGGED, "Copy them to this folder.")] = None
+    dry_run: Annotated[bool, option("--dry-run", FLAGGED, "Only list what would be moved or copied.")] = False
+
+    @property
+    def folder(self) -> Path | None:
+        """The new folder; None if the files stay where they are."""
+        return self.move_to or self.copy_to
+
+    @property
+    def moves(self) -> bool:
+        """Whether files are moved. Otherwise they are copied."""
+        return self.move_to is not None
+
+    def require_usable(self, score: str) -> None:
+        """Check the options before anything is loaded.
+
+        Args:
+            score: the score of the ranking.
+        Raises:
+            ConfigError: options contradict each other, or the score flags no images.
+            DataError: the folder cannot be written to.
+        """
+        if self.move_to is not None and self.copy_to is not None:
+            raise ConfigError("--move-to and --copy-to exclude each other", hint="give one of them")
+        if self.dry_run and self.folder is None:
+            raise ConfigError("--dry-run is for --move-to and --copy-to", hint="add one of them")
+        if self.folder is None:
+            return
+        if score != SCORES[0]:
+            raise ConfigError(f"{self._option} needs flagged images, and --score {score} flags none")
+        if not self.dry_run:
+            require_writable_folder(self.folder)
+
+    def require_files(self, images: InMemory) -> None:
+        """Check before the work that the images come from files that can be placed in the folder.
+
+        Raises:
+            ConfigError: they do not, or the folder is in that of the files.
+        """
+        if self.folder is not None:
+            if images.root is None:
+                raise ConfigError(f"{self._option} is for a folder of image files, and '{images.name}' is none")
+            self._plan(images, [])
+
+    def plan(self, ranking: Ranking, images: InMemory) -> list[Placement]:
+        """The new places of the files of flagged images; none if they stay where they are. Errors as in a plan."""
+        return self._plan(images, [one.name for one in ranking.flagged])
+
+    def _plan(self, images: InMemory, names: Sequence[str]) -> list[Placement]:
+        from vpfb_core.machine import relocation
+
+        if self.folder is None or images.root is None:
+            return []
+        return relocation.plan(images.root, names, self.folder, moves=self.moves)
+
+    @property
+    def _option(self) -> str:
+        return "--move-to" if self.moves else "--copy-to"
+
+    def carry_out(self, say: Output, placements: Sequence[Placement]) -> dict[str, Any]:
+        """Move or copy the files, or list what would happen. The part of the JSON document that says so."""
+        from vpfb_core.machine import relocation
+
+        if self.folder is None:
+            return {}
+        done, would = ("moved", "move") if self.moves else ("copied", "copy")
+        if not self.dry_run:
+            (relocation.move if self.moves else relocation.copy)(placements)
+        count = counted(len(placements), "file")
+        say.note(f"would {would} {count} to {self.folder}" if self.dry_run else f"{done} {count} to {self.folder}")
+        for each in placements[: _IN_NOTE if self.dry_run else 0]:
+            say.note(f"  {printable(str(each.source))} -> {printable(str(each.target))}")
+        if self.dry_run and len(placements) > _IN_NOTE:
+            say.note(f"  ... and {len(placements) - _IN_NOTE:,} more; --json lists them all")
+        if renamed := sum(each.renamed for each in placements):
+            say.note(f"{counted(renamed, 'file')} under a new name, because there is another file of that name")
+        files = [{"file": each.name, "to": str(each.target)} for each in placements]
+        return {done: {"to": str(self.folder), "dry_run": self.dry_run, "files": files}}
+
+
+def write_and_relocate(
+    say: Output,
+    html: Path | None,
+    flagged: FlaggedFiles,
+    ranking: Ranking,
+    images: InMemory,
+    model: TrainedModel,
+    name: str,
+    access: DataAccess,
+) -> dict[str, Any]:
+    """Write the page of a ranking, and move or copy the files of flagged images. What is added to the JSON document.
+
+    The page is drawn before the files are moved, because it shows them, and written afterwards.
 
     Args:
         say: the output of the command.
-        out: the file.
+        html: the file of the page; None for no page.
+        flagged: what happens to the files.
         ranking: the ranking.
         images: the images that were ranked.
-        model: the name of the model.
+        model: the model of the ranking.
+        name: the name of the model.
+        access: where data are.
     """
+    placements = flagged.plan(ranking, images)
+    page = b""
+    if html is not None:
+        moved = {each.name: each.target for each in placements} if flagged.moves and not flagged.dry_run else {}
+        page = _draw(say, html.parent, ranking, images, model, name, access, moved)
+    relocated = flagged.carry_out(say, placements)
+    if html is not None:
+        write_bytes(html, page)
+        say.note(f"page: {html} ({size(len(page))})")
+    return relocated
+
+
+def _draw(
+    say: Output,
+    folder: Path,
+    ranking: Ranking,
+    images: InMemory,
+    model: TrainedModel,
+    name: str,
+    access: DataAccess,
+    moved: Mapping[str, Path],
+) -> bytes:
+    """The page of a ranking, for a folder."""
     from vpfb_core.uses.ood import page
 
     count = min(len(ranking.ranked), page.MOST)
-    summary = [
-        f"{counted(len(images), 'picture')}, compared with those that the model {model} was trained on.",
-        "The greatest outliers come first.",
-    ]
+    summary = [f"{counted(len(images), 'picture')}, compared with those that the model {name} was trained on."]
+    if ranking.ranked[0].p_value is not None:
+        expected = ranking.flag * len(images)
+        summary.append(
+            f"{len(ranking.flagged):,} {'is' if len(ranking.flagged) == 1 else 'are'} flagged; "
+            f"without any outlier, {expected:.2g} would be expected."
+        )
     if count < len(images):
         summary.append(f"The page shows the first {count:,}; the table of scores has all of them.")
+    members = _members(say, ranking, model, count, access)
     with progress(say, "drawing the page") as bar:
-        content = page.page(
-            ranking, images, title=f"Outliers in {images.name}", summary=summary, folder=out.parent,
-            on_picture=lambda n: bar.update(n / count),
+        return page.page(
+            ranking, images, members, title=f"Outliers in {images.name}", summary=summary, folder=folder,
+            moved=moved, on_picture=lambda n: bar.update(n / count),
         )  # fmt: skip
-    write_bytes(out, content)
-    say.note(f"page: {out} ({size(len(content))}, {counted(count, 'picture')})")
+
+
+def _members(say: Output, ranking: Ranking, model: TrainedModel, count: int, access: DataAccess) -> Members | None:
+    """The pictures of the training that the page shows; None with a note if they are not at hand."""
+    from vpfb_core.uses.ood.members import training_members
+
+    try:
+        return training_members(model, ranking, count, **{**access.settings, "download": False})
+    except VPFBError as error:
+        say.note(f"the page shows no pictures of the training: {error.message}")
+        return None

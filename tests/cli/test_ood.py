@@ -200,21 +200,3 @@ def test_a_failed_score_leaves_the_old_table(vpfb: Vpfb, model: str) -> None:
     assert vpfb("score", "nowhere/", "-m", model).code == 3
     assert vpfb("score", "digits", "-m", model, "--score", "entropy").code == 2
     assert Path("scores.csv").read_text() == "old"
-
-
-def test_score_writes_a_page_with_every_picture_and_replaces_its_own_page_only(
-    vpfb: Vpfb, model: str, mixed: Path
-) -> None:
-    page = mixed / "report.html"
-    ran = vpfb("score", str(mixed), "-m", model, "--html", str(page))
-    assert ran.code == 0
-    assert f"page: {page}" in ran.err
-    document = json.loads(page.read_text("utf-8").partition('id="data">')[2].partition("</script>")[0])
-    with Path("scores.csv").open(newline="") as file:
-        assert [picture["name"] for picture in document["pictures"]] == [row["file"] for row in csv.DictReader(file)]
-    assert document["pictures"][0]["path"] == str((mixed / document["pictures"][0]["name"]).resolve())
-    assert vpfb("score", str(mixed), "-m", model, "--html", str(page)).code == 0
-    page.write_text("<!doctype html><p>notes")
-    assert vpfb("score", str(mixed), "-m", model, "--html", str(page)).code == 2
-    assert page.read_text() == "<!doctype html><p>notes"
-    assert vpfb("score", str(mixed), "-m", model, "--html", "page.txt").code == 2

@@ -22,7 +22,7 @@ from vpfb_cli.options import (
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
 from vpfb_cli.progress import progress
-from vpfb_cli.ranking_outputs import write_page
+from vpfb_cli.ranking_outputs import FlaggedFiles, write_and_relocate
 from vpfb_cli.wording import one_of
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.file_names import printable
@@ -68,6 +68,7 @@ def score(
             show_default="explicit; ode for tables of up to 100,000 values",
         ),
     ] = None,
+    flagged: FlaggedFiles,
     model: ModelOption = None,
     access: DataAccess,
     batch_size: BatchSizeOption = 64,
@@ -89,6 +90,7 @@ def score(
     Example:
       vpfb score ./imgs -o scores.csv --montage outliers.png
       vpfb score ./imgs --html report.html
+      vpfb score ./imgs --move-to ./outliers --dry-run
       vpfb score ./imgs -m runs/001-imgs -o - | head
       vpfb score table.csv -m runs/002-table -o scores.csv
     """
@@ -100,6 +102,7 @@ def score(
         require_file("--montage", montage, [".png"], {"score": Path(source)})
     if html is not None:
         require_file("--html", html, [".html", ".htm"], {"score": Path(source)})
+    flagged.require_usable(name)
     with signals.importing():
         from vpfb_core import data, methods
         from vpfb_core.machine.files import write_bytes
@@ -117,6 +120,7 @@ def score(
     if html is not None:
         require_images(loaded, "--html")
     images = data.load(source, **loaded.reading, split="all", **access.settings)
+    flagged.require_files(images)
     for note in images.notes:
         say.note(note)
     with progress(say, "scoring") as bar:
@@ -140,8 +144,7 @@ def score(
     if montage is not None:
         shown = images.data[[one.index for one in ranking.ranked[:IN_MONTAGE]]]
         write_bytes(montage, pictures.png(pictures.tile(shown.float() / 255)))
-    if html is not None:
-        write_page(say, html, ranking, images, model_name)
+    relocated = write_and_relocate(say, html, flagged, ranking, images, loaded, model_name, access)
     greatest = ", ".join(printable(one.name) for one in ranking.ranked[:IN_NOTE])
     say.note(f"{len(images):,} {noun}; greatest outliers: {greatest}")
     if name == SCORES[0]:
@@ -151,6 +154,6 @@ def score(
         )
     document = {
         "model": model_name, "output": out, "n": len(images), "flag": flag, "flagged": len(ranking.flagged),
-        "worst": ranking.documents(IN_JSON),
+        "worst": ranking.documents(IN_JSON), **relocated,
     }  # fmt: skip
     say.result(document, table.decode("utf-8", "surrogateescape").rstrip("\n") if out == "-" else out)

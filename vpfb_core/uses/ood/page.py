@@ -12,7 +12,7 @@ import json
 import math
 import os
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,11 +22,13 @@ import numpy as np
 
 from vpfb_core.data.in_memory import InMemory
 from vpfb_core.machine.file_names import printable, typed
+from vpfb_core.uses.ood.members import Members
 from vpfb_core.uses.ood.ranking import Ranked, Ranking
 from vpfb_core.uses.ood.thumbnails import FEW_PIXELS, media_type, thumbnails
 
 MOST = 5_000  # pictures on a page; it scrolls smoothly with them, and has about 10 MB
 _BINS = 60
+_NEAREST = "The pictures it is compared with that are most like it. If they look right beside it, it may be no outlier."
 _TITLE, _DATA = "@@TITLE@@", "@@DATA@@"
 _FIRST_LINE = "<!doctype html><!-- vpfb score -->"
 
@@ -47,7 +49,13 @@ class Column:
 
 
 COLUMNS = {
-    "score": Column("Score", "How unlike the reference a picture is. The greatest outliers have the highest scores."),
+    "score": Column("Score", "How unlike the others a picture is. The greatest outliers have the highest scores."),
+    "p_value": Column(
+        "p-value",
+        "The share of the pictures it is compared with that are at least as unusual, each judged without itself. 0.01 "
+        "means that one picture in a hundred is as unusual as this one.",
+        "ascending",
+    ),
     "energy": Column(
         "Energy",
         "The energy of the picture in the model, in nats up to a constant. On its own it does not find outliers, "
@@ -60,14 +68,22 @@ COLUMNS = {
     ),
 }
 
+KINDS = {
+    "recording": Column("drawn or recorded differently", "Its noise, sharpness, contrast or colours are unusual."),
+    "content": Column("shows something else", "The features that the network sees in it are unusual."),
+    "shape": Column("shaped differently", "Its edges run in unusual directions at some places."),
+}
+
 
 def page(
     ranking: Ranking,
     images: InMemory,
+    members: Members | None,
     *,
     title: str,
     summary: Sequence[str],
     folder: Path,
+    moved: Mapping[str, Path] | None = None,
     most: int = MOST,
     on_picture: Callable[[int], None] | None = None,
 ) -> bytes:
@@ -76,29 +92,46 @@ def page(
     Args:
         ranking: the ranking.
         images: the images that were ranked.
+        members: what they were compared with; None if it is not known, or not to be shown.
         title: the heading.
         summary: sentences below the heading.
         folder: the folder of the page, from which it links to the files.
+        moved: the new places of files that are moved before anybody opens the page, by their names.
         most: the largest number of pictures on the page.
         on_picture: called with the number of pictures whose thumbnails are done.
     """
-    shown, root = ranking.ranked[:most], images.root
-    small = thumbnails(images, [one.index for one in shown], on_picture=on_picture)
-    names = [name for name in ranking.columns[1:] if name in COLUMNS and any(_figure(one, name) for one in shown)]
+    shown = ranking.ranked[:most]
+    nearest = [[] if members is None else [members.places[row] for row in one.nearest] for one in shown]
+    small, own, theirs = _thumbnails(images, shown, members, nearest, on_picture)
+    names = [name for name in COLUMNS if any(_figure(one, name) is not None for one in shown)]
+    kinds = list(dict.fromkeys(kind for one in shown for kind in one.evidence))
+
+    def neighbour(place: int) -> list[Any]:
+        assert members is not None
+        return [theirs[place], printable(members.names[place])]
+
     document = {
         "summary": list(summary),
         "total": len(ranking.ranked),
-        "cut": None,
-        "flagged": 0,
+        "cut": min((one.score for one in ranking.flagged), default=None),
+        "flagged": len(ranking.flagged),
         "columns": [vars(COLUMNS[name]) for name in names],
-        "kinds": {},
-        "neighbours": None,
+        "kinds": {kind: vars(KINDS.get(kind, Column(kind, ""))) for kind in kinds},
+        "neighbours": None if members is None or not any(nearest) else vars(Column(members.label, _NEAREST)),
         "histogram": _histogram(ranking),
         "format": media_type(),
         "few_pixels": FEW_PIXELS,
         "pictures": [
-            _picture(one, rank, names, root, folder) | {"thumbnail": rank - 1}
-            for rank, one in enumerate(shown, start=1)
+            {
+                **_place(one.name, images.root, folder, moved or {}),
+                "rank": rank,
+                "flagged": one.flagged,
+                "thumbnail": own[one.index],
+                "figures": [_number(_figure(one, name)) for name in names],
+                "stood_out": _stood_out(one, ranking.flag),
+                "nearest": [neighbour(place) for place in places],
+            }
+            for rank, (one, places) in enumerate(zip(shown, nearest, strict=True), start=1)
         ],
         "thumbnails": [base64.b64encode(each).decode("ascii") for each in small],
     }
@@ -126,24 +159,51 @@ def _filled(title: str, document: dict[str, Any]) -> bytes:
     return (heading.join(before.split(_TITLE)) + data + after).encode("utf-8")
 
 
-def _picture(one: Ranked, rank: int, figures: Sequence[str], root: Path | None, folder: Path) -> dict[str, Any]:
-    """A picture as the page describes it.
+def _thumbnails(
+    images: InMemory,
+    shown: Sequence[Ranked],
+    members: Members | None,
+    nearest: Sequence[Sequence[int]],
+    on_picture: Callable[[int], None] | None,
+) -> tuple[list[bytes], Mapping[int, int], Mapping[int, int]]:
+    """All thumbnails, each once, and the places among them of those of the images and of the members."""
+    own = [one.index for one in shown]
+    theirs = list(dict.fromkeys(place for places in nearest for place in places))
+    if members is None or members.images is images:
+        rows = list(dict.fromkeys([*own, *theirs]))
+        places = {row: place for place, row in enumerate(rows)}
+        return thumbnails(images, rows, on_picture=on_picture), places, places
+    small = thumbnails(images, own, on_picture=on_picture) + thumbnails(members.images, theirs)
+    return (
+        small,
+        {row: place for place, row in enumerate(own)},
+        {row: place for place, row in enumerate(theirs, start=len(own))},
+    )
 
-    Its path is absolute, so that a copied path can be pasted anywhere. `word` is the path as a word of a shell, if a
+
+def _place(name: str, root: Path | None, folder: Path, moved: Mapping[str, Path]) -> dict[str, Any]:
+    """How the page names a picture and where it is.
+
+    The path is absolute, so that a copied path can be pasted anywhere. `word` is the path as a word of a shell, if a
     line of text cannot hold it.
     """
-    path = one.name if root is None else os.path.abspath(root / one.name)  # noqa: PTH100  (links stay)
+    path = name if root is None else os.path.abspath(moved.get(name, root / name))  # noqa: PTH100  (links stay)
     return {
-        "name": printable(one.name),
-        "path": path if printable(path) == path else printable(path),
+        "name": printable(name),
+        "path": printable(path),
         "word": None if printable(path) == path else typed(path),
         "href": None if root is None else _link(path, folder),
-        "rank": rank,
-        "flagged": False,
-        "figures": [_number(_figure(one, name)) for name in figures],
-        "stood_out": [],
-        "nearest": [],
     }
+
+
+def _stood_out(one: Ranked, flag: float) -> list[list[Any]]:
+    """The kinds of evidence in which a picture is unusual, the most unusual first, with their p-values.
+
+    These are the kinds whose p-value is at most the rate of flags. A flagged picture has at least one.
+    """
+    ordered = sorted(one.evidence.items(), key=lambda entry: entry[1])
+    unusual = [entry for entry in ordered if entry[1] <= flag] or (ordered[:1] if one.flagged else [])
+    return [[kind, _number(p_value)] for kind, p_value in unusual]
 
 
 def _link(path: str, folder: Path) -> str:
@@ -153,7 +213,9 @@ def _link(path: str, folder: Path) -> str:
 
 
 def _figure(one: Ranked, name: str) -> float | None:
-    return one.score if name == "score" else one.figures[name]
+    if name in ("score", "p_value"):
+        return one.score if name == "score" else one.p_value
+    return one.figures.get(name)
 
 
 def _number(value: float | None) -> float | str | None:
@@ -170,5 +232,6 @@ def _histogram(ranking: Ranking) -> dict[str, Any]:
     scores = np.array([one.score for one in ranking.ranked])
     finite = scores[np.isfinite(scores)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
-    counts, _ = np.histogram(finite, _BINS, (low, high))
-    return {"low": low, "high": high, "counts": counts.tolist(), "flagged": [0] * _BINS}
+    flagged = np.array([one.score for one in ranking.flagged if math.isfinite(one.score)])
+    counts, of_flagged = (np.histogram(each, _BINS, (low, high))[0].tolist() for each in (finite, flagged))
+    return {"low": low, "high": high, "counts": counts, "flagged": of_flagged}

@@ -20,6 +20,8 @@ from PIL import Image
 
 from vpfb_core import data
 from vpfb_core.data import ImageSet, InMemory
+from vpfb_core.model.reference import KINDS
+from vpfb_core.uses.ood.members import Members
 from vpfb_core.uses.ood.page import is_page, page
 from vpfb_core.uses.ood.ranking import Ranked, Ranking
 
@@ -85,7 +87,7 @@ def images_of(count: int, names: Sequence[str] | None = None, root: Path | None 
 
 
 def parsed(ranking: Ranking, images: InMemory, **options: Any) -> Parsed:
-    given = {"title": "a title", "summary": ["A sentence."], "folder": Path("pages"), **options}
+    given = {"members": None, "title": "a title", "summary": ["A sentence."], "folder": Path("pages"), **options}
     return Parsed(page(ranking, images, **given))
 
 
@@ -115,7 +117,7 @@ def test_a_page_loads_nothing() -> None:
     assert str(policy["content"]).startswith("default-src 'none'; img-src data:;")
     assert not [tag for tag, has in found.elements if {"src", "srcset", "poster"} & set(has) or tag in ("link", "base")]
     assert not [has for tag, has in found.elements if "href" in has and not str(has["href"]).startswith("#")]
-    assert "url(" not in page(ranking_of([]), images_of(0), title="", summary=[], folder=Path()).decode()
+    assert "url(" not in page(ranking_of([]), images_of(0), None, title="", summary=[], folder=Path()).decode()
 
 
 def test_a_page_can_be_used_with_a_keyboard_and_a_screen_reader() -> None:
@@ -155,6 +157,44 @@ def test_the_histogram_counts_every_score_and_the_page_shows_the_first_ones() ->
     assert [picture["name"] for picture in document["pictures"]] == names[:7]
     assert [picture["rank"] for picture in document["pictures"]] == [1, 2, 3, 4, 5, 6, 7]
     assert len(document["thumbnails"]) == 7
+
+
+def test_the_neighbours_of_a_picture_are_shown_with_their_names_and_each_thumbnail_is_kept_once() -> None:
+    ranked = [Ranked(0, "a.png", 2, {}, nearest=(7, 5)), Ranked(1, "b.png", 1, {}, nearest=(5, 9))]
+    members = Members(images_of(3), {5: 0, 7: 1, 9: 2}, ["five", "seven", "<nine>"], "Nearest training pictures")
+    document = parsed(Ranking(ranked, ("file", "score"), None), images_of(2), members=members).document
+    assert [[name for _, name in picture["nearest"]] for picture in document["pictures"]] == [
+        ["seven", "five"],
+        ["five", "<nine>"],
+    ]
+    assert len(document["thumbnails"]) == 5
+    assert document["neighbours"]["label"] == "Nearest training pictures"
+    other = parsed(
+        Ranking([Ranked(0, "a.png", 2, {}, nearest=(1,))], ("file", "score"), None),
+        images := images_of(2, ["a.png", "b.png"]),
+        members=Members.same(images),
+    ).document
+    assert other["pictures"][0]["nearest"] == [[1, "b.png"]]
+    assert len(other["thumbnails"]) == 2
+
+
+def test_the_cut_is_the_lowest_flagged_score_and_a_flagged_picture_says_what_stood_out() -> None:
+    ranked = [
+        Ranked(0, "a.png", 9.0, {}, 0.001, True, {"content": 0.004, "shape": 0.5, "recording": 0.0001}),
+        Ranked(1, "b.png", 5.0, {}, 0.01, True, {"content": 0.02, "shape": 0.5, "recording": 0.03}),
+        Ranked(2, "c.png", 4.0, {}, 0.02, False, {"content": 0.02, "shape": 0.5, "recording": 0.01}),
+        Ranked(3, "d.png", 1.0, {}, 0.9, False, {"content": 0.9, "shape": 0.5, "recording": 0.3}),
+    ]
+    document = parsed(Ranking(ranked, ("file", "score"), None, 0.01), images_of(4)).document
+    assert (document["cut"], document["flagged"]) == (5.0, 2)
+    assert sum(document["histogram"]["flagged"]) == 2
+    assert [picture["stood_out"] for picture in document["pictures"]] == [
+        [["recording", 0.0001], ["content", 0.004]],
+        [["content", 0.02]],
+        [["recording", 0.01]],
+        [],
+    ]
+    assert {kind for kind in document["kinds"] if document["kinds"][kind]["meaning"]} == set(KINDS)
 
 
 def thumbnail(document: dict[str, Any], picture: int) -> Image.Image:
@@ -203,7 +243,7 @@ def test_images_without_files_have_no_links() -> None:
 
 @pytest.mark.parametrize("first_line", ["file,score", "<!doctype html>"])
 def test_a_page_is_recognised_by_its_first_line(first_line: str) -> None:
-    content = page(ranking_of([]), images_of(0), title="", summary=[], folder=Path())
+    content = page(ranking_of([]), images_of(0), None, title="", summary=[], folder=Path())
     assert is_page(content.decode().splitlines()[0])
     assert not is_page(first_line)
 

@@ -1,0 +1,68 @@
+"""The pictures that a ranking compares with, as far as a page of the ranking shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vpfb_core.data.in_memory import InMemory
+from vpfb_core.errors import DataError
+from vpfb_core.uses.calibration import training_data
+from vpfb_core.uses.ood.ranking import Ranking
+from vpfb_core.uses.ood.tables import image_name
+
+if TYPE_CHECKING:
+    from vpfb_core.model.trained import TrainedModel
+
+
+@dataclass(frozen=True)
+class Members:
+    """Some of the data that a ranking compares with.
+
+    Attributes:
+        images: these data.
+        places: the place of each in `images`, by its row in `Ranking.members`.
+        names: their names, in the order of `images`.
+        label: what they are called together.
+    """
+
+    images: InMemory
+    places: Mapping[int, int]
+    names: Sequence[str]
+    label: str
+
+    @classmethod
+    def same(cls, images: InMemory) -> Members:
+        """The members of a ranking without a model, which are the images themselves."""
+        rows = range(len(images))
+        return cls(
+            images, {row: row for row in rows}, [image_name(images, row) for row in rows], "Nearest other pictures"
+        )
+
+
+def training_members(model: TrainedModel, ranking: Ranking, count: int, **options: Any) -> Members | None:
+    """The members that are nearest to the first `count` data of a ranking; None if it names none.
+
+    Args:
+        model: the model of the ranking.
+        ranking: the ranking.
+        count: the number of data whose neighbours are needed.
+        options: root and download, as in `data.load`.
+    Raises:
+        DataError: the data of the training cannot be read, or are not the same any more.
+    """
+    rows = sorted({row for one in ranking.ranked[:count] for row in one.nearest})
+    if not rows:
+        return None
+    source, trained_on = training_data(model, ranking.members, **options)
+    if trained_on is None:
+        raise DataError(f"'{source.name}' is not as it was when the model was trained")
+    images = source.subset(torch.tensor(rows))
+    if len(images) != len(rows):
+        raise DataError(f"some files in '{source.name}' cannot be read any more")
+    places = {row: place for place, row in enumerate(rows)}
+    names = [f"{source.name}#{row}" for row in rows] if images.files is None else images.files
+    return Members(images, places, names, "Nearest training pictures")
