@@ -74,6 +74,14 @@ class Mixture:
             variances=self.variances[components],
         )  # fmt: skip
 
+    def tilted(self, direction: Tensor) -> tuple[Mixture, Tensor]:
+        """The mixture of z = x̄/std with the density multiplied by exp(direction·z), and log E exp(direction·z)."""
+        slope = direction.double() / self.std
+        along = torch.einsum("kij,i->kj", self.axes, slope)
+        moved = torch.einsum("kij,kj->ki", self.axes, self.variances * along)  # C_k slope
+        exponents = torch.log(self.weights) + self.means @ slope + 0.5 * moved @ slope
+        return replace(self, weights=torch.softmax(exponents, 0), means=self.means + moved), exponents.logsumexp(0)
+
     def log_density(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """log density of μ x̄ + σ ε at x (N, d), normalised, (N,)."""
         return torch.logsumexp(self._joint(*self._offsets(x, mean, std)), 1)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vpfb_cli.options import Machine
     from vpfb_cli.output import Output
     from vpfb_core.api import Model
+    from vpfb_core.model.tilt import Tilt
 
 
 def open_model(say: Output, model: str | None, machine: Machine, weights: str = "ema") -> tuple[Model, str]:
@@ -28,7 +29,19 @@ def open_model(say: Output, model: str | None, machine: Machine, weights: str = 
     use_threads(machine)
     with signals.importing():
         from vpfb_core.api import load
-    return load(path, device=machine.device, weights=weights), name
+    loaded = load(path, device=machine.device, weights=weights)
+    if loaded.tilt is not None:
+        say.note(_about_tilt(loaded.tilt))
+    return loaded, name
+
+
+def _about_tilt(tilt: Tilt) -> str:
+    """What a person must know of the tilt of a model."""
+    known = f"the model has a tilt that gives its samples {', '.join(tilt.names)}"
+    if tilt.unshifted:
+        beside = ", ".join(each.name for each in tilt.unshifted)
+        known += f"\nenergies, densities, chains and compositions are those without {beside}"
+    return known
 
 
 def require_images(model: Model, option: str) -> None:

@@ -12,6 +12,7 @@ from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training import session
 from vpfb_core.training.progress import Progress, Result
 from vpfb_core.uses import chains, density, draw
+from vpfb_core.uses.matching import tilting
 from vpfb_core.uses.ood import scores
 
 
@@ -32,6 +33,7 @@ class Model(TrainedModel):
     bits_per_dim = density.bits_per_dim
     blur = density.blur
     score = scores.score
+    matched = tilting.matched
     save = model_file.save
 
     @classmethod

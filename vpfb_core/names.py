@@ -20,7 +20,7 @@ class MethodName:
         attribute: the name of the class.
         gives: the capabilities of the method: "energy", explicit and with a gradient; "free-energy", one that has to be
             estimated; "flow", from noise to data and back; "density", if its energies are calibrated to normalised
-            densities; "code", if it describes each datum by a code.
+            densities; "code", if it describes each datum by a code; "tilt", if its field of tilted data is known.
         sampling: the options of sampling that only this method has, beside the solver.
         network: the only network that it trains, which no other method trains; None if it trains all others.
     """
@@ -46,7 +46,7 @@ METHODS: dict[str, MethodName] = {
         "Variational Potential Flow Bayes: one potential that is a flow and an energy",
         "vpfb_core.methods.vpfb.method",
         "VPFB",
-        ("energy", "flow", "density"),
+        ("energy", "flow", "density", "tilt"),
     ),
     "flow-matching": MethodName(
         "flow matching: a velocity without an energy, the baseline",

@@ -94,6 +94,7 @@ def test_the_registry_describes_methods_correctly() -> None:
             *(["flow"] if isinstance(field, Transports) else []),
             *(["density"] if type(method).calibrate is not Method.calibrate else []),
             *(["code"] if type(method).encode is not Method.encode else []),
+            *(["tilt"] if type(method).tilted is not Method.tilted else []),
         }  # fmt: skip
         assert len({"energy", "free-energy"} & set(row.gives)) == (field.levels is not None)
         assert row.sampling == method.SamplingOptions.names()

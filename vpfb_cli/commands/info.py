@@ -11,6 +11,7 @@ from vpfb_cli.models import use_threads
 from vpfb_cli.options import DATA, DataAccess, Machine, option, path_argument, path_option
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
+from vpfb_cli.progress import progress
 from vpfb_cli.wording import duration
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
 from vpfb_core.model import description, run_log
@@ -40,8 +41,18 @@ def info(
     calibrate: Annotated[
         bool, option("--calibrate", "Calibration", "Calibrate densities and scores, and save them in the model.")
     ] = False,
+    match: Annotated[
+        list[str] | None,
+        option(
+            "--match STAT,STAT",
+            "Statistics",
+            "Give samples the mean contrast, edges, classes, ... of the data, or of a value (brightness=0.4), and save "
+            "that in the model. none removes it.",
+        ),
+    ] = None,
     data: Annotated[
-        str | None, path_option("--data DATA", DATA, "Images to calibrate on.", show_default="the training data")
+        str | None,
+        path_option("--data DATA", DATA, "Images to calibrate on or to match.", show_default="the training data"),
     ] = None,
     access: DataAccess,
     machine: Machine,
@@ -54,6 +65,7 @@ def info(
       vpfb info runs/001-imgs
       vpfb info --plot runs/001-imgs runs/002-imgs -o curves.png
       vpfb info --calibrate runs/001-imgs
+      vpfb info --match contrast,edges runs/001-imgs
     """
     models = models or []
     if plot:
@@ -62,9 +74,11 @@ def info(
     if len(models) > 1:
         raise ConfigError(f"{len(models)} models were named", hint="name one, or draw several runs with --plot")
     model = models[0] if models else None
-    if data is not None and not calibrate:
-        raise ConfigError(f"--data {data} names images to calibrate on", hint="add --calibrate")
-    if model is None and not calibrate:
+    if data is not None and not (calibrate or match):
+        raise ConfigError(f"--data {data} names images to calibrate on or to match", hint="add --calibrate or --match")
+    if calibrate and match:
+        raise ConfigError("--calibrate and --match exclude each other", hint="calibrate first, then match")
+    if model is None and not (calibrate or match):
         _list(say)
         return
     path = find_model(model)
@@ -80,7 +94,29 @@ def info(
             on_images=lambda images: say.note(f"calibrating {path} on {images.name}, {len(images):,} images"),
             **access.settings,
         )
+    if match:
+        _match(say, path, match, data, access, machine)
     _show(say, path)
+
+
+def _match(
+    say: Output, path: Path, statistics: list[str], data: str | None, access: DataAccess, machine: Machine
+) -> None:
+    """Keep a tilt in the model, or remove it."""
+    use_threads(machine)
+    with signals.importing():
+        from vpfb_core.uses.matching.kept import match_file
+    with progress(say, "matching") as bar:
+        match_file(
+            path,
+            statistics,
+            data,
+            seed=machine.seed,
+            device=machine.device,
+            on_data=lambda real: say.note(f"matching {path} to {real.name}, {len(real):,} {real.noun}"),
+            on_progress=bar.update,
+            **access.settings,
+        )
 
 
 # --- all runs ---------------------------------------------------------------------------------------------------------
@@ -165,6 +201,7 @@ def _show(say: Output, path: Path) -> None:
         "schedule": described.settings.get("schedule"),
         "calibrated": calibration is not None,
         "normaliser": levels,
+        "match": _matched(described.tilt),
         "versions": about.get("versions", {}),
         "figures": about.get("figures", {}),
         "seconds": about.get("seconds"),
@@ -185,6 +222,9 @@ def _in_words(facts: dict[str, Any], calibration: Calibration | None) -> list[tu
         "parameters": f"{facts['parameters']:,}",
         "steps": UNKNOWN if facts["steps"] is None else f"{facts['steps']:,}",
         "calibrated": _calibrated(facts["method"], calibration),
+        "match": "none"
+        if facts["match"] is None
+        else ", ".join(f"{name} {each['target']:.4g}" for name, each in facts["match"].items()),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "figures": ", ".join(f"{_spoken(name)} {_figure(value)}" for name, value in facts["figures"].items()),
         "seconds": UNKNOWN if facts["seconds"] is None else duration(facts["seconds"]),
@@ -195,6 +235,16 @@ def _in_words(facts: dict[str, Any], calibration: Calibration | None) -> list[tu
         for name, value in facts.items()
         if name != "normaliser"
     ]
+
+
+def _matched(tilt: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:
+    """The statistics of a kept tilt by name, with what it costs; None without one."""
+    if tilt is None:
+        return None
+    return {
+        each["name"]: {"target": each["target"], "nats": tilt["nats"], "rounds": tilt["rounds"]}
+        for each in tilt["statistics"]
+    }
 
 
 def _calibrated(method: str, calibration: Calibration | None) -> str:

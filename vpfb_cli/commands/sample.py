@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli import signals
 from vpfb_cli.flow_options import FLOW, Condition, Flow
+from vpfb_cli.matching import Reached, matched
 from vpfb_cli.models import open_model
 from vpfb_cli.options import (
     MODEL,
@@ -55,6 +56,14 @@ def sample(
     ] = None,
     model: ModelOption = None,
     condition: Condition,
+    match: Annotated[
+        list[str] | None,
+        option(
+            "--match STAT=VALUE",
+            MODEL,
+            "Draw samples whose mean brightness, contrast, edges, red, ... is VALUE. Can be repeated.",
+        ),
+    ] = None,
     weights: Annotated[
         str, option("--weights ema|raw", MODEL, "Averaged weights, or those of the last training step.")
     ] = "ema",
@@ -103,6 +112,7 @@ def sample(
       vpfb sample -n 64 -o grid.png
       vpfb sample -m runs/001-imgs -n 1000 -o pictures/ --seed 7
       vpfb sample -m digits --class 3 --guidance 2 -o threes.png
+      vpfb sample -m digits --match brightness=0.35 -o bold.png
       vpfb sample -m digits -n 16 --langevin 1000 -o walked.png
       vpfb sample -m runs/002-moons -n 1000 -o rows.csv
       vpfb sample -m digits -n 8 --known three.png --mask upper-half.png
@@ -110,10 +120,12 @@ def sample(
     with signals.importing():
         from vpfb_core import methods
         from vpfb_core.machine import distributed
+        from vpfb_core.uses.matching.kept import read_targets
+    targets = read_targets(match or [])
     writer, out = open_writer(kind_of(model), out, "samples", say, {"--known": known, "--mask": mask})
     given: dict[str, Any] = {"tau": tau, "start": start}
     own = {name: value for name, value in given.items() if value is not None}
-    _check_combination(writer, langevin, known, mask, flow, own)
+    _check_combination(writer, langevin, known, mask, flow, own, match)
     flow.choose()  # refuses a wrong solver before the model is loaded
     loaded, name = open_model(say, model, machine, weights)
     how = flow.arguments | own
@@ -124,7 +136,9 @@ def sample(
 
     began = time.monotonic()
     settings = {"condition": condition.class_, "guidance": condition.guidance, "batch_size": batch_size}
-    job = _Job(say, loaded, n, machine.seed, settings, how, writer)
+    if targets:
+        loaded = matched(say, loaded, targets, machine.seed, settings, how, in_chains=langevin is not None)
+    job = _Job(say, loaded, n, machine.seed, settings, how, writer, Reached.of(loaded, targets))
     in_chains = langevin is not None or known is not None
     labels = _labels(loaded, condition.class_, n)
     with writer.writing(n, loaded, frames=1 + (solver.nfe or 1), at_once=in_chains, labels=labels):
@@ -133,7 +147,7 @@ def sample(
         elif langevin is not None:
             drawn = _run_chains(job, langevin)
         else:
-            drawn = _follow_flow(job, writer.add)
+            drawn = _follow_flow(job, job.take)
     if not distributed.group().first:
         return
 
@@ -145,6 +159,9 @@ def sample(
     if (chains := drawn.chains) is not None:
         moved = float(chains.moved.mean())
         document |= {"acceptance": chains.acceptance, "energy_trace": chains.energy_trace(), "moved": moved}
+    if job.reached is not None:
+        document["match"] = job.reached.document()
+        say.note(job.reached.in_words())
     by = method if chains is None else f"{method} and MALA"
     noun = loaded.statistics.noun
     say.note(f"{n} {noun}, {nfe:.0f} gradient evaluations each by {by}, {duration(seconds)}")
@@ -171,6 +188,7 @@ def _check_combination(
     mask: Path | None,
     flow: Flow,
     own: Mapping[str, float],
+    match: list[str] | None,
 ) -> None:
     """Refuse options that do not go together, before any work is done."""
     if (known is None) != (mask is None):
@@ -178,6 +196,11 @@ def _check_combination(
         raise ConfigError(f"{given} needs {missing}", hint="--known IMAGE --mask MASK: white is kept, black is drawn")
     if known is not None and langevin is not None:
         raise ConfigError("--known and --langevin exclude each other", hint="--known runs Langevin chains of its own")
+    if known is not None and match:
+        raise ConfigError(
+            f"--match {match[0]} is fitted to samples of the flow, and --known draws by chains",
+            hint="keep the statistics in a model instead: vpfb info --match STAT=VALUE MODEL",
+        )
     if known is not None and (idle := [*flow.given, *(f"--{each}" for each in own)]):
         raise ConfigError(f"--known chooses its own solver steps, so it takes no {', '.join(idle)}")
     if writer.wants_path and (known is not None or langevin is not None):
@@ -198,6 +221,13 @@ class _Job:
     settings: dict[str, Any]
     how: dict[str, Any]
     writer: Writer
+    reached: Reached | None
+
+    def take(self, images: Tensor, path: Tensor | None = None) -> None:
+        """Write the next samples, and note their statistics."""
+        self.writer.add(images, path)
+        if self.reached is not None:
+            self.reached.add(images)
 
 
 @dataclass(frozen=True)
@@ -249,7 +279,7 @@ def _run_chains(job: _Job, steps: int) -> _Drawn:
         chains = job.model.long_run(
             torch.cat(starts), steps, job.seed, on_progress=bar.update, **job.settings, **job.how
         )
-    job.writer.add(chains.images)
+    job.take(chains.images)
     job.say.note(
         f"{chains.acceptance:.0%} of proposals accepted; RMS distance {chains.moved.mean():.3f} from the start, "
         f"{chains.apart:.3f} between samples"

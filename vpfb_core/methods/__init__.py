@@ -110,6 +110,7 @@ def require(capability: str, name: str, use: str) -> None:
         "flow": ("a flow from noise to data", "one"),
         "density": ("energies of known normalisation", "them"),
         "code": ("a code of each datum", "one"),
+        "tilt": ("a field that can be tilted exactly", "one"),
     }[capability]
     raise ConfigError(
         f"{use} needs {what}, which a model trained with --method {name} does not have",

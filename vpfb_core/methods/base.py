@@ -539,6 +539,31 @@ class Method(ABC):
         del field, classes
         return 0
 
+    def tilted(self, field: Any, direction: Tensor) -> Field:
+        """The field of data z whose density is multiplied by exp(direction·z), at every noise level and condition.
+
+        It shares the parameters of the field, under the same names. Its energies are those of the tilted densities,
+        up to constants that `tilted_calibration` gives.
+
+        Args:
+            field: the field of the data.
+            direction: of the shape of a datum.
+        Raises:
+            ConfigError: the method does not know this field.
+        """
+        del field, direction
+        raise ConfigError(f"the method {self.name} has no field of tilted data")
+
+    def tilted_calibration(self, calibration: Any, log_partitions: Mapping[tuple[int, ...], float]) -> Calibration:
+        """The calibration of a tilted field, from that of the field.
+
+        Args:
+            calibration: the calibration of the field.
+            log_partitions: log E exp(direction·z) under each condition. Other conditions are left out.
+        """
+        del calibration, log_partitions
+        raise ConfigError(f"the method {self.name} has no field of tilted data")
+
     def read_calibration(self, document: Mapping[str, Any]) -> Calibration:
         """The calibration that `Calibration.to_dict` described.
 

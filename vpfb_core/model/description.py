@@ -39,6 +39,7 @@ class Description:
         about: facts about the training. `data`, `step`, `seconds`, `device`, `seed`, `figures`, `config` and `versions`
             may be missing, but have the right types if they are present.
         calibration: the calibration for `Method.read_calibration`; None without a calibration.
+        tilt: the tilt for `Tilt.from_dict`; None without a tilt.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Description:
     parameters: int
     about: dict[str, Any]
     calibration: dict[str, Any] | None
+    tilt: dict[str, Any] | None = None
 
     @property
     def kind(self) -> str:
@@ -109,7 +111,7 @@ class Description:
             groups.append((name, classes))
         network = _mapping(document, "network")
         _text(network.get("name"), "network")
-        calibration = document.get("calibration")
+        calibration, tilt = document.get("calibration"), document.get("tilt")
         return cls(
             method=_text(method.get("name"), "method"),
             settings=_mapping(method, "settings"),
@@ -120,6 +122,7 @@ class Description:
             parameters=_count(document.get("parameters"), "parameters"),
             about=about,
             calibration=None if calibration is None else _mapping(document, "calibration"),
+            tilt=None if tilt is None else _tilt(document),
         )
 
 
@@ -169,6 +172,20 @@ def _statistics(document: dict[str, Any]) -> dict[str, Any]:
     except _WrongFieldError:
         raise _WrongFieldError("statistics") from None
     return statistics
+
+
+def _tilt(document: dict[str, Any]) -> dict[str, Any]:
+    """The tilt, with a name and a target of each statistic. `Tilt.from_dict` checks the rest."""
+    tilt = _mapping(document, "tilt")
+    try:
+        for each in _list(tilt, "statistics"):
+            _text(_value(each, "name"), "tilt")
+            _number(_value(each, "target"), "tilt")
+        _number(tilt.get("nats"), "tilt")
+        _count(tilt.get("rounds"), "tilt")
+    except _WrongFieldError:
+        raise _WrongFieldError("tilt") from None
+    return tilt
 
 
 def _check_about(about: dict[str, Any]) -> None:

@@ -20,9 +20,11 @@ from vpfb_core.methods.base import DataShape, Field
 from vpfb_core.model.description import Description
 from vpfb_core.model.reference import Reference
 from vpfb_core.model.runs import Run, find_model
+from vpfb_core.model.tilt import Tilt
 from vpfb_core.model.trained import TrainedModel
 
 REFERENCE = "reference/"  # the prefix of the reference's tensors in a file
+DIRECTION = "tilt/direction"  # a tensor, so that versions that know no tilt refuse the file
 WEIGHTS = ("ema", "raw")
 Model = TypeVar("Model", bound=TrainedModel)
 
@@ -33,6 +35,7 @@ def save(model: TrainedModel, path: str | os.PathLike[str]) -> None:
     Raises:
         DataError: the file cannot be written.
     """
+    model, tilt = model.untilted, model.tilt
     document = {
         "method": {"name": model.method.name, "settings": model.method.settings.to_dict()},
         "network": model.network,
@@ -44,6 +47,9 @@ def save(model: TrainedModel, path: str | os.PathLike[str]) -> None:
         "calibration": None if model.calibration is None else model.calibration.to_dict(),
     }
     tensors = dict(model.field.state_dict())
+    if tilt is not None:
+        document["tilt"] = tilt.to_dict()
+        tensors[DIRECTION] = tilt.direction
     if model.reference is not None:
         tensors |= {REFERENCE + name: tensor for name, tensor in model.reference.tensors().items()}
     container.write(Path(path), "model", tensors, document)
@@ -72,6 +78,7 @@ def load(
     stored = container.read(path, "model")
     described = Description.parse(stored.document, path)
     tensors = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(REFERENCE)}
+    direction = tensors.pop(DIRECTION, None) if described.tilt is not None else None
     remembered = {
         name.removeprefix(REFERENCE): tensor for name, tensor in stored.tensors.items() if name.startswith(REFERENCE)
     }
@@ -84,7 +91,8 @@ def load(
         with networks.shapes_only():
             _require_fit(_build(kind, described).field, tensors, path)
         model = _build(kind, described)
-        if weights == "ema":  # the calibration and the reference belong to the averaged weights
+        tilt = _tilt(described, direction) if weights == "ema" else None
+        if weights == "ema":  # the calibration, the reference and the tilt belong to the averaged weights
             model.reference = Reference.from_tensors(remembered) if remembered else None
         else:
             model.calibration = None
@@ -93,7 +101,7 @@ def load(
     model.field.load_state_dict(tensors)
     place_network(model.field, target)
     model.field.eval().requires_grad_(False)
-    return model
+    return model if tilt is None else model.with_tilt(tilt)
 
 
 def _build(kind: type[Model], described: Description) -> Model:
@@ -118,6 +126,26 @@ def _build(kind: type[Model], described: Description) -> Model:
         about=described.about,
         calibration=calibration,
     )
+
+
+def _tilt(described: Description, direction: Tensor | None) -> Tilt | None:
+    """The tilt of a description; None without one.
+
+    Raises:
+        KeyError, TypeError, ValueError, ConfigError: the tilt does not fit the model.
+    """
+    if described.tilt is None:
+        return None
+    if direction is None or tuple(direction.shape) != described.shape:
+        raise ValueError("its tilt has no direction of the shape of a datum")
+    tilt = Tilt.from_dict(described.tilt, direction)
+    if tilt.shifts:
+        methods.require("tilt", described.method, "its tilt")
+    if any(len(condition) != len(described.groups) for condition in tilt.log_partitions):
+        raise ValueError("its tilt belongs to other classes")
+    if tilt.log_partitions and not any(max(condition, default=-1) < 0 for condition in tilt.log_partitions):
+        raise ValueError("its tilt has no unconditional constant")
+    return tilt
 
 
 def _require_fit(field: Field, tensors: dict[str, Tensor], path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from dataclasses import field as member
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Calibration, DataShape, Field, Method
 from vpfb_core.model.reference import Reference
+from vpfb_core.model.tilt import Tilt
 
 DEFAULT_BATCH = 256  # the default number of data that are computed at once
 
@@ -33,7 +34,10 @@ class TrainedModel:
         groups: the condition groups; () for an unconditional model.
         about: facts about the training (data, step, seed, figures, versions, ...), as JSON values.
         calibration: the constants that turn energies into densities; None before they are estimated.
-        reference: the reference of the out-of-distribution scores; None before it is fitted.
+        reference: the reference of the out-of-distribution scores, for the model without its tilt; None before it is
+            fitted.
+        tilt: what changes the samples, see `with_tilt`; None if nothing does.
+        base: the model without its tilt; None without a tilt.
     """
 
     method: Method
@@ -45,11 +49,34 @@ class TrainedModel:
     about: dict[str, Any] = member(default_factory=dict)
     calibration: Calibration | None = None
     reference: Reference | None = None
+    tilt: Tilt | None = None
+    base: TrainedModel | None = member(default=None, repr=False)
 
     @property
     def untilted(self) -> TrainedModel:
         """The model without its tilt."""
-        return self
+        return self.base or self
+
+    def with_tilt(self, tilt: Tilt | None) -> Self:
+        """The model with a tilt in place of its own. Its field and its calibration are those of the tilted densities.
+
+        Args:
+            tilt: the tilt, fitted to the model without a tilt; None removes the tilt of the model.
+        Raises:
+            ConfigError: the tilt has a direction, and the method cannot follow it.
+        """
+        base = self.untilted
+        if tilt is None:
+            return replace(self, **{each.name: getattr(base, each.name) for each in fields(base)})
+        field, calibration = base.field, base.calibration
+        if tilt.shifts:
+            self.require("tilt", "the tilt of the model")
+            tilted = self.method.tilted(base.field, tilt.direction)
+            field = tilted.to(base.device).eval().requires_grad_(False)
+            if calibration is not None:
+                known = tilt.log_partitions
+                calibration = self.method.tilted_calibration(calibration, known) if known else None
+        return replace(self, field=field, calibration=calibration, tilt=tilt, base=base)
 
     @property
     def device(self) -> torch.device:

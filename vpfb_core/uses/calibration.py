@@ -81,8 +81,9 @@ def calibrate_file(
         images, trained_on = training_data(model, source, **options)
         if on_images is not None:
             on_images(images)
-        calibrate(model, images, seed, trained_on=trained_on)
-        model_file.save(model, path)
+        untilted = model.untilted
+        calibrate(untilted, images, seed, trained_on=trained_on)
+        model_file.save(untilted.with_tilt(model.tilt), path)
 
 
 def training_images(model: TrainedModel, source: str | None = None, **options: Any) -> Source:

@@ -18,6 +18,7 @@ from vpfb_core.machine import noise
 from vpfb_core.methods.guidance import check_guidance
 from vpfb_core.model.conditions import Condition, condition_tensor
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
+from vpfb_core.uses.matching import rounds
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def sample(
 ) -> Drawn:
     """Draw n images from a model. Image i depends only on (seed, i), not on the batch size.
 
+    If the model has a tilt with rounds, each image is the last of as many accepted proposals (`matching/rounds.py`).
+
     Args:
         model: the model.
         n: the number of images.
@@ -94,17 +97,22 @@ def sample(
         raise ConfigError(f"n = {n}: ask for at least one image")
     solver, options = methods.choose_sampling(model.method, settings)
     conditions = conditions_of(model, condition, n, first, guidance=guidance, use="sampling")
-    codes = noise.normal(model.shape, seed, range(first, first + n))
 
-    def solve(codes: Tensor, conditions: Tensor | None, rows: slice) -> Solution:
-        return model.method.draw(
-            model.field, codes, conditions, solver, options=options, seed=seed, first=first + rows.start,
-            guidance=guidance, keep_path=keep_path,
-        )  # fmt: skip
+    def draw(seed: int) -> Drawn:
+        def solve(codes: Tensor, conditions: Tensor | None, rows: slice) -> Solution:
+            return model.method.draw(
+                model.field, codes, conditions, solver, options=options, seed=seed, first=first + rows.start,
+                guidance=guidance, keep_path=keep_path,
+            )  # fmt: skip
 
-    solution = _in_batches(model, solve, codes, conditions, batch_size)
-    path = None if solution.path is None else model.statistics.restore(solution.path)
-    return Drawn(model.statistics.restore(solution.x), solution, path)
+        codes = noise.normal(model.shape, seed, range(first, first + n))
+        solution = _in_batches(model, solve, codes, conditions, batch_size)
+        path = None if solution.path is None else model.statistics.restore(solution.path)
+        return Drawn(model.statistics.restore(solution.x), solution, path)
+
+    if model.tilt is None or not model.tilt.rounds:
+        return draw(seed)
+    return rounds.settle(model, draw, seed, first)
 
 
 def decode(

@@ -22,6 +22,7 @@ from vpfb_core.methods.vpfb.normaliser import Normaliser, levels
 from vpfb_core.methods.vpfb.objectives import OBJECTIVES, Objective, residual
 from vpfb_core.methods.vpfb.path import AngleDistribution, PathSettings, path_defaults
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
+from vpfb_core.methods.vpfb.tilted import TiltedPotential
 from vpfb_core.methods.vpfb.time_score import stein_and_time_score
 from vpfb_core.settings import setting
 
@@ -152,6 +153,15 @@ class VPFB(Method):
 
     def calibration_cost(self, field: PotentialField, classes: Sequence[int]) -> int:
         return estimation.cost(levels(field.potential), classes)
+
+    def tilted(self, field: PotentialField, direction: Tensor) -> PotentialField:
+        potential = TiltedPotential(field.potential, direction)
+        return PotentialField(potential, field.angles, has_null=field.has_null)
+
+    def tilted_calibration(
+        self, calibration: Normaliser, log_partitions: Mapping[tuple[int, ...], float]
+    ) -> Normaliser:
+        return calibration.shifted({condition: -value for condition, value in log_partitions.items()})
 
     def read_calibration(self, document: Mapping[str, Any]) -> Normaliser:
         return Normaliser.from_dict(document)

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from vpfb_core.errors import ConfigError
@@ -144,6 +144,14 @@ class Normaliser:
     def knows(self, condition: Sequence[int]) -> bool:
         """Whether this condition is calibrated."""
         return tuple(condition) in self.constants
+
+    def shifted(self, nats: Mapping[tuple[int, ...], float]) -> Normaliser:
+        """The normaliser with a number added to C of each condition. Conditions without a number are left out."""
+        constants = {
+            condition: replace(found, value=tuple(value + nats[condition] for value in found.value))
+            for condition, found in self.constants.items() if condition in nats
+        }  # fmt: skip
+        return replace(self, constants=constants)
 
     @property
     def _null(self) -> tuple[int, ...]:

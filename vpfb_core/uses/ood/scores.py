@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.methods.base import Field
 from vpfb_core.model.reference import Judgement, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import Density
@@ -45,6 +46,11 @@ class Batch:
     images: Tensor
     first: int
     seed: int
+
+    @property
+    def untilted(self) -> Field:
+        """The field without the tilt of the model, to which the reference belongs."""
+        return self.model.untilted.field
 
     @property
     def data(self) -> Tensor:
@@ -199,7 +205,7 @@ def _multiscale(batch: Batch) -> Tensor:
 
 def _judged(batch: Batch) -> Judgement:
     reference = batch.reference
-    descriptors = describe_all(batch.model.field, batch.data, reference.levels, reference.places)
+    descriptors = describe_all(batch.untilted, batch.data, reference.levels, reference.places)
     return reference.judge(descriptors | describe_fixed(batch.images), identities_of(batch.images))
 
 
@@ -212,7 +218,8 @@ def _gradient(batch: Batch) -> Tensor:
 
 
 def _typicality(batch: Batch) -> Tensor:
-    return (_energy(batch) - batch.reference.typical_energy).abs()
+    energy = describe(batch.untilted, batch.data, scalar_level(batch.untilted)).energy
+    return (energy - batch.reference.typical_energy).abs()
 
 
 def _density(batch: Batch) -> Tensor:

@@ -1,0 +1,172 @@
+"""`--match` of `vpfb sample` and `vpfb info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runner import Vpfb
+from PIL import Image
+
+import vpfb_core
+from vpfb_core.uses.matching import kept, tilting
+
+FITTED = 32  # samples to which tilts are fitted
+FEW = ["-m", "digits", "--device", "cpu", "--nfe", "4", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tilting, "ON_A_CPU", FITTED)
+    monkeypatch.setattr(tilting, "FEWEST", FITTED)
+    monkeypatch.setattr(kept, "KEPT", 1)
+
+
+@pytest.fixture
+def model() -> Path:
+    """A copy of the built-in model that can be changed."""
+    vpfb_core.load("digits", device="cpu").save("model.safetensors")
+    return Path("model.safetensors")
+
+
+def test_samples_have_the_brightness_that_was_asked_for(vpfb: Vpfb) -> None:
+    ran = vpfb("sample", *FEW, "-n", str(FITTED), "-o", "bold.npz", "--match", "brightness=0.36", "--json")
+    assert ran.code == 0, ran.err
+    found = ran.json["match"]
+    assert set(found) == {"brightness"}
+    assert set(found["brightness"]) == {"target", "reached", "ess", "nats"}
+    assert (found["brightness"]["target"], ran.json["nfe"]) == (0.36, 4)
+    brightness = np.load("bold.npz")["images"].mean() / 255
+    assert found["brightness"]["reached"] == pytest.approx(brightness, abs=1e-4)
+    assert brightness == pytest.approx(0.36, abs=0.002), "the fit is to these samples"
+    assert 0 < found["brightness"]["ess"] < FITTED
+    assert found["brightness"]["nats"] > 0
+    assert "brightness: target 0.36, samples 0.3" in ran.err
+
+
+def test_several_statistics_are_matched_at_once_and_rounds_are_counted(vpfb: Vpfb) -> None:
+    ran = vpfb("sample", *FEW, "-n", "4", "--match", "top=0.32", "--match", "edges=0.124", "--json")
+    assert ran.code == 0, ran.err
+    assert list(ran.json["match"]) == ["top", "edges"]
+    assert ran.json["nfe"] > 4
+    assert "further proposals per sample" in ran.err
+
+
+def test_sample_i_is_the_same_in_any_number_of_matched_samples(vpfb: Vpfb) -> None:
+    match = ["--match", "contrast=0.355", "--match", "brightness=0.305"]
+    for name, more in (("five", ["-n", "5", "--batch-size", "2"]), ("three", ["-n", "3"])):
+        assert vpfb("sample", *FEW, *more, "-o", f"{name}.npz", *match).code == 0
+    five, three = (np.load(f"{name}.npz")["images"].astype(int) for name in ("five", "three"))
+    assert np.abs(five[:3] - three).max() <= 1
+
+
+def test_without_match_nothing_is_reported_or_changed(vpfb: Vpfb) -> None:
+    assert "match" not in vpfb("sample", *FEW, "-n", "2", "--json").json
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--match", "brightness"], "has no value"),
+        (["--match", "brightness=light"], "'light' is not a number"),
+        (["--match", "brightness=nan"], "not a finite number"),
+        (["--match", "brightness=2"], "brightness lies between 0 and 1"),
+        (["--match", "brightness=0.9"], f"{FITTED} samples have brightness from"),
+        (["--match", "contrast=0.9"], f"{FITTED} samples have contrast from"),
+        (["--match", "brightnes=0.3"], "did you mean 'brightness'"),
+        (["--match", "red=0.3"], "statistics: brightness"),
+        (["--match", "classes=0.3"], "class:0=VALUE"),
+        (["--match", "top=0.3", "--match", "top=0.4"], "given twice"),
+        (["--match", "edges=0.13", "--langevin", "2"], "energies, which do not contain edges"),
+        (["--match", "edges=0.13", "--known", "a.png", "--mask", "a.png"], "--known draws by chains"),
+    ],
+)
+def test_what_cannot_be_matched_is_a_usage_error(vpfb: Vpfb, argv: list[str], words: str) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save("a.png")
+    ran = vpfb("sample", *FEW, "-n", "2", *argv, "--json")
+    assert (ran.code, ran.json["error"]["kind"]) == (2, "config")
+    assert words in f"{ran.json['error']['message']} {ran.json['error']['hint']}"
+
+
+def test_chains_go_on_from_matched_samples(vpfb: Vpfb) -> None:
+    ran = vpfb("sample", *FEW, "-n", "2", "--match", "brightness=0.33", "--langevin", "2", "--json")
+    assert ran.code == 0, ran.err
+    assert {"match", "acceptance"} <= set(ran.json)
+
+
+def test_a_class_is_matched_by_itself(vpfb: Vpfb) -> None:
+    ran = vpfb("sample", *FEW, "-n", str(FITTED), "--class", "1", "--match", "brightness=0.34", "--json")
+    assert ran.json["match"]["brightness"]["reached"] == pytest.approx(0.34, abs=0.002)
+
+
+# --- kept tilts -------------------------------------------------------------------------------------------------------
+
+
+def test_a_kept_tilt_is_shown_used_and_removed(vpfb: Vpfb, model: Path) -> None:
+    before = vpfb_core.load(model, device="cpu").sample(4, nfe=4).images
+    ran = vpfb("info", "--match", "brightness=0.36,contrast", str(model), "--threads", "1", "--json")
+    assert ran.code == 0, ran.err
+    assert "matching model.safetensors to digits, 1,617 images" in ran.err
+    shown = ran.json["match"]
+    assert set(shown) == {"brightness", "contrast"}
+    assert shown["brightness"]["target"] == 0.36
+    assert shown["contrast"]["target"] == pytest.approx(0.3736, abs=2e-3)
+    assert "brightness 0.36" in vpfb("info", str(model)).out
+
+    tilted = vpfb_core.load(model, device="cpu")
+    assert tilted.sample(4, nfe=4).images.mean() > before.mean() + 0.02
+    drawn = vpfb("sample", "-m", str(model), "-n", "2", "--nfe", "4", "--threads", "1")
+    assert "gives its samples contrast, brightness" in drawn.err
+    assert "compositions are those without contrast" in drawn.err
+
+    assert vpfb("info", "--match", "none", str(model), "--json").json["match"] is None
+    after = vpfb_core.load(model, device="cpu").sample(4, nfe=4).images
+    assert bool((after == before).all())
+
+
+def test_the_statistics_of_another_folder_can_be_matched(vpfb: Vpfb, model: Path) -> None:
+    Path("dark").mkdir()
+    draws = np.random.default_rng(0)
+    for index in range(60):
+        Image.fromarray((draws.random((8, 8)) * 70 * (1 + index / 60)).astype(np.uint8)).save(f"dark/{index}.png")
+    ran = vpfb("info", "--match", "brightness", "--data", "dark", str(model), "--threads", "1", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["match"]["brightness"]["target"] == pytest.approx(0.2, abs=0.02)
+
+
+def test_calibrating_keeps_the_tilt(vpfb: Vpfb, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vpfb_core.uses import calibration
+
+    called = []
+    monkeypatch.setattr(calibration, "calibrate", lambda model, *more, **settings: called.append(model.tilt))
+    assert vpfb("info", "--match", "brightness=0.33", str(model), "--threads", "1").code == 0
+    ran = vpfb("info", "--calibrate", str(model), "--json")
+    assert ran.code == 0, ran.err
+    assert set(ran.json["match"]) == {"brightness"}
+    assert called == [None], "calibrated without its tilt"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--match", "none,edges"], "takes no other statistics"),
+        (["--match", "none", "--data", "digits"], "no use with --match none"),
+        (["--match", "brightness=0.3", "--data", "digits"], "every statistic has a value"),
+        (["--match", "edgse"], "did you mean 'edges'"),
+        (["--match", ","], "names no statistic"),
+        (["--match", "classes", "--calibrate"], "exclude each other"),
+        (["--match", "brightness,brightness=0.3"], "given twice"),
+    ],
+)
+def test_what_cannot_be_kept_is_a_usage_error(vpfb: Vpfb, model: Path, argv: list[str], words: str) -> None:
+    ran = vpfb("info", *argv, str(model), "--threads", "1", "--json")
+    assert (ran.code, ran.json["error"]["kind"]) == (2, "config")
+    assert words in f"{ran.json['error']['message']} {ran.json['error']['hint']}"
+
+
+def test_a_built_in_model_keeps_no_tilt(vpfb: Vpfb) -> None:
+    ran = vpfb("info", "--match", "edges", "digits", "--json")
+    assert ran.code == 2
+    assert "built-in model" in json.loads(ran.out)["error"]["message"]
