@@ -57,9 +57,9 @@ def moved(model: Model, real: Tensor, n: int, seed: int) -> tuple[list[dict[str,
 def matched(model: Model, real: Tensor, names: Sequence[str], n: int, seed: int) -> dict[str, Any]:
     """The figures of samples with some statistics of the data."""
     measures = Measures.of(model, names)
-    tilt = fit(model, Targets(dict(zip(measures.columns, measures.measure(real).mean(0).tolist(), strict=True)), len(real)),
-               seed=seed, count=1024)  # fmt: skip
     of_real = measures.measure(real)
+    means = dict(zip(measures.columns, of_real.mean(0).tolist(), strict=True))
+    tilt = fit(model, Targets(means, len(real)), seed=seed, count=1024)
     row: dict[str, Any] = {"statistics": list(names), "ess": tilt.ess, "nats": tilt.nats, "rounds": tilt.rounds}
     for name, each in (("before", model), ("after", model.with_tilt(tilt))):
         drawn = each.sample(n, seed + 1)

@@ -44,7 +44,11 @@ LENGTH, METHOD, RUN = "Length and size", "Method", "Run"
 DATA_DEFAULTS, MACHINE_DEFAULTS, RUN_DEFAULTS = DataSettings(), MachineSettings(), RunSettings()
 
 
-_LISTS: dict[str, Callable[[str], list[str]]] = {"columns": lambda value: [name.strip() for name in value.split(",")]}
+def _listed(value: str) -> list[str]:
+    return [name.strip() for name in value.split(",")]
+
+
+_LISTS: dict[str, Callable[[str], list[str]]] = {"columns": _listed, "match": _listed}
 CHOICES: dict[str, tuple[Any, ...]] = {
     field.name: field.metadata["choices"] for section in SECTIONS.values() for field in fields(section)
 } | {"method": tuple(names.METHODS), "objective": names.OBJECTIVES, "schedule": names.SCHEDULES}
@@ -75,6 +79,7 @@ def train(
     method: Annotated[str, _choice("method", "--method NAME", METHOD, "Training method: {}.")] = names.DEFAULT_METHOD,
     objective: Annotated[str, _choice("objective", "--objective NAME", METHOD, "Training loss: {}.")] = names.OBJECTIVES[0],
     schedule: Annotated[str, _choice("schedule", "--schedule NAME", METHOD, "Noise schedule: {}.")] = names.SCHEDULES[0],
+    match: Annotated[str | None, option("--match STAT,STAT", METHOD, "Statistics that samples get from the data at the end: brightness, contrast, edges, classes, ...")] = None,
     config: Annotated[Path | None, file_option("--config FILE.toml", METHOD, "Read settings from a file, such as the config.toml of a run.")] = None,
     assignments: Annotated[list[str] | None, option("--set KEY=VALUE", METHOD, "Set any setting of config.toml by its name. Can be repeated.")] = None,
     out: Annotated[str | None, path_option("--out DIR", RUN, "The run folder.", show_default="a new folder runs/NNN-data")] = None,

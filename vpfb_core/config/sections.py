@@ -71,6 +71,9 @@ class RunSettings(Settings):
     preset: str | None = setting(None, help="Size of the network and length of the run.", choices=names.PRESETS)
     seed: int = setting(0, help="Fixes every random number.", low=0, high=2**63 - 1)
     init: str | None = setting(None, help="Model whose weights the run starts from.")
+    match: tuple[str, ...] | None = setting(
+        None, help="Statistics whose means over the data samples are given at the end of the run."
+    )
     out: str | None = setting(None, help="The run folder.", operational=True)
     resume: str = setting("never", help="auto, never, or the folder of a run to continue.", operational=True)
     log_every: int | None = setting(None, help="Steps between lines of the log.", low=1, high=1e9, operational=True)

@@ -19,6 +19,7 @@ from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training.agenda import Agenda
 from vpfb_core.training.checks import QUICK_IMAGES, QUICK_NFE
 from vpfb_core.training.clock import Clock
+from vpfb_core.training.ending import matching_cost
 from vpfb_core.training.figures import Figures
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.plan import Plan
@@ -127,7 +128,8 @@ class CurrentRun:
         found = self.trainer.micro_batch.fit(lambda at_once: self.checks.check(model, batch_size=2 * at_once, **effort))
         self.validation, self.sample_accuracy = found.validation, found.sample_accuracy
         self.seconds_per_gradient = found.seconds_per_image
-        self.clock.calibration_seconds = found.seconds_per_image * full_cost(model)
+        ending = full_cost(model) + (matching_cost(model) if self.config.run.match else 0)
+        self.clock.calibration_seconds = found.seconds_per_image * ending
         self.record.grid(self.counters.step, found.grid)
         first = next(iter(found.validation.values()))
         if math.isnan(self.best) or first < self.best:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from vpfb_core.errors import ConfigError
 from vpfb_core.machine.micro_batch import MicroBatch
+from vpfb_core.model.tilt import Tilt
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training.clock import Clock
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.uses.calibration import affordable, calibrate
+from vpfb_core.uses.matching.kept import chosen, kept_tilt, samples_to_keep
+
+GRADIENTS_PER_SAMPLE = 64  # of a fit of a tilt: sixteen per sample, which is drawn about four times
+FEWEST_SAMPLES = 32  # to which a tilt is fitted
 
 
 def calibrate_in_time(
@@ -43,7 +50,7 @@ def calibrate_in_time(
     gradients, deadline = affordable(steps * (config.optimiser.batch_size or 0)), math.inf
     if (end := clock.deadline()) is not None:
         deadline = end
-        left = end - time.monotonic()
+        left = (end - time.monotonic()) * (0.5 if config.run.match else 1.0)
         if left <= 0:
             return True
         gradients = min(gradients, int(left / max(seconds_per_gradient, 1e-9)))
@@ -59,6 +66,53 @@ def calibrate_in_time(
     except _DeadlineError:
         pass  # the model keeps what was done in time
     return True
+
+
+def match_in_time(
+    model: TrainedModel,
+    inputs: Inputs,
+    clock: Clock,
+    seconds_per_gradient: float,
+    micro_batch: MicroBatch,
+    should_stop: Callable[[], bool],
+) -> tuple[bool, Tilt | None]:
+    """The tilt that gives samples the statistics of `run.match`, as far as there is time for its fit.
+
+    A model that cannot have these statistics is kept without a tilt, and a warning says why. Arguments are those of
+    `calibrate_in_time`.
+
+    Returns:
+        False if the run was asked to stop, and the tilt.
+    """
+    config = inputs.plan.config
+    wanted, count, deadline = config.run.match or (), samples_to_keep(model), math.inf
+    if (end := clock.deadline()) is not None:
+        deadline = end
+        fitting = (end - time.monotonic()) / max(seconds_per_gradient * GRADIENTS_PER_SAMPLE, 1e-9)
+        count = min(count, int(fitting))
+    try:
+        if count < FEWEST_SAMPLES:
+            raise _DeadlineError
+        real = chosen(inputs.plan.images.subset(inputs.rows), config.run.seed)
+        with _ended_by(should_stop, deadline, model):
+            return True, micro_batch.fit(
+                lambda at_once: kept_tilt(
+                    model, wanted, real, seed=config.run.seed, count=count, batch_size=2 * at_once
+                )
+            )
+    except _StopAskedError:
+        return False, None
+    except _DeadlineError:
+        why = "the time budget is over"
+    except ConfigError as error:
+        why = error.message
+    warnings.warn(f"the statistics of samples are not matched: {why} (vpfb info --match adds them)", stacklevel=2)
+    return True, None
+
+
+def matching_cost(model: TrainedModel) -> int:
+    """The number of gradients that the fit of a tilt takes with full effort."""
+    return GRADIENTS_PER_SAMPLE * samples_to_keep(model)
 
 
 class _StopAskedError(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 from vpfb_core.errors import ConfigError, DataError, DivergedError, NoStepError, StepTooLargeError
 from vpfb_core.training.agenda import Due
 from vpfb_core.training.current_run import CurrentRun
-from vpfb_core.training.ending import calibrate_in_time
+from vpfb_core.training.ending import calibrate_in_time, match_in_time
 from vpfb_core.training.figures import NotFiniteError
 from vpfb_core.training.progress import Result
 from vpfb_core.training.resuming import read_calibration, restore, start_from
@@ -188,6 +188,13 @@ def _finish(run: CurrentRun) -> Result:
             run.trainer.micro_batch, run.should_stop,
         )
     )  # fmt: skip
+    if done and run.config.run.match:
+        done, tilt = run.group.from_first(
+            lambda: match_in_time(
+                model, run.inputs, run.clock, run.seconds_per_gradient, run.trainer.micro_batch, run.should_stop
+            )
+        )
+        model = model.with_tilt(tilt)
     run.report()
     status, model = ("finished", model) if done else ("interrupted", run.model())
     run.group.together(lambda: run.save(status, model))

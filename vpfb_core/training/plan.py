@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vpfb_core import data, networks
+from vpfb_core import data, methods, networks
 from vpfb_core.config import TrainConfig
 from vpfb_core.data import LoadOptions, Source
 from vpfb_core.errors import ConfigError, DataError
@@ -18,6 +18,7 @@ from vpfb_core.machine.limits import require_threads
 from vpfb_core.methods.base import DataShape, Method
 from vpfb_core.model.runs import Run
 from vpfb_core.training import continuation, presets, tensorboard
+from vpfb_core.uses.matching.kept import check_names
 
 COPIES = 5  # float32 values per parameter in training: the weight, its gradient, its average and Adam's two moments
 
@@ -86,6 +87,10 @@ def prepare(config: TrainConfig) -> Plan:
     config = config.replace(device=str(device))
     network = presets.network_description(config, images)
     method = presets.method_of(config, images)
+    if config.run.match:
+        check_names(config.run.match, images, densities=methods.gives(method.name, "density"))
+        if not method.trains_null(presets.data_shape(images)):
+            raise ConfigError("--match needs samples without a class", hint="--set condition_dropout=0.1")
     with networks.shapes_only():
         field = method.field(networks.build(network, config.run.seed), presets.data_shape(images))
     parameters = sum(parameter.numel() for parameter in field.parameters())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 STEPS, SMALLEST_STEP = 200, 1e-11
+SINGULAR = 1e-9  # the least eigenvalue of a covariance, relative to the largest one, that is not zero
 # The largest λ, in nats per standard deviation of a statistic. Beyond it a single sample has all the weight.
 LARGEST = 50.0
 
@@ -77,7 +78,7 @@ def maximise(statistics: Tensor, target: Tensor, ridge: float, log_weights: Tens
         found, spread = moments(whitened, probabilities)
         gradient = goal - found - prior @ weights
         # The statistics may depend on each other, such as shares that sum to 1. The pseudo-inverse ignores that.
-        step = torch.linalg.pinv(spread + prior, hermitian=True) @ gradient
+        step = torch.linalg.pinv(spread + prior, rtol=SINGULAR, hermitian=True) @ gradient
         length = 1.0
         while length > 1e-6 and not objective(weights + length * step) >= value:
             length /= 2

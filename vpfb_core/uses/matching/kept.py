@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vpfb_core import data
-from vpfb_core.data import InMemory, LoadOptions
+from vpfb_core.data import InMemory, LoadOptions, Source
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.model import model_file
 from vpfb_core.model.lock import changing
+from vpfb_core.model.tilt import Tilt
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.calibration import training_images
-from vpfb_core.uses.matching.measures import Measures, groups_of
+from vpfb_core.uses.matching.measures import Measures, groups_of, names_of
 from vpfb_core.uses.matching.tilting import Targets, fit, samples_for
 
 NONE = "none"  # typed in place of statistics, it removes the tilt
@@ -82,27 +84,68 @@ def match_file(
                 raise ConfigError(f"--data {source} has no use with --match none")
             model_file.save(model.with_tilt(None), path)
             return
-        named, given = divided(model, wanted)
+        model.require_null("a tilt that is kept")
+        named, _ = divided(model, wanted)
         if source is not None and not named:
             raise ConfigError(f"--data {source} has no use: every statistic has a value")
-        targets = Targets(given)
-        if named:
-            Measures.of(model, named)  # refuses unknown names before the data are read
-            real = of_data(model, source, seed, **options)
-            if on_data is not None:
-                on_data(real)
-            found = Targets.of_data(model, real, named)
-            targets = Targets(dict(found.means) | given, found.count)
-        require_unconditional(model)
-        tilt = fit(
-            model, targets, seed=seed, count=KEPT * samples_for(model), batch_size=batch_size, on_progress=on_progress
-        )
+        real = _real(model, source, seed, options) if named else None
+        if real is not None and on_data is not None:
+            on_data(real)
+        tilt = kept_tilt(model, wanted, real, seed=seed, batch_size=batch_size, on_progress=on_progress)
         model_file.save(model.with_tilt(tilt), path)
 
 
-def require_unconditional(model: TrainedModel) -> None:
-    """Refuse a model whose unconditional field was not trained, whose samples without a class a kept tilt needs."""
-    model.require_null("a tilt that is kept")
+def _real(model: TrainedModel, source: str | None, seed: int, options: Mapping[str, Any]) -> InMemory:
+    """The data of `match_file`, whose classes are not needed."""
+    if source is None:
+        return chosen(training_images(model, **options), seed)
+    return chosen(data.find(source, LoadOptions(**model.reading, stream=True, **options)), seed)
+
+
+def kept_tilt(
+    model: TrainedModel, texts: Iterable[str], real: InMemory | None, *, count: int | None = None, **settings: Any
+) -> Tilt:
+    """The tilt of a model that is to be kept.
+
+    Args:
+        model: the model.
+        texts: as in `match_file`, without "none".
+        real: the data whose means are the targets of statistics without a value; None if all have one.
+        count: the number of samples; None is `samples_to_keep`.
+        settings: seed, batch_size and on_progress, as in `fit`.
+    Raises:
+        ConfigError: a statistic does not exist, or no samples have its mean.
+    """
+    named, given = divided(model, texts)
+    found = Targets.of_data(model, real, named) if real is not None and named else Targets({})
+    targets = Targets(dict(found.means) | given, found.count)
+    return fit(model, targets, count=count or samples_to_keep(model), **settings)
+
+
+def samples_to_keep(model: TrainedModel) -> int:
+    """The number of samples to which a kept tilt is fitted on the device of the model."""
+    return KEPT * samples_for(model)
+
+
+def check_names(texts: Iterable[str], source: Source, *, densities: bool) -> None:
+    """Refuse statistics that a model of these data will not have, before it is trained.
+
+    Args:
+        texts: as in `kept_tilt`.
+        source: the training data.
+        densities: whether the method of the model calibrates densities of classes.
+    Raises:
+        ConfigError: a name is unknown, or a value is no number. The hint lists the names.
+    """
+    known = names_of(tuple(source.shape), getattr(source, "columns", ()), source.groups if densities else ())
+    for text in texts:
+        name = next(iter(read_targets([text]))) if "=" in text and text not in known else text
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"statistics: {', '.join(known)}"
+            if name == "classes":
+                hint = "it needs --conditional, and a method with densities"
+            raise ConfigError(f"--match {text}: the model will have no statistic {name!r}", hint=hint)
 
 
 def divided(model: TrainedModel, texts: Iterable[str]) -> tuple[list[str], dict[str, float]]:
@@ -131,18 +174,7 @@ def divided(model: TrainedModel, texts: Iterable[str]) -> tuple[list[str], dict[
     return named, given
 
 
-def of_data(model: TrainedModel, source: str | None, seed: int, **options: Any) -> InMemory:
-    """The data whose statistics are the targets, at most `IMAGES` of them, in the shape of the model.
-
-    Args:
-        model: the model.
-        source: the name of a data set, a folder or a file; None is the data that the model was trained on.
-        seed: the seed of the choice.
-        options: root and download, as in `data.load`.
-    """
-    if source is None:
-        found = training_images(model, **options)
-    else:
-        found = data.find(source, LoadOptions(**model.reading, stream=True, **options))
-    rows = torch.randperm(len(found), generator=noise.generator(seed, "matched data"))[:IMAGES].sort().values
-    return found.subset(rows)
+def chosen(source: Source, seed: int) -> InMemory:
+    """The data whose statistics are the targets, at most `IMAGES` at random."""
+    rows = torch.randperm(len(source), generator=noise.generator(seed, "matched data"))[:IMAGES].sort().values
+    return source.subset(rows)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core import methods
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
@@ -122,6 +123,23 @@ def groups_of(model: TrainedModel) -> dict[str, Group]:
     return _of_images(tuple(model.shape)) | _of_classes(model)
 
 
+def names_of(shape: tuple[int, ...], columns: Sequence[str], classes: Sequence[ConditionGroup]) -> tuple[str, ...]:
+    """The names of all statistics that a model can have, of groups and of columns.
+
+    Args:
+        shape: the shape of a datum.
+        columns: the names of the columns of a table; () for images.
+        classes: the condition groups of which the model has densities.
+    """
+    if columns:
+        found: dict[str, Sequence[str]] = {"means": columns, "spreads": [f"spread:{column}" for column in columns]}
+    else:
+        found = {name: group.columns for name, group in _of_images(shape).items()}
+    if classes and not columns:
+        found["classes"] = [f"{group.name}:{name}" for group in classes for name in group.classes]
+    return tuple(dict.fromkeys([*found, *(column for each in found.values() for column in each)]))
+
+
 def _columns(groups: dict[str, Group], name: str) -> tuple[str, ...]:
     """The columns of a group, or the column of that name."""
     if name in groups:
@@ -224,7 +242,7 @@ def class_probabilities(model: TrainedModel, values: Tensor, conditions: Sequenc
         values: the data in the public form, (N, *shape).
         conditions: the class index in each condition group, of which one is a class and the others are −1.
     Returns:
-        (N, conditions). Those of one group sum to 1.
+        float64 (N, conditions) on the CPU. Those of one group sum to 1.
     """
     assert model.calibration is not None and model.field.levels is not None
     level = min(max(CLASS_LEVEL, model.field.levels.lowest), model.field.levels.highest)
@@ -233,11 +251,11 @@ def class_probabilities(model: TrainedModel, values: Tensor, conditions: Sequenc
     for condition in conditions:
         rows = torch.tensor(condition, device=model.device).expand(len(x), -1)
         log_densities.append(model.calibration.constant(level, condition) - model.field.energy(x, level, rows))
-    joint = torch.stack(log_densities, 1)
+    joint = torch.stack(log_densities, 1).cpu().double()
     group_of = torch.tensor([next(i for i, index in enumerate(each) if index >= 0) for each in conditions])
     found = torch.empty_like(joint)
     for group in group_of.unique():
-        places = (group_of == group).nonzero()[:, 0].to(joint.device)
+        places = (group_of == group).nonzero()[:, 0]
         found[:, places] = joint[:, places].softmax(1)
     return found
 

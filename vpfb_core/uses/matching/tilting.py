@@ -34,6 +34,7 @@ STEPS = 12  # the largest number of times that samples are drawn
 BEYOND = 0.25
 LEAST_SHARE = 0.1  # the least effective share of the samples from which the next step is found
 MOST_ROUNDS = 100
+GOALS = 30  # corrections for the difference between limited and unlimited values
 Model = TypeVar("Model", bound=TrainedModel)
 _NEAR = 0.2  # a step that is shorter than this, in standard errors, needs no new samples
 
@@ -136,22 +137,26 @@ class _Fitting:
         weights = torch.zeros_like(self.target)
         log_partition = 0.0
         first = found = None
+        relaxed = _Relaxed()
         for step in range(STEPS):
             images, data, statistics = self._samples(weights)
+            exponents = self._exponents(statistics, data)
             if first is None:
-                first = images, statistics
+                first = images, exponents
                 self._check_reach()
-            solution, share = self._towards(statistics)
+            solution, share = self._towards(statistics, exponents)
             if solution is None:
                 break
             change = torch.where(self.shifted, solution.weights, 0.0)
+            near = bool((change.abs() * exponents.std(0) < _NEAR / math.sqrt(self.count)).all())
+            if share == 1 and not near:
+                change = relaxed.next(change, change * exponents.std(0))
             log_partition += self._log_partition(change, data)
             weights = weights + change
             found = solution if share == 1 else None
             if self.on_progress is not None:
                 self.on_progress(1 - 0.5 ** (step + 1))
-            small = change.abs() * statistics.std(0) < _NEAR / math.sqrt(self.count)
-            if found is not None and bool(small.all()):
+            if found is not None and near:
                 break
         if found is None or first is None:
             raise self._unreachable()
@@ -179,21 +184,45 @@ class _Fitting:
         self.high = torch.maximum(self.high, statistics.amax(0))
         return drawn.images, drawn.solution.x, statistics
 
-    def _towards(self, statistics: Tensor) -> tuple[Dual | None, float]:
+    def _exponents(self, statistics: Tensor, data: Tensor) -> Tensor:
+        """The functions T in the exponent of the tilt, (M, statistics).
+
+        The field of tilted data knows linear statistics as functions of data that are not limited to [0, 1] or rounded.
+        """
+        if not bool(self.shifted.any()):
+            return statistics
+        unlimited = self.measures.measure(self.model.statistics.unrounded(data))
+        return torch.where(self.shifted, unlimited, statistics)
+
+    def _towards(self, statistics: Tensor, exponents: Tensor) -> tuple[Dual | None, float]:
         """The tilt of samples towards the target, and the share of the way that it goes.
 
         Linear statistics need not go the whole way at once, since their samples move with them.
         """
         share, mean = 1.0, statistics.mean(0)
         while share > 1e-2:
-            goal = torch.where(self.shifted, mean + share * (self.target - mean), self.target)
-            solution = maximise(statistics, goal, self.ridge)
+            wanted = torch.where(self.shifted, mean + share * (self.target - mean), self.target)
+            solution = self._tilt_to(wanted, statistics, exponents)
             if not bool(self.shifted.any()):
                 return solution, 1.0
             if solution is not None and solution.share >= LEAST_SHARE:
                 return solution, share
             share /= 2
         return None, 0.0
+
+    def _tilt_to(self, wanted: Tensor, statistics: Tensor, exponents: Tensor) -> Dual | None:
+        """The tilt by exp(λ·exponents) under which the statistics of samples have these means."""
+        goal = torch.where(self.shifted, exponents.mean(0) + wanted - statistics.mean(0), wanted)
+        solution = maximise(exponents, goal, self.ridge)
+        for _ in range(GOALS if bool(self.shifted.any()) else 0):
+            if solution is None:
+                break
+            apart = torch.where(self.shifted, wanted - solution.probabilities @ statistics, 0.0)
+            if bool((apart.abs() <= 1e-3 * statistics.std(0)).all()):
+                break
+            goal = goal + apart
+            solution = maximise(exponents, goal, self.ridge)
+        return solution
 
     def _direction(self, weights: Tensor) -> Tensor:
         """The direction of the tilt with these weights, float32, of the shape of a datum."""
@@ -301,6 +330,26 @@ class _Fitting:
         if moved and not methods.gives(self.model.method.name, "tilt"):
             hint += f"; methods that move samples towards linear statistics: {', '.join(names.methods_with('tilt'))}"
         return hint
+
+
+class _Relaxed:
+    """Steps of a fixed point that are shortened where they go to and fro (Aitken's relaxation).
+
+    Few samples have another covariance than the response of their means to the tilt.
+    """
+
+    def __init__(self) -> None:
+        self._factor = 1.0
+        self._last: Tensor | None = None
+
+    def next(self, change: Tensor, units: Tensor) -> Tensor:
+        """The step, shortened; `units` is the same step in units of its size."""
+        if self._last is not None:
+            difference = units - self._last
+            factor = -self._factor * float(self._last @ difference) / max(float(difference @ difference), 1e-30)
+            self._factor = min(max(factor, 0.1), 1.0)
+        self._last = units
+        return self._factor * change
 
 
 def _share(log_weights: Tensor) -> float:
