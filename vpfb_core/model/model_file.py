@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from vpfb_core import methods, networks
@@ -29,9 +30,13 @@ WEIGHTS = ("ema", "raw")
 Model = TypeVar("Model", bound=TrainedModel)
 
 
-def save(model: TrainedModel, path: str | os.PathLike[str]) -> None:
+def save(model: TrainedModel, path: str | os.PathLike[str], *, weights: torch.dtype = torch.float32) -> None:
     """Save a model as one .safetensors file.
 
+    Args:
+        model: the model.
+        path: the file, which is replaced.
+        weights: the precision of the weights in the file, float32 or float16. They are loaded as float32.
     Raises:
         DataError: the file cannot be written.
     """
@@ -46,7 +51,10 @@ def save(model: TrainedModel, path: str | os.PathLike[str]) -> None:
         "about": model.about,
         "calibration": None if model.calibration is None else model.calibration.to_dict(),
     }
-    tensors = dict(model.field.state_dict())
+    tensors = {
+        name: tensor.to(weights) if tensor.dtype == torch.float32 else tensor
+        for name, tensor in model.field.state_dict().items()
+    }
     if tilt is not None:
         document["tilt"] = tilt.to_dict()
         tensors[DIRECTION] = tilt.direction
@@ -149,13 +157,17 @@ def _tilt(described: Description, direction: Tensor | None) -> Tilt | None:
 
 
 def _require_fit(field: Field, tensors: dict[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError unless the tensors have exactly the names, shapes and dtypes of the field."""
+    """Raise CheckpointError unless the tensors have exactly the names, shapes and dtypes of the field.
+
+    Weights may be in half precision.
+    """
     expected = field.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
             raise CheckpointError(f"{path} does not fit its own description: tensor {name!r} is missing or unknown")
-        if tensors[name].shape != expected[name].shape or tensors[name].dtype != expected[name].dtype:
-            found, wanted = tensors[name], expected[name]
+        found, wanted = tensors[name], expected[name]
+        half = (found.dtype, wanted.dtype) == (torch.float16, torch.float32)
+        if found.shape != wanted.shape or not (half or found.dtype == wanted.dtype):
             raise CheckpointError(
                 f"{path} does not fit its own description: {name!r} is {found.dtype} {tuple(found.shape)}, "
                 f"not {wanted.dtype} {tuple(wanted.shape)}"

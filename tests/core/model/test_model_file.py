@@ -66,6 +66,20 @@ def test_a_saved_model_loads_as_it_was(
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
+def test_weights_in_half_precision_are_loaded_as_they_were_rounded(tmp_path: Path) -> None:
+    model = make(groups=GROUPS)
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    model.save(whole)
+    model.save(half, weights=torch.float16)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    loaded = vpfb.load(half, device="cpu")
+    for mine, theirs in zip(loaded.field.parameters(), model.field.parameters(), strict=True):
+        assert mine.dtype == torch.float32
+        assert torch.equal(mine, theirs.half().float())
+    loaded.save(tmp_path / "again.safetensors", weights=torch.float16)
+    assert (tmp_path / "again.safetensors").read_bytes() == half.read_bytes()
+
+
 class Mine(Model):
     """A model of a user's own class."""
 
@@ -91,6 +105,7 @@ def rewrite(path: Path, change: Any) -> None:
         lambda tensors, document: tensors.update(more=torch.zeros(1)),
         lambda tensors, document: tensors.update({f"{FIRST}bias": torch.zeros(9)}),
         lambda tensors, document: tensors.update({f"{FIRST}bias": torch.zeros(8, dtype=torch.float64)}),
+        lambda tensors, document: tensors.update({f"{FIRST}bias": torch.zeros(8, dtype=torch.bfloat16)}),
         lambda tensors, document: document.pop("method"),
         lambda tensors, document: document["method"].update(name="other"),
         lambda tensors, document: document["method"]["settings"].update(floor=-1),
