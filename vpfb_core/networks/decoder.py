@@ -15,7 +15,8 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.networks.network import Network
 from vpfb_core.settings import Settings, setting
 
-SMALL = 256  # values per datum up to which a narrower network and shorter codes are the default
+# The default numbers per code and units per layer, by the largest number of values per datum.
+SIZES = {16: (8, 64), 256: (8, 192), math.inf: (16, 512)}
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ class Decoder(Network):
     ) -> dict[str, Any]:
         del classes, preset, asked
         values = math.prod(shape)
-        small = values <= SMALL
-        return {"codes": min(values, 8) if small else 16, "width": 192 if small else 512, "depth": 2}
+        codes, width = next(chosen for most, chosen in SIZES.items() if values <= most)
+        return {"codes": min(values, codes), "width": width, "depth": 2}
 
     @classmethod
     def check(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> None:

@@ -17,6 +17,7 @@ from vpfb_core.methods.latent.joint_energy import LatentField
 CHAINS = 1000
 TEMPERATURES = 60
 STEPS = 2  # of MALA per temperature
+STEPS_PER_CHAIN = TEMPERATURES * STEPS
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from vpfb_core.methods.base import (
     Validation,
 )
 from vpfb_core.methods.latent.joint_energy import LatentField
-from vpfb_core.methods.latent.log_partition import CHAINS, LatentCalibration, log_partition
+from vpfb_core.methods.latent.log_partition import CHAINS, STEPS_PER_CHAIN, LatentCalibration, log_partition
 from vpfb_core.methods.latent.particles import OF_POOL, Particles, begin_pool, from_pool, move
 from vpfb_core.methods.latent.posterior import posterior
 from vpfb_core.settings import setting
@@ -39,7 +39,9 @@ from vpfb_core.settings import setting
 POOL_VALUES = 2**23  # the largest number of values in the default pool
 SAMPLING_STEPS = 200  # of the joint chain of a sample
 DENOISING_STEPS = 30  # of the chain of codes over which the noise of a sample is removed
-REFRESHING_STEPS = 200  # of the pool with the averaged weights, at the end of a run
+REFRESHING_STEPS = 50  # of the pool with the averaged weights, at the end of a run
+JOINT_STEPS = 60  # steps of a joint chain that cost as much as `held_out` does per datum
+FEWEST_CHAINS = 32  # with which log Z is estimated
 PENALTY = 2e-3  # of f², which fixes its constant
 TILT_RATE, DECODER_RATE = 0.5, 0.1  # factors of the learning rate in the second stage
 # The difference between pool and data, in nats, beyond which the pool has to catch up first.
@@ -263,19 +265,21 @@ class Latent(Method):
     ) -> LatentCalibration | None:
         """log Z, after the pool has been moved by the weights at hand."""
         del classes, batch_size
-        if int(field.pool_steps):
+        gradients = self.calibration_cost(field, ()) if gradients is None else gradients
+        steps = min(REFRESHING_STEPS, JOINT_STEPS * gradients // (2 * len(field.pool)))
+        if int(field.pool_steps) and steps:
             draws = noise.generator(data.seed, "refreshed pool", device=field.pool.device)
             parts = [
-                move(field.joint(), rows, field.step_sizes[OF_POOL], REFRESHING_STEPS, draws)[0]
+                move(field.joint(), rows, field.step_sizes[OF_POOL], steps, draws)[0]
                 for rows in field.pool.split(CHAINS)
             ]
             field.pool.copy_(torch.cat(parts))
-        chains = CHAINS if gradients is None else min(CHAINS, gradients // 2)
-        return log_partition(field, data.seed, chains) if chains > 1 else None
+        chains = min(CHAINS, JOINT_STEPS * gradients // (2 * STEPS_PER_CHAIN))
+        return log_partition(field, data.seed, chains) if chains >= FEWEST_CHAINS else None
 
     def calibration_cost(self, field: Any, classes: Sequence[int]) -> int:
-        del field, classes
-        return 2 * CHAINS
+        del classes
+        return 2 * max(REFRESHING_STEPS * len(field.pool), CHAINS * STEPS_PER_CHAIN) // JOINT_STEPS
 
     def read_calibration(self, document: Mapping[str, Any]) -> LatentCalibration:
         return LatentCalibration.from_dict(document)

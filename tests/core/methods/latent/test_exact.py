@@ -1,0 +1,219 @@
+"""The latent method on linear decoders, whose densities are known: codes, free energies, log Z and training."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import FactorAnalysis
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
+
+from vpfb_core.methods.base import Batch, DataShape, Moment
+from vpfb_core.methods.latent.joint_energy import LatentField
+from vpfb_core.methods.latent.log_partition import LatentCalibration, log_partition
+from vpfb_core.methods.latent.particles import OF_DATA, OF_POOL
+from vpfb_core.methods.latent.posterior import marginal, posterior
+from vpfb_core.methods.latent.two_stages import Latent, LatentSettings, denoised
+from vpfb_core.networks.decoder import Decoder
+
+D, K, LEVEL = 6, 2, 0.3
+
+
+class Quadratic(nn.Module):
+    """f(u) = −½ Σ p_i u_i², (N, 1)."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return -0.5 * (self.weights * u.square()).sum(1, keepdim=True)
+
+
+def linear_field(pool: int = 8, *, tilt: Tensor | None = None, seed: int = 0) -> LatentField:
+    """A field whose decoder is a matrix, with f = 0 or a quadratic f."""
+    network = Decoder(K, dim=D)
+    draws = torch.Generator().manual_seed(seed)
+    network.generator = nn.Sequential(nn.Linear(K, D, bias=False))
+    network.generator[0].weight.data = torch.randn(D, K, generator=draws)  # type: ignore[union-attr]
+    if tilt is not None:
+        network.tilt = nn.Sequential(Quadratic(tilt))
+    return LatentField(network, LEVEL, pool)
+
+
+def matrix(field: LatentField) -> Tensor:
+    return next(field.network.generator.parameters()).detach().double()
+
+
+def covariance(field: LatentField) -> Tensor:
+    """The covariance of u without f: s² G Gᵀ + v I."""
+    g = matrix(field)
+    return field.signal**2 * g @ g.T + field.variance.item() * torch.eye(D, dtype=torch.float64)
+
+
+def mean_log_likelihood(precision: Tensor, of_data: Tensor) -> float:
+    """Of data with this second moment under a centred Gaussian."""
+    return -0.5 * float(D * math.log(2 * math.pi) - torch.logdet(precision) + (precision * of_data).sum())
+
+
+def moments(x: Tensor, field: LatentField) -> Tensor:
+    """The second moment of the noised data, over all noise."""
+    x = x.double()
+    return field.signal**2 * x.T @ x / len(x) + field.noise**2 * torch.eye(D, dtype=torch.float64)
+
+
+def points(count: int = 40, seed: int = 1) -> Tensor:
+    return torch.randn(count, D, generator=torch.Generator().manual_seed(seed))
+
+
+# --- what is estimated at a point -------------------------------------------------------------------------------------
+
+
+def test_the_free_energy_and_its_gradient_are_those_of_the_gaussian() -> None:
+    field, u = linear_field(tilt=torch.linspace(-0.2, 0.5, D)), points()
+    exact = MultivariateNormal(torch.zeros(D, dtype=torch.float64), covariance(field))
+    found = marginal(field, u)
+    f = -0.5 * torch.linspace(-0.2, 0.5, D) * u.square()
+    energy = -exact.log_prob(u.double()) - f.double().sum(1)
+    assert (found.energy - energy).abs().max() < 0.05
+    score = -torch.linalg.solve(covariance(field), u.double().T).T - torch.linspace(-0.2, 0.5, D) * u
+    assert (found.score - score).norm(dim=1).max() < 0.1 * score.norm(dim=1).mean()
+
+
+def test_codes_are_the_posterior_means_of_factor_analysis() -> None:
+    field, u = linear_field(), points()
+    g, v, s = matrix(field), field.variance.item(), field.signal
+    precision = torch.eye(K, dtype=torch.float64) + s**2 * g.T @ g / v
+    expected = torch.linalg.solve(precision, s * g.T @ u.double().T / v).T
+    spread = torch.linalg.inv(precision).diagonal().sqrt()
+    assert ((posterior(field, u, steps=600).code - expected).abs() < 0.5 * spread).all()
+
+
+def test_a_datum_is_denoised_to_its_mean_given_the_noised_one() -> None:
+    field, u = linear_field(), points()
+    s, c = field.signal, field.noise
+    of_data = (covariance(field) - c**2 * torch.eye(D, dtype=torch.float64)) / s**2
+    expected = s * torch.linalg.solve(covariance(field), of_data).T @ u.double().T
+    found = denoised(field, u, posterior(field, u, steps=600).pull)
+    assert (found - expected.T).abs().max() < 0.1
+
+
+def test_log_z_is_that_of_the_gaussian_integral() -> None:
+    weights = torch.linspace(0.1, 0.6, D)
+    field = linear_field(tilt=weights)
+    field.step_sizes.fill_(0.05)
+    inside = torch.eye(D, dtype=torch.float64) + weights.double().diag() @ covariance(field)
+    found = log_partition(field, seed=0)
+    assert found.error < 0.05
+    assert found.log_partition == pytest.approx(-0.5 * float(torch.logdet(inside)), abs=0.05)
+    assert found.constant(LEVEL) == -found.log_partition
+
+
+def test_without_f_log_z_is_zero_and_a_calibration_survives_its_description() -> None:
+    found = log_partition(linear_field(), seed=0, chains=32)
+    assert (found.log_partition, found.error) == (pytest.approx(0.0, abs=1e-6), pytest.approx(0.0, abs=1e-6))
+    assert LatentCalibration.from_dict(found.to_dict()) == found
+
+
+@pytest.mark.parametrize("wrong", [{"level": "0.3"}, {"log_partition": math.nan}])
+def test_a_wrong_description_of_a_calibration_is_refused(wrong: dict[str, object]) -> None:
+    document = LatentCalibration(0.3, 1.0, 0.1, D).to_dict() | wrong
+    with pytest.raises(ValueError, match="not finite numbers"):
+        LatentCalibration.from_dict(document)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def factors(count: int) -> Tensor:
+    """Data of two factors with different variances, of mean zero."""
+    draws = torch.Generator().manual_seed(5)
+    loadings = torch.tensor([[1.2, 0.0], [0.9, 0.5], [-0.7, 0.8], [0.0, 1.0], [0.3, -0.4], [0.0, 0.2]])
+    noise = torch.tensor([0.3, 0.6, 0.4, 0.5, 0.8, 1.0])
+    x = torch.randn(count, K, generator=draws) @ loadings.T + noise * torch.randn(count, D, generator=draws)
+    return x - x.mean(0)
+
+
+def train(method: Latent, field: LatentField, x: Tensor, steps: int, fraction: float, lr: float = 0.03) -> None:
+    """Train a field on all data at once, with an average of the last half of the weights."""
+    optimiser, average = torch.optim.Adam(field.parameters(), lr=lr), {}
+    batch = Batch(x, None, 0, len(x), torch.arange(len(x)))
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = lr * min(1.0, 2 * (1 - step / steps))
+        optimiser.zero_grad()
+        for loss in method.losses(field, batch, Moment(step, fraction)):
+            (loss.weight * loss.value(slice(0, len(x)))).backward()
+        optimiser.step()
+        if step >= steps // 2:
+            for name, parameter in field.named_parameters():
+                average[name] = average.get(name, 0) + parameter.detach().clone() / (steps - steps // 2)
+    for name, parameter in field.named_parameters():
+        parameter.data.copy_(average[name])
+
+
+def method(pool: int = 8) -> Latent:
+    return Latent(LatentSettings.from_dict({"level": LEVEL, "pool": pool, "decoder_share": 0.5}))
+
+
+def test_the_first_stage_finds_the_maximum_of_probabilistic_principal_components() -> None:
+    x, field = factors(500), linear_field(seed=3)
+    train(method(), field, x, 300, fraction=0.0, lr=0.05)
+    of_data = moments(x, field)
+    values = torch.linalg.eigvalsh(of_data).flip(0)
+    rest = values[K:].mean()
+    best = -0.5 * float(D * math.log(2 * math.pi) + values[:K].log().sum() + (D - K) * rest.log() + D)
+    found = mean_log_likelihood(torch.linalg.inv(covariance(field)), of_data)
+    assert best - 0.003 < found < best + 1e-6
+
+
+@pytest.mark.slow
+def test_both_stages_find_the_maximum_of_factor_analysis() -> None:
+    """With f(u) = −½ Σ p_i u_i², the precision of u is diagonal less a matrix of rank K, as in factor analysis."""
+    x, field = factors(2000), linear_field(pool=4000, tilt=torch.zeros(D), seed=3)
+    both = method(pool=4000)
+    train(both, field, x, 500, fraction=0.0)
+    train(both, field, x, 2500, fraction=0.9)
+    of_data = moments(x, field)
+    draws = np.random.default_rng(0)
+    sample = draws.multivariate_normal(np.zeros(D), of_data.numpy(), 200_000)
+    exact = torch.from_numpy(FactorAnalysis(K, tol=1e-8, max_iter=5000).fit(sample).get_precision())
+    weights = next(field.network.tilt.parameters()).detach().double()
+    precision = torch.linalg.inv(covariance(field)) + weights.diag()
+    assert mean_log_likelihood(exact, of_data) - mean_log_likelihood(precision, of_data) < 0.003
+    assert torch.allclose(precision, exact, atol=0.05 * float(exact.abs().max()))
+
+
+def test_the_codes_of_data_never_move_in_larger_steps_than_the_pool() -> None:
+    x, field, latent = factors(64), linear_field(pool=64, tilt=torch.zeros(D)), method(64)
+    batch = Batch(x, None, 0, len(x), torch.arange(len(x)))
+    list(latent.losses(field, batch, Moment(0, 0.9)))
+    field.step_sizes.copy_(torch.tensor([0.5, 0.01]))
+    for step in range(1, 4):
+        list(latent.losses(field, batch, Moment(step, 0.9)))
+        assert field.step_sizes[OF_DATA] <= field.step_sizes[OF_POOL]
+
+
+@pytest.mark.parametrize(("of_data", "of_pool"), [(0.1, 0.04), (0.2, 0.05), (0.08, 0.02)])
+def test_larger_steps_of_the_codes_are_unstable_from_the_stated_rate_on(of_data: float, of_pool: float) -> None:
+    """The energy ½z² − a z: the means follow a, and a rises by their difference. docs/latent.md states the onset."""
+
+    def growth(rate: float) -> float:
+        step = np.array(
+            [[1 - of_data, 0, of_data], [0, 1 - of_pool, of_pool], [rate, -rate, 1]]  # data, pool, a
+        )
+        return float(np.abs(np.linalg.eigvals(step)).max())
+
+    onset = of_data * of_pool / (of_data - of_pool)
+    assert growth(0.9 * onset) <= 1 + 1e-9
+    assert growth(1.1 * onset) > 1 + 1e-6
+    assert growth(10 * onset) > growth(2 * onset)
+
+
+def test_the_field_belongs_to_the_shape_of_its_data() -> None:
+    field = method().field(Decoder(3, channels=1, size=4), DataShape((1, 4, 4)))
+    energy, score = field.energy_and_score(torch.zeros(5, 1, 4, 4), LEVEL)
+    assert (energy.shape, score.shape) == ((5,), (5, 1, 4, 4))
