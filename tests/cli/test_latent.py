@@ -13,7 +13,7 @@ from vpfb_cli.__main__ import run
 from vpfb_cli.app import build
 from vpfb_core.methods.latent import posterior
 
-TRAIN = ["train", "--method", "latent", "--set", "width=16", "--set", "pool=64", "--threads", "1", "--steps", "60",
+TRAIN = ["train", "--method", "latent", "--set", "width=16", "--set", "pool=64", "--threads", "1", "--steps", "30",
          "--out", "run", "-q"]  # fmt: skip
 CASES = {
     "images": ["--data", "digits", "--val-fraction", "0.02", "--batch-size", "16"],
@@ -37,6 +37,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             patch.chdir(folder)
             patch.setattr(posterior, "BURN_IN", 5)
             patch.setattr(posterior, "STEPS", 5)
+            patch.setattr("vpfb_core.training.agenda.CHECKS", 1)
             patch.setattr("vpfb_core.uses.ood.fit.IMAGES", 60)
             patch.setattr("vpfb_core.methods.latent.two_stages.CHAINS", 40)
             assert run(build(), [*TRAIN, *words]) == 0
@@ -53,10 +54,6 @@ def test_images_are_drawn_encoded_scored_and_interpolated(models: dict[str, str]
     model = models["images"]
     assert vpfb("sample", "-m", model, "-n", "8", "--nfe", "3", "-o", "pictures/").code == 0
     assert vpfb("sample", "-m", model, "-n", "2", "--nfe", "3", "--start", "fresh", "-o", "fresh.png").code == 0
-    ran = vpfb("encode", "pictures:all", "-m", model, "--clusters", "2", "--montage", "groups.png", "--json")
-    assert ran.code == 3, "pictures of vpfb are no data"
-    for path in Path("pictures").iterdir():
-        Image.open(path).save(path.with_suffix(".bmp"))
     ran = vpfb("encode", "pictures", "-m", model, "--clusters", "2", "--montage", "groups.png", "--json")
     assert ran.code == 0, ran.err
     assert (ran.json["n"], ran.json["dimension"], ran.json["clusters"]) == (8, 8, 2)
@@ -64,7 +61,7 @@ def test_images_are_drawn_encoded_scored_and_interpolated(models: dict[str, str]
     scored = vpfb("score", "pictures", "-m", model, "-o", "scores.csv", "--json")
     assert scored.code == 0, scored.err
     assert all(float(row["bits_per_dim"]) for row in read("scores.csv"))
-    a, b = sorted(Path("pictures").glob("*.bmp"))[:2]
+    a, b = sorted(Path("pictures").iterdir())[:2]
     way = vpfb("interpolate", "-m", model, "--from", str(a), "--to", str(b), "-n", "3", "-o", "way.png", "--json")
     assert way.json["reconstruction_rms"] > 0
 

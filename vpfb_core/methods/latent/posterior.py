@@ -56,11 +56,19 @@ class Marginal(NamedTuple):
     score: Tensor
 
 
-def posterior(field: LatentField, u: Tensor, steps: int = STEPS) -> Posterior:
-    """The mean and the covariance of the codes of flattened points u (N, d) over `steps` steps of MALA."""
+def posterior(field: LatentField, u: Tensor, steps: int = STEPS, start: Tensor | None = None) -> Posterior:
+    """The mean and the covariance of codes over some steps of MALA.
+
+    Args:
+        field: the field.
+        u: flattened points, (N, d).
+        steps: the number of steps after the burn-in.
+        start: codes (N, k) that are draws given u, from which no burn-in is needed; None looks for a beginning.
+    """
     with torch.no_grad():
         pulls, codes = torch.zeros_like(u), []
-        for state in _walk(field, u, _beginning(field, u), steps):
+        burn_in = BURN_IN if start is None else 0
+        for state in _walk(field, u, _beginning(field, u) if start is None else start, burn_in, steps):
             codes.append(state.x)
             pulls += (field.signal * field.network.decode(state.x) - u) / field.variance
         drawn = torch.stack(codes, 1)
@@ -105,15 +113,15 @@ def _beginning(field: LatentField, u: Tensor) -> Tensor:
     return candidates[apart.argmin(1)]
 
 
-def _walk(field: LatentField, u: Tensor, z: Tensor, steps: int) -> Iterator[State]:
+def _walk(field: LatentField, u: Tensor, z: Tensor, burn_in: int, steps: int) -> Iterator[State]:
     """The states of chains of codes after their burn-in, one after the other."""
     target, draws = field.given(u), ChainNoise(0, "posterior", 0, z[:1])
     eta, free = field.step_sizes[0].expand(len(z)), torch.ones_like(z)
     now = State(z, *target(z))
-    for step in range(BURN_IN + steps):
+    for step in range(burn_in + steps):
         xi, uniform = draws.normal(step).expand_as(z), draws.uniform(step).expand(len(z))
         now, chance, _ = metropolis_step(target, now, eta, xi, uniform, free)
-        if step < BURN_IN:
+        if step < burn_in:
             eta = eta * torch.exp(ADAPTATION * (chance - BEST_ACCEPTANCE))
         else:
             yield now

@@ -134,6 +134,7 @@ class Latent(Method):
         u = field.signal * z + field.noise * epsilon
         joint = self.phase(at.fraction) > 0
         if not joint:
+            field.pool_steps.zero_()  # a pool of an earlier run would not be one of this decoder
             codes = self._particles.codes_of(field, batch, u, at, self.settings.code_steps, bound=False)
 
             def fit(_rows: slice) -> Tensor:
@@ -219,8 +220,8 @@ class Latent(Method):
             state = langevin(
                 field.joint(), state, step_size, steps=steps, seed=seed, stream="joint", first=first
             ).x  # fmt: skip
-        u = state[:, : field.dimension]
-        x = denoised(field, u, posterior(field, u, DENOISING_STEPS).pull).reshape(codes.shape)
+        u, z = state.split([field.dimension, field.codes], 1)
+        x = denoised(field, u, posterior(field, u, DENOISING_STEPS, z).pull).reshape(codes.shape)
         return _solution(x, solver.nfe or 1)
 
     # --- codes --------------------------------------------------------------------------------------------------------

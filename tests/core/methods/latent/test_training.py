@@ -33,7 +33,9 @@ def short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    vpfb.train(configuration(out))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(posterior, "BURN_IN", 5)
+        vpfb.train(configuration(out))
     return out
 
 
