@@ -147,7 +147,7 @@ def images(name: str, seconds: float, arguments: argparse.Namespace) -> dict[str
     inside = unseen.data[:OUTLIERS]
     outside = {out: change(inside) for out, change in CHANGES.items()}
     outside |= {out: vpfb.data.load(out, split="test", limit=OUTLIERS, **model.reading).data for out in arguments.out}
-    found = {
+    found: dict[str, Any] = {
         "training": training(model), "parameters": model.parameter_count, "unseen": len(unseen),
         "codes": of_codes(model, seen, unseen), "two_samples": two_samples(model, seen, unseen),
         "auroc": detections(model, inside, outside),

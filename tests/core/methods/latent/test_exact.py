@@ -38,7 +38,7 @@ def linear_field(pool: int = 8, *, tilt: Tensor | None = None, seed: int = 0) ->
     network = Decoder(K, dim=D)
     draws = torch.Generator().manual_seed(seed)
     network.generator = nn.Sequential(nn.Linear(K, D, bias=False))
-    network.generator[0].weight.data = torch.randn(D, K, generator=draws)  # type: ignore[union-attr]
+    network.generator[0].weight.data = torch.randn(D, K, generator=draws)
     if tilt is not None:
         network.tilt = nn.Sequential(Quadratic(tilt))
     return LatentField(network, LEVEL, pool)
@@ -139,7 +139,8 @@ def factors(count: int) -> Tensor:
 
 def train(method: Latent, field: LatentField, x: Tensor, steps: int, fraction: float, lr: float = 0.03) -> None:
     """Train a field on all data at once, with an average of the last half of the weights."""
-    optimiser, average = torch.optim.Adam(field.parameters(), lr=lr), {}
+    optimiser = torch.optim.Adam(field.parameters(), lr=lr)
+    average: dict[str, Tensor] = {}
     batch = Batch(x, None, 0, len(x), torch.arange(len(x)))
     for step in range(steps):
         for group in optimiser.param_groups:
@@ -150,7 +151,8 @@ def train(method: Latent, field: LatentField, x: Tensor, steps: int, fraction: f
         optimiser.step()
         if step >= steps // 2:
             for name, parameter in field.named_parameters():
-                average[name] = average.get(name, 0) + parameter.detach().clone() / (steps - steps // 2)
+                share = parameter.detach() / (steps - steps // 2)
+                average[name] = average[name] + share if name in average else share
     for name, parameter in field.named_parameters():
         parameter.data.copy_(average[name])
 
