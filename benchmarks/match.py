@@ -1,13 +1,13 @@
 """Statistics of samples that are matched: brightness from -2 to +2 deviations, and the statistics of the data.
 
-    python benchmarks/match.py [-m digits] [--data digits] [-n 512]
+    python benchmarks/match.py [-m digits] [--data digits] [-n 512] [--picture docs/pictures/brightness.png]
 
 First part: samples of a model with the brightness of the data, moved by up to two standard deviations of real images,
 at no further evaluations. Second part: samples with the contrast, the edges and the classes of the data, by further
 proposals. Each row gives the mean gap over the matched statistics in standard errors, and the Frechet distance of
 pixels to the real images, before and after. Fresh samples are measured, not those of the fit. Writes
-results/<machine kind>/match-<data>.json and match-<data>.png, whose rows are brightness from -2 to +2 deviations and
-whose columns have the same noise.
+results/<machine kind>/match-<data>.json and, with --picture, a grid whose rows are brightness from -2 to +2 deviations
+and whose columns have the same noise.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from record import folder, parsed, record, show, training
+from record import parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -78,12 +79,13 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("-n", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path)
     arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)
     real = vpfb.data.load(arguments.data, **model.reading).images
     brightness, shown = moved(model, real, arguments.n, arguments.seed)
-    path = folder(model.device) / f"match-{arguments.data}.png"
-    path.write_bytes(pictures.png(pictures.tile(shown, columns=COLUMNS)))
+    if arguments.picture is not None:
+        arguments.picture.write_bytes(pictures.png(pictures.tile(shown, columns=COLUMNS)))
     show(
         ["deviations", "target", "samples", "effective share", "nats"],
         [[f"{row['deviations']:+d}", f"{row['target']:.4f}", f"{row['reached']:.4f} +/- {row['error']:.4f}",

@@ -64,7 +64,7 @@ class Reached:
         ]
         weighted = f"{tilt.ess * len(found):.3g} of {len(found)}"
         rounds = f"; {tilt.rounds} further proposals per sample" if tilt.rounds else ""
-        lines.append(f"{tilt.nats:.2g} nats per sample; effective sample size of weights instead: {weighted}{rounds}")
+        lines.append(f"{tilt.nats:.2g} nats per sample; weights in place of new samples would leave {weighted}{rounds}")
         return "\n".join(lines)
 
 
