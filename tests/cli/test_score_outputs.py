@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from cli_runner import Vpfb
 from PIL import Image
 
@@ -161,3 +162,57 @@ def test_what_cannot_be_moved_or_written_is_refused_before_the_work(
     assert (ran.code, ran.out) == (2, "")
     assert words in ran.err
     assert files(Path()) == before
+
+
+# --- features of one's own --------------------------------------------------------------------------------------------
+
+
+class Mean(torch.nn.Module):
+    """The mean brightness of each half of an image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 3)).reshape(-1, 2, 4).mean(2)
+
+
+@pytest.fixture
+def network(vpfb: Vpfb) -> str:
+    program = torch.export.export(Mean(), (torch.rand(2, 1, 8, 8),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.export.save(program, "network.pt2")
+    return "network.pt2"
+
+
+def test_features_of_a_network_are_a_column_of_evidence(vpfb: Vpfb, model: str, mixed: Path, network: str) -> None:
+    ran = vpfb("score", str(mixed), "-m", model, "--features", network, "--html", "report.html")
+    assert ran.code == 0, ran.err
+    with Path("scores.csv").open(newline="") as file:
+        assert all(0 < float(row["network"]) <= 1 for row in csv.DictReader(file))
+    assert "network" in document(Path("report.html"))["kinds"]
+    compared = vpfb(
+        "ood", "--in", "digits", "--out", "noise", "-m", model, "--limit", "9", "--features", network, "--json"
+    )
+    assert compared.code == 0, compared.err
+    without = vpfb("ood", "--in", "digits", "--out", "noise", "-m", model, "--limit", "9", "--json")
+    assert compared.json["results"][0]["auroc"] >= without.json["results"][0]["auroc"] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["--features", "nowhere.pt2"], 2, "no file nowhere.pt2"),
+        (["--features", "broken.pt2"], 4, "broken.pt2 is damaged"),
+        (["--features", "torchvision:resnet18"], 2, "needs its weights"),
+        (["--features", "torchvision:resnet18", "--weights-path", "broken.pt2"], 4, "no file of weights"),
+        (["--features", "torchvision:resnet-18"], 2, "did you mean torchvision:resnet18"),
+        (["--features", "pixels"], 2, "unknown features 'pixels'"),
+        (["--features", "x.pt2", "--score", "energy"], 2, "--features is for the score multiscale"),
+        (["--weights-path", "x.pth"], 2, "--weights-path is for --features"),
+    ],
+)
+def test_features_that_cannot_be_computed_are_an_error_with_what_to_do(
+    vpfb: Vpfb, model: str, mixed: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], code: int, words: str
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", "torch")
+    Path("broken.pt2").write_bytes(b"broken")
+    ran = vpfb("score", str(mixed), "-m", model, *argv)
+    assert (ran.code, ran.out) == (code, "")
+    assert words in ran.err

@@ -21,6 +21,7 @@ from vpfb_cli.options import (
     path_option,
 )
 from vpfb_cli.output import Output
+from vpfb_cli.own_features import OwnFeatures
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import one_of
 from vpfb_core.names import SCORES
@@ -52,6 +53,7 @@ def ood(
             show_default=SCORES[0],
         ),
     ] = None,
+    own: OwnFeatures,
     model: Annotated[
         str | None, path_option("--model -m MODEL", MODEL, MODEL_HELP, show_default="the newest run trained on IN")
     ] = None,
@@ -84,12 +86,14 @@ def ood(
         from vpfb_core.uses.ood import choice, comparison
         from vpfb_core.uses.ood.scores import find_scores
     names = find_scores(scores or [])
+    own.require_usable(names)
     if folder is not None:
         require_writable_folder(folder)
     for out_set in out_sets:
         choice.check_different(in_set, out_set)
     loaded, model_name = _open(say, model, in_set, machine)
     names = _ready(say, loaded, names, scores or [])
+    own.add_to(loaded, access)
     if folder is not None:
         comparison.older_report(folder, out_sets, names)
 

@@ -21,6 +21,7 @@ from vpfb_cli.options import (
 )
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
+from vpfb_cli.own_features import OwnFeatures
 from vpfb_cli.progress import progress
 from vpfb_cli.ranking_outputs import FlaggedFiles, write_and_relocate
 from vpfb_cli.wording import one_of
@@ -69,6 +70,7 @@ def score(
         ),
     ] = None,
     flagged: FlaggedFiles,
+    own: OwnFeatures,
     model: ModelOption = None,
     access: DataAccess,
     batch_size: BatchSizeOption = 64,
@@ -103,6 +105,7 @@ def score(
     if html is not None:
         require_file("--html", html, [".html", ".htm"], {"score": Path(source)})
     flagged.require_usable(name)
+    own.require_usable([name])
     with signals.importing():
         from vpfb_core import data, methods
         from vpfb_core.machine.files import write_bytes
@@ -119,6 +122,7 @@ def score(
         require_images(loaded, "--montage")
     if html is not None:
         require_images(loaded, "--html")
+    own.add_to(loaded, access)
     images = data.load(source, **loaded.reading, split="all", **access.settings)
     flagged.require_files(images)
     for note in images.notes:

@@ -9,8 +9,8 @@ the sum of their logarithms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ TAIL = 0.25  # the share of the members that are in the tail, whose p-values are
 _SMALLEST_DISTANCE = 1e-3  # in whitened units, so that duplicate images do not have a log distance of minus infinity
 _SMALLEST_SPREAD = 0.05  # of the statistics in the tail, for sets of almost equal images
 KINDS = ("recording", "content", "shape")  # of evidence: drawn or recorded, showing, or shaped in an unusual way
+OWN = "network"  # the kind of evidence from a network of the user's own
 _EARLIER_NAMES = {"scalars": "recording", "features": "content"}  # the kinds in files of earlier versions
 
 Descriptors = dict[str, Tensor]  # the descriptors (N, F) of N images by kind of evidence, on the CPU
@@ -213,6 +214,8 @@ class Reference:
         levels: the noise levels of the descriptors of a model; () without a model.
         typical_energy: the mean energy of members at the level of the scalar scores, in nats up to a constant.
         places: the side of the map of places over which features of the model are averaged.
+        own: the function from images to the features of a network of the user's own; None if there is none. No file
+            contains it.
     """
 
     parts: Mapping[str, Neighbourhood]
@@ -221,6 +224,15 @@ class Reference:
     levels: tuple[float, ...] = ()
     typical_energy: float = 0.0
     places: int = 1
+    own: Callable[[Tensor], Tensor] | None = None
+
+    def with_own(self, features: Tensor, own: Callable[[Tensor], Tensor]) -> Reference:
+        """The reference with features of a network of the user's own, (M, F), as a further kind of evidence."""
+        return replace(self, parts={**self.parts, OWN: Neighbourhood.of(features)}, own=own)
+
+    def describe_own(self, images: Tensor) -> Descriptors:
+        """The features of images (N, C, H, W) by the network of the user's own; none if there is no such network."""
+        return {} if self.own is None else {OWN: self.own(images)}
 
     def judge(self, descriptors: Descriptors, identities: Tensor) -> Judgement:
         """How well N images with these descriptors and identities (N,) fit. A member is left out of its neighbours."""
@@ -228,7 +240,7 @@ class Reference:
         found = {kind: part.neighbours(descriptors[kind], own) for kind, part in self.parts.items()}
         surprises = {kind: self.parts[kind].usual.surprise(each.statistic) for kind, each in found.items()}
         score = torch.stack(list(surprises.values())).sum(0)
-        nearest = (found.get("content") or next(iter(found.values()))).nearest
+        nearest = (found.get(OWN) or found.get("content") or next(iter(found.values()))).nearest
         return Judgement(
             score=score.float(),
             p_value=(-self._combined.surprise(score)).exp().float(),
@@ -258,6 +270,8 @@ class Reference:
             "rows": self.rows,
         }
         for kind, part in self.parts.items():
+            if kind == OWN:
+                continue
             tensors |= {f"{kind}/mean": part.mean, f"{kind}/axes": part.axes, f"{kind}/points": part.points}
         return tensors
 

@@ -1,7 +1,8 @@
 """Feature extractors for the comparison of images, with the hashes of their weights and their rules of resizing.
 
 Only the features of `inception` give a FID. The others need no download: `pixels` are the images themselves;
-`torchvision:ARCH` is the second-to-last layer of a torchvision classifier with weights from a file; `classifier` is a
+`torchvision:ARCH` is the second-to-last layer of a torchvision classifier with weights from a file, and `PATH.pt2` a
+network that torch.export has saved; `classifier` is a
 network that is trained on the labels of the data.
 """
 
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 
 from vpfb_core.errors import CheckpointError, ConfigError, MissingError
 from vpfb_core.machine.devices import placed
-from vpfb_core.uses.evaluation import classifier, weights
+from vpfb_core.uses.evaluation import classifier, exported, weights
 
 INCEPTION, PIXELS, CLASSIFIER, TORCHVISION = "inception", "pixels", "classifier", "torchvision:"
+EXPORTED = ".pt2"  # the ending of a network that torch.export has saved
 COLUMNS = "columns"  # the only features of a table: its standardised columns
-NAMES = (PIXELS, CLASSIFIER, f"{TORCHVISION}ARCH", INCEPTION)
+NAMES = (PIXELS, CLASSIFIER, f"{TORCHVISION}ARCH", f"PATH{EXPORTED}", INCEPTION)
 TORCHVISION_SIZE = 224
 ENLARGED_BATCH = 64  # the batch size of networks that enlarge images, which take much memory
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -76,11 +78,16 @@ class Extractor:
 def check_name(name: str) -> None:
     """Raise ConfigError unless there is an extractor of that name; the hint suggests the nearest one."""
     known = (PIXELS, CLASSIFIER, INCEPTION)
-    if name in known or (name.startswith(TORCHVISION) and name != TORCHVISION):
+    if name in known or is_own(name):
         return
     near = difflib.get_close_matches(name, known, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigError(f"unknown features {name!r}", hint=f"{guess}features: {', '.join(NAMES)}")
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of a network of one's own: torchvision:ARCH or PATH.pt2."""
+    return (name.startswith(TORCHVISION) and name != TORCHVISION) or name.endswith(EXPORTED)
 
 
 def choose(weights_path: Path | None, identity: str, shape: tuple[int, ...], *, fid_meant: bool) -> str:
@@ -118,7 +125,7 @@ def find(
         CheckpointError: its weights are damaged or do not fit.
     """
     check_name(name)
-    if weights_path is not None and name in (PIXELS, CLASSIFIER):
+    if weights_path is not None and (name in (PIXELS, CLASSIFIER) or name.endswith(EXPORTED)):
         raise ConfigError(f"--features {name} takes no --weights-path", hint="leave it out, or use other features")
     if name == PIXELS:
         return Extractor(PIXELS, None, "none", pixels)
@@ -126,6 +133,8 @@ def find(
         return _fitted(identity, shape, device)
     if name == INCEPTION:
         return _inception(weights_path, device, download)
+    if name.endswith(EXPORTED):
+        return _exported(name, device)
     return _torchvision(name.removeprefix(TORCHVISION), weights_path, device)
 
 
@@ -186,8 +195,13 @@ def _torchvision(architecture: str, path: Path | None, device: torch.device) -> 
             f"torchvision has no classifier {architecture!r}",
             hint=f"did you mean {TORCHVISION}{near[0]}?" if near else f"for example {TORCHVISION}resnet18",
         )
+    path = path or weights.torchvision_cached(architecture)
     if path is None:
-        raise MissingError(f"--features {name} needs its weights", hint="--weights-path FILE, a state dict of it")
+        raise MissingError(
+            f"--features {name} needs its weights",
+            hint=f"put {weights.torchvision_file(architecture)} into {weights.hub_folder()}, or name a state dict with "
+            "--weights-path",
+        )
     with torch.random.fork_rng(devices=[]):
         network = models.get_model(architecture, weights=None)
     linear = [layer for layer, module in network.named_modules() if isinstance(module, nn.Linear)]
@@ -206,6 +220,41 @@ def _torchvision(architecture: str, path: Path | None, device: torch.device) -> 
 
     resize = f"bilinear, antialiased, to {TORCHVISION_SIZE}×{TORCHVISION_SIZE}"
     return Extractor(name, found.digest, resize, _in_small_batches(compute))
+
+
+def _exported(name: str, device: torch.device) -> Extractor:
+    """A network from a file, which gets images in [0, 1] and normalises them itself."""
+    found = exported.read(Path(name))
+    network = found.network.to(device)
+    channels, *sides = found.shape
+
+    def compute(images: Tensor) -> Tensor:
+        x = images.float() / 255
+        if channels is not None and channels != x.shape[1]:
+            x = x.expand(-1, channels, -1, -1) if x.shape[1] == 1 else x.mean(1, keepdim=True)
+        size = [side or given for side, given in zip(sides, x.shape[2:], strict=True)]
+        if size != list(x.shape[2:]):
+            x = nn.functional.interpolate(x, size, mode="bilinear", antialias=True)
+        return _in_batches_of(found.count, network, x, name)
+
+    fixed = "×".join(str(side) for side in sides if side is not None)
+    return Extractor(
+        name, found.digest, f"bilinear, antialiased, to {fixed}" if fixed else "none", _in_small_batches(compute)
+    )
+
+
+def _in_batches_of(count: int | None, network: nn.Module, x: Tensor, name: str) -> Tensor:
+    """The features of images, (N, F), from a network that takes a fixed number of them at once, or any (None)."""
+    rows = torch.arange(len(x)) if count is None else torch.arange(-(-len(x) // count) * count) % len(x)
+    try:
+        parts = [network(x[some]) for some in rows.split(count or len(x))]
+        return torch.cat([part.reshape(len(part), -1) for part in parts])[: len(x)]
+    except Exception as error:  # whatever a network does with images of this size
+        reason = str(error).split("\n")[0][:80]
+        raise CheckpointError(
+            f"{name} gives no features of images of {x.shape[1]}x{x.shape[2]}x{x.shape[3]}: {reason}",
+            hint="it has to map a batch of images (N, C, H, W) to a tensor (N, F)",
+        ) from error
 
 
 def _in_small_batches(compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -109,7 +109,7 @@ def is_standard(digest: str | None) -> bool:
 
 def inception_cached() -> Path | None:
     """The path of the FID weights in the cache of torch hub, under any of their names; None if they are missing."""
-    folder = _hub_folder()
+    folder = hub_folder()
     return next((folder / name for name in INCEPTION_FILES if (folder / name).is_file()), None)
 
 
@@ -119,15 +119,47 @@ def find_inception(path: Path | None, *, download: bool) -> Path:
     Raises:
         MissingError: there are no such weights; the hint says where to put them.
     """
-    cache = _hub_folder() / INCEPTION_FILES[0]
+    cache = hub_folder() / INCEPTION_FILES[0]
     return path or inception_cached() or _download(cache, download)
 
 
-def _hub_folder() -> Path:
+def hub_folder() -> Path:
     """The folder in which torch hub keeps weights; for a user without a home folder, one in our cache."""
     if home() is None and not any(os.environ.get(name) for name in ("TORCH_HOME", "XDG_CACHE_HOME")):
         return cache_folder() / "weights"
     return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def torchvision_file(architecture: str) -> str:
+    """The name of the file in which torchvision keeps its default weights of an architecture."""
+    return _torchvision_files(architecture)[0]
+
+
+def torchvision_cached(architecture: str) -> Path | None:
+    """The weights of a torchvision architecture in the cache of torch hub, the default ones first; None if missing.
+
+    Raises:
+        CheckpointError: the file is damaged: its name has the beginning of another SHA-256.
+    """
+    found = next(
+        (hub_folder() / name for name in _torchvision_files(architecture) if (hub_folder() / name).is_file()), None
+    )
+    if found is None:
+        return None
+    expected, digest = found.stem.rpartition("-")[2], hashlib.sha256(found.read_bytes()).hexdigest()
+    if not digest.startswith(expected):
+        raise CheckpointError(
+            f"{found} is damaged: its SHA-256 begins with {digest[:8]}", hint="delete it, and download it again"
+        )
+    return found
+
+
+def _torchvision_files(architecture: str) -> list[str]:
+    from torchvision.models import get_model_weights
+
+    known = get_model_weights(architecture)
+    ordered = [known.DEFAULT, *(each for each in known if each != known.DEFAULT)]
+    return [each.url.rpartition("/")[2] for each in ordered]
 
 
 def read_inception(path: Path) -> Weights:

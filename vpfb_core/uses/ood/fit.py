@@ -65,11 +65,19 @@ def fit_reference(
     )
 
 
-def fit_without_model(images: Tensor, *, seed: int = 0, count: int = IMAGES) -> Reference:
-    """The reference of images by their fixed descriptors alone. Arguments and errors are those of `fit_reference`."""
+def fit_without_model(
+    images: Tensor, *, seed: int = 0, count: int = IMAGES, own: Callable[[Tensor], Tensor] | None = None
+) -> Reference:
+    """The reference of images by their fixed descriptors alone, and by features of a network of the user's own.
+
+    Args:
+        own: the function from images to features (`own_features.find`); None for no such features. Other arguments and
+            errors are those of `fit_reference`.
+    """
     chosen = _choose(images, seed, count)
     found = [describe_fixed(images[some]) for some in chosen.split(_BATCH)]
-    return Reference(_neighbourhoods(found), identities_of(images[chosen]), chosen)
+    reference = Reference(_neighbourhoods(found), identities_of(images[chosen]), chosen)
+    return reference if own is None else reference.with_own(own(images[chosen]), own)
 
 
 def _choose(images: Tensor, seed: int, count: int) -> Tensor:

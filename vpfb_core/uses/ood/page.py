@@ -71,6 +71,7 @@ COLUMNS = {
 KINDS = {
     "recording": Column("drawn or recorded differently", "Its noise, sharpness, contrast or colours are unusual."),
     "content": Column("shows something else", "The features that the network sees in it are unusual."),
+    "network": Column("unusual to your network", "The features of the network of --features are unusual."),
     "shape": Column("shaped differently", "Its edges run in unusual directions at some places."),
 }
 

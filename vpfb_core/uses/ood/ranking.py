@@ -154,18 +154,23 @@ def rank(
     return Ranking(ranked, (kind.names, "score", *kind.figures), method, flag, members)
 
 
-def rank_without_model(data: InMemory, *, flag: float = FLAG, seed: int = 0) -> Ranking:
+def rank_without_model(
+    data: InMemory, *, flag: float = FLAG, seed: int = 0, own: Callable[[Tensor], Tensor] | None = None
+) -> Ranking:
     """All images of a set, the most unlike the others first. Each image is left out of its own neighbours.
 
-    Arguments are those of `rank`.
-
+    Args:
+        own: the function from images to the features of a network of the user's own (`own_features.find`); None for no
+            such features. Other arguments are those of `rank`.
     Raises:
         DataError: there are fewer than two images.
     """
-    reference = fit_without_model(data.data, seed=seed)
-    judgement = Judgement.joined([
-        reference.judge(describe_fixed(some), identities_of(some)) for some in data.data.split(4 * DEFAULT_BATCH)
-    ])  # fmt: skip
+    reference = fit_without_model(data.data, seed=seed, own=own)
+    parts = []
+    for some in data.data.split(4 * DEFAULT_BATCH):
+        descriptors = describe_fixed(some) | reference.describe_own(some)
+        parts.append(reference.judge(descriptors, identities_of(some)))
+    judgement = Judgement.joined(parts)
     kind = KINDS[ImageStatistics.kind]
     ranked = _sorted(data, judgement, kind, [None] * len(kind.figures), flag)
     return Ranking(ranked, (kind.names, "score", *kind.figures), None, flag, data.name)

@@ -206,7 +206,8 @@ def _multiscale(batch: Batch) -> Tensor:
 def _judged(batch: Batch) -> Judgement:
     reference = batch.reference
     descriptors = describe_all(batch.untilted, batch.data, reference.levels, reference.places)
-    return reference.judge(descriptors | describe_fixed(batch.images), identities_of(batch.images))
+    descriptors |= describe_fixed(batch.images) | reference.describe_own(batch.images)
+    return reference.judge(descriptors, identities_of(batch.images))
 
 
 def _energy(batch: Batch) -> Tensor:
