@@ -24,6 +24,8 @@ CPU = torch.device("cpu")
 class Network(nn.Module):
     """A convolution with a normalisation of its own; (N, 3, H, W) → (N, 4)."""
 
+    mean: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
