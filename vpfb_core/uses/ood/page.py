@@ -114,7 +114,7 @@ def page(
     document = {
         "summary": list(summary),
         "total": len(ranking.ranked),
-        "cut": min((one.score for one in ranking.flagged), default=None),
+        "cut": _cut(ranking),
         "flagged": len(ranking.flagged),
         "columns": [vars(COLUMNS[name]) for name in names],
         "kinds": {kind: vars(KINDS.get(kind, Column(kind, ""))) for kind in kinds},
@@ -180,6 +180,14 @@ def _thumbnails(
         {row: place for place, row in enumerate(own)},
         {row: place for place, row in enumerate(theirs, start=len(own))},
     )
+
+
+def _cut(ranking: Ranking) -> float | None:
+    """The score between the flagged pictures and the others; None if there are not both."""
+    flagged = min((one.score for one in ranking.flagged), default=math.nan)
+    others = max((one.score for one in ranking.ranked if not one.flagged), default=math.nan)
+    cut = (flagged + others) / 2
+    return cut if math.isfinite(cut) else None
 
 
 def _place(name: str, root: Path | None, folder: Path, moved: Mapping[str, Path]) -> dict[str, Any]:
