@@ -18,7 +18,7 @@ from vpfb_core.uses import ood
 
 COLUMNS = {"out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", "n_in", "n_out"}
 COLUMNS_OF_SCORES = ["file", "score", "energy", "bits_per_dim"]
-VERDICT = ["p_value", "flagged", "recording", "content", "shape", "nearest"]
+VERDICT = ["p_value", "flagged", "recording", "detail", "content", "shape", "shading", "nearest"]
 
 
 @pytest.fixture

@@ -49,8 +49,8 @@ class LevelDescriptor(NamedTuple):
     Attributes:
         energy: the energy in nats up to a constant, (N,).
         score_norm: the norm ‖∇ log ρ‖ of the score, (N,).
-        features: the means and the standard deviations of the network's feature layer over the positions in each part
-            of a coarse map, (N, F); F = 0 if it has no such layer.
+        features: the means of the network's feature layer in each part of a coarse map, (N, F); F = 0 if it has no such
+            layer.
     """
 
     energy: Tensor
@@ -103,13 +103,11 @@ def _feature_layer(network: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _pooled(layer: Tensor, places: int) -> Tensor:
-    """The means and the standard deviations over positions, in each part of a map of `places`² parts.
+    """The means in each part of a map of `places`² parts, (N, C, h, w) → (N, C · places²).
 
-    (N, C, h, w) → (N, 2C · places²).
+    With one part, or without a map, the means and the standard deviations over all positions, (N, C, …) → (N, 2C).
     """
     if layer.ndim != 4 or places == 1:
         positions = layer.flatten(2)
         return torch.cat([positions.mean(2), positions.std(2, correction=0)], 1)
-    mean = F.adaptive_avg_pool2d(layer, places)
-    square = F.adaptive_avg_pool2d(layer.square(), places)
-    return torch.cat([mean.flatten(1), (square - mean.square()).clamp(min=0).sqrt().flatten(1)], 1)
+    return F.adaptive_avg_pool2d(layer, places).flatten(1)

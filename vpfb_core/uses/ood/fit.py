@@ -96,4 +96,12 @@ def _neighbourhoods(found: list[Descriptors]) -> dict[str, Neighbourhood]:
         raise DataError(
             "the model's energies of its training images are not finite", hint="the training may have diverged"
         )
-    return {kind: Neighbourhood.of(table) for kind, table in tables.items()}
+    # Energies and norms at different levels have different units. All other descriptors of one kind share theirs.
+    units = {"recording": _spread(tables["recording"])} if "recording" in tables else {}
+    return {kind: Neighbourhood.of(table, units.get(kind)) for kind, table in tables.items()}
+
+
+def _spread(table: Tensor) -> Tensor:
+    """The distance between the tenth and the ninetieth percentile of each column, (M, F) → (F,); never zero."""
+    low, high = table.double().quantile(torch.tensor([0.1, 0.9]).double(), 0)
+    return (high - low).clamp(min=1e-6 * float(table.abs().max()) + 1e-12)

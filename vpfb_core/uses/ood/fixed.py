@@ -1,4 +1,4 @@
-"""Fixed descriptors of images, which need no training: gradients of brightness, and colours."""
+"""Fixed descriptors of images, which need no training: directions of gradients, and details of each size."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from torch.nn import functional as F
 from vpfb_core.data.image_statistics import in_unit_range
 from vpfb_core.model.reference import Descriptors
 
-SIZE = 32  # larger images are first reduced to this size
-DIRECTIONS = 9  # of gradients, without their sign
+SIZE = 32  # larger images are first reduced to this size, for the directions of gradients
 CELLS = 8  # along a side
-COLOURS = 8  # the side of the thumbnail
+EDGES = 9  # directions of edges, which have no sign
+LIGHT = 8  # directions from dark to light
+BANDS = 4  # sizes of details
+_SMALL = 0.01  # strength of gradients, and
+_SMALL_SQUARE = 1e-5  # square of details, below which there is nothing to see
 
 
 def describe_fixed(images: Tensor) -> Descriptors:
@@ -22,25 +25,54 @@ def describe_fixed(images: Tensor) -> Descriptors:
     if images.ndim != 4:
         return {}
     pictures = in_unit_range(images)
+    reduced = pictures
     if max(pictures.shape[2:]) > SIZE:
-        pictures = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)
-    return {"shape": gradient_histograms(pictures.mean(1)).cpu()}
+        reduced = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)
+    brightness = reduced.mean(1)
+    return {
+        "detail": details(pictures).cpu(),
+        "shape": gradient_histograms(brightness, math.pi, EDGES).cpu(),
+        "shading": gradient_histograms(brightness, 2 * math.pi, LIGHT).cpu(),
+    }
 
 
-def gradient_histograms(brightness: Tensor) -> Tensor:
-    """Histograms of the directions of gradients in each cell of images (N, H, W), (N, cells² · directions).
+def details(pictures: Tensor) -> Tensor:
+    """The log mean square of what each band of a Laplacian pyramid adds, in brightness and in colour, (N, bands · C).
 
-    They are those of Dalal and Triggs (2005), with votes shared between neighbouring directions, and each cell divided
-    by the strength of gradients around it.
+    They say how sharp, noisy, compressed and colourful a picture is, and nothing about places.
+    """
+    if pictures.shape[1] == 3:
+        brightness = pictures.mean(1, keepdim=True)
+        pictures = torch.cat([brightness, pictures[:, ::2] - brightness], 1)  # blue and red against brightness
+    found = []
+    for _ in range(BANDS):
+        if found and min(pictures.shape[2:]) < 4:
+            break
+        coarse = F.avg_pool2d(pictures, 2, ceil_mode=True, count_include_pad=False)
+        smooth = F.interpolate(coarse, pictures.shape[2:], mode="bilinear")
+        found.append(((pictures - smooth).square().mean((2, 3)) + _SMALL_SQUARE).log())
+        pictures = coarse
+    return torch.cat(found, 1)
+
+
+def gradient_histograms(brightness: Tensor, period: float, directions: int) -> Tensor:
+    """Histograms of the directions of gradients in each cell of images (N, H, W), (N, directions · cells²).
+
+    They are those of Dalal and Triggs (2005): votes are shared between neighbouring directions, and each cell is
+    divided by the strength of the gradients around it.
+
+    Args:
+        brightness: (N, H, W).
+        period: 2π, or π if opposite directions are the same.
+        directions: the number of directions.
     """
     padded = F.pad(brightness[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
     down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
     strength = (across.square() + down.square()).sqrt()
-    position = torch.atan2(down, across).remainder(math.pi) * (DIRECTIONS / math.pi)
-    bins = torch.arange(DIRECTIONS, device=brightness.device)[:, None, None]
-    apart = (position[:, None] - bins).abs()
-    votes = (1 - torch.minimum(apart, DIRECTIONS - apart)).clamp(min=0) * strength[:, None]
-    cells = F.adaptive_avg_pool2d(votes, min(CELLS, brightness.shape[1]))
+    position = torch.atan2(down, across).remainder(period) * (directions / period)
+    apart = (position[:, None] - torch.arange(directions, device=brightness.device)[:, None, None]).abs()
+    votes = (1 - torch.minimum(apart, directions - apart)).clamp(min=0) * strength[:, None]
+    cells = F.adaptive_avg_pool2d(votes, min(CELLS, max(1, brightness.shape[1] // 2)))
     around = F.avg_pool2d(cells.sum(1, keepdim=True), 3, 1, 1, count_include_pad=False)
-    return (cells / (around + 0.01)).sqrt().flatten(1)
+    return (cells / (around + _SMALL)).sqrt().flatten(1)
