@@ -120,8 +120,8 @@ def write_and_relocate(
     flagged: FlaggedFiles,
     ranking: Ranking,
     images: InMemory,
-    model: TrainedModel,
-    name: str,
+    model: TrainedModel | None,
+    name: str | None,
     access: DataAccess,
 ) -> dict[str, Any]:
     """Write the page of a ranking, and move or copy the files of flagged images. What is added to the JSON document.
@@ -134,7 +134,7 @@ def write_and_relocate(
         flagged: what happens to the files.
         ranking: the ranking.
         images: the images that were ranked.
-        model: the model of the ranking.
+        model: the model of the ranking; None without a model.
         name: the name of the model.
         access: where data are.
     """
@@ -155,16 +155,18 @@ def _draw(
     folder: Path,
     ranking: Ranking,
     images: InMemory,
-    model: TrainedModel,
-    name: str,
+    model: TrainedModel | None,
+    name: str | None,
     access: DataAccess,
     moved: Mapping[str, Path],
 ) -> bytes:
     """The page of a ranking, for a folder."""
     from vpfb_core.uses.ood import page
+    from vpfb_core.uses.ood.members import Members
 
     count = min(len(ranking.ranked), page.MOST)
-    summary = [f"{counted(len(images), 'picture')}, compared with those that the model {name} was trained on."]
+    others = "each compared with the others" if name is None else f"compared with those that {name} was trained on"
+    summary = [f"{counted(len(images), 'picture')}, {others}."]
     if ranking.ranked[0].p_value is not None:
         expected = ranking.flag * len(images)
         summary.append(
@@ -173,7 +175,7 @@ def _draw(
         )
     if count < len(images):
         summary.append(f"The page shows the first {count:,}; the table of scores has all of them.")
-    members = _members(say, ranking, model, count, access)
+    members = Members.same(images) if model is None else _members(say, ranking, model, count, access)
     with progress(say, "drawing the page") as bar:
         return page.page(
             ranking, images, members, title=f"Outliers in {images.name}", summary=summary, folder=folder,

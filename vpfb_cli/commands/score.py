@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from vpfb_cli import signals
-from vpfb_cli.models import open_model, require_images
+from vpfb_cli.models import open_model, require_images, use_threads
 from vpfb_cli.options import (
+    MODEL,
+    MODEL_HELP,
     OUTPUT,
     BatchSizeOption,
     DataAccess,
     Machine,
-    ModelOption,
     file_option,
     option,
     path_argument,
@@ -25,9 +26,13 @@ from vpfb_cli.own_features import OwnFeatures
 from vpfb_cli.progress import progress
 from vpfb_cli.ranking_outputs import FlaggedFiles, write_and_relocate
 from vpfb_cli.wording import one_of
-from vpfb_core.errors import ConfigError
-from vpfb_core.machine.file_names import printable
+from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.machine.file_names import printable, typed
 from vpfb_core.names import SCORES
+
+if TYPE_CHECKING:
+    from vpfb_core.api import Model
+    from vpfb_core.uses.ood.ranking import Ranking
 
 IN_MONTAGE, IN_JSON, IN_NOTE = 64, 20, 5  # how many of the greatest outliers are shown
 
@@ -71,7 +76,13 @@ def score(
     ] = None,
     flagged: FlaggedFiles,
     own: OwnFeatures,
-    model: ModelOption = None,
+    model: Annotated[
+        str | None, path_option("--model -m MODEL", MODEL, MODEL_HELP, show_default="a model that fits the data")
+    ] = None,
+    train: Annotated[
+        str | None,
+        option("--train TIME", MODEL, "Train a model on the data first, for this time: 90s, 10m, 1h30m."),
+    ] = None,
     access: DataAccess,
     batch_size: BatchSizeOption = 64,
     machine: Machine,
@@ -86,12 +97,17 @@ def score(
     least as unusual), flagged, p-values by kind of evidence, and the rows of the
     nearest members.
 
+    Without a model that fits, images are compared with each other by their edges
+    and details, which needs no training. A model fits if it was trained on the
+    data, or else the newest run of images with as many channels, or of a table.
+
     Images are cropped and resized (Lanczos) to the shape of the model. Columns
     of a table are found by their names, in any order.
 
     Example:
       vpfb score ./imgs -o scores.csv --montage outliers.png
       vpfb score ./imgs --html report.html
+      vpfb score ./imgs --train 10m
       vpfb score ./imgs --move-to ./outliers --dry-run
       vpfb score ./imgs -m runs/001-imgs -o - | head
       vpfb score table.csv -m runs/002-table -o scores.csv
@@ -107,40 +123,54 @@ def score(
     flagged.require_usable(name)
     own.require_usable([name])
     with signals.importing():
-        from vpfb_core import data, methods
+        from vpfb_core import data
+        from vpfb_core.machine.devices import resolve_device
         from vpfb_core.machine.files import write_bytes
         from vpfb_core.uses import pictures
         from vpfb_core.uses.density import METHODS
-        from vpfb_core.uses.ood.ranking import rank
+        from vpfb_core.uses.ood import choice
+        from vpfb_core.uses.ood.ranking import rank, rank_without_model
         from vpfb_core.uses.ood.scores import find_score, require_ready
     find_score(name)
     if density not in (None, *METHODS):
         raise ConfigError(f"unknown density {density!r}", hint=f"--density {one_of(METHODS)}")
-    loaded, model_name = open_model(say, model, machine)
-    require_ready(loaded, name)
-    if montage is not None:
-        require_images(loaded, "--montage")
-    if html is not None:
-        require_images(loaded, "--html")
-    own.add_to(loaded, access)
-    images = data.load(source, **loaded.reading, split="all", **access.settings)
+    if train is not None:
+        if model is not None:
+            raise ConfigError("--train and --model exclude each other", hint="give one of them")
+        model = _trained(say, source, train, access, machine)
+    path = model or choice.fitting_model(source, **access.settings)
+    if path is None:
+        use_threads(machine)
+        images = data.load(source, max_size=choice.PREVIEW, split="all", **access.settings)
+        if len(images.shape) != 3 or name != SCORES[0] or density is not None:
+            raise CheckpointError(f"no model fits {source!r}", hint=f"vpfb train --data {typed(source)}")
+        loaded, model_name = None, None
+    else:
+        loaded, model_name = open_model(say, str(path), machine)
+        if model is None:
+            say.note(f"model: {model_name}")
+        require_ready(loaded, name)
+        if montage is not None:
+            require_images(loaded, "--montage")
+        if html is not None:
+            require_images(loaded, "--html")
+        own.add_to(loaded, access)
+        images = data.load(source, **loaded.reading, split="all", **access.settings)
     flagged.require_files(images)
     for note in images.notes:
         say.note(note)
-    with progress(say, "scoring") as bar:
-        ranking = rank(
-            loaded, images, name, flag=flag, seed=machine.seed, batch_size=batch_size, density_method=density,
-            on_batch=lambda n: bar.update(n / len(images)),
-        )  # fmt: skip
-    figure, noun = ranking.columns[-1], loaded.statistics.noun
-    if ranking.density is None and not methods.gives(loaded.method.name, "density"):
-        say.note(f"{figure} is empty, since a model trained with --method {loaded.method.name} has no density")
-    elif ranking.density is None:
-        say.warn(f"the model's density is not calibrated, so {figure} is empty: vpfb info --calibrate MODEL")
-    elif ranking.density == "explicit":
-        say.note(f"{figure} describes {noun} blurred by {loaded.blur():.2g} {loaded.statistics.unit[1]}")
-    if discrete := loaded.statistics.facts().get("discrete"):
-        say.note(f"whole numbers are spread over their cells for log_density: {', '.join(discrete)}")
+    if loaded is None:
+        say.note(f"no model fits {source!r}: each image is compared with the others by its edges and details alone")
+        say.note(f"to train a model as well: vpfb score {typed(source)} --train 10m")
+        ranking = rank_without_model(images, flag=flag, seed=machine.seed, own=own.find(resolve_device(machine.device)))
+    else:
+        with progress(say, "scoring") as bar:
+            ranking = rank(
+                loaded, images, name, flag=flag, seed=machine.seed, batch_size=batch_size, density_method=density,
+                on_batch=lambda n: bar.update(n / len(images)),
+            )  # fmt: skip
+        _say_what_densities_are(say, loaded, ranking)
+    noun = images.noun
 
     table = ranking.table()
     if out != "-":
@@ -161,3 +191,38 @@ def score(
         "worst": ranking.documents(IN_JSON), **relocated,
     }  # fmt: skip
     say.result(document, table.decode("utf-8", "surrogateescape").rstrip("\n") if out == "-" else out)
+
+
+def _trained(say: Output, source: str, budget: str, access: DataAccess, machine: Machine) -> str:
+    """Train a model on the data for this time, and return its run folder."""
+    from vpfb_core import training
+    from vpfb_core.config import TrainConfig, parse_setting
+
+    use_threads(machine)
+    settings = {
+        "data": source, "device": machine.device, "seed": machine.seed, "threads": machine.threads,
+        "data_root": access.data_root and str(access.data_root), "download": access.download,
+        **dict([parse_setting(f"time_budget={budget}")]),
+    }  # fmt: skip
+    plan = training.prepare(TrainConfig.of(settings))
+    with signals.graceful(say.note) as stop, progress(say, "training") as bar:
+        result = training.run(plan, on_step=lambda now: bar.update(now.fraction), should_stop=stop)
+    if result.status == "interrupted":
+        raise signals.Interrupted(f"stopped at step {result.step}; saved in {result.run.path}")
+    say.note(f"trained {result.run.path}: {result.step:,} steps")
+    return str(result.run.path)
+
+
+def _say_what_densities_are(say: Output, model: Model, ranking: Ranking) -> None:
+    """Say what the last figure of a ranking describes, or why it is empty."""
+    from vpfb_core import methods
+
+    figure = ranking.columns[-1]
+    if ranking.density is None and not methods.gives(model.method.name, "density"):
+        say.note(f"{figure} is empty, since a model trained with --method {model.method.name} has no density")
+    elif ranking.density is None:
+        say.warn(f"the model's density is not calibrated, so {figure} is empty: vpfb info --calibrate MODEL")
+    elif ranking.density == "explicit":
+        say.note(f"{figure} describes {model.statistics.noun} blurred by {model.blur():.2g} {model.statistics.unit[1]}")
+    if discrete := model.statistics.facts().get("discrete"):
+        say.note(f"whole numbers are spread over their cells for log_density: {', '.join(discrete)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vpfb_core import data
+from vpfb_core import data, methods
 from vpfb_core.data.catalogue import SETS, has_splits, split_off
 from vpfb_core.data.in_memory import InMemory
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
@@ -18,6 +18,8 @@ from vpfb_core.model.runs import builtin_models, list_runs
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
+
+PREVIEW = 64  # the largest size of images that are ranked without a model
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,34 @@ def choose_model(source: str) -> Choice:
             hint=f"vpfb train --data {typed(split_off(source)[0])}",
         )
     return newest
+
+
+def fitting_model(source: str, **options: Any) -> Path | None:
+    """The model by which the data of a source are ranked; None if no model fits.
+
+    It is the newest run with an energy that was trained on the source, else the built-in model of that data, else the
+    newest such run of data of the same kind: of images with as many channels, or of a table.
+
+    Args:
+        source: the name of a data set, a folder or a file.
+        options: root, download and workers, as in `data.load`.
+    Raises:
+        DataError: the source cannot be read.
+    """
+    runs = [(run.model, header) for run in list_runs() if (header := _with_energy(run.model)) is not None]
+    for path, header in runs:
+        if header.data is not None and same_set(header.data, source):
+            return path
+    if (builtin := builtin_models().get(identity(source))) is not None:
+        return builtin
+    if not runs:
+        return None
+    shape = data.find(source, data.LoadOptions(stream=True, max_size=PREVIEW, **options)).shape
+    kind = description.IMAGES if len(shape) == 3 else description.TABLE
+    for path, header in runs:
+        if header.kind == kind and (kind == description.TABLE or header.shape[0] == shape[0]):
+            return path
+    return None
 
 
 def identity(source: str) -> str:
@@ -123,6 +153,15 @@ def load_out_of_distribution(model: TrainedModel, source: str, limit: int | None
     those of `load_in_distribution`.
     """
     return data.load(source, **model.reading, split="test", limit=limit, **options)
+
+
+def _with_energy(path: Path) -> description.Description | None:
+    """The description of a model with an energy; None if it has none or cannot be read."""
+    try:
+        header = description.read_header(path)
+        return header if methods.gives(header.method, "energy") else None
+    except VPFBError:
+        return None
 
 
 def _trained_on(path: Path) -> str | None:

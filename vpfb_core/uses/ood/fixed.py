@@ -44,7 +44,7 @@ def details(pictures: Tensor) -> Tensor:
     if pictures.shape[1] == 3:
         brightness = pictures.mean(1, keepdim=True)
         pictures = torch.cat([brightness, pictures[:, ::2] - brightness], 1)  # blue and red against brightness
-    found = []
+    found: list[Tensor] = []
     for _ in range(BANDS):
         if found and min(pictures.shape[2:]) < 4:
             break

@@ -69,10 +69,12 @@ COLUMNS = {
 }
 
 KINDS = {
-    "recording": Column("drawn or recorded differently", "Its noise, sharpness, contrast or colours are unusual."),
+    "recording": Column("drawn or recorded differently", "Its energies at the noise levels of the model are unusual."),
     "content": Column("shows something else", "The features that the network sees in it are unusual."),
     "network": Column("unusual to your network", "The features of the network of --features are unusual."),
     "shape": Column("shaped differently", "Its edges run in unusual directions at some places."),
+    "detail": Column("sharper, blurrier or noisier", "Its details of some size are unusually strong or weak."),
+    "shading": Column("light and dark elsewhere", "It turns from dark to light in unusual directions at some places."),
 }
 
 

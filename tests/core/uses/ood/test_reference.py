@@ -55,7 +55,8 @@ def test_with_all_axes_distances_are_those_of_the_descriptors_but_for_the_stretc
     members = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
     neighbourhood = Neighbourhood.of(members)
     assert neighbourhood.axes.shape == (3, 3)
-    expected = torch.cdist(*[members @ neighbourhood.axes * neighbourhood.stretch[:-1]] * 2)
+    space = members @ neighbourhood.axes * neighbourhood.stretch[:-1]
+    expected = torch.cdist(space, space)
     expected += torch.diag(torch.full((500,), torch.inf))
     found, _ = neighbourhood._distances(neighbourhood.points, torch.arange(500))
     assert torch.allclose(found, expected.topk(NEIGHBOURS, largest=False).values, atol=2e-3)
