@@ -180,10 +180,42 @@ def test_the_neighbours_of_a_picture_are_shown_with_their_names_and_each_thumbna
 
 def test_the_cut_is_between_the_flagged_scores_and_the_others_and_a_flagged_picture_says_what_stood_out() -> None:
     ranked = [
-        Ranked(0, "a.png", 9.0, {}, 0.001, True, {"content": 0.004, "shape": 0.5, "recording": 0.0001}),
-        Ranked(1, "b.png", 5.0, {}, 0.01, True, {"content": 0.02, "shape": 0.5, "recording": 0.03}),
-        Ranked(2, "c.png", 4.0, {}, 0.02, False, {"content": 0.02, "shape": 0.5, "recording": 0.01}),
-        Ranked(3, "d.png", 1.0, {}, 0.9, False, {"content": 0.9, "shape": 0.5, "recording": 0.3}),
+        Ranked(
+            0,
+            "a.png",
+            9.0,
+            {},
+            0.001,
+            True,
+            {"content": 0.004, "shape": 0.5, "detail": 0.5, "shading": 0.5, "recording": 0.0001},
+        ),
+        Ranked(
+            1,
+            "b.png",
+            5.0,
+            {},
+            0.01,
+            True,
+            {"content": 0.02, "shape": 0.5, "detail": 0.5, "shading": 0.5, "recording": 0.03},
+        ),
+        Ranked(
+            2,
+            "c.png",
+            4.0,
+            {},
+            0.02,
+            False,
+            {"content": 0.02, "shape": 0.5, "detail": 0.5, "shading": 0.5, "recording": 0.01},
+        ),
+        Ranked(
+            3,
+            "d.png",
+            1.0,
+            {},
+            0.9,
+            False,
+            {"content": 0.9, "shape": 0.5, "detail": 0.5, "shading": 0.5, "recording": 0.3},
+        ),
     ]
     document = parsed(Ranking(ranked, ("file", "score"), None, 0.01), images_of(4)).document
     assert (document["cut"], document["flagged"]) == (4.5, 2)
