@@ -31,6 +31,7 @@ from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import description
 from vpfb_core.model.reference import Neighbourhood, Reference
 from vpfb_core.model.runs import Run
+from vpfb_core.model.tilt import Tilt, TiltedStatistic
 from vpfb_core.training.state import Counters, read_state, save_state
 from vpfb_core.uses.evaluation import weights
 
@@ -54,7 +55,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         normaliser=Normaliser(64, (1.0, 0.5), {(-1,): figures, (1,): figures}, (Anchor(1.0, 0.1, 0.2),), 0),
         reference=Reference({"recording": Neighbourhood.of(draws)}, torch.arange(7), torch.arange(7), (1.0, 0.5), 3.0),
     )  # fmt: skip
-    model.save(path)
+    statistics = (TiltedStatistic("brightness", 0.4, 1.0, True), TiltedStatistic("edges", 0.1, -1.0, False))
+    tilt = Tilt(statistics, torch.full((1, 8, 8), 0.1), {(-1,): 0.1, (1,): 0.2}, 2, 0.5, 0.1)
+    model.with_tilt(tilt).save(path)
     return path
 
 

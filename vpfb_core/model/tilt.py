@@ -103,7 +103,9 @@ class Tilt:
             raise ValueError("the direction of a tilt is finite numbers")
         rounds = _typed(document["rounds"], int)
         if not 0 <= rounds <= MOST:
-            raise ValueError(f"{rounds} rounds")
+            raise ValueError(f"a tilt has at most {MOST} rounds")
+        if rounds and all(each.shifted for each in statistics):
+            raise ValueError("a tilt with rounds has a statistic that is not shifted")
         return cls(statistics, direction, log_partitions, rounds, _number(document["ess"]), _number(document["nats"]))
 
     @classmethod

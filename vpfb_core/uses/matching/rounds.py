@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.ode import Status
+from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.matching.measures import Measures
@@ -31,9 +32,14 @@ def settle(model: TrainedModel, propose: Callable[[int], Drawn], seed: int, firs
         propose: draws as many samples as are wanted from the model without rounds, with a given seed.
         seed: the seed of the first samples, from which those of the proposals are derived.
         first: the index of the first sample.
+    Raises:
+        CheckpointError: this version does not know a statistic of the tilt.
     """
     assert model.tilt is not None
-    measures = Measures(model, tuple(each.name for each in model.tilt.unshifted))
+    try:
+        measures = Measures.of(model, [each.name for each in model.tilt.unshifted])
+    except ConfigError as error:
+        raise CheckpointError(f"the tilt of the model cannot be followed: {error}") from error
     weights = torch.tensor([each.weight for each in model.tilt.unshifted], dtype=torch.float64)
 
     def exponent(drawn: Drawn) -> Tensor:
