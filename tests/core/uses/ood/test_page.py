@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from importlib import resources
@@ -25,6 +27,7 @@ from vpfb_core.uses.ood.members import Members
 from vpfb_core.uses.ood.page import is_page, page
 from vpfb_core.uses.ood.ranking import Ranked, Ranking
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = [
     "</script><script>alert(1)</script>.png",
     "<!--<script>.png",
@@ -289,3 +292,20 @@ def test_the_template_is_a_file_of_the_package_and_of_its_wheel() -> None:
 
         kept = tomllib.loads(project.read_text("utf-8"))["tool"]["setuptools"]["package-data"]["vpfb_core"]
         assert "assets/*" in kept
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
+def test_a_browser_shows_every_name_as_a_text_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_bytes(page(ranking_of(HOSTILE), images_of(8, HOSTILE), None, title=HOSTILE[0],
+                                              summary=[], folder=tmp_path))  # fmt: skip
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
+    done = subprocess.run([*command, (tmp_path / "page.html").as_uri()], capture_output=True, timeout=120, check=True)
+    shown = Parsed(done.stdout)
+    assert len([tag for tag, has in shown.elements if tag == "tr" and has.get("role") == "row"]) == 1 + len(HOSTILE)
+    assert [tag for tag, _ in shown.elements].count("script") == 2, "no name has become an element"
+    names = [picture["name"] for picture in shown.document["pictures"]]
+    assert [has["aria-label"] for _, has in shown.elements if has.get("type") == "checkbox"] == [
+        f"Choose {name}" for name in names
+    ]
+    assert "8 of 8 pictures shown, 0 chosen" in shown.texts
