@@ -2,8 +2,8 @@
 
     python benchmarks/ood.py --in mnist --out fashion-mnist noise constant shuffled:mnist [-m runs/mnist] [--limit 500]
 
-Besides the named sets, altered copies of the in-distribution images are scored, which are the hardest cases: turned by
-90°, mirrored, with a hole, and blended in pairs. The model must be calibrated, by its training or by vpfb info
+Besides the named sets, the controls of vpfb ood are scored, which are altered copies of the in-distribution images and
+the hardest cases. The model must be calibrated, by its training or by vpfb info
 --calibrate. The likelihood is measured on fewer images (--slow-limit). The speed of each score is given in images per
 second and as a multiple of that of the likelihood, measured in one process.
 """
@@ -13,43 +13,16 @@ from __future__ import annotations
 import argparse
 import time
 
-import torch
 from record import parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.data.catalogue import canonical
-from vpfb_core.machine import noise
 from vpfb_core.uses.ood import SCORES, choice, compare, score
-
-
-def turned(images: Tensor) -> Tensor:
-    return images.rot90(1, (2, 3))
-
-
-def mirrored(images: Tensor) -> Tensor:
-    return images.flip(3)
-
-
-def with_a_hole(images: Tensor) -> Tensor:
-    """Images in which a square near the middle, a quarter as wide as the image, has the colour of the first pixel."""
-    images, side = images.clone(), images.shape[2]
-    hole = max(2, side // 4)
-    for index, image in enumerate(images):
-        random = noise.generator(0, "hole", index)
-        top, left = torch.randint(side // 4, side - side // 4 - hole + 1, (2,), generator=random).tolist()
-        image[:, top : top + hole, left : left + hole] = image[:, :1, :1]
-    return images
-
-
-def blended(images: Tensor) -> Tensor:
-    """The maximum of the pixels of each image and its neighbour in the set."""
-    return torch.maximum(images, images.roll(1, 0))
-
+from vpfb_core.uses.ood.controls import CONTROLS
 
 COLUMNS = 4  # of scores side by side, so that a table fits into 80 columns
-CHANGES = {"turned": turned, "mirrored": mirrored, "with a hole": with_a_hole, "blended": blended}
 
 
 def scored(model: Model, images: Tensor, name: str, slow_limit: int) -> tuple[Tensor, float]:
@@ -74,7 +47,7 @@ def main() -> None:
     inside = choice.load_in_distribution(model, arguments.in_set, arguments.limit).images
     outside = {
         name: choice.load_out_of_distribution(model, name, arguments.limit).images for name in arguments.out_sets
-    } | {name: change(inside) for name, change in CHANGES.items()}  # fmt: skip
+    } | {name: change(inside) for name, change in CONTROLS.items()}  # fmt: skip
 
     detections: dict[str, dict[str, dict[str, object]]] = {name: {} for name in outside}
     speeds: dict[str, float] = {}

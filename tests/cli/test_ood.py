@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 import vpfb_core as vpfb_package
 from vpfb_core.data import InMemory, split
 from vpfb_core.uses import ood
+from vpfb_core.uses.ood.controls import CONTROLS
 
 COLUMNS = {"out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", "n_in", "n_out"}
 COLUMNS_OF_SCORES = ["file", "score", "energy", "bits_per_dim"]
@@ -65,6 +67,15 @@ def test_ood_compares_each_pair_by_each_score(vpfb: Vpfb, model: str) -> None:
         assert row["auroc_ci"][0] <= row["auroc"] <= row["auroc_ci"][1]
         assert (row["n_in"], row["n_out"]) == (40, 40)
     assert "180 validation images" in ran.err
+
+
+def test_controls_are_rows_of_their_own(vpfb: Vpfb, model: str) -> None:
+    argv = ["ood", "--in", "digits", "--out", "noise", "--controls", "-m", model, "--limit", "20"]
+    results = vpfb(*argv, "-o", "report", "--json").json["results"]
+    found = {row["out"]: row["auroc"] for row in results}
+    assert list(found) == ["noise", *(f"{name}:digits" for name in CONTROLS)]
+    assert found["turned:digits"] > 0.7
+    assert Path("report/turned-digits-multiscale.png").is_file()
 
 
 def test_ood_prints_a_table_that_says_what_high_means(vpfb: Vpfb, model: str) -> None:
@@ -200,3 +211,62 @@ def test_a_failed_score_leaves_the_old_table(vpfb: Vpfb, model: str) -> None:
     assert vpfb("score", "nowhere/", "-m", model).code == 3
     assert vpfb("score", "digits", "-m", model, "--score", "entropy").code == 2
     assert Path("scores.csv").read_text() == "old"
+
+
+# --- without a model --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(vpfb: Vpfb) -> Path:
+    """Fifty discs in colour, and two pictures of stripes."""
+    folder = Path("imgs")
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    down, across = np.mgrid[:16, :16]
+    for index in range(52):
+        centre = random.uniform(6, 9, 2)
+        inside = (np.hypot(down - centre[0], across - centre[1]) < 4) if index < 50 else across % 4 < 2
+        picture = np.where(inside[..., None], random.integers(150, 250, 3), 40) + random.integers(0, 9, (16, 16, 3))
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{'disc' if index < 50 else 'stripes'}{index}.png")
+    return folder
+
+
+def test_a_folder_without_a_model_is_ranked_at_once(vpfb: Vpfb, photographs: Path) -> None:
+    ran = vpfb("score", str(photographs), "--json", "--html", "page.html", "--montage", "worst.png")
+    assert ran.code == 0, ran.err
+    assert "no model fits 'imgs'" in ran.err
+    assert "vpfb score imgs --train 10m" in ran.err
+    assert (ran.json["model"], ran.json["n"]) == (None, 52)
+    worst = ran.json["worst"]
+    assert {one["file"] for one in worst[:2]} == {"stripes50.png", "stripes51.png"}
+    assert all(one["energy"] is None for one in worst)
+    assert {"detail", "shape", "shading", "p_value", "flagged", "nearest"} <= set(worst[0])
+    assert Path("page.html").is_file()
+    with Path("scores.csv").open(newline="") as file:
+        assert next(csv.reader(file))[:6] == [*COLUMNS_OF_SCORES, "p_value", "flagged"]
+
+
+def test_the_rate_decides_how_many_are_flagged(vpfb: Vpfb, photographs: Path) -> None:
+    few, many = (vpfb("score", str(photographs), "--flag", rate, "--json").json for rate in ("0.001", "0.3"))
+    assert few["flagged"] < many["flagged"]
+    assert 8 <= many["flagged"] <= 24
+    wrong = vpfb("score", str(photographs), "--flag", "2")
+    assert (wrong.code, "not between 0 and 1" in wrong.err) == (2, True)
+
+
+def test_what_needs_a_model_is_refused_without_one(vpfb: Vpfb, photographs: Path) -> None:
+    for argv in (["--score", "energy"], ["--density", "ode"]):
+        ran = vpfb("score", str(photographs), *argv, "--json")
+        assert (ran.code, ran.json["error"]["hint"]) == (4, "vpfb train --data imgs")
+    both = vpfb("score", str(photographs), "--train", "10m", "-m", "digits")
+    assert (both.code, "exclude each other" in both.err) == (2, True)
+
+
+def test_the_newest_run_of_the_same_kind_of_images_fits(vpfb: Vpfb, photographs: Path, mixed: Path, model: str) -> None:
+    run = Path("runs/001-digits")
+    run.mkdir(parents=True)
+    shutil.copy(model, run / "model.safetensors")
+    (run / "config.toml").touch()
+    grey, colour = (vpfb("score", str(folder), "--json").json for folder in (mixed, photographs))
+    assert grey["model"] == "runs/001-digits/model.safetensors"
+    assert colour["model"] is None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from vpfb_cli import output, signals
-from vpfb_cli.models import open_model
+from vpfb_cli.models import open_model, require_images
 from vpfb_cli.options import (
     DATA,
     MODEL,
@@ -54,6 +55,14 @@ def ood(
         ),
     ] = None,
     own: OwnFeatures,
+    controls: Annotated[
+        bool,
+        option(
+            "--controls",
+            "Scores",
+            "Also measure altered copies of IN: turned, mirrored, with a hole, blended, blurred, noised.",
+        ),
+    ] = False,
     model: Annotated[
         str | None, path_option("--model -m MODEL", MODEL, MODEL_HELP, show_default="the newest run trained on IN")
     ] = None,
@@ -78,12 +87,14 @@ def ood(
 
     Example:
       vpfb ood --in cifar --out svhn
+      vpfb ood --in digits --out noise --controls
       vpfb ood --in digits --out noise --out shuffled:digits --score all -o report/
     """
     with signals.importing():
         from vpfb_core.machine import distributed
         from vpfb_core.machine.files import require_writable_folder
         from vpfb_core.uses.ood import choice, comparison
+        from vpfb_core.uses.ood.controls import CONTROLS
         from vpfb_core.uses.ood.scores import find_scores
     names = find_scores(scores or [])
     own.require_usable(names)
@@ -94,13 +105,19 @@ def ood(
     loaded, model_name = _open(say, model, in_set, machine)
     names = _ready(say, loaded, names, scores or [])
     own.add_to(loaded, access)
+    if controls:
+        require_images(loaded, "--controls")
+    altered = {f"{name}:{in_set}": change for name, change in CONTROLS.items()} if controls else {}
     if folder is not None:
-        comparison.older_report(folder, out_sets, names)
+        comparison.older_report(folder, [*out_sets, *altered], names)
 
     def load_sets() -> dict[tuple[str, str], InMemory]:
         sets = {(in_set, "in"): choice.load_in_distribution(loaded, in_set, limit, **access.settings)}
         for name in out_sets:
             sets[name, "out"] = choice.load_out_of_distribution(loaded, name, limit, **access.settings)
+        inside = sets[in_set, "in"]
+        for name, change in altered.items():
+            sets[name, "out"] = replace(inside, data=change(inside.images), notes=(), files=None)
         return sets
 
     group = distributed.group()

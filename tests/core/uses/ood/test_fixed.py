@@ -1,0 +1,77 @@
+"""Fixed descriptors and controls: what they notice, and what they do not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from vpfb_core.data import ImageSet
+from vpfb_core.uses.ood.controls import BLUR, CONTROLS, blurred, with_a_hole
+from vpfb_core.uses.ood.fixed import CELLS, EDGES, describe_fixed, gradient_histograms
+from vpfb_core.uses.ood.ranking import rank_without_model
+
+
+def images_of(count: int, channels: int = 3, side: int = 16) -> Tensor:
+    draws = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8, generator=draws)
+
+
+@pytest.mark.parametrize("degrees", [0, 40, 80, 120, 160])
+def test_a_ramp_has_its_direction_in_every_cell(degrees: int) -> None:
+    """The nine directions of edges are 20° apart."""
+    down, across = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    angle = math.radians(degrees)
+    ramp = 0.01 * (math.cos(angle) * across + math.sin(angle) * down)
+    cells = gradient_histograms(ramp[None], math.pi, EDGES).reshape(EDGES, CELLS, CELLS)[:, 1:-1, 1:-1]
+    assert (cells.argmax(0) == degrees // 20).all()
+
+
+def test_a_negative_has_the_same_edges_and_another_shading() -> None:
+    found, negative = describe_fixed(images_of(4)), describe_fixed(255 - images_of(4))
+    assert torch.allclose(found["shape"], negative["shape"], atol=1e-3)
+    assert not torch.allclose(found["shading"], negative["shading"], atol=0.1)
+
+
+def test_details_depend_on_sharpness_and_not_on_places() -> None:
+    images = images_of(4)
+    found = describe_fixed(images)["detail"]
+    assert torch.allclose(found, describe_fixed(images.flip(3))["detail"], atol=1e-4)
+    assert (describe_fixed(blurred(images))["detail"][:, 0] < found[:, 0] - 1).all()
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, 4), (1, 8), (3, 28), (3, 64), (1, 31)])
+def test_images_of_every_size_have_descriptors(channels: int, side: int) -> None:
+    images = images_of(3, channels, side)
+    found = describe_fixed(images)
+    assert all(len(table) == 3 and table.isfinite().all() for table in found.values())
+    assert all(torch.equal(found[kind], table) for kind, table in describe_fixed(images.float() / 255).items())
+    assert describe_fixed(torch.randn(3, 5)) == {}
+
+
+def test_a_stranger_is_found_among_copies_without_a_model_and_names_its_neighbours() -> None:
+    usual = (images_of(1).float() * 0.2 + images_of(60).float() * 0.02).to(torch.uint8)
+    ranking = rank_without_model(ImageSet("folder", torch.cat([usual, images_of(61)[60:]])))
+    assert ranking.ranked[0].index == 60
+    assert ranking.ranked[0].flagged
+    assert all(len(one.nearest) == 3 and one.index not in one.nearest for one in ranking.ranked)
+    assert ranking.members == "folder"
+
+
+def test_the_blur_is_that_of_torchvision_and_a_hole_is_a_square() -> None:
+    images = images_of(3)
+    expected = gaussian_blur(torch.nn.functional.pad(images.float(), (3, 3, 3, 3), mode="replicate"), 7, BLUR)
+    assert torch.allclose(blurred(images).float(), expected[:, :, 3:-3, 3:-3], atol=1)
+    changed = (with_a_hole(images) != images).any(1)
+    assert changed.any(2).sum(1).tolist() == changed.any(1).sum(1).tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_controls_keep_shape_and_type_and_change_every_image(name: str) -> None:
+    images = images_of(5)
+    found = CONTROLS[name](images)
+    assert (found.shape, found.dtype) == (images.shape, images.dtype)
+    assert (found != images).flatten(1).any(1).all()
