@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ood import CHANGES
 from record import folder, parsed, record, show, training
 from scipy.stats import ks_2samp
 from torch import Tensor
@@ -30,6 +29,7 @@ from vpfb_core.uses import evaluation, pictures
 from vpfb_core.uses.evaluation import classifier, distances
 from vpfb_core.uses.evaluation.neighbours import compare as nearest
 from vpfb_core.uses.ood import compare, score
+from vpfb_core.uses.ood.controls import CONTROLS
 from vpfb_core.uses.ood.scores import is_ready
 from vpfb_core.uses.plotting.histogram import histogram
 
@@ -147,7 +147,7 @@ def main() -> None:
     loaded = {name: vpfb.data.load(name, split="test", limit=arguments.limit, size=first.shape[-1], channels=1).images
               for name in [arguments.data, *arguments.out]}  # fmt: skip
     inside = loaded.pop(arguments.data)
-    outside = loaded | {name: change(inside) for name, change in CHANGES.items()}
+    outside = loaded | {name: change(inside) for name, change in CONTROLS.items()}
     for method, model in models.items():
         found[method] = {"training": training(model), "parameters": model.parameter_count}
         found[method] |= {"quality": quality(model, arguments)}

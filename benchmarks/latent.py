@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ood import CHANGES
 from record import folder, parsed, record, show, training
 from sklearn.decomposition import PCA
 from sklearn.metrics import normalized_mutual_info_score
@@ -37,6 +36,7 @@ from vpfb_core.methods.latent.particles import OF_POOL
 from vpfb_core.uses import codes, pictures
 from vpfb_core.uses.evaluation.neighbours import compare as nearest
 from vpfb_core.uses.ood import compare, score
+from vpfb_core.uses.ood.controls import CONTROLS
 from vpfb_core.uses.ood.scores import is_ready
 from vpfb_core.uses.plotting.figure import figure, png
 
@@ -145,7 +145,7 @@ def images(name: str, seconds: float, arguments: argparse.Namespace) -> dict[str
     model = trained(name, seconds, arguments, **({} if has_splits(name) else {"val_fraction": 0.5}))
     seen, unseen = parts(model, name)
     inside = unseen.data[:OUTLIERS]
-    outside = {out: change(inside) for out, change in CHANGES.items()}
+    outside = {out: change(inside) for out, change in CONTROLS.items()}
     outside |= {out: vpfb.data.load(out, split="test", limit=OUTLIERS, **model.reading).data for out in arguments.out}
     found: dict[str, Any] = {
         "training": training(model), "parameters": model.parameter_count, "unseen": len(unseen),
