@@ -176,10 +176,10 @@ def test_it_trains_resumes_and_serves_every_command_that_an_energy_serves(
     assert every.json["results"][0]["auroc"] > 0.99, "the reference reads the one level that there is"
 
 
-def test_what_needs_a_flow_is_refused_in_a_sentence_that_names_the_methods_that_have_one(vpfb: Vpfb) -> None:
+def test_what_needs_a_code_is_refused_in_a_sentence_that_names_the_methods_that_have_one(vpfb: Vpfb) -> None:
     assert vpfb("train", "--data", "digits", "--method", "gaussian", *QUICK, "--steps", "2", "--out", "run").code == 0
     ran = vpfb("interpolate", "-n", "3", "-m", "run", "--json")
     error: dict[str, Any] = ran.json["error"]
-    assert (ran.code, "needs a flow from noise to data" in error["message"]) == (2, True), ran.err
+    assert (ran.code, "needs a code of each datum" in error["message"]) == (2, True), ran.err
 
-    assert error["hint"].endswith("vpfb, flow-matching")
+    assert error["hint"].endswith("vpfb, flow-matching, latent")

@@ -32,8 +32,10 @@ def calibrated_in_time(
     model: Any = types.SimpleNamespace(field=types.SimpleNamespace(network=nn.Identity()), calibration=None)
     whole: Any = types.SimpleNamespace(fit=lambda work: work(8))
 
-    def replaced(model: Any, _images: object, _seed: int, gradients: int, batch_size: int) -> None:
-        assert batch_size == 16
+    def replaced(
+        model: Any, _images: object, _seed: int, gradients: int, batch_size: int, trained_on: torch.Tensor
+    ) -> None:
+        assert (batch_size, trained_on.tolist()) == (16, list(range(9)))
         calibrate(model, gradients)
 
     monkeypatch.setattr(ending, "calibrate", replaced)

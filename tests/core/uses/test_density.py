@@ -240,7 +240,7 @@ def test_the_hint_for_a_model_without_an_energy_is_not_to_calibrate() -> None:
     ):
         with pytest.raises(ConfigError, match=r"density needs energies of known .* flow-matching does not") as caught:
             ask()
-        assert caught.value.hint == "methods that have them: vpfb"
+        assert caught.value.hint == "methods that have them: vpfb, latent"
 
 
 def test_a_model_that_was_never_trained_without_a_class_has_densities_of_classes_alone() -> None:
