@@ -9,7 +9,7 @@ A folder has 285 faces at 32×32 pixels and 15 outliers: four faces upside down,
 three textures. There are five folders per seed, and no face is in two of them. The faces are every fifth file of
 `faces64` in the order of their names; the model is trained on the others. `faces64` and `textures64` are folders of
 images of 64×64 pixels in the folder of data sets. In a folder, each picture is left out of its own neighbours. AUROC
-and the number of outliers among the first 15 are means over all folders, with the standard error over folders.
+and the number of outliers among the first 15 are means over all folders, with the standard error over folders. The held-out digits of the built-in model are compared with those that it was trained on.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from torchvision.transforms.functional import gaussian_blur
 
 import vpfb_core as vpfb
 from vpfb_core.data import ImageSet
-from vpfb_core.uses.ood import fit_reference, fixed
+from vpfb_core.uses.ood import compare, fit_reference, fixed
 from vpfb_core.uses.ood.ranking import Ranking, rank, rank_without_model
+from vpfb_core.uses.ood.scores import judge
 
 SIZE, MEMBERS, FOLDERS = 32, 285, 5
 KINDS = {"upside down": 4, "blurred": 4, "other crop": 4, "texture": 3}
@@ -145,6 +146,21 @@ def measured(method: Method, found: list[Folder]) -> dict[str, Any]:
     }
 
 
+def held_out_alike() -> dict[str, Any]:
+    """How the built-in model judges the digits that its training held out, compared with those that it saw."""
+    model, digits = vpfb.load("digits", device="cpu"), vpfb.data.load("digits", conditional=True)
+    parts = model.split_of(digits)
+    assert parts is not None
+    judgement = judge(model, digits.images)
+    assert judgement.p_value is not None
+    seen, held_out = (judgement.score[rows] for rows in parts)
+    found = compare(seen, held_out)
+    alarms = {
+        str(rate): float((judgement.p_value[parts[1]] <= rate).double().mean()) for rate in (0.5, 0.1, 0.05, 0.01)
+    }
+    return {"auroc": found.auroc, "auroc_ci": found.auroc_ci, "held_out_at_most": alarms}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-m", "--model", help="a model of other faces")
@@ -175,7 +191,7 @@ def main() -> None:
         "isolation forest": isolation_forest,
         "LOF": lof,
     }
-    figures: dict[str, Any] = {"seeds": arguments.seeds, "folders": len(found)}
+    figures: dict[str, Any] = {"seeds": arguments.seeds, "folders": len(found), "digits": held_out_alike()}
     if arguments.model is not None:
         model = vpfb.load(arguments.model, device=arguments.device)
         if arguments.members is not None:
