@@ -9,7 +9,8 @@ A folder has 285 faces at 32×32 pixels and 15 outliers: four faces upside down,
 three textures. There are five folders per seed, and no face is in two of them. The faces are every fifth file of
 `faces64` in the order of their names; the model is trained on the others. `faces64` and `textures64` are folders of
 images of 64×64 pixels in the folder of data sets. In a folder, each picture is left out of its own neighbours. AUROC
-and the number of outliers among the first 15 are means over all folders, with the standard error over folders. The held-out digits of the built-in model are compared with those that it was trained on.
+and the number of outliers among the first 15 are means over all folders, with the standard error over folders. The
+digits that the built-in model held out are compared with those that it was trained on.
 """
 
 from __future__ import annotations
