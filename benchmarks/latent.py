@@ -41,7 +41,7 @@ from vpfb_core.uses.ood.scores import is_ready
 from vpfb_core.uses.plotting.figure import figure, png
 
 CLUSTERS, NEIGHBOURS = 10, 5
-MOST_TRAINING, MOST_UNSEEN, MOST_STATES, OUTLIERS = 5_000, 1_000, 800, 250
+MOST_TRAINING, MOST_UNSEEN, MOST_STATES, OUTLIERS = 2_000, 500, 800, 150
 CHAIN_STEPS = (0, 200, 800)
 SCORES = ("multiscale", "energy", "gradient")
 RING, GRID, HALF = "eight-gaussians", 96, 2.2
