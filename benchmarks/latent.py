@@ -120,9 +120,11 @@ def two_samples(model: Model, seen: InMemory, unseen: InMemory) -> dict[str, flo
 
 def detections(model: Model, inside: Tensor, outside: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     """The AUROC of each score for each set of outliers."""
-    of_inside = {name: score(model, inside, name) for name in SCORES if is_ready(model, name)}
+    of_inside = {name: score(model, inside, name, batch_size=256) for name in SCORES if is_ready(model, name)}
     return {
-        out: {name: compare(known, score(model, images, name)).auroc for name, known in of_inside.items()}
+        out: {
+            name: compare(known, score(model, images, name, batch_size=256)).auroc for name, known in of_inside.items()
+        }
         for out, images in outside.items()
     }
 
