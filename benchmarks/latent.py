@@ -27,6 +27,7 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core.api import Model
+from vpfb_core.config import parse_setting
 from vpfb_core.data import InMemory
 from vpfb_core.data.catalogue import has_splits
 from vpfb_core.data.sets import plane
@@ -49,9 +50,11 @@ RING, GRID, HALF = "eight-gaussians", 96, 2.2
 
 def trained(name: str, seconds: float, arguments: argparse.Namespace, **settings: Any) -> Model:
     """The model of a set, trained now unless its run is finished."""
+    given = dict(parse_setting(text) for text in arguments.set)
+    length = {} if "steps" in given else {"time_budget": seconds}
     config = vpfb.TrainConfig(
-        data=name, method="latent", time_budget=seconds, device=arguments.device, threads=torch.get_num_threads(),
-        out=str(arguments.runs / f"latent-{name}"), resume="auto", **settings,
+        data=name, method="latent", device=arguments.device, threads=torch.get_num_threads(),
+        out=str(arguments.runs / f"latent-{name}"), resume="auto", **length, **settings, **given,
     )  # fmt: skip
     return vpfb.train(config).model
 
@@ -218,6 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="+", help="sets of images, or ring")
     parser.add_argument("--seconds", type=float, nargs="+", default=[60.0], help="time budget of each, in order")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of all runs")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", nargs="*", default=["noise", "constant"], help="sets of outliers")
     arguments = parsed(parser)
