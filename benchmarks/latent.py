@@ -56,7 +56,7 @@ def trained(name: str, seconds: float, arguments: argparse.Namespace, **settings
         data=name, method="latent", device=arguments.device, threads=torch.get_num_threads(),
         out=str(arguments.runs / f"latent-{name}"), resume="auto", **length, **settings, **given,
     )  # fmt: skip
-    return vpfb.train(config).model
+    return vpfb.load(vpfb.train(config).run.path, device=arguments.device)
 
 
 def parts(model: Model, name: str) -> tuple[InMemory, InMemory]:
