@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import FactorAnalysis
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
@@ -170,23 +169,6 @@ def test_the_first_stage_finds_the_maximum_of_probabilistic_principal_components
     best = -0.5 * float(D * math.log(2 * math.pi) + values[:K].log().sum() + (D - K) * rest.log() + D)
     found = mean_log_likelihood(torch.linalg.inv(covariance(field)), of_data)
     assert best - 0.003 < found < best + 1e-6
-
-
-@pytest.mark.slow
-def test_both_stages_find_the_maximum_of_factor_analysis() -> None:
-    """With f(u) = −½ Σ p_i u_i², the precision of u is diagonal less a matrix of rank K, as in factor analysis."""
-    x, field = factors(2000), linear_field(pool=4000, tilt=torch.zeros(D), seed=3)
-    both = method(pool=4000)
-    train(both, field, x, 500, fraction=0.0)
-    train(both, field, x, 2500, fraction=0.9)
-    of_data = moments(x, field)
-    draws = np.random.default_rng(0)
-    sample = draws.multivariate_normal(np.zeros(D), of_data.numpy(), 200_000)
-    exact = torch.from_numpy(FactorAnalysis(K, tol=1e-8, max_iter=5000).fit(sample).get_precision())
-    weights = next(field.network.tilt.parameters()).detach().double()
-    precision = torch.linalg.inv(covariance(field)) + weights.diag()
-    assert mean_log_likelihood(exact, of_data) - mean_log_likelihood(precision, of_data) < 0.003
-    assert torch.allclose(precision, exact, atol=0.05 * float(exact.abs().max()))
 
 
 def test_the_codes_of_data_never_move_in_larger_steps_than_the_pool() -> None:
