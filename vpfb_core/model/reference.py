@@ -21,10 +21,9 @@ from torch.nn import functional as F
 from vpfb_core.errors import CheckpointError
 
 AXES = 64  # the largest number of principal directions
-_MEMBERS_PER_AXIS = 32  # with 8, new images look less usual than members, to which the axes are fitted
-# The power of the variance by which a coordinate is divided: 0 leaves it as it is, ½ whitens it. In folders of few
-# images, whitening found fewer outliers, and images that were not among the members looked less usual than members.
-WHITENING = 0.25
+# With 8, fewer outliers were found in small folders, and new images looked less usual than members, to which axes are
+# fitted.
+_MEMBERS_PER_AXIS = 32
 _FLOOR = 0.1  # of the variance in any direction, as a share of the mean variance
 NEIGHBOURS = 10
 NEAREST = 3  # the number of neighbours that a judgement names
@@ -144,7 +143,7 @@ class Neighbourhood:
         total, (dimension, count) = float(centred.square().sum()) / len(usual), axes.shape
         rest = max(total - float(variances.sum()), 0.0) / max(dimension - count, 1)
         variances = torch.cat([variances, torch.tensor([rest])]) + _FLOOR * total / dimension
-        empty = cls(mean, unit, axes, variances.clamp(min=1e-6) ** -WHITENING, axes.new_empty(0, count + 1))
+        empty = cls(mean, unit, axes, variances.clamp(min=1e-6).rsqrt(), axes.new_empty(0, count + 1))
         return replace(empty, points=empty._project(descriptors))
 
     def _project(self, descriptors: Tensor) -> Tensor:

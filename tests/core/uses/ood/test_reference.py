@@ -59,7 +59,7 @@ def test_with_all_axes_distances_are_those_of_the_descriptors_but_for_the_stretc
     expected = torch.cdist(space, space)
     expected += torch.diag(torch.full((500,), torch.inf))
     found, _ = neighbourhood._distances(neighbourhood.points, torch.arange(500))
-    assert torch.allclose(found, expected.topk(NEIGHBOURS, largest=False).values, atol=2e-3)
+    assert torch.allclose(found, expected.topk(NEIGHBOURS, largest=False).values, atol=5e-3)
 
 
 def test_what_is_outside_of_the_axes_counts_in_the_distance() -> None:
