@@ -29,7 +29,7 @@ from vpfb_core.uses import evaluation, pictures
 from vpfb_core.uses.evaluation import classifier, distances
 from vpfb_core.uses.evaluation.neighbours import compare as nearest
 from vpfb_core.uses.ood import compare, score
-from vpfb_core.uses.ood.controls import CONTROLS
+from vpfb_core.uses.ood.altered import CONTROLS
 from vpfb_core.uses.ood.scores import is_ready
 from vpfb_core.uses.plotting.histogram import histogram
 

@@ -37,7 +37,7 @@ from vpfb_core.methods.latent.particles import OF_POOL
 from vpfb_core.uses import codes, pictures
 from vpfb_core.uses.evaluation.neighbours import compare as nearest
 from vpfb_core.uses.ood import compare, score
-from vpfb_core.uses.ood.controls import CONTROLS
+from vpfb_core.uses.ood.altered import CONTROLS
 from vpfb_core.uses.ood.scores import is_ready
 from vpfb_core.uses.plotting.figure import figure, png
 

@@ -20,7 +20,7 @@ import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.data.catalogue import canonical
 from vpfb_core.uses.ood import SCORES, choice, compare, score
-from vpfb_core.uses.ood.controls import CONTROLS
+from vpfb_core.uses.ood.altered import CONTROLS
 
 COLUMNS = 4  # of scores side by side, so that a table fits into 80 columns
 

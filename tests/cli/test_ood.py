@@ -16,7 +16,7 @@ from PIL import Image
 import vpfb_core as vpfb_package
 from vpfb_core.data import InMemory, split
 from vpfb_core.uses import ood
-from vpfb_core.uses.ood.controls import CONTROLS
+from vpfb_core.uses.ood.altered import CONTROLS
 
 COLUMNS = {"out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", "n_in", "n_out"}
 COLUMNS_OF_SCORES = ["file", "score", "energy", "bits_per_dim"]

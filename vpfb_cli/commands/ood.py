@@ -94,7 +94,7 @@ def ood(
         from vpfb_core.machine import distributed
         from vpfb_core.machine.files import require_writable_folder
         from vpfb_core.uses.ood import choice, comparison
-        from vpfb_core.uses.ood.controls import CONTROLS
+        from vpfb_core.uses.ood.altered import CONTROLS
         from vpfb_core.uses.ood.scores import find_scores
     names = find_scores(scores or [])
     own.require_usable(names)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from vpfb_core.data import ImageSet
-from vpfb_core.uses.ood.controls import BLUR, CONTROLS, blurred, with_a_hole
+from vpfb_core.uses.ood.altered import BLUR, CONTROLS, blurred, with_a_hole
 from vpfb_core.uses.ood.fixed import CELLS, EDGES, describe_fixed, gradient_histograms
 from vpfb_core.uses.ood.ranking import rank_without_model
 
