@@ -281,14 +281,14 @@ def test_what_needs_an_energy_is_refused_in_a_sentence_that_names_the_methods_th
     model, image = model_of(anisotropic()), torch.full((1, 1, 1, 2), 0.5)
     known = torch.tensor([[[True, False]]])
     uses = {
-        "out-of-distribution detection": lambda: model.score(image, "energy"),
-        "a Langevin chain": lambda: model.long_run(image, 3),
-        "inpainting": lambda: model.inpaint(image[0], known, 1),
+        "out-of-distribution detection": (lambda: model.score(image, "energy"), "vpfb, energy-matching, latent"),
+        "a Langevin chain": (lambda: model.long_run(image, 3), "vpfb, energy-matching"),
+        "inpainting": (lambda: model.inpaint(image[0], known, 1), "vpfb, energy-matching"),
     }
-    for use, call in uses.items():
+    for use, (call, others) in uses.items():
         with pytest.raises(ConfigError, match=rf"^{use} needs an energy.*--method flow-matching") as caught:
             call()
-        assert caught.value.hint == "methods that have one: vpfb, energy-matching"
+        assert caught.value.hint == f"methods that have one: {others}"
     with pytest.raises(ConfigError, match=r"^an explicit density needs energies of known norm.*--method flow-matching"):
         model.log_density(image)
 

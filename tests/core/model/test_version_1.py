@@ -77,7 +77,7 @@ def test_a_model_of_version_1_draws_what_it_drew(recorded: dict[str, Any], model
 
 def test_the_energies_of_a_model_of_version_1_are_what_they_were(recorded: dict[str, Any], model: vpfb.Model) -> None:
     expected, images = recorded["model"], vpfb.data.load("digits").images[:6]
-    for score in ("multiscale", "energy", "gradient", "typicality", "density"):
+    for score in ("energy", "gradient", "typicality", "density"):
         assert_recorded(model.score(images, score), expected[f"score_{score}"])
     name = model.groups[0].classes[1]
     assert_recorded(model.log_density(images), expected["log_density"])
@@ -97,4 +97,3 @@ def test_the_built_in_digits_are_what_they_were(recorded: dict[str, Any]) -> Non
     assert_recorded(model.log_density(drawn, level=0.5), expected["logp_05"])
     assert_recorded(model.log_density(drawn, condition=model.groups[0].classes[1]), expected["logp_class"])
     assert_recorded(model.score(drawn, "energy"), expected["score_energy"])
-    assert_recorded(model.score(drawn, "multiscale"), expected["score_multiscale"], atol=2e-3)

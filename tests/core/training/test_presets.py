@@ -146,7 +146,7 @@ def test_several_groups_of_conditions_are_dropped_so_that_one_class_is_often_see
 ) -> None:
     names = tuple(ConditionGroup(f"group {i}", (f"a{i}", f"b{i}")) for i in range(groups))
     images = dataclasses.replace(image_set(8), groups=names, labels=torch.zeros(4, groups, dtype=torch.int64))
-    for method in METHODS:
+    for method in set(METHODS) - {"latent"}:  # which trains without classes
         assert chosen(images, method=method)["method.condition_dropout"] == dropout
         assert chosen(images, method=method, condition_dropout=0.0)["method.condition_dropout"] == 0.0
 

@@ -48,7 +48,7 @@ def choose_model(source: str) -> Choice:
         if same_set(trained_on, source):
             return Choice(run.model, None)
         newest = newest or Choice(run.model, trained_on)
-    if (builtin := builtin_models().get(identity(source))) is not None:  # a built-in model is named after its data
+    if (builtin := _builtin(source)) is not None:
         return Choice(builtin, None)
     if newest is None:
         raise CheckpointError(
@@ -74,7 +74,7 @@ def fitting_model(source: str, **options: Any) -> Path | None:
     for path, header in runs:
         if header.data is not None and same_set(header.data, source):
             return path
-    if (builtin := builtin_models().get(identity(source))) is not None:
+    if (builtin := _builtin(source)) is not None:
         return builtin
     if not runs:
         return None
@@ -84,6 +84,13 @@ def fitting_model(source: str, **options: Any) -> Path | None:
         if header.kind == kind and (kind == description.TABLE or header.shape[0] == shape[0]):
             return path
     return None
+
+
+def _builtin(source: str) -> Path | None:
+    """The built-in model that was trained on a source; None if there is none."""
+    return next(
+        (path for path in builtin_models().values() if (known := _trained_on(path)) and same_set(known, source)), None
+    )
 
 
 def identity(source: str) -> str:

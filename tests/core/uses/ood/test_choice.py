@@ -50,9 +50,9 @@ def test_the_newest_run_trained_on_the_set_is_taken() -> None:
 
 
 def test_a_built_in_model_counts_for_its_own_set_only() -> None:
-    for name, file in runs.builtin_models().items():
-        assert choice.choose_model(name) == choice.Choice(file, None)
-        assert vpfb.load(name, device="cpu").about["data"]["name"] == name
+    for name, source in {"digits": "digits", "shapes": "shapes", "fashion": "fashion-mnist"}.items():
+        assert choice.choose_model(f"{source}:test") == choice.Choice(runs.builtin_models()[name], None)
+        assert vpfb.load(name, device="cpu").about["data"]["name"] == source
     builtin = runs.builtin_models()["digits"]
     with pytest.raises(CheckpointError, match="mnist") as caught:
         choice.choose_model("mnist:test")
