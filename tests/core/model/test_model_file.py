@@ -77,7 +77,9 @@ def test_weights_in_half_precision_are_loaded_as_they_were_rounded(tmp_path: Pat
         assert mine.dtype == torch.float32
         assert torch.equal(mine, theirs.half().float())
     loaded.save(tmp_path / "again.safetensors", weights=torch.float16)
-    assert (tmp_path / "again.safetensors").read_bytes() == half.read_bytes()
+    again = vpfb.load(tmp_path / "again.safetensors", device="cpu")
+    for mine, theirs in zip(again.field.parameters(), loaded.field.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 class Mine(Model):
