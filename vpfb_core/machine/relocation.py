@@ -144,7 +144,7 @@ def _new_folders(folder: Path) -> list[Path]:
 
 
 def _linked(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where that is not possible. A link keeps leading to its file."""
+    """Place a file under another name, by a hard link or a copy. A symbolic link leads to the same file as before."""
     if source.is_symlink():
         target.symlink_to(os.path.abspath(source.parent.resolve() / source.readlink()))  # noqa: PTH100
         return

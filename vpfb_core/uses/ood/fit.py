@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
-from vpfb_core.model.reference import Descriptors, Neighbourhood, Reference, identities_of
+from vpfb_core.model.reference import OWN, Descriptors, Judgement, Neighbourhood, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.ood.descriptors import PLACES, describe, describe_all, levels_of, scalar_level
 from vpfb_core.uses.ood.fixed import describe_fixed
@@ -65,19 +65,26 @@ def fit_reference(
     )
 
 
-def fit_without_model(
+def judge_without_model(
     images: Tensor, *, seed: int = 0, count: int = IMAGES, own: Callable[[Tensor], Tensor] | None = None
-) -> Reference:
-    """The reference of images by their fixed descriptors alone, and by features of a network of the user's own.
+) -> Judgement:
+    """How well each image fits among the others by their fixed descriptors, without a model.
 
     Args:
-        own: the function from images to features (`own_features.find`); None for no such features. Other arguments and
-            errors are those of `fit_reference`.
+        own: the function from images to the features of a network of the user's own (`own_features.find`); None for no
+            such features. Other arguments and errors are those of `fit_reference`.
     """
-    chosen = _choose(images, seed, count)
-    found = [describe_fixed(images[some]) for some in chosen.split(_BATCH)]
-    reference = Reference(_neighbourhoods(found), identities_of(images[chosen]), chosen)
-    return reference if own is None else reference.with_own(own(images[chosen]), own)
+    chosen, identities = _choose(images, seed, count), identities_of(images)
+    found = [describe_fixed(some) for some in images.split(_BATCH)]
+    members = {kind: torch.cat([each[kind] for each in found])[chosen] for kind in found[0]}
+    reference = Reference(_neighbourhoods([members]), identities[chosen], chosen)
+    if own is not None:
+        features = own(images)
+        reference = reference.with_own(features[chosen], own)
+        found = [each | {OWN: some} for each, some in zip(found, features.split(_BATCH), strict=True)]
+    return Judgement.joined(
+        [reference.judge(each, some) for each, some in zip(found, identities.split(_BATCH), strict=True)]
+    )
 
 
 def _choose(images: Tensor, seed: int, count: int) -> Tensor:

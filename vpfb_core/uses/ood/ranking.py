@@ -15,10 +15,9 @@ from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import DataError
 from vpfb_core.machine.csv_files import csv_table
-from vpfb_core.model.reference import Judgement, identities_of
+from vpfb_core.model.reference import Judgement
 from vpfb_core.uses import density
-from vpfb_core.uses.ood.fit import fit_without_model
-from vpfb_core.uses.ood.fixed import describe_fixed
+from vpfb_core.uses.ood.fit import judge_without_model
 from vpfb_core.uses.ood.scores import DEFAULT_BATCH, DEFAULT_SCORE, judge, score
 from vpfb_core.uses.ood.tables import cell, image_name
 
@@ -165,12 +164,7 @@ def rank_without_model(
     Raises:
         DataError: there are fewer than two images.
     """
-    reference = fit_without_model(data.data, seed=seed, own=own)
-    parts = []
-    for some in data.data.split(4 * DEFAULT_BATCH):
-        descriptors = describe_fixed(some) | reference.describe_own(some)
-        parts.append(reference.judge(descriptors, identities_of(some)))
-    judgement = Judgement.joined(parts)
+    judgement = judge_without_model(data.data, seed=seed, own=own)
     kind = KINDS[ImageStatistics.kind]
     ranked = _sorted(data, judgement, kind, [None] * len(kind.figures), flag)
     return Ranking(ranked, (kind.names, "score", *kind.figures), None, flag, data.name)
