@@ -36,8 +36,9 @@ from vpfb_core.data import InMemory
 from vpfb_core.data.sets import shapes
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.machine import noise
-from vpfb_core.methods.base import Transports, Validation
+from vpfb_core.methods.fields import Transports
 from vpfb_core.methods.likelihood import log_likelihood
+from vpfb_core.methods.step import Validation
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.fokker_planck import fokker_planck_residual
 

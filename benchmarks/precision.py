@@ -33,7 +33,7 @@ from vpfb_core.api import Model
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.machine import precision
 from vpfb_core.machine.noise import normal
-from vpfb_core.methods.base import Field
+from vpfb_core.methods.fields import Field
 from vpfb_core.model.runs import builtin_models
 
 LEVELS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005)

@@ -25,7 +25,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core.dynamics.solver import DEFAULT_SOLVER, Solver
 from vpfb_core.machine import noise
-from vpfb_core.methods.base import Transports
+from vpfb_core.methods.fields import Transports
 from vpfb_core.methods.transport import decode
 
 TOLERANCES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)

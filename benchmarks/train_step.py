@@ -21,7 +21,8 @@ import vpfb_core as vpfb
 from vpfb_core import methods, networks
 from vpfb_core.data import ImageSet
 from vpfb_core.machine.devices import keeping_freed_memory, resolve_device
-from vpfb_core.methods.base import Batch, DataShape, Loss, Moment, Transports
+from vpfb_core.methods.fields import Transports
+from vpfb_core.methods.step import Batch, DataShape, Loss, Moment
 from vpfb_core.training import presets
 
 KINDS: dict[str, tuple[str, dict[str, object]]] = {  # name → method and its settings

@@ -13,7 +13,7 @@ from vpfb_core.api import Model
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
-from vpfb_core.methods.base import Calibration
+from vpfb_core.methods.fields import Calibration
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.method import VPFB, settings_of
 from vpfb_core.methods.vpfb.potential import Potential

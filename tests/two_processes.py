@@ -27,7 +27,7 @@ from vpfb_core.data.batches import Batch, BatchesInMemory
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.errors import DataError
 from vpfb_core.machine import distributed
-from vpfb_core.methods.base import DataShape
+from vpfb_core.methods.step import DataShape
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.training import Result, agenda, checks
 from vpfb_core.training.trainer import Trainer

@@ -21,7 +21,9 @@ from vpfb_core import methods, names
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.machine import noise
-from vpfb_core.methods.base import Batch, DataShape, Field, Loss, Method, MethodSettings, Moment, Validation
+from vpfb_core.methods.base import Method, MethodSettings
+from vpfb_core.methods.fields import Field
+from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 
 LOW, HIGH = 0.2, 1.5
 

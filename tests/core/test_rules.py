@@ -82,7 +82,9 @@ def test_no_loose_modules_and_no_two_modules_of_one_name() -> None:
 
 def test_the_registry_describes_methods_correctly() -> None:
     from vpfb_core import methods, networks
-    from vpfb_core.methods.base import DataShape, Method, Transports
+    from vpfb_core.methods.base import Method
+    from vpfb_core.methods.fields import Transports
+    from vpfb_core.methods.step import DataShape
 
     for name, row in names.METHODS.items():
         method = methods.build(name, {})

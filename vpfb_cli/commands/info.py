@@ -21,7 +21,7 @@ from vpfb_core.names import methods_with
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from vpfb_core.methods.base import Calibration
+    from vpfb_core.methods.fields import Calibration
 
 UNKNOWN = "unknown"
 

@@ -1,4 +1,4 @@
-"""Training methods: the interface of a method (`base`), and one module or folder per method."""
+"""Training methods: the interface of a method (`base`, `fields`, `step`), and one module or folder per method."""
 
 from __future__ import annotations
 

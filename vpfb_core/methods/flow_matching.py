@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.base import Batch, DataShape, Loss, Method, Moment, Validation
+from vpfb_core.methods.base import Method
+from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.methods.vpfb import arc
 from vpfb_core.methods.vpfb.draws import Part, ValidationPoints, draw_pairs
 from vpfb_core.methods.vpfb.path import AngleDistribution, PathField, PathSettings, path_defaults

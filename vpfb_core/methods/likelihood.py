@@ -11,16 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.machine.precision import true_float32
-
-if TYPE_CHECKING:
-    from vpfb_core.methods.base import Transports
+from vpfb_core.methods.fields import Transports
 
 EXACT_TRACE_DIMENSION = 16  # up to this dimension the exact trace costs less than the probes that would replace it
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.solver import DEFAULT_SOLVER, ENCODING_SOLVER, Solver
+from vpfb_core.methods.fields import Transports
 from vpfb_core.methods.guidance import Guided
-
-if TYPE_CHECKING:
-    from vpfb_core.methods.base import Transports
 
 
 def decode(

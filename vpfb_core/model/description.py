@@ -17,7 +17,7 @@ from vpfb_core.machine import container
 from vpfb_core.methods import version_1
 
 if TYPE_CHECKING:
-    from vpfb_core.methods.base import Calibration
+    from vpfb_core.methods.fields import Calibration
 
 LARGEST_SIDE = 2**16  # pixels
 # The kinds of data. A description of statistics without a kind is that of images.

@@ -17,7 +17,8 @@ from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import container
 from vpfb_core.machine.devices import place_network, resolve_device
 from vpfb_core.methods import version_1
-from vpfb_core.methods.base import DataShape, Field
+from vpfb_core.methods.fields import Field
+from vpfb_core.methods.step import DataShape
 from vpfb_core.model.description import Description
 from vpfb_core.model.reference import Reference
 from vpfb_core.model.runs import Run, find_model

@@ -14,7 +14,9 @@ from vpfb_core.data.source import ConditionGroup, Source
 from vpfb_core.data.splits import split
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.base import Calibration, DataShape, Field, Method
+from vpfb_core.methods.base import Method
+from vpfb_core.methods.fields import Calibration, Field
+from vpfb_core.methods.step import DataShape
 from vpfb_core.model.reference import Reference
 from vpfb_core.model.tilt import Tilt
 

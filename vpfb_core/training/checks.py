@@ -12,7 +12,7 @@ from torch import Tensor
 from vpfb_core.data import InMemory
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.machine import noise
-from vpfb_core.methods.base import Validation
+from vpfb_core.methods.step import Validation
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.draw import sample
 from vpfb_core.uses.evaluation.neighbours import FEWEST, compare

@@ -15,7 +15,8 @@ from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import resolve_device
 from vpfb_core.machine.limits import require_threads
-from vpfb_core.methods.base import DataShape, Method
+from vpfb_core.methods.base import Method
+from vpfb_core.methods.step import DataShape
 from vpfb_core.model.runs import Run
 from vpfb_core.training import continuation, presets, tensorboard
 from vpfb_core.uses.matching.kept import check_names

@@ -16,7 +16,8 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.machine.devices import default_threads
 from vpfb_core.machine.launch import place
 from vpfb_core.machine.limits import cores, memory_share
-from vpfb_core.methods.base import DataShape, Method
+from vpfb_core.methods.base import Method
+from vpfb_core.methods.step import DataShape
 
 # `batch_size` counts images, and training evaluates two points per image. `attention` is the largest size of a feature
 # map that has attention: with 16, it is the map of 16x16 pixels for images of 32 pixels, and that of 14x14 for 28.

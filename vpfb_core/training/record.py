@@ -21,7 +21,7 @@ from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.files import clear_leftovers, write_bytes
 from vpfb_core.machine.launch import place
 from vpfb_core.machine.open_folder import OpenFolder
-from vpfb_core.methods.base import Field
+from vpfb_core.methods.fields import Field
 from vpfb_core.model import model_file, run_data, run_log
 from vpfb_core.model.runs import Run, new_run
 from vpfb_core.model.trained import TrainedModel

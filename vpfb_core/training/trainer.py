@@ -19,7 +19,9 @@ from vpfb_core.machine.devices import place_network
 from vpfb_core.machine.distributed import Group
 from vpfb_core.machine.micro_batch import MicroBatch
 from vpfb_core.methods import version_1
-from vpfb_core.methods.base import Batch, DataShape, Field, Loss, Method, Moment
+from vpfb_core.methods.base import Method
+from vpfb_core.methods.fields import Field
+from vpfb_core.methods.step import Batch, DataShape, Loss, Moment
 from vpfb_core.training import ema
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

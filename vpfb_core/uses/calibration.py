@@ -19,7 +19,7 @@ from vpfb_core.data import InMemory, LoadOptions, Source
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine import noise
 from vpfb_core.machine.precision import true_float32
-from vpfb_core.methods.base import Validation
+from vpfb_core.methods.step import Validation
 from vpfb_core.model import model_file
 from vpfb_core.model.lock import changing
 from vpfb_core.model.trained import TrainedModel

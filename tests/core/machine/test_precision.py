@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vpfb_core as vpfb
 from vpfb_core.dynamics.per_sample import squared_norm
 from vpfb_core.machine import precision
-from vpfb_core.methods import base
+from vpfb_core.methods import fields
 
 CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def energies_of(field: Any, x: Tensor, level: float) -> dict[str, Callable[[], T
 
 
 @pytest.mark.usefixtures("cpu_has_tf32")
-@pytest.mark.parametrize("name", base.ENERGIES)
+@pytest.mark.parametrize("name", fields.ENERGIES)
 def test_energies_are_the_same_where_convolutions_use_tf32(digits: vpfb.Model, name: str) -> None:
     field: Any = digits.field
     level = field.levels.lowest
@@ -87,7 +87,7 @@ def test_log_densities_are_the_same_where_convolutions_use_tf32(digits: vpfb.Mod
 def test_every_energy_of_a_new_field_is_computed_in_true_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "TF32_DEVICES", ("cpu",))
 
-    class Toy(base.Field):
+    class Toy(fields.Field):
         def scales(self, level: float) -> tuple[float, float]:
             return 1.0, level
 

@@ -16,9 +16,10 @@ from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods import transport
-from vpfb_core.methods.base import Batch, DataShape, EnergyFlow, Moment, Transports, Validation
+from vpfb_core.methods.fields import EnergyFlow, Transports
 from vpfb_core.methods.flow_matching import FlowMatching, VelocityField
 from vpfb_core.methods.likelihood import log_likelihood
+from vpfb_core.methods.step import Batch, DataShape, Moment, Validation
 from vpfb_core.methods.vpfb.path import AngleDistribution, PathSettings
 from vpfb_core.networks import MLP
 

@@ -13,18 +13,10 @@ from vpfb_core import methods, names
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.solver import DEFAULT_SOLVER
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.base import (
-    CONDITION_DROPOUT,
-    Batch,
-    DataShape,
-    Field,
-    Loss,
-    Method,
-    MethodSettings,
-    Moment,
-    Validation,
-)
+from vpfb_core.methods.base import CONDITION_DROPOUT, Method, MethodSettings
+from vpfb_core.methods.fields import Field
 from vpfb_core.methods.flow_matching import FlowMatching
+from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.methods.vpfb.method import VPFB
 
 

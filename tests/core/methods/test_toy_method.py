@@ -25,7 +25,9 @@ from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.machine import container
-from vpfb_core.methods.base import Batch, DataShape, Field, Loss, Method, MethodSettings, Moment, Validation
+from vpfb_core.methods.base import Method, MethodSettings
+from vpfb_core.methods.fields import Field
+from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.model.runs import Run
 from vpfb_core.training import checks
 

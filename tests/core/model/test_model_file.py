@@ -17,7 +17,7 @@ from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import CheckpointError
 from vpfb_core.machine import container
 from vpfb_core.machine.devices import place_network
-from vpfb_core.methods.base import DataShape
+from vpfb_core.methods.step import DataShape
 from vpfb_core.model import runs
 
 GROUPS = (ConditionGroup("shape", ("circle", "square")), ConditionGroup("large", ("~large", "large")))

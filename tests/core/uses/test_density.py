@@ -17,8 +17,8 @@ from vpfb_core.api import Model
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.methods.base import DataShape
 from vpfb_core.methods.flow_matching import FlowMatching
+from vpfb_core.methods.step import DataShape
 from vpfb_core.methods.vpfb import estimation
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.homotopy import OT, Homotopy

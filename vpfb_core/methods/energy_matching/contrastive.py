@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.per_sample import expand_to
-from vpfb_core.methods.base import Batch, Moment
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
+from vpfb_core.methods.step import Batch, Moment
 
 
 def squared_error(field: StaticEnergy, z: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:

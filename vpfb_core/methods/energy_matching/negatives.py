@@ -11,8 +11,8 @@ from torch import Tensor
 from vpfb_core.dynamics.relaxation import Chain, relax
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import SolverError
-from vpfb_core.methods.base import Batch, Moment
 from vpfb_core.methods.energy_matching.static_energy import CLEAN, StaticEnergy
+from vpfb_core.methods.step import Batch, Moment
 
 AT_ONCE = 128  # the number of chains that are computed at once
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.per_sample import squared_norm
 from vpfb_core.machine.precision import true_float32
-from vpfb_core.methods.base import Field
+from vpfb_core.methods.fields import Field
 from vpfb_core.methods.scalar import read_head, value_and_gradients
 from vpfb_core.networks.compiling import tell_compiler
 

@@ -21,20 +21,12 @@ from vpfb_core.dynamics.relaxation import Chain, relax
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
-from vpfb_core.methods.base import (
-    Batch,
-    DataShape,
-    Loss,
-    Method,
-    MethodSampling,
-    MethodSettings,
-    Moment,
-    Validation,
-)
+from vpfb_core.methods.base import Method, MethodSampling, MethodSettings
 from vpfb_core.methods.energy_matching.contrastive import contrastive_loss, flow_loss, squared_error
 from vpfb_core.methods.energy_matching.negatives import Journey, draw_negatives
 from vpfb_core.methods.energy_matching.static_energy import CLEAN, StaticEnergy
 from vpfb_core.methods.guidance import Guided
+from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.settings import setting
 
 TAU = 2.0  # the default sampling time

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.langevin import Target
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.base import Field
+from vpfb_core.methods.fields import Field
 from vpfb_core.methods.latent.posterior import marginal
 from vpfb_core.methods.scalar import value_and_gradients
 from vpfb_core.networks.decoder import Decoder

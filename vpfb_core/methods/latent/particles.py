@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vpfb_core.dynamics.langevin import BEST_ACCEPTANCE, State, Target, metropolis_step
 from vpfb_core.machine.precision import true_float32
-from vpfb_core.methods.base import Batch, Moment
 from vpfb_core.methods.latent.joint_energy import LatentField
+from vpfb_core.methods.step import Batch, Moment
 
 OF_DATA, OF_POOL = 0, 1  # the step sizes
 RATE = 0.02  # at which the logarithm of a step size adapts

@@ -20,20 +20,12 @@ from vpfb_core.dynamics.ode import Solution, Status
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
-from vpfb_core.methods.base import (
-    Batch,
-    DataShape,
-    Loss,
-    Method,
-    MethodSampling,
-    MethodSettings,
-    Moment,
-    Validation,
-)
+from vpfb_core.methods.base import Method, MethodSampling, MethodSettings
 from vpfb_core.methods.latent.joint_energy import LatentField
 from vpfb_core.methods.latent.log_partition import CHAINS, STEPS_PER_CHAIN, LatentCalibration, log_partition
 from vpfb_core.methods.latent.particles import OF_POOL, Particles, begin_pool, from_pool, move
 from vpfb_core.methods.latent.posterior import posterior
+from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.settings import setting
 
 POOL_VALUES = 2**23  # the largest number of values in the default pool

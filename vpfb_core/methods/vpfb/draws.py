@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.machine import noise
-from vpfb_core.methods.base import Validation
+from vpfb_core.methods.step import Validation
 from vpfb_core.methods.vpfb.path import AngleDistribution
 
 

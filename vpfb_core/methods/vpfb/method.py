@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from vpfb_core import names
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.base import Batch, DataShape, Loss, Method, Moment, Validation
+from vpfb_core.methods.base import Method
+from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.methods.vpfb import estimation
 from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
 from vpfb_core.methods.vpfb.draws import Part, ValidationPoints

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from vpfb_core import names
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.base import DataShape, Field, MethodSettings
+from vpfb_core.methods.base import MethodSettings
+from vpfb_core.methods.fields import Field
+from vpfb_core.methods.step import DataShape
 from vpfb_core.methods.vpfb import arc, homotopy
 from vpfb_core.methods.vpfb.homotopy import Homotopy
 from vpfb_core.settings import setting

@@ -14,7 +14,7 @@ from torch import Tensor
 from vpfb_core import methods
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.machine import distributed
-from vpfb_core.methods.base import Validation
+from vpfb_core.methods.step import Validation
 from vpfb_core.uses import density
 from vpfb_core.uses.draw import batches, sample
 from vpfb_core.uses.evaluation import cache, distances, features, neighbours

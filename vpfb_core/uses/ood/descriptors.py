@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpfb_core.dynamics.ladder import Levels
-from vpfb_core.methods.base import Field
+from vpfb_core.methods.fields import Field
 from vpfb_core.model.reference import Descriptors
 
 # Geometrically spaced noise levels, from one that leaves only the coarse shape of an image to one that leaves all

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vpfb_core.machine import noise
 from vpfb_core.machine.precision import sum_dtype
-from vpfb_core.methods.base import Field
+from vpfb_core.methods.fields import Field
 
 EXACT_DIMENSION = 64  # up to this number of dimensions all eigenvalues are computed
 LANCZOS_STEPS = 24  # products with the Hessian per image in more dimensions

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.methods.base import Field
+from vpfb_core.methods.fields import Field
 from vpfb_core.model.reference import Judgement, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import Density

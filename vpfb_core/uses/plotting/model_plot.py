@@ -13,7 +13,7 @@ from torch import Tensor
 from vpfb_core import methods
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.base import Transports
+from vpfb_core.methods.fields import Transports
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import log_density
 from vpfb_core.uses.draw import sample

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.methods.base import Batch, Moment
 from vpfb_core.methods.energy_matching.contrastive import contrastive_loss, flow_loss, nearest, squared_error
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
+from vpfb_core.methods.step import Batch, Moment
 
 
 class Slope(nn.Module):

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.methods.base import Batch, Moment
 from vpfb_core.methods.energy_matching.negatives import Journey, draw_negatives
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
+from vpfb_core.methods.step import Batch, Moment
 
 
 class Bowl(nn.Module):

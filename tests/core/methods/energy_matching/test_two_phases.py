@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from vpfb_core import methods, names
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.base import Batch, DataShape, Moment, Validation
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
 from vpfb_core.methods.energy_matching.two_phases import EnergyMatching, EnergyMatchingSettings, contrast_cost
+from vpfb_core.methods.step import Batch, DataShape, Moment, Validation
 
 DATA = DataShape((1, 8, 8))
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from vpfb_core.methods.base import Batch, DataShape, Moment
 from vpfb_core.methods.latent.joint_energy import LatentField
 from vpfb_core.methods.latent.log_partition import LatentCalibration, log_partition
 from vpfb_core.methods.latent.particles import OF_DATA, OF_POOL
 from vpfb_core.methods.latent.posterior import marginal, posterior
 from vpfb_core.methods.latent.two_stages import Latent, LatentSettings, denoised
+from vpfb_core.methods.step import Batch, DataShape, Moment
 from vpfb_core.networks.decoder import Decoder
 
 D, K, LEVEL = 6, 2, 0.3

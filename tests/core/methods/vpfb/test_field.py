@@ -10,7 +10,7 @@ import torch
 from problems import MIXTURES, SCHEDULES, STD, Mixture, anisotropic, draw_at, exact_field
 from torch import Tensor, nn
 
-from vpfb_core.methods.base import EnergyFlow, Transports
+from vpfb_core.methods.fields import EnergyFlow, Transports
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.homotopy import OT, Homotopy
 from vpfb_core.methods.vpfb.potential import Potential

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.base import Batch, DataShape, Loss, Moment, Validation
+from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
 from vpfb_core.methods.vpfb.draws import ValidationPoints
 from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy, LogHomotopy

@@ -9,7 +9,7 @@ import torch
 
 from vpfb_core import methods, networks
 from vpfb_core.machine import container
-from vpfb_core.methods.base import DataShape
+from vpfb_core.methods.step import DataShape
 from vpfb_core.methods.vpfb import version_1
 from vpfb_core.model.model_file import REFERENCE
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.base import Transports
+from vpfb_core.methods.fields import Transports
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.uses.composition import Composition
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.dynamics.ladder import Levels
-from vpfb_core.methods.base import Field
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
+from vpfb_core.methods.fields import Field
 from vpfb_core.uses.ood.intrinsic_dimension import eigenvalues, lanczos, local_dimension
 
 LEVEL = 0.5

@@ -1,0 +1,126 @@
+"""What passes between a training run and its method: the data of a step, its losses, and validation data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vpfb_core.machine import noise
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """The shape of the data and the numbers of classes.
+
+    Attributes:
+        shape: the shape of a datum, (C, H, W) or (d,).
+        classes: the number of classes in each condition group.
+    """
+
+    shape: tuple[int, ...]
+    classes: tuple[int, ...] = ()
+
+    @property
+    def dimension(self) -> int:
+        """The number of values per datum, d."""
+        return int(torch.Size(self.shape).numel())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The share of a batch that this process computes.
+
+    Attributes:
+        data: data of unit variance, (N, …).
+        condition: class indices, int64 (N, G), −1 for none; None for an unconditional model.
+        first: the row of the whole batch with which the share begins.
+        total: the number of rows of the whole batch.
+        keys: a number for each datum by which a method recognises it in other steps, int64 (N,), on the CPU.
+    """
+
+    data: Tensor
+    condition: Tensor | None
+    first: int
+    total: int
+    keys: Tensor | None = None
+
+    def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """The data and the condition of some rows."""
+        return self.data[rows], None if self.condition is None else self.condition[rows]
+
+    def in_whole(self, rows: slice) -> slice:
+        """The rows of the whole batch that some rows of this share are."""
+        return slice(self.first + rows.start, self.first + rows.stop)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment of a training run, and the random numbers of its step.
+
+    Random numbers are drawn for the whole batch by (seed, stream, step, rollbacks) and then cut. Dividing a batch among
+    processes and micro-batches therefore changes only the order of sums.
+
+    Attributes:
+        step: the number of the step, from 0.
+        fraction: the share of the run that is done, in [0, 1].
+        cooling: how far the learning rate has fallen, from 0 to 1.
+        rollbacks: how often the run has returned to an earlier state.
+        seed: the seed of the run.
+        device: the device on which random numbers are drawn.
+    """
+
+    step: int
+    fraction: float = 0.0
+    cooling: float = 0.0
+    rollbacks: int = 0
+    seed: int = 0
+    device: torch.device | str = "cpu"
+
+    def generator(self, stream: str) -> torch.Generator:
+        """A new generator for one purpose. Every generator of the same stream draws the same numbers."""
+        return noise.generator(self.seed, stream, self.step, self.rollbacks, device=self.device)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One term of the training loss.
+
+    Attributes:
+        name: the name of the term in logs and messages.
+        value: maps a slice of rows of the batch to the mean loss of these rows, ().
+        weight: the weight of the term in the sum.
+        divisible: whether the mean losses of parts, weighted by their numbers of rows, add up to that of the batch.
+        unit: the number of rows that must stay together. Parts begin at multiples of it, counted in the whole batch.
+    """
+
+    name: str
+    value: Callable[[slice], Tensor]
+    weight: float = 1.0
+    divisible: bool = True
+    unit: int = 1
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Validation data on which a field is evaluated.
+
+    Attributes:
+        data: data of unit variance, (N, …).
+        condition: class indices, int64 (N, G), or None.
+        seed: the seed of the noise. The noise of datum i does not depend on how the data are divided.
+        rows: the rows of the data that are evaluated; None evaluates all.
+    """
+
+    data: Tensor
+    condition: Tensor | None = None
+    seed: int = 0
+    rows: range | None = None
+
+    def share(self) -> tuple[range, Tensor, Tensor | None]:
+        """The rows that are evaluated, their data and their condition."""
+        rows = self.rows or range(len(self.data))
+        chosen = slice(rows.start, rows.stop)
+        return rows, self.data[chosen], None if self.condition is None else self.condition[chosen]
