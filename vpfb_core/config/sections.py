@@ -34,7 +34,7 @@ class OptimiserSettings(Settings):
     batch_size: int | None = setting(None, help="Data per step, over all processes.", low=1, high=1e6)
     lr: float | None = setting(None, help="Learning rate of Adam.", low=1e-12, high=10)
     warmup: int | None = setting(None, help="Steps over which the learning rate rises.", low=0, high=1e9)
-    decay: float = setting(0.5, help="Share of the run over which the learning rate falls to 0.", low=0, high=1)
+    decay: float | None = setting(None, help="Share of the run over which the learning rate falls to 0.", low=0, high=1)
     keep_best: bool | None = setting(
         None, help="Keep the weights with the lowest validation figure in place of the last ones."
     )

@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cpu_seconds": 50.0, "keep_best": True,
     },
 }  # fmt: skip
-DEFAULTS = {"network": "unet", "warmup": 100, "keep_best": False}  # of presets that do not contain them
+DEFAULTS = {"network": "unet", "warmup": 100, "decay": 0.5, "keep_best": False}  # of presets that do not contain them
 CPU_TIME_BUDGET = 15 * 60.0  # of presets without `cpu_seconds`
 LEAST_STEPS = 60  # of presets with `epochs`, the largest number of passes over the data
 # The number of images at once on a CPU, where the system kills a process that runs out of memory, so that it cannot try
@@ -72,7 +72,7 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
         preset["network"] = row.network
     config = config.replace(**_from_data(config, images), device=str(device))
     config = _filled(config, {"run.preset": preset_name, "network.name": preset["network"]})
-    config = _filled(config, {f"optimiser.{name}": preset[name] for name in ("batch_size", "lr", "warmup")})
+    config = _filled(config, {f"optimiser.{name}": preset[name] for name in ("batch_size", "lr", "warmup", "decay")})
     judged = methods.find(str(config.method.name)).judged
     config = _filled(config, {"optimiser.keep_best": preset["keep_best"] and judged})
     config = _filled(config, _length(config, preset, device, len(images)) | _from_machine(device))
@@ -173,7 +173,7 @@ def method_of(config: TrainConfig, images: Source) -> Method:
         ConfigError: its settings do not fit the data or the run.
     """
     method = methods.build(str(config.method.name), config.method.settings)
-    method.check(data_shape(images), decay=config.optimiser.decay, processes=place().count)
+    method.check(data_shape(images), decay=config.optimiser.decay or 0.0, processes=place().count)
     return method
 
 

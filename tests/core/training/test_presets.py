@@ -91,6 +91,14 @@ def test_best_weights_are_kept_on_tables_where_the_validation_figure_judges_all_
     assert not kept(keep_best=False)
 
 
+@pytest.mark.parametrize("length", [{"steps": 1_000}, {"time_budget": 60.0}])
+def test_the_learning_rate_of_energy_matching_falls_within_its_second_phase(length: dict[str, Any]) -> None:
+    found = chosen(image_set(8), method="energy-matching", **length)
+    assert 0 < found["optimiser.decay"] < found["method.contrast_share"]
+    assert chosen(image_set(8), **length)["optimiser.decay"] == 0.5
+    assert chosen(image_set(8), method="energy-matching", decay=0.3, **length)["optimiser.decay"] == 0.3
+
+
 def with_classes() -> ImageSet:
     groups = (ConditionGroup("class", ("a", "b")),)
     return dataclasses.replace(image_set(8), labels=torch.zeros(4, 1, dtype=torch.int64), groups=groups)

@@ -61,18 +61,18 @@ def nearest(data: Tensor, noise: Tensor) -> Tensor:
 
 
 def contrastive_loss(
-    field: StaticEnergy, batch: Batch, negatives: Tensor, *, trim: float, margin: float
+    field: StaticEnergy, positives: Batch, negatives: Batch, *, trim: float, margin: float
 ) -> Callable[[slice], Tensor]:
     """The mean over some rows of V(data) − V(negatives), whose gradient is zero once it is below −margin.
 
     Args:
-        field, batch: those of `Method.losses`.
-        negatives: one negative per datum, like the data.
+        field: the field.
+        positives, negatives: data, and as many negatives.
         trim: the share of the negatives that is left out, those with the highest V.
         margin: the difference, in units of V, at which the energy is steep enough.
     """
     with field.measuring(), torch.no_grad():
-        real, drawn = (field.value(points, batch.condition) for points in (batch.data, negatives))
+        real, drawn = (field.value(each.data, each.condition) for each in (positives, negatives))
     kept = torch.zeros_like(drawn)
     kept[drawn.argsort()[: max(1, round((1 - trim) * len(drawn)))]] = 1.0
     weight = kept / kept.mean()
@@ -81,12 +81,10 @@ def contrastive_loss(
     def mean(rows: slice) -> Tensor:
         if gap <= -margin:
             return torch.full_like(gap, -margin)
-        z, condition = batch.rows(rows)
+        (z, condition), (x, other) = positives.rows(rows), negatives.rows(rows)
+        both = None if condition is None or other is None else torch.cat([condition, other])
         with field.measuring():
-            both = field.value(
-                torch.cat([z, negatives[rows]]), None if condition is None else torch.cat([condition, condition])
-            )
-        of_data, of_negatives = both.chunk(2)
+            of_data, of_negatives = field.value(torch.cat([z, x]), both).chunk(2)
         return (of_data - weight[rows] * of_negatives).mean()
 
     return mean

@@ -8,9 +8,8 @@ are lowered.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,8 +22,8 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.base import Method, MethodSampling, MethodSettings
 from vpfb_core.methods.energy_matching.contrastive import contrastive_loss, flow_loss, squared_error
-from vpfb_core.methods.energy_matching.negatives import Journey, draw_negatives
-from vpfb_core.methods.energy_matching.static_energy import CLEAN, StaticEnergy
+from vpfb_core.methods.energy_matching.negatives import Journey, Pool, blurred
+from vpfb_core.methods.energy_matching.static_energy import CLEAN, DATA_STD, StaticEnergy
 from vpfb_core.methods.guidance import Guided
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.settings import setting
@@ -33,9 +32,11 @@ TAU = 2.0  # the default sampling time
 FLOW_NFE = 40  # the default number of gradients of the descent
 FLOW_STEP_COST = 7  # the cost of the regression in gradients per datum: two points, each differentiated twice
 CONTRAST_STEP_COST = 4  # that of the values of data and negatives, computed once and differentiated once
+DECAY = 0.1  # the share of a run over which the learning rate falls, at the end of the second phase
 TIME_SHARE = 0.5  # the share of the work of a run that the second phase takes
-SMALL_DIMENSION = 1024  # up to this number of values per datum, the temperature is that of the paper for MNIST
-TEMPERATURES = (0.1, 0.01)  # for small data, and for larger ones
+SMALL_DIMENSION = 1024  # the largest number of values per datum of small data
+TEMPERATURES = (0.1, 0.01)  # for small data and for larger ones, those of the paper for MNIST and CIFAR-10
+CHAIN_STEPS = (0.025, 0.01)  # likewise
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,22 @@ class EnergyMatchingSettings(MethodSettings):
     margin: float = setting(
         0.65, help="Difference of energies at which the contrast ends, in nats per dimension.", low=0, high=1e6
     )
-    trim: float = setting(0.1, help="Share of the negatives with the highest energy that is left out.", low=0, high=0.9)
-    chain_step: float = setting(0.025, help="Length of a step of the negatives, in time.", low=1e-4, high=1)
-    chain_time: float = setting(2.0, help="Time at which the negatives end; data are reached at 1.", low=0.01, high=100)
+    trim: float = setting(0.0, help="Share of the negatives with the highest energy that is left out.", low=0, high=0.9)
+    chain_step: float | None = setting(
+        None, help="Length of a step of chains, in time; data are reached at 1.", low=1e-4, high=1
+    )
+    chain_steps: int = setting(5, help="Steps of the chain of a negative per training step.", low=1, high=10_000)
+    restarts: float = setting(
+        0.05, help="Share of the negatives whose chains start anew, at data or at noise.", low=0, high=1
+    )
+    blur: float | None = setting(
+        None, help="Standard deviation of the noise on data in the contrast, where data have 0.5.", low=0, high=1
+    )
 
     @property
     def journey(self) -> Journey:
         """How negatives are drawn."""
-        return Journey(self.chain_step, self.chain_time)
+        return Journey(self.chain_step or CHAIN_STEPS[0], self.chain_steps, self.restarts, self.blur or 0.0)
 
 
 @dataclass(frozen=True)
@@ -76,18 +85,29 @@ class EnergyMatching(Method):
     """Training of one energy of clean data, whose descent carries noise to data."""
 
     name: ClassVar[str] = "energy-matching"
+    figures: ClassVar[tuple[str, ...]] = ("residual", "gap")
+    optimiser: ClassVar[Mapping[str, Any]] = {"decay": DECAY}
     judged: ClassVar[bool] = False  # the residual does not see the well of the second phase
     Settings = EnergyMatchingSettings
     SamplingOptions = EnergyMatchingSampling
     settings: EnergyMatchingSettings
 
+    def __init__(self, settings: EnergyMatchingSettings) -> None:
+        super().__init__(settings)
+        self.pool = Pool()
+
     @classmethod
     def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
         chosen = cls.Settings.from_dict({name: asked[name] for name in cls.Settings.names() if name in asked})
+        large = data.dimension > SMALL_DIMENSION
+        temperature, step = chosen.temperature or TEMPERATURES[large], chosen.chain_step or CHAIN_STEPS[large]
         # By time the second phase takes its share directly; by steps it takes fewer of them, as each costs more.
         rest = TIME_SHARE / (1 - TIME_SHARE) / (1 if asked.get("timed") else contrast_cost(chosen.journey))
         return super().defaults(data, asked) | {
-            "temperature": TEMPERATURES[data.dimension > SMALL_DIMENSION],
+            "temperature": temperature,
+            "chain_step": step,
+            # Twice the variance of the noise of one step, below which the chains cannot go.
+            "blur": math.sqrt(4 * temperature * step),
             "contrast_share": rest / (1 + rest),
         }
 
@@ -97,12 +117,6 @@ class EnergyMatching(Method):
             raise ConfigError(
                 "the contrastive term and the coupling transport look at the whole batch, which cannot be divided",
                 hint="train in one process, or use --set contrast_share=0 --set coupling=random",
-            )
-        if self.settings.contrast_share and self.settings.chain_time < 1:
-            warnings.warn(
-                f"negatives from noise end at time {self.settings.chain_time:g}, before they reach the data at time 1; "
-                "use --set chain_time=2",
-                stacklevel=2,
             )
 
     def notes(self) -> tuple[str, ...]:
@@ -122,25 +136,35 @@ class EnergyMatching(Method):
         yield Loss("flow", flow_loss(field, batch, at, coupled=settings.coupling == "transport"))
         if self.phase(at.fraction) and settings.contrast_weight:
             dimension = batch.data[0].numel()
-            negatives = draw_negatives(field, batch, at, settings.journey)
+            negatives, rows = self.pool.draw(field, batch, at, settings.journey)
             margin = settings.margin * dimension * field.temperature
-            value = contrastive_loss(field, batch, negatives, trim=settings.trim, margin=margin)
+            positives = blurred(batch, at, settings.blur or 0.0)
+            value = contrastive_loss(field, positives, negatives, trim=settings.trim, margin=margin)
             yield Loss("contrast", value, settings.contrast_weight / dimension)
+            self.pool.keep(negatives, rows)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.pool.tensors()
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        self.pool.load(tensors)
 
     def held_out(self, field: StaticEnergy, data: Validation) -> dict[str, Tensor]:
-        """The `residual` of the descent of each datum at fixed positions with fixed noise."""
+        """The `residual` of the descent of each datum at fixed positions with fixed noise, and its energy above that
+        of the negatives, the `gap`, which is NaN before there are any."""
         rows, z, condition = data.share()
         order = torch.randperm(len(data.data), generator=noise.generator(data.seed, "held-out positions"))
         t = ((order[rows.start : rows.stop] + 0.5) / len(order)).to(z)
         x0 = noise.normal(z.shape[1:], data.seed, rows, "held-out").to(z)
         with torch.no_grad():
-            return {"residual": squared_error(field, z, t, x0, condition)}
+            residual = squared_error(field, z, t, x0, condition)
+        return {"residual": residual, "gap": self.pool.gap(field, z + self._blur / DATA_STD * x0, condition)}
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
     def chain_steps(self, tau: float) -> int:
         """The number of steps of the chain from the end of the descent to the time tau."""
-        return round((tau - 1) / self.settings.chain_step)
+        return round((tau - 1) / self.settings.journey.step)
 
     def choose_solver(self, options: EnergyMatchingSampling, given: Mapping[str, Any]) -> Solver:
         adaptive = {"rtol", "atol"} & given.keys() and "nfe" not in given
@@ -177,18 +201,27 @@ class EnergyMatching(Method):
         steps = self.chain_steps(tau or TAU)
         if solver.nfe is not None:
             if tau is None:
-                steps = min(steps, (solver.nfe - 1) // 2)
+                steps = min(steps, max(0, (solver.nfe - 3) // 2))
             solver = self._rest(solver, steps)
         guided = Guided(field, guidance)
 
         def target(x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
             return guided.energy_and_score(x, CLEAN, condition)
 
-        return relax(
+        args = () if condition is None else (condition,)
+        found = relax(
             target, field.at_level(torch.zeros_like(codes), math.inf, codes), field.chain_variance(CLEAN), solver,
-            Chain(steps, self.settings.chain_step, seed, "sampling", first),
-            args=() if condition is None else (condition,), keep_path=keep_path,
+            Chain(steps, self.settings.journey.step, seed, "sampling", first), args=args, keep_path=keep_path,
         )  # fmt: skip
+        if not steps:
+            return found
+        # The chain has the density of data with noise, and this step (Tweedie) is the mean of the data given its end.
+        _, score = target(found.x, *args)
+        return replace(found, x=found.x + (self._blur / DATA_STD) ** 2 * score, nfe=found.nfe + 1)
+
+    @property
+    def _blur(self) -> float:
+        return self.settings.blur or 0.0
 
     def _rest(self, solver: Solver, steps: int) -> Solver:
         """The solver of the descent, with the evaluations that a chain leaves."""
@@ -204,7 +237,7 @@ class EnergyMatching(Method):
 
     @staticmethod
     def _chain_evaluations(steps: int) -> int:
-        return steps + 1 if steps else 0
+        return steps + 2 if steps else 0
 
 
 def contrast_cost(journey: Journey) -> float:

@@ -1,15 +1,18 @@
-"""Negatives: where they start, where they end in a quadratic energy, and what becomes of those that escape."""
+"""Negatives: where their chains start, how they go on, and what becomes of those that escape."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.methods.energy_matching.negatives import Journey, draw_negatives
+from vpfb_core.methods.energy_matching.negatives import DESCENT, POOL, Journey, Pool, blurred
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
 from vpfb_core.methods.step import Batch, Moment
+
+ALWAYS = Journey(step=0.05, steps=1, restarts=1.0, blur=0.0)
 
 
 class Bowl(nn.Module):
@@ -24,61 +27,97 @@ class Bowl(nn.Module):
         return bowl - 0.5 * x.square().flatten(1).sum(1)
 
 
-def batch_of(data: Tensor) -> Batch:
-    return Batch(data, None, 0, len(data))
+def batch_of(data: Tensor, condition: Tensor | None = None) -> Batch:
+    return Batch(data, condition, 0, len(data))
+
+
+def take(pool: Pool, field: StaticEnergy, batch: Batch, step: int, journey: Journey) -> Batch:
+    """The negatives of a step, which the pool keeps."""
+    negatives, rows = pool.draw(field, batch, Moment(step), journey)
+    pool.keep(negatives, rows)
+    return negatives
 
 
 def test_a_journey_is_counted_in_gradients() -> None:
-    assert Journey(0.025, 2.0).evaluations == 80
-    assert Journey(0.1, 0.5).evaluations == 5
-    assert Journey(0.1, 0.5).chain_steps == 0
+    assert Journey(0.025, 10, 0.1, 0.1).evaluations == 10 + 0.05 * DESCENT.nfe
+    assert Journey(0.025, 10, 0.0, 0.1).evaluations == 10
 
 
-def test_even_rows_come_from_data_and_odd_rows_from_noise() -> None:
+def test_chains_start_at_data_or_at_the_end_of_the_descent_from_noise() -> None:
     """The descent of ½ k ‖x − c‖² by Euler steps shrinks the distance by (1 − k Δt) per step."""
-    data = 3.0 + torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
-    found = draw_negatives(StaticEnergy(Bowl(0.5, 1.0), 1e-12), batch_of(data), Moment(0), Journey(0.25, 1.0))
-    shrunk = (1 - 0.5 * 0.25) ** 4
-    torch.testing.assert_close(DATA_STD * found[::2], 1.0 + shrunk * (DATA_STD * data[::2] - 1.0))
-    begun = (DATA_STD * found[1::2] - 1.0) / shrunk + 1.0
-    assert begun.abs().max() < 5, "standard normal noise"
-    assert not torch.allclose(begun[0], begun[1])
+    k, centre, n = 0.5, 1.0, 64
+    data = torch.full((n, 5), 30.0)
+    found = DATA_STD * take(Pool(), StaticEnergy(Bowl(k, centre), 1e-12), batch_of(data), 0, ALWAYS).data
+    one = 1 - k * ALWAYS.step
+    from_data = (found - centre).mean(1) > 5
+    assert 16 < int(from_data.sum()) < 48, "half of them"
+    expected = (centre + one * (DATA_STD * data - centre))[from_data]
+    torch.testing.assert_close(found[from_data], expected)
+    begun = (found[~from_data] - centre) / (one * (1 - k / DESCENT.nfe) ** DESCENT.nfe) + centre
+    assert abs(float(begun.mean())) < 4 / math.sqrt(begun.numel()), "standard normal noise"
+    assert abs(float(begun.std()) - 1) < 4 / math.sqrt(2 * begun.numel())
 
 
-def test_negatives_have_the_density_of_the_energy() -> None:
-    k, temperature, n = 4.0, 0.25, 1_000
-    field = StaticEnergy(Bowl(k, 0.5), temperature)
-    data = torch.zeros(n, 1)
-    x = DATA_STD * draw_negatives(field, batch_of(data), Moment(0), Journey(0.05, 2.5))
+def test_data_at_which_chains_start_have_the_noise_of_the_energy() -> None:
+    data, journey = torch.zeros(64, 50), replace(ALWAYS, blur=0.2)
+    found = DATA_STD * take(Pool(), StaticEnergy(Bowl(1e-9, 0.0), 1e-12), batch_of(data), 0, journey).data
+    spread = found.std(1)
+    assert ((spread - 0.2).abs() < 0.1).sum() + ((spread - 1).abs() < 0.5).sum() == 64
+    assert abs(float(spread[spread < 0.5].mean()) - 0.2) < 0.02
+    noised = DATA_STD * (blurred(batch_of(data), Moment(0), 0.2).data - data)
+    assert abs(float(noised.std()) - 0.2) < 4 * 0.2 / math.sqrt(2 * noised.numel())
+
+
+def test_chains_go_on_from_step_to_step_and_reach_the_density_of_the_energy() -> None:
+    k, temperature, n = 4.0, 0.25, 200
+    pool, field, batch = Pool(), StaticEnergy(Bowl(k, 0.5), temperature), batch_of(torch.full((n, 1), 40.0))
+    journey = Journey(step=0.05, steps=2, restarts=0.0, blur=0.0)
+    first = take(pool, field, batch, 0, journey)
+    assert first.data.max() > 20, "these have only begun"
+    for step in range(1, 40 * POOL):
+        take(pool, field, batch, step, journey)
+    assert pool.begun.all()
+    x, count = DATA_STD * pool.x, POOL * n
     variance = temperature / k / (1 - 0.05 * k / 2)  # that of unadjusted chains of this step
-    assert abs(float(x.mean()) - 0.5) < 4 * math.sqrt(variance / n) + 0.5 * (1 - 0.05 * k) ** 50
-    assert abs(float(x.var()) / variance - 1) < 4 * math.sqrt(2 / n)
+    assert abs(float(x.mean()) - 0.5) < 4 * math.sqrt(variance / count)
+    assert abs(float(x.var()) / variance - 1) < 4 * math.sqrt(2 / count)
 
 
-def test_negatives_depend_on_the_moment_and_leave_the_field_as_it_was() -> None:
-    field, data = StaticEnergy(Bowl(1.0, 0.0), 0.1).train(), torch.ones(4, 3)
-    first, again, later = (
-        draw_negatives(field, batch_of(data), at, Journey(0.25, 2.0)) for at in map(Moment, (0, 0, 1))
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, later)
+def test_a_chain_keeps_its_class_until_it_starts_anew() -> None:
+    field, pool = StaticEnergy(Bowl(1.0, 0.0), 0.1), Pool()
+    ones, twos = (batch_of(torch.zeros(4, 3), torch.full((4, 1), label)) for label in (1, 2))
+    stay = replace(ALWAYS, restarts=0.0)
+    for step in range(20 * POOL):
+        take(pool, field, ones, step, stay)
+    assert (take(pool, field, twos, 1000, stay).condition == 1).all()
+    assert (take(pool, field, twos, 1001, ALWAYS).condition == 2).all()
+
+
+def test_negatives_depend_on_the_moment_and_on_what_was_kept_alone() -> None:
+    field, data = StaticEnergy(Bowl(1.0, 0.0), 0.1).train(), batch_of(torch.ones(4, 3))
+    pool, journey = Pool(), replace(ALWAYS, restarts=0.3)
+    take(pool, field, data, 0, journey)
+    first, _ = pool.draw(field, data, Moment(1), journey)
+    again, _ = pool.draw(field, data, Moment(1), journey)
+    assert torch.equal(first.data, again.data), "what is not kept leaves no trace"
+    restored = Pool()
+    restored.load({name: tensor.clone() for name, tensor in pool.tensors().items()})
+    for step in range(1, 5):
+        ours, theirs = (take(each, field, data, step, journey) for each in (pool, restored))
+        assert torch.equal(ours.data, theirs.data)
     assert field.training
-    assert not first.requires_grad
+    assert not ours.data.requires_grad
 
 
-def test_pixels_stay_within_the_range_of_the_data_of_their_channel() -> None:
-    data = (
-        torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-        + torch.tensor([0.0, 5.0, -3.0])[:, None, None]
-    )
-    found = draw_negatives(StaticEnergy(Bowl(1.0, 0.0), 10.0), batch_of(data), Moment(0), Journey(0.25, 2.0))
-    for channel in range(3):
-        assert data[:, channel].min() <= found[:, channel].min() <= found[:, channel].max() <= data[:, channel].max()
-    assert torch.isclose(found[:, 1].min(), data[:, 1].min())
+def test_the_gap_is_the_energy_of_data_above_the_mean_of_the_negatives_in_nats() -> None:
+    field, pool, data = StaticEnergy(Bowl(1.0, 0.0), 0.1), Pool(), torch.tensor([[3.0, 0.0], [0.0, 5.0]])
+    assert pool.gap(field, data, None).isnan().all()
+    negatives = batch_of(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    pool.load({"chains": torch.cat([negatives.data, torch.full((3, 2), 99.0)]), "begun": torch.arange(5) < 2})
+    exact = 0.5 / 0.1 * DATA_STD**2 * (torch.tensor([9.0, 25.0]) - (1 + 4) / 2)
+    torch.testing.assert_close(pool.gap(field, data, None), exact)
 
 
 def test_a_negative_that_escapes_to_infinity_is_not_a_number() -> None:
-    found = draw_negatives(
-        StaticEnergy(Bowl(-1e30, 0.0), 0.1), batch_of(torch.ones(4, 3)), Moment(0), Journey(0.25, 2.0)
-    )
-    assert found.isnan().any()
+    found = take(Pool(), StaticEnergy(Bowl(-1e30, 0.0), 0.1), batch_of(torch.ones(4, 3)), 0, ALWAYS)
+    assert found.data.isnan().any()

@@ -54,6 +54,7 @@ def test_a_run_is_resumed_bit_for_bit_in_either_phase(whole: Path, tmp_path: Pat
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert ours["phase"].tolist() == [1, BEGINS]
+    assert ours["method/begun"].any(), "the chains of the negatives are part of the state"
 
 
 def test_the_second_phase_starts_from_the_average_and_averages_anew(
