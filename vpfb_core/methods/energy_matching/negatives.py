@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from vpfb_core.methods.energy_matching.static_energy import CLEAN, DATA_STD, Sta
 from vpfb_core.methods.step import Batch, Moment
 
 AT_ONCE = 128  # the number of chains that are computed at once
-DESCENT = Solver.choose("euler", nfe=20)  # from noise to data
+DESCENT_STEPS = 20  # from noise to data, by Euler's method
 POOL = 4  # chains per datum of a batch
 
 
@@ -40,7 +41,7 @@ class Journey:
     @property
     def evaluations(self) -> float:
         """Gradients per negative, in the mean."""
-        return self.steps + self.restarts / 2 * (DESCENT.nfe or 0)
+        return self.steps + self.restarts / 2 * DESCENT_STEPS
 
 
 class Pool:
@@ -131,8 +132,9 @@ def _descend(field: StaticEnergy, x: Tensor, condition: Tensor | None) -> Tensor
         return field.energy_and_score(x, CLEAN, condition)
 
     found = relax(
-        target, x, field.chain_variance(CLEAN), DESCENT, Chain(0, 1.0), args=() if condition is None else (condition,)
-    )
+        target, x, field.chain_variance(CLEAN), Solver.choose("euler", nfe=DESCENT_STEPS), Chain(0, 1.0),
+        args=() if condition is None else (condition,),
+    )  # fmt: skip
     return torch.where((found.status == 0).reshape(-1, *[1] * (x.ndim - 1)), found.x, math.nan)
 
 
@@ -141,11 +143,10 @@ def walk(field: StaticEnergy, x: Tensor, condition: Tensor | None, journey: Jour
     ends = []
     for first in range(0, len(x), AT_ONCE):
         rows = slice(first, first + AT_ONCE)
-        of_part = None if condition is None else condition[rows]
+        target = partial(field.energy_and_score, level=CLEAN, condition=None if condition is None else condition[rows])
         try:
             walked = langevin(
-                lambda x, given=of_part: field.energy_and_score(x, CLEAN, given), x[rows],
-                field.chain_variance(CLEAN), steps=journey.steps, seed=at.seed,
+                target, x[rows], field.chain_variance(CLEAN), steps=journey.steps, seed=at.seed,
                 stream=f"negatives {at.step} {at.rollbacks}", first=first, method="ula",
                 scale=journey.step * x[0].numel() ** (1 / 3),
             )  # fmt: skip
