@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from record import folder, record, show
@@ -30,8 +31,10 @@ from vpfb_core.uses import evaluation
 CHECKS = 4
 
 
-def trial(data: str, data_root: Path | None, words: str, seconds: float, samples: int = 0) -> dict[str, object]:
-    """Train from scratch. Returns the figures of the line."""
+def trial(
+    data: str, data_root: Path | None, words: str, seconds: float, samples: int = 0
+) -> tuple[dict[str, Any], Model]:
+    """Train from scratch. Returns the figures of the line, and the model."""
     settings = dict(map(parse_setting, words.split()))
     root = data_root and str(data_root)
     base = {"data": data, "data_root": root, "device": "cpu", "threads": 1, "time_budget": seconds}
@@ -56,11 +59,12 @@ def trial(data: str, data_root: Path | None, words: str, seconds: float, samples
     if samples:
         asked = evaluation.prepare(model, data, ("frechet",), n=samples, extractor="classifier", root=data_root)
         distance = evaluation.evaluate(model, asked).metrics["frechet"].value
-    return {
+    figures = {
         "trial": words, "seconds": seconds, "parameters": plan.parameters,
         "batch_size": plan.config.optimiser.batch_size, "lr": plan.config.optimiser.lr, "steps": step,
         "residual": path[-1][2], "path": path, "frechet": distance, "samples": samples,
     }  # fmt: skip
+    return figures, model
 
 
 def main() -> None:
@@ -74,7 +78,7 @@ def main() -> None:
     torch.set_num_threads(1)
     name = f"tuning-{arguments.data}"
     for words in arguments.trials:
-        line = trial(arguments.data, arguments.data_root, words, arguments.seconds, arguments.samples)
+        line, _ = trial(arguments.data, arguments.data_root, words, arguments.seconds, arguments.samples)
         path = folder() / f"{name}.json"
         lines = json.loads(path.read_text())["figures"] if path.exists() else []
         same = {"trial": words, "seconds": arguments.seconds}

@@ -77,6 +77,7 @@ SCHEDULES = ("ot", "vp", "log-homotopy")
 # Where the class of each network is, as "module:class".
 NETWORKS: dict[str, str] = {
     "unet": "vpfb_core.networks.unet:UNet",
+    "encoder": "vpfb_core.networks.encoder:Encoder",
     "paper-unet": "vpfb_core.networks.paper:PaperUNet",
     "mlp": "vpfb_core.networks.mlp:MLP",
     "residual-mlp": "vpfb_core.networks.residual_mlp:ResidualMLP",

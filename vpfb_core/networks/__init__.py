@@ -6,8 +6,9 @@ every group.
 """
 
 from vpfb_core.networks.build import build, find, require_shape, shapes_only
+from vpfb_core.networks.encoder import Encoder
 from vpfb_core.networks.mlp import MLP
 from vpfb_core.networks.paper import PaperUNet
 from vpfb_core.networks.unet import UNet
 
-__all__ = ["MLP", "PaperUNet", "UNet", "build", "find", "require_shape", "shapes_only"]
+__all__ = ["MLP", "Encoder", "PaperUNet", "UNet", "build", "find", "require_shape", "shapes_only"]

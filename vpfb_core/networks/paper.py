@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpfb_core.networks.blocks import Block, Stage, enlarge, norm_silu, zero
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.embedding import ConditionEmbedding
 from vpfb_core.networks.network import ImageNetwork, level_sizes
-from vpfb_core.networks.unet import Block, Stage, enlarge, norm_silu, zero
 
 
 class PaperUNet(ImageNetwork):

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.networks import MLP, PaperUNet, UNet, build
+from vpfb_core.networks import MLP, Encoder, PaperUNet, UNet, build
+from vpfb_core.networks.blocks import Attention, Block, from_patches, to_patches
+from vpfb_core.networks.descent import Prototypes
 from vpfb_core.networks.embedding import ConditionEmbedding, LevelFeatures
-from vpfb_core.networks.unet import Attention, Block, Prototypes, from_patches, to_patches
 
 M = TypeVar("M", bound=nn.Module)
 DESCRIPTIONS: dict[str, dict[str, Any]] = {
@@ -24,6 +25,10 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "unet with prototypes": {
         "name": "unet", "channels": 2, "size": 9, "widths": [8, 16], "classes": [3, 2], "patch": 2, "prototypes": True,
     },
+    "encoder": {
+        "name": "encoder", "channels": 2, "size": 9, "widths": [8, 16], "attention": [3], "classes": [3, 2],
+        "position_embedding": True, "patch": 2, "prototypes": True,
+    },
     "paper-unet": {
         "name": "paper-unet", "channels": 2, "size": 8, "widths": [8, 16], "blocks": 2, "attention": [4],
         "classes": [3, 2], "stem": 8,
@@ -34,6 +39,7 @@ SHAPES = {
     "unet": (2, 8, 8),
     "patched unet": (2, 9, 9),
     "unet with prototypes": (2, 9, 9),
+    "encoder": (2, 9, 9),
     "paper-unet": (2, 8, 8),
 }
 
@@ -61,6 +67,24 @@ def test_unet_answers_in_the_shape_of_images_of_any_size(size: int, blocks: int)
     output = network(u, torch.tensor([0.1, 1.5]))
     assert output.shape == u.shape
     assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [7, 8, 9, 28, 32])
+def test_encoder_answers_in_the_shape_of_images_of_any_size(size: int) -> None:
+    network = shuffle_weights(Encoder(channels=3, size=size, widths=(8, 16, 16), patch=2 if size > 9 else 1))
+    u = torch.randn(2, 3, size, size, generator=generator())
+    output = network(u, torch.tensor([0.1, 1.5]))
+    assert output.shape == u.shape
+    assert output.isfinite().all()
+
+
+def test_every_pixel_of_the_gradient_of_an_encoder_sees_the_whole_image() -> None:
+    network = shuffle_weights(Encoder(channels=1, size=8, widths=(8, 16, 16))).double()
+    u = torch.randn(1, 1, 8, 8, generator=generator(), dtype=torch.float64, requires_grad=True)
+    output = network(u, torch.tensor([1.0], dtype=torch.float64))
+    (gradient,) = torch.autograd.grad((output * (0.5 * output - u)).sum(), u, create_graph=True)
+    (seen,) = torch.autograd.grad(gradient[0, 0, 0, 0], u)
+    assert bool((seen != 0).all())
 
 
 @pytest.mark.parametrize("size", [7, 8, 9])
@@ -290,6 +314,7 @@ def test_second_derivatives_of_the_network_agree_with_finite_differences(name: s
         "unet": UNet(1, 2, widths=(2, 2), attention=(2,)),
         "patched unet": UNet(1, 2, widths=(2,), patch=2),
         "unet with prototypes": UNet(1, 2, widths=(2,), classes=(2,), prototypes=True),
+        "encoder": Encoder(1, 2, widths=(2, 2), attention=(1,)),
         "paper-unet": PaperUNet(1, 2, widths=(2, 2), blocks=1, attention=(2,), stem=2),
     }[name]
     network = shuffle_weights(small).double()

@@ -1,0 +1,86 @@
+"""The potential and flow matching after the same time: distance of samples to real images, steps, memory and pictures.
+
+    VPFB_DATA=data python benchmarks/equal_time.py --data mnist --minutes 2 8 20
+    python benchmarks/equal_time.py --data ./faces --minutes 8 --samples 1000
+
+Every method trains with the network of the preset, and the potential with the network `encoder` as well. As in
+tuning.py, a run has one thread, and its clock is the processor time of that thread without evaluation. Runs go side by
+side, one per core, each in a process of its own. A minute is one minute of two cores, so a run takes twice as much
+processor time. Samples have 16 evaluations, and are compared with real images over the features of the fitted
+classifier (`vpfb eval --fit-features`) or of another extractor of `vpfb eval`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import folder, record, show
+from tuning import trial
+
+from vpfb_core.machine import limits
+from vpfb_core.uses import evaluation, pictures
+
+TRIALS = {
+    "potential": "",
+    "potential, encoder": "network=encoder",
+    "flow matching": "method=flow-matching",
+}
+CORES = 2  # whose time a minute is
+SHOWN = 64
+
+
+def run(data: str, name: str, minutes: float, samples: int, extractor: str) -> dict[str, Any]:
+    """Train one model in this process. Returns the figures of its line, and writes a picture of its samples."""
+    torch.set_num_threads(1)
+    figures, model = trial(data, None, TRIALS[name], 60 * CORES * minutes)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    plan = evaluation.prepare(model, data, ("frechet", "1nn"), n=samples, extractor=extractor, download=False)
+    report = evaluation.evaluate(model, plan)
+    drawn = model.sample(SHOWN)
+    path = (
+        folder() / f"equal-time-{Path(data).name}-{name.replace(', ', '-').replace(' ', '-').lower()}-{minutes:g}m.png"
+    )
+    path.write_bytes(pictures.png(pictures.tile(drawn.images)))
+    return figures | {
+        "name": name, "minutes": minutes, "peak_gib": peak, "samples": samples, "nfe": report.nfe,
+        "metrics": {name: figure.document() for name, figure in report.metrics.items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[2.0, 8.0, 20.0])
+    parser.add_argument("--methods", nargs="+", choices=TRIALS, default=list(TRIALS))
+    parser.add_argument("--samples", type=int, default=1000, help="samples, and real images at most")
+    parser.add_argument("--extractor", default="classifier", help="features of the distances")
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(int(limits.cores()), get_context("spawn"), max_tasks_per_child=1) as processes:
+        runs = [
+            processes.submit(run, arguments.data, name, minutes, arguments.samples, arguments.extractor)
+            for minutes in arguments.minutes
+            for name in arguments.methods
+        ]
+        lines = [each.result() for each in runs]
+    record(f"equal-time-{Path(arguments.data).name}", lines)
+    show(
+        ["minutes of two cores", "method", "parameters", "steps", "residual", "Fréchet", "1-NN", "memory, GiB"],
+        [
+            [f"{line['minutes']:g}", line["name"], f"{line['parameters']:,}", line["steps"], f"{line['residual']:.4f}",
+             f"{line['metrics']['frechet']['value']:.2f}", f"{line['metrics']['1nn']['value']:.3f}",
+             f"{line['peak_gib']:.2f}"]
+            for line in lines
+        ],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

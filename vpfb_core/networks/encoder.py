@@ -1,0 +1,62 @@
+"""A network for square images that only goes down, and whose gradient leads up again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vpfb_core.networks.blocks import from_patches, norm_silu, zero
+from vpfb_core.networks.convolution import Conv2d
+from vpfb_core.networks.descent import Descent
+
+
+class Encoder(Descent):
+    """u (N, C, H, W), level (N,) or None, condition (N, G) or None → an image shaped like u.
+
+    The features of each resolution give an image by one linear layer, and the images are added. As the output f of a
+    scalar ½‖u − f(u)‖², this is enough: the gradient u − f − Jᵀ(u − f) contains the transposed layers of the whole way
+    down, J being the Jacobian of f, and is itself a U-Net, whose way up has the weights of the way down. A step of
+    training takes about two thirds of the time of one with `UNet`. It is not a network for a velocity without a
+    potential, whose way up would be missing. Arguments are those of `Descent`.
+    """
+
+    name = "encoder"
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        widths: Sequence[int] = (32, 64, 64),
+        blocks: int = 1,
+        attention: Sequence[int] = (),
+        dropout: float = 0.0,
+        classes: Sequence[int] = (),
+        position_embedding: bool = False,
+        patch: int = 1,
+        prototypes: bool = False,
+    ) -> None:
+        super().__init__(
+            channels, size, widths, blocks, attention, dropout, classes, position_embedding, patch, prototypes
+        )
+        self.norms = nn.ModuleList(map(norm_silu, widths))
+        self.modulations = nn.ModuleList(nn.Linear(4 * widths[0], 2 * width) for width in widths)
+        heads = [
+            Conv2d(width, self.patch_channels * 4**level, 1 if level else 3, padding=0 if level else 1)
+            for level, width in enumerate(widths)
+        ]
+        for head in heads:
+            zero(head)
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        embedding, found = self.descend(u, level, condition)
+        height, width = found[0].shape[-2:]
+        images = []
+        for halvings, (features, norm, modulation, head) in enumerate(
+            zip(found, self.norms, self.modulations, self.heads, strict=True)
+        ):
+            image = head(norm(features, *modulation(embedding).chunk(2, dim=1)))
+            images.append(F.pixel_shuffle(image, 2**halvings)[..., :height, :width])
+        return from_patches(sum(images[1:], images[0]), self.patch, u)
