@@ -16,18 +16,10 @@ import vpfb_core
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Result, agenda, checks
+from vpfb_core.training import Result
 
 QUICK = ["--set", "widths=[8]", "--batch-size", "8", "--steps", "3", "--threads", "1"]
 TRAIN = ["train", "--data", "digits", "--val-fraction", "0.02", *QUICK]
-
-
-@pytest.fixture
-def vpfb(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
-    """Runs a command line in an empty folder; grids are small."""
-    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
-    monkeypatch.setattr(agenda, "CHECKS", 2)
-    return vpfb
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ import vpfb_core
 from vpfb_cli import app
 from vpfb_core import data
 from vpfb_core.model.runs import builtin_models
-from vpfb_core.training import checks
 
 ROOT = Path(vpfb_core.__file__).parents[1]
 PAGES = [
@@ -119,10 +118,8 @@ def test_a_guide_can_be_followed_from_top_to_bottom(vpfb: Vpfb, guide: str) -> N
         assert (page.parent / picture).is_file(), picture
 
 
-def test_the_tour_of_the_readme_and_the_first_trainings_run(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tour_of_the_readme_and_the_first_trainings_run(vpfb: Vpfb) -> None:
     """Except for commands that need a download, several processes, or minutes."""
-    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
-    monkeypatch.setattr(checks, "GRID_NFE", 2)
     digits = data.load("digits", limit=30).images[:, 0].numpy()
     for index, image in enumerate(digits):
         Path("imgs").mkdir(exist_ok=True)

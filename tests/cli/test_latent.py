@@ -37,7 +37,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             patch.chdir(folder)
             patch.setattr(posterior, "BURN_IN", 5)
             patch.setattr(posterior, "STEPS", 5)
-            patch.setattr("vpfb_core.training.agenda.CHECKS", 1)
             patch.setattr("vpfb_core.uses.ood.fit.IMAGES", 60)
             patch.setattr("vpfb_core.methods.latent.two_stages.CHAINS", 40)
             assert run(build(), [*TRAIN, *words]) == 0

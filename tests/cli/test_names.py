@@ -15,7 +15,6 @@ from PIL import Image
 
 from vpfb_core.api import load
 from vpfb_core.model.runs import Run, typed_model
-from vpfb_core.training import checks
 
 TINY = ["train", "--set", "widths=[4]", "--batch-size", "4", "--steps", "1", "--threads", "1", "--size", "8"]
 
@@ -75,10 +74,7 @@ SLOW = [pytest.param(out, marks=pytest.mark.slow) for out in ("auto", "it's", "-
 
 
 @pytest.mark.parametrize("out", ["digits", "a b", *SLOW])
-def test_the_command_that_is_proposed_after_training_works(
-    vpfb: Vpfb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
-) -> None:
-    monkeypatch.setattr(checks, "GRID_IMAGES", 2)
+def test_the_command_that_is_proposed_after_training_works(vpfb: Vpfb, tmp_path: Path, out: str) -> None:
     pictures(tmp_path / "imgs")
     trained = vpfb(*TINY, "--data", "imgs", f"--out={out}")
     assert trained.code == 0, trained.err

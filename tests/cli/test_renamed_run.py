@@ -15,7 +15,6 @@ from cli_runner import Vpfb
 from vpfb_cli.commands import train
 from vpfb_cli.progress import _VisibleBar
 from vpfb_core.model.runs import Run
-from vpfb_core.training import checks
 
 TRAIN = ["train", "--data", "digits", "--val-fraction", "0.02", "--set", "widths=[4]", "--batch-size", "4",
          "--steps", "4", "--threads", "1", "--out", "run"]  # fmt: skip
@@ -24,7 +23,6 @@ TRAIN = ["train", "--data", "digits", "--val-fraction", "0.02", "--set", "widths
 @pytest.fixture
 def at_step_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
     """Calls a function at step 2 of the training."""
-    monkeypatch.setattr(checks, "GRID_IMAGES", 2)
 
     def plan(act: Callable[[], object]) -> None:
         fields = train._fields

@@ -29,7 +29,6 @@ from vpfb_core.methods.base import Method, MethodSettings
 from vpfb_core.methods.fields import Field
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.model.runs import Run
-from vpfb_core.training import checks
 
 LEVEL = 0.1
 QUICK = [
@@ -107,9 +106,8 @@ class Gaussian(Method):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The method is known within a test, and grids are small."""
-    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
+def registered() -> Iterator[None]:
+    """The method is known within a test."""
     methods.register(Gaussian, summary="a Gaussian by its energy", gives=("energy",))
     yield
     del names.METHODS["gaussian"], methods._registered["gaussian"]

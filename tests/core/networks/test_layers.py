@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from torch.nn import functional as F
 
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.normalization import NormSiLU
+
+LAYOUTS = CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
+USUAL = [(2, True, CONTIGUOUS), (1, True, CHANNELS_LAST), (4, True, CHANNELS_LAST), (2, False, CONTIGUOUS)]
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -26,7 +30,7 @@ def check_both_derivatives(function: Callable[..., Tensor], *inputs: Tensor) -> 
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "size"), [(3, 1, 1, 5), (3, 2, 1, 5), (3, 2, 1, 6), (1, 1, 0, 3), (2, 3, 0, 7)]
 )
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bias", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_derivatives_of_a_convolution_match_differences(
     kernel: int, stride: int, padding: int, size: int, bias: bool
 ) -> None:
@@ -43,9 +47,13 @@ def test_derivatives_of_a_convolution_match_differences(
     torch.testing.assert_close(function(*inputs), expected)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("modulated", [True, False])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("groups", "modulated", "layout"),
+    [
+        pytest.param(groups, modulated, layout, marks=[] if (groups, modulated, layout) in USUAL else pytest.mark.slow)
+        for groups, modulated, layout in product((1, 2, 4), (True, False), LAYOUTS)
+    ],
+)
 def test_derivatives_of_a_norm_with_silu_match_differences(
     groups: int, modulated: bool, layout: torch.memory_format
 ) -> None:

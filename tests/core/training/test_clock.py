@@ -27,6 +27,7 @@ class Now:
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> Now:
     now = Now()
+    monkeypatch.setattr(agenda, "CHECKS", 10)
     for module in (clock, agenda):
         monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=now.monotonic))
     return now

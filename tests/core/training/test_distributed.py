@@ -22,7 +22,7 @@ from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine.devices import resolve_device
 from vpfb_core.machine.launch import Place, place
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Result, agenda, checks, prepare
+from vpfb_core.training import Result, prepare
 from vpfb_core.training.state import read_state
 
 
@@ -30,9 +30,6 @@ def train(folder: Path, **settings: Any) -> Result:
     """By this process alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(checks, "GRID_IMAGES", 4)
-        patch.setattr(checks, "GRID_NFE", 2)
-        patch.setattr(agenda, "CHECKS", 2)
         return two_processes.train(**settings)
 
 
@@ -59,13 +56,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(folder, out="one")
     train(folder, out="untrained", lr=1e-12, steps=1)
     train(folder, out="begun by one", stop_after=3)
+    run_two_processes(folder, "together", "memory", "killed")
+    return folder
+
+
+def run_two_processes(folder: Path, *whats: str) -> None:
+    """Do these things in a folder, of which the first must succeed."""
     subprocess.run(
-        [sys.executable, two_processes.__file__], cwd=folder, check=True, timeout=1800,
+        [sys.executable, two_processes.__file__, *whats], cwd=folder, check=True, timeout=1800,
         env=os.environ | {"XDG_CACHE_HOME": str(folder / "cache")},
     )  # fmt: skip
-    ended = [how_it_ended(folder, "together", rank) for rank in range(2)]
+    ended = [how_it_ended(folder, whats[0], rank) for rank in range(2)]
     assert [(code, out) for code, out, _ in ended] == [(0, "")] * 2, ended
-    return folder
 
 
 def how_it_ended(folder: Path, what: str, rank: int) -> tuple[int, str, str]:
@@ -75,20 +77,29 @@ def how_it_ended(folder: Path, what: str, rank: int) -> tuple[int, str, str]:
     return codes[rank], out, err
 
 
-def seen(folder: Path, rank: int = 0) -> dict[str, Any]:
-    return torch.load(folder / f"seen-by-{rank}.pt")
+def seen(folder: Path, rank: int = 0, what: str = "together") -> dict[str, Any]:
+    return torch.load(folder / f"{what}-{rank}.pt")
+
+
+def assert_gradient_of_one_process(name: str, *shared: list[Tensor]) -> None:
+    expected = two_processes.gradients(name)
+    assert any(gradient.abs().max() > 1e-3 for gradient in expected)
+    for gradient in shared:
+        for ours, theirs in zip(expected, gradient, strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", two_processes.LOSSES)
 def test_the_gradient_of_a_shared_batch_is_that_of_one_process(name: str, folder: Path) -> None:
     """Whether both processes divide their shares alike (into parts of 2) or not (into parts of 1, and of 3)."""
-    expected = two_processes.gradients("stein" if name == "compiled" else name)
-    assert any(gradient.abs().max() > 1e-3 for gradient in expected)
-    for rank in range(2):
-        found = seen(folder, rank)["gradients"]
-        for division in [how for how in ("alike", "differently") if (name, how) in found]:
-            for ours, theirs in zip(expected, found[name, division], strict=True):
-                torch.testing.assert_close(theirs, ours, rtol=1e-10, atol=1e-14)
+    found = [seen(folder, rank)["gradients"] for rank in range(2)]
+    assert_gradient_of_one_process(name, *(each[name, how] for each in found for how in ("alike", "differently")))
+
+
+@pytest.mark.slow
+def test_a_compiled_step_of_two_processes_has_the_gradient_of_one_that_is_not_compiled(tmp_path: Path) -> None:
+    run_two_processes(tmp_path, "compiled")
+    assert_gradient_of_one_process("stein", *(seen(tmp_path, rank, "compiled")["gradient"] for rank in range(2)))
 
 
 @pytest.mark.parametrize("name", ["contrast", "time-score"])

@@ -20,7 +20,7 @@ from vpfb_core.errors import CheckpointError, ConfigError, NoStepError
 from vpfb_core.machine import container, devices
 from vpfb_core.machine import launch as launching
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Result, agenda, checks, prepare
+from vpfb_core.training import Result, prepare
 
 SMALL: dict[str, Any] = {
     "data": "digits", "widths": (8,), "batch_size": 8, "val_fraction": 0.02, "threads": 1, "decay": 0.0,
@@ -28,12 +28,9 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Small grids, and no run of ours in the tree."""
+def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No run of ours in the tree."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
-    monkeypatch.setattr(checks, "GRID_NFE", 2)
-    monkeypatch.setattr(agenda, "CHECKS", 2)
 
 
 def train(**settings: Any) -> Result:
@@ -98,7 +95,7 @@ def test_a_finished_run_goes_on_by_a_time_budget() -> None:
     assert (kept.steps, kept.time_budget) == (None, 36_000.0)
 
 
-@pytest.mark.parametrize("changes", [{"threads": 2}, {"micro_batch": 3}])
+@pytest.mark.parametrize("changes", [{"micro_batch": 3}, pytest.param({"threads": 2}, marks=pytest.mark.slow)])
 def test_with_other_threads_or_micro_batches_it_equals_the_run_in_one_piece_up_to_rounding(
     changes: dict[str, int],
 ) -> None:

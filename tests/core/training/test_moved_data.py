@@ -14,15 +14,12 @@ import vpfb_core as vpfb
 from vpfb_core.config import read_file
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.model.runs import Run, list_runs
-from vpfb_core.training import Result, agenda, checks, prepare
+from vpfb_core.training import Result, prepare
 
 
 @pytest.fixture(autouse=True)
 def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A working folder with twelve pictures in imgs."""
-    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
-    monkeypatch.setattr(checks, "GRID_NFE", 2)
-    monkeypatch.setattr(agenda, "CHECKS", 2)
     project = tmp_path / "project"
     write(project / "imgs", 12)
     monkeypatch.chdir(project)

@@ -19,19 +19,16 @@ from vpfb_core.data import reader, streaming
 from vpfb_core.errors import DataError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Progress, Result, agenda, checks
+from vpfb_core.training import Progress, Result
 from vpfb_core.training.state import read_state
 
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Folders of more than 50 files are streamed, after a look at 20 of them; small grids; runs outside of the tree."""
+    """Folders of more than 50 files are streamed, after a look at 20 of them; runs outside of the tree."""
     monkeypatch.setattr(streaming, "STREAMED_FILES", 50)
     monkeypatch.setattr(streaming, "SAMPLE", 20)
     monkeypatch.setattr(streaming, "MOST_HELD_OUT", 8)
-    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
-    monkeypatch.setattr(checks, "GRID_NFE", 2)
-    monkeypatch.setattr(agenda, "CHECKS", 2)
     monkeypatch.chdir(tmp_path)
 
 
