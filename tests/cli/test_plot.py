@@ -54,6 +54,6 @@ def test_a_run_on_images_gets_its_training_curves(vpfb: Vpfb) -> None:
     assert Image.open("curves.png").size == (1170, 780)
     assert vpfb("plot", "runs/001-digits", "-o", "curves.gif").code == 2
     ran = vpfb("plot", "-o", "digits.png", "digits")
-    assert (ran.code, "nothing to plot" in ran.err) == (2, True)
+    assert (ran.code, "nothing to plot" in ran.err) == (4, True), "as vpfb info --plot does"
     ran = vpfb("plot", "-o", "plot.pdf")
     assert (ran.code, ".png or .gif" in ran.err) == (2, True)

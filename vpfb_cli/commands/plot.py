@@ -10,7 +10,7 @@ from vpfb_cli.models import open_model
 from vpfb_cli.options import DATA, MODEL_HELP, OUTPUT, DataAccess, Machine, path_argument, path_option
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import CheckpointError
 from vpfb_core.model import run_log
 from vpfb_core.model.runs import Run
 
@@ -60,10 +60,10 @@ def plot(
 
 
 def _log(name: str) -> dict[str, list[float]]:
-    """The log of the run of a model. Raises ConfigError if there is none."""
+    """The log of the run of a model. Raises CheckpointError if there is none."""
     log = run_log.read(Run(Path(name).parent).log)
     if not log.get("step"):
-        raise ConfigError(
+        raise CheckpointError(
             f"{name} is a model of images without a log of its training, and there is nothing to plot",
             hint=f"draw from it: vpfb sample -m {name} -n 64 -o grid.png",
         )

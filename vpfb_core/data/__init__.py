@@ -53,6 +53,7 @@ def load(
     download: bool = True,
     split: str | None = None,
     limit: int | None = None,
+    kind: str | None = None,
     columns: Sequence[str] | None = None,
     label: str | None = None,
 ) -> InMemory:
@@ -72,6 +73,7 @@ def load(
         split: "train", "val" or "test", if the source has such parts and does not name one; None is "train". "all"
             takes a folder as it is, even if it is divided.
         limit: the largest number of data, which are a fixed random choice.
+        kind: "images" or "rows", if a model takes no other data.
         columns: the columns of a table; None takes all that hold numbers.
         label: the column of a table with the classes.
     Raises:
@@ -80,7 +82,7 @@ def load(
     """
     options = LoadOptions(
         size, max_size, channels, conditional, workers, root, download, split, limit,
-        columns=None if columns is None else tuple(columns), label=label,
+        kind=kind, columns=None if columns is None else tuple(columns), label=label,
     )  # fmt: skip
     return find(source, options).in_memory()
 
@@ -93,7 +95,7 @@ def find(source: str, options: LoadOptions) -> Source:
         ConfigError: an option is for another kind of data.
     """
     images = resolve(source)(options)
-    _refuse_options_of_others(source, images, options)
+    _require_kind(source, images, options)
     notes = images.notes
     if options.limit is not None and len(images) > options.limit:
         images = images.subset(options.rows(len(images)))
@@ -108,12 +110,17 @@ def find(source: str, options: LoadOptions) -> Source:
     return replace(images, name=source, notes=notes)
 
 
-def _refuse_options_of_others(source: str, found: Source, options: LoadOptions) -> None:
-    """Raise ConfigError if an option is given that only other kinds of data have."""
+def _require_kind(source: str, found: Source, options: LoadOptions) -> None:
+    """Raise ConfigError if data of another kind are needed, or an option is given that only such data have."""
+    if options.kind not in (None, found.noun):
+        raise ConfigError(
+            f"'{source}' holds {found.noun}, and the model is one of {options.kind}",
+            hint="name data and a model of one kind",
+        )
     given = {name for name in ("size", "channels", "columns", "label") if getattr(options, name) is not None}
     if unfit := sorted(given - found.takes):
         raise ConfigError(
             f"'{source}' holds {found.noun}, and {' and '.join(unfit)} {'are' if len(unfit) > 1 else 'is'} for "
             f"{'a table' if found.noun == 'images' else 'images'}",
-            hint="name data and a model of one kind, or leave these options out",
+            hint="leave these options out",
         )

@@ -134,7 +134,7 @@ class ImageStatistics(Statistics):
             raise ValueError(f"data of shape {shape} do not have {len(self.mean)} means")
 
     def reading(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        return {"size": shape[-1], "channels": shape[0]}
+        return {"kind": self.noun, "size": shape[-1], "channels": shape[0]}
 
     def reading_in_words(self, shape: tuple[int, ...]) -> str:
         size = shape[-1]

@@ -24,6 +24,7 @@ class LoadOptions:
     Attributes:
         stream: whether a very large folder may be streamed.
         validation: whether the training part of a divided folder includes its validation data, which are held out.
+        kind: the kind of data that a model is of, "images" or "rows"; None takes either.
         columns: the columns of a table, in this order; None chooses them.
         label: the column of a table with the classes; None if it has none.
     Raises:
@@ -41,6 +42,7 @@ class LoadOptions:
     limit: int | None = None
     stream: bool = False
     validation: bool = False
+    kind: str | None = None
     columns: tuple[str, ...] | None = None
     label: str | None = None
 

@@ -139,7 +139,7 @@ class TableStatistics(Statistics):
 
     def reading(self, shape: tuple[int, ...]) -> dict[str, Any]:
         del shape
-        return {"columns": self.columns}
+        return {"kind": self.noun, "columns": self.columns}
 
     def reading_in_words(self, shape: tuple[int, ...]) -> str:
         del shape
