@@ -5,13 +5,15 @@
 Trains one model per method, one after the other, in the folder --runs, and measures the runs that are finished there.
 The samples are compared with test images by features of a classifier that is trained on the labels (`vpfb eval
 --fit-features`), and the detection of outliers is measured as in ood.py. For Energy Matching the samples are measured
-at several sampling times, and the energies of chains from noise are compared with those of chains from test images by a
-two-sample test.
+at several sampling times, as are those of a model that was kept at the end of the first phase, if --first-phase names
+it. The energies of chains from noise are compared with those of chains from test images by a two-sample test.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from vpfb_core import methods, names
 from vpfb_core.api import Model
 from vpfb_core.config import parse_setting
 from vpfb_core.dynamics.langevin import langevin
+from vpfb_core.methods.energy_matching.static_energy import DATA_STD
+from vpfb_core.model.runs import Run
 from vpfb_core.uses import evaluation, pictures
 from vpfb_core.uses.evaluation import classifier, distances
 from vpfb_core.uses.evaluation.neighbours import compare as nearest
@@ -40,10 +44,13 @@ CHAINS, CHAIN_STEPS = 64, 100
 
 def trained(method: str, arguments: argparse.Namespace) -> Model:
     """The model of a method, trained now unless its run is finished."""
+    run = arguments.runs / method
+    if Run(run).finished:
+        return vpfb.load(run, device=arguments.device)
     settings = dict(parse_setting(text) for text in arguments.set)
     config = vpfb.TrainConfig(
         data=arguments.data, method=method, time_budget=60 * arguments.minutes, device=arguments.device,
-        threads=torch.get_num_threads(), out=str(arguments.runs / method), resume="auto", **settings,
+        threads=torch.get_num_threads(), out=str(run), resume="auto", **settings,
     )  # fmt: skip
     return vpfb.train(config).model
 
@@ -57,38 +64,68 @@ def quality(model: Model, arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: figure.document() for name, figure in report.metrics.items()} | {"nfe": report.nfe}
 
 
-def by_time(model: Model, arguments: argparse.Namespace) -> list[dict[str, float]]:
-    """The figures of samples at several sampling times, by features of the classifier and by pixels."""
+def by_time(model: Model, arguments: argparse.Namespace, phases: str) -> list[dict[str, float]]:
+    """The figures of samples at several sampling times, by features of the classifier and by pixels.
+
+    Args:
+        phases: the name of the phases that the model has been through, for the names of pictures.
+    """
     plan = evaluation.prepare(
-        model, arguments.data, ("frechet", "1nn"), n=arguments.n, extractor="classifier", download=False
+        model, arguments.data, ("frechet", "1nn"), n=arguments.n_by_time, extractor="classifier", download=False
     )
     real, extractor = plan.real.images, plan.extractor
     assert extractor is not None
-    of_real, rows = extractor.features(real, model.device, batch_size=256), []
-    for tau in TIMES:
-        drawn = model.sample(len(real), tau=tau)
-        images = pictures.to_bytes(drawn.images)
-        features = extractor.features(images, model.device, batch_size=256)
+    field: Any = model.field
+    of_real = extractor.features(real, model.device, batch_size=256)
+    drawn = model.sample(len(real), tau=TIMES[0])
+    x, nfe, rows = drawn.solution.x.to(model.device), float(drawn.nfe.double().mean()), []
+    journey = model.method.settings.journey
+    for number, (tau, images) in enumerate(zip(TIMES, chained(model, x, journey), strict=True)):
+        as_bytes = pictures.to_bytes(images)
+        features = extractor.features(as_bytes, model.device, batch_size=256)
+        steps = model.method.chain_steps(tau)
         rows.append(
             {
                 "tau": tau,
-                "nfe": float(drawn.nfe.double().mean()),
+                "nfe": nfe + (steps + 2 if number else 0),
+                "energy": float(field.energy(model.standardise(as_bytes), 0.0).mean()),
                 "frechet": distances.frechet(features, of_real),
                 "1nn": nearest(features, of_real).accuracy,
-                "1nn_pixels": nearest(images.flatten(1).float() / 255, real.flatten(1).float() / 255).accuracy,
+                "1nn_pixels": nearest(as_bytes.flatten(1).float() / 255, real.flatten(1).float() / 255).accuracy,
             }
         )
-        path = folder(model.device) / f"energy-matching-tau-{tau:g}.png"
-        path.write_bytes(pictures.png(pictures.tile(drawn.images[:64])))
+        path = folder(model.device) / f"energy-matching-{phases}-tau-{tau:g}.png"
+        path.write_bytes(pictures.png(pictures.tile(images[:64])))
     return rows
+
+
+def chained(model: Model, x: Tensor, journey: Any) -> Iterator[Tensor]:
+    """The images at each of the sampling times, from chains that go on from time to time, without their noise."""
+    field: Any = model.field
+    yield model.statistics.restore(x.cpu())
+    for before, tau in pairwise(TIMES):
+        walk = langevin(
+            field.energy_and_score, x, field.chain_variance(0.0), steps=round((tau - before) / journey.step), seed=0,
+            stream=f"until {tau}", method=journey.chains, scale=journey.step * x[0].numel() ** (1 / 3),
+        )  # fmt: skip
+        x = walk.x
+        yield model.statistics.restore(denoised(model, x).cpu())
+
+
+def denoised(model: Model, x: Tensor) -> Tensor:
+    """The means of the data given points of the density of the energy, which is that of data with noise."""
+    _, score = model.field.energy_and_score(x, 0.0)
+    return x + (model.method.settings.journey.blur / DATA_STD) ** 2 * score
 
 
 def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
     """The energies of chains of MALA from samples and from test images, and a two-sample test of both."""
     field: Any = model.field
+    blur = model.method.settings.journey.blur / DATA_STD  # the density is that of data with this noise
+    data = model.standardise(real[:CHAINS])
     starts = {
         "noise": model.sample(CHAINS, tau=1.0).solution.x.to(model.device),
-        "data": model.standardise(real[:CHAINS]),
+        "data": data + blur * torch.randn(data.shape, generator=torch.Generator().manual_seed(0)).to(data),
     }
     found: dict[str, list[list[float]]] = {}
     for name, x in starts.items():
@@ -102,7 +139,7 @@ def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
             x, scale = walk.x, walk.step_scale
             energies.append(walk.energy.tolist())
         found[name] = energies
-        images = model.statistics.restore(x.cpu())
+        images = model.statistics.restore(denoised(model, x).cpu())
         path = folder(model.device) / f"energy-matching-chains-from-{name}.png"
         path.write_bytes(pictures.png(pictures.tile(images[:64])))
     tests = [ks_2samp(of_noise, of_data) for of_noise, of_data in zip(found["noise"], found["data"], strict=True)]
@@ -137,6 +174,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of all runs")
     parser.add_argument("--out", nargs="*", default=["fashion-mnist", "noise", "constant", "shuffled:mnist"])
     parser.add_argument("-n", type=int, default=500, help="samples and test images")
+    parser.add_argument("--n-by-time", type=int, default=250, help="samples per sampling time")
+    parser.add_argument("--first-phase", type=Path, help="the model of Energy Matching at the end of its first phase")
     parser.add_argument("--limit", type=int, default=250, help="images per set in the detection of outliers")
     arguments = parsed(parser)
     models = {method: trained(method, arguments) for method in names.METHODS}
@@ -156,7 +195,12 @@ def main() -> None:
         if methods.gives(method, "energy"):
             found[method]["auroc"] = detections(model, inside, outside)
         if "tau" in names.METHODS[method].sampling:
-            found[method] |= {"by_time": by_time(model, arguments), "chains": two_starts(model, inside)}
+            found[method] |= {
+                "by_time": by_time(model, arguments, "both-phases"), "chains": two_starts(model, inside),
+            }  # fmt: skip
+            if arguments.first_phase:
+                before = vpfb.load(arguments.first_phase, device=arguments.device)
+                found[method]["by_time_after_first_phase"] = by_time(before, arguments, "first-phase")
     show(
         ["method", "steps", "Fréchet, classifier", "1-NN", "gradients per image"],
         [
@@ -175,8 +219,9 @@ def main() -> None:
                 [f"AUROC, {method}", *next(iter(each["auroc"].values()))],
                 [[out, *(f"{a:.4f}" for a in row.values())] for out, row in each["auroc"].items()],
             )
-        for row in each.get("by_time", []):
-            print({name: round(value, 4) for name, value in row.items()})
+        for phases in ("by_time_after_first_phase", "by_time"):
+            for row in each.get(phases, []):
+                print(phases, {name: round(value, 4) for name, value in row.items()})
         if "chains" in each:
             print(each["chains"])
     figures = {"data": arguments.data, "minutes": arguments.minutes, "settings": arguments.set, "methods": found}

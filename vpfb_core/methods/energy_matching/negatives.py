@@ -31,12 +31,14 @@ class Journey:
         steps: the number of steps of each chain per training step.
         restarts: the share of the negatives whose chains start anew.
         blur: the standard deviation in x of the noise on the data at which chains start.
+        chains: "mala" or "ula".
     """
 
     step: float
     steps: int
     restarts: float
     blur: float
+    chains: str = "ula"
 
     @property
     def evaluations(self) -> float:
@@ -139,7 +141,7 @@ def _descend(field: StaticEnergy, x: Tensor, condition: Tensor | None) -> Tensor
 
 
 def walk(field: StaticEnergy, x: Tensor, condition: Tensor | None, journey: Journey, at: Moment) -> Tensor:
-    """The ends of unadjusted chains from the points x."""
+    """The ends of chains from the points x."""
     ends = []
     for first in range(0, len(x), AT_ONCE):
         rows = slice(first, first + AT_ONCE)
@@ -147,7 +149,7 @@ def walk(field: StaticEnergy, x: Tensor, condition: Tensor | None, journey: Jour
         try:
             walked = langevin(
                 target, x[rows], field.chain_variance(CLEAN), steps=journey.steps, seed=at.seed,
-                stream=f"negatives {at.step} {at.rollbacks}", first=first, method="ula",
+                stream=f"negatives {at.step} {at.rollbacks}", first=first, method=journey.chains,
                 scale=journey.step * x[0].numel() ** (1 / 3),
             )  # fmt: skip
             ends.append(walked.x)

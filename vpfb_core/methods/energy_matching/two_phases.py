@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vpfb_core.dynamics.langevin import CHAINS
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.relaxation import Chain, relax
 from vpfb_core.dynamics.solver import Solver
@@ -62,6 +63,10 @@ class EnergyMatchingSettings(MethodSettings):
     restarts: float = setting(
         0.05, help="Share of the negatives whose chains start anew, at data or at noise.", low=0, high=1
     )
+    chains: str | None = setting(
+        None, help="Chains of the second phase and of samples, with or without the Metropolis test.", choices=CHAINS
+    )
+    flow_weight: float | None = setting(None, help="Weight of the regression in the second phase.", low=0, high=1e3)
     blur: float | None = setting(
         None, help="Standard deviation of the noise on data in the contrast, where data have 0.5.", low=0, high=1
     )
@@ -69,7 +74,14 @@ class EnergyMatchingSettings(MethodSettings):
     @property
     def journey(self) -> Journey:
         """How negatives are drawn."""
-        return Journey(self.chain_step or CHAIN_STEPS[0], self.chain_steps, self.restarts, self.blur or 0.0)
+        step, chains = self.chain_step or CHAIN_STEPS[0], self.chains or "ula"
+        return Journey(step, self.chain_steps, self.restarts, self.blur or 0.0, chains)
+
+    @property
+    def cost(self) -> float:
+        """The cost of a step of the second phase, in steps of the first one."""
+        flow = FLOW_STEP_COST if self.flow_weight is None or self.flow_weight else 0
+        return (flow + CONTRAST_STEP_COST + self.journey.evaluations) / FLOW_STEP_COST
 
 
 @dataclass(frozen=True)
@@ -99,15 +111,19 @@ class EnergyMatching(Method):
     @classmethod
     def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
         chosen = cls.Settings.from_dict({name: asked[name] for name in cls.Settings.names() if name in asked})
-        large = data.dimension > SMALL_DIMENSION
+        large, image = data.dimension > SMALL_DIMENSION, len(data.shape) == 3
         temperature, step = chosen.temperature or TEMPERATURES[large], chosen.chain_step or CHAIN_STEPS[large]
+        # In few dimensions the place of a point does not tell its time, so that the regression contradicts the density.
+        chosen = chosen.completed({"flow_weight": float(image), "chains": "ula" if image else "mala"})
         # By time the second phase takes its share directly; by steps it takes fewer of them, as each costs more.
-        rest = TIME_SHARE / (1 - TIME_SHARE) / (1 if asked.get("timed") else contrast_cost(chosen.journey))
+        rest = TIME_SHARE / (1 - TIME_SHARE) / (1 if asked.get("timed") else chosen.cost)
         return super().defaults(data, asked) | {
             "temperature": temperature,
             "chain_step": step,
-            # Twice the variance of the noise of one step, below which the chains cannot go.
-            "blur": math.sqrt(4 * temperature * step),
+            "chains": chosen.chains,
+            "flow_weight": chosen.flow_weight,
+            # Twice the variance of the noise of one step, below which chains without the Metropolis test cannot go.
+            "blur": math.sqrt(4 * temperature * step) if chosen.chains == "ula" else 0.0,
             "contrast_share": rest / (1 + rest),
         }
 
@@ -120,7 +136,7 @@ class EnergyMatching(Method):
             )
 
     def notes(self) -> tuple[str, ...]:
-        share, cost = self.settings.contrast_share or 0.0, contrast_cost(self.settings.journey)
+        share, cost = self.settings.contrast_share or 0.0, self.settings.cost
         if not share:
             return ("no contrastive term, so the energy has no minima at the data: sample with tau = 1",)
         return (f"the last {share:.1%} of the run has the contrastive term, whose steps take {cost:.0f} times as long",)
@@ -133,12 +149,15 @@ class EnergyMatching(Method):
 
     def losses(self, field: StaticEnergy, batch: Batch, at: Moment) -> Iterable[Loss]:
         settings = self.settings
-        yield Loss("flow", flow_loss(field, batch, at, coupled=settings.coupling == "transport"))
-        if self.phase(at.fraction) and settings.contrast_weight:
+        second = bool(self.phase(at.fraction) and settings.contrast_weight)
+        flow_weight = 1.0 if not second or settings.flow_weight is None else settings.flow_weight
+        if flow_weight:
+            yield Loss("flow", flow_loss(field, batch, at, coupled=settings.coupling == "transport"), flow_weight)
+        if second:
             dimension = batch.data[0].numel()
             negatives, rows = self.pool.draw(field, batch, at, settings.journey)
             margin = settings.margin * dimension * field.temperature
-            positives = blurred(batch, at, settings.blur or 0.0)
+            positives = blurred(batch, at, settings.journey.blur)
             value = contrastive_loss(field, positives, negatives, trim=settings.trim, margin=margin)
             yield Loss("contrast", value, settings.contrast_weight / dimension)
             self.pool.keep(negatives, rows)
@@ -158,7 +177,10 @@ class EnergyMatching(Method):
         x0 = noise.normal(z.shape[1:], data.seed, rows, "held-out").to(z)
         with torch.no_grad():
             residual = squared_error(field, z, t, x0, condition)
-        return {"residual": residual, "gap": self.pool.gap(field, z + self._blur / DATA_STD * x0, condition)}
+        return {
+            "residual": residual,
+            "gap": self.pool.gap(field, z + self.settings.journey.blur / DATA_STD * x0, condition),
+        }
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
@@ -208,20 +230,16 @@ class EnergyMatching(Method):
         def target(x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
             return guided.energy_and_score(x, CLEAN, condition)
 
-        args = () if condition is None else (condition,)
+        args, journey = () if condition is None else (condition,), self.settings.journey
         found = relax(
             target, field.at_level(torch.zeros_like(codes), math.inf, codes), field.chain_variance(CLEAN), solver,
-            Chain(steps, self.settings.journey.step, seed, "sampling", first), args=args, keep_path=keep_path,
+            Chain(steps, journey.step, seed, "sampling", first, journey.chains), args=args, keep_path=keep_path,
         )  # fmt: skip
-        if not steps:
+        if not steps or not journey.blur:
             return found
         # The chain has the density of data with noise, and this step (Tweedie) is the mean of the data given its end.
         _, score = target(found.x, *args)
-        return replace(found, x=found.x + (self._blur / DATA_STD) ** 2 * score, nfe=found.nfe + 1)
-
-    @property
-    def _blur(self) -> float:
-        return self.settings.blur or 0.0
+        return replace(found, x=found.x + (journey.blur / DATA_STD) ** 2 * score, nfe=found.nfe + 1)
 
     def _rest(self, solver: Solver, steps: int) -> Solver:
         """The solver of the descent, with the evaluations that a chain leaves."""
@@ -235,11 +253,6 @@ class EnergyMatching(Method):
                 hint="use a larger nfe or a smaller tau",
             ) from error
 
-    @staticmethod
-    def _chain_evaluations(steps: int) -> int:
-        return steps + 2 if steps else 0
-
-
-def contrast_cost(journey: Journey) -> float:
-    """The cost of a step with the contrastive term, in steps without it."""
-    return (FLOW_STEP_COST + CONTRAST_STEP_COST + journey.evaluations) / FLOW_STEP_COST
+    def _chain_evaluations(self, steps: int) -> int:
+        """The evaluations of a chain and of the removal of its noise."""
+        return steps + 1 + bool(self.settings.blur) if steps else 0

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from vpfb_core import methods, names
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
-from vpfb_core.methods.energy_matching.two_phases import EnergyMatching, EnergyMatchingSettings, contrast_cost
+from vpfb_core.methods.energy_matching.two_phases import EnergyMatching, EnergyMatchingSettings
 from vpfb_core.methods.step import Batch, DataShape, Moment, Validation
 
-DATA = DataShape((1, 8, 8))
+DATA, POINTS = DataShape((1, 8, 8)), DataShape((2,))
 
 
 def method(**settings: object) -> EnergyMatching:
@@ -38,9 +38,11 @@ def test_the_second_phase_takes_half_of_the_work_by_time_and_by_steps() -> None:
     timed = EnergyMatching.defaults(DATA, {"timed": True})["contrast_share"]
     counted = EnergyMatching.defaults(DATA, {"timed": False, "chain_steps": 40})["contrast_share"]
     assert timed == 0.5
-    cost = contrast_cost(EnergyMatchingSettings(chain_steps=40).journey)
+    cost = EnergyMatchingSettings(chain_steps=40).cost
     assert counted * cost == pytest.approx(1 - counted)
     assert cost == pytest.approx((7 + 4 + 40 + 0.025 * 20) / 7)
+    alone = EnergyMatching.defaults(POINTS, {"timed": False, "chain_steps": 40})["contrast_share"]
+    assert alone * (cost - 1) == pytest.approx(1 - alone), "the second phase of points has no regression"
 
 
 def test_the_share_is_announced_and_the_phase_begins_by_the_fraction_of_the_run() -> None:
@@ -61,6 +63,21 @@ def test_the_contrast_belongs_to_the_second_phase() -> None:
     losses = list(trained.losses(field, batch, Moment(0, 0.6)))
     assert [loss.name for loss in losses] == ["flow", "contrast"]
     assert losses[1].weight == pytest.approx(1 / 64)
+
+
+def test_the_second_phase_of_points_is_the_contrast_alone_with_exact_chains_and_data_without_noise() -> None:
+    chosen = EnergyMatching.defaults(POINTS, {})
+    assert (chosen["flow_weight"], chosen["chains"], chosen["blur"]) == (0.0, "mala", 0.0)
+    given = EnergyMatchingSettings(contrast_share=0.5)
+    trained, batch = EnergyMatching(given.completed(chosen)), Batch(torch.ones(4, 2), None, 0, 4)
+    names_of = [
+        [loss.name for loss in trained.losses(StaticEnergy(Zero(), 0.1), batch, Moment(0, fraction))]
+        for fraction in (0.4, 0.6)
+    ]
+    assert names_of == [["flow"], ["contrast"]]
+    of_images = EnergyMatching.defaults(DATA, {})
+    assert (of_images["flow_weight"], of_images["chains"]) == (1.0, "ula")
+    assert EnergyMatching.defaults(DATA, {"chains": "mala"})["blur"] == 0.0
 
 
 def test_what_looks_at_the_whole_batch_is_not_divided_among_processes() -> None:
