@@ -83,7 +83,7 @@ def by_time(model: Model, arguments: argparse.Namespace, phases: str) -> list[di
     for number, (tau, images) in enumerate(zip(TIMES, chained(model, x, journey), strict=True)):
         as_bytes = pictures.to_bytes(images)
         features = extractor.features(as_bytes, model.device, batch_size=256)
-        steps = model.method.chain_steps(tau)
+        steps = round((tau - 1) / journey.step)
         rows.append(
             {
                 "tau": tau,
