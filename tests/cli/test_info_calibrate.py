@@ -22,6 +22,7 @@ from vpfb_core.methods.vpfb import estimation
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import calibration
+from vpfb_core.uses.ood import fit
 
 TWO = (ConditionGroup("class", ("0", "1")),)
 ABOUT = {
@@ -38,6 +39,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     chosen = np.flatnonzero(labels < 2)[:60]
     np.savez("two.npz", images=digits.images[chosen, 0].numpy(), labels=labels[chosen])
     monkeypatch.setattr(calibration, "IMAGES", 24)
+    monkeypatch.setattr(fit, "IMAGES", 24)
     monkeypatch.setattr(estimation, "ANCHOR_POINTS", 4)
     network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [2]}
     potential = Potential(networks.build(network), OT(sigma_min=0.04))

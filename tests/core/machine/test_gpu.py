@@ -39,7 +39,7 @@ from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.reference import Reference
 from vpfb_core.networks.embedding import ConditionEmbedding
-from vpfb_core.training import checks, prepare
+from vpfb_core.training import prepare
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer
 from vpfb_core.uses import calibration
@@ -171,18 +171,19 @@ def assert_near(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
 STEPS: list[dict[str, Any]] = [
     {"preset": "tiny", "widths": (8, 8)},
     {"preset": "small"},
-    {"preset": "base", "blocks": 1},
     {"preset": "paper", "blocks": 1, "dropout": 0.1},
-    {"preset": "celeba64", "blocks": 1},
     {"conditional": False, "dropout": 0.1, "micro_batch": 4},
     {"objective": "ritz"},
     {"objective": "official"},
     {"method": "flow-matching"},
 ]
+LARGE_STEPS: list[dict[str, Any]] = [{"preset": "base", "blocks": 1}, {"preset": "celeba64", "blocks": 1}]
 
 
 @cuda
-@pytest.mark.parametrize("settings", STEPS, ids=str)
+@pytest.mark.parametrize(
+    "settings", [*STEPS, *(pytest.param(large, marks=pytest.mark.slow) for large in LARGE_STEPS)], ids=str
+)
 def test_a_step_waits_for_nothing(gpu: GPU, settings: dict[str, Any]) -> None:
     inputs, trainer = begun(gpu, **{"precision": "bf16"} | settings)
     inputs.statistics.standardise(inputs.batches[0][0])  # moves constants
@@ -199,7 +200,6 @@ def test_a_step_waits_for_nothing(gpu: GPU, settings: dict[str, Any]) -> None:
 def test_a_run_trains_and_resumes_and_waits_for_its_figures_once_per_line_of_the_log(
     gpu: GPU, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
     states = [generator.get_state() for generator in generators(gpu)]
     seen: list[int] = []
 
@@ -235,7 +235,6 @@ def test_no_grid_is_drawn_from_weights_that_are_not_finite(
         return honest(*args, **settings) * (torch.nan if calls == 2 else 1.0)
 
     monkeypatch.setitem(objectives.OBJECTIVES, "stein", broken_at_the_second_step)
-    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
     seldom = {"log_every": 10**6, "save_every": 10**6, "sample_every": 3}
     with pytest.raises(DivergedError, match="step 1: the loss is nan"):
         vpfb.train(config(gpu, data=data, steps=6, out=str(tmp_path / "run"), **seldom))
@@ -345,7 +344,9 @@ def test_chains_wait_for_no_step(gpu: GPU, on_cpu: Model, on_gpu: Model, images:
 
 
 @cuda_and_mps
-@pytest.mark.parametrize(("expression", "mcmc"), [("even | odd", "mala"), ("even & ~odd", "ula")])
+@pytest.mark.parametrize(
+    ("expression", "mcmc"), [("even | odd", "mala"), pytest.param("even & ~odd", "ula", marks=pytest.mark.slow)]
+)
 def test_compositions_wait_a_few_times_per_level(
     gpu: GPU, on_cpu: Model, on_gpu: Model, expression: str, mcmc: str
 ) -> None:

@@ -100,7 +100,7 @@ def test_loss_at_the_exact_velocity_of_a_gaussian_is_the_variance_that_a_point_l
     assert found.item() == pytest.approx(floor.item(), abs=5 * floor.item() / math.sqrt(n))
 
 
-@pytest.mark.parametrize("strength", [-0.5, 0.1, 0.5])
+@pytest.mark.parametrize("strength", [0.5, *(pytest.param(s, marks=pytest.mark.slow) for s in (-0.5, 0.1))])
 def test_loss_rises_from_the_exact_velocity_by_the_square_of_what_is_added(strength: float) -> None:
     mixture, method, n = anisotropic(), flow_matching(), 20_000
     networks = [ExactVelocity(mixture, each) for each in (0.0, strength)]

@@ -15,7 +15,6 @@ import vpfb_core as vpfb
 from vpfb_core.config import read_file
 from vpfb_core.machine import container
 from vpfb_core.model.runs import Run
-from vpfb_core.training import checks
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "run-v1"
 PREFIX = "potential.network."  # of the names of a network's tensors since then
@@ -42,10 +41,8 @@ def test_the_files_are_of_format_version_1() -> None:
 
 
 def test_a_resumed_run_of_version_1_gets_the_weights_of_an_uninterrupted_one(
-    recorded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: dict[str, Any], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(checks, "GRID_IMAGES", 4)
-    monkeypatch.setattr(checks, "GRID_NFE", 2)
     shutil.copytree(FIXTURE, tmp_path / "run")
     result = vpfb.train(vpfb.TrainConfig(resume=str(tmp_path / "run"), device="cpu"))
     assert (result.status, result.step) == ("finished", 40)
@@ -83,10 +80,15 @@ def test_the_energies_of_a_model_of_version_1_are_what_they_were(recorded: dict[
     assert_recorded(model.log_density(images), expected["log_density"])
     assert_recorded(model.log_density(images, level=0.5), expected["log_density_at_level_0.5"])
     assert_recorded(model.log_density(images, condition=name), expected["log_density_of_a_class"])
-    # The recorded figures have the error of a step size that did not heed the integral: up to 0.025 nats.
-    converged = model.log_density(images[:1], method="ode", rtol=1e-5, atol=1e-5)
-    assert_recorded(converged, expected["log_density_by_the_flow"][:1], rtol=0, atol=0.03)
-    torch.testing.assert_close(model.log_density(images[:1], method="ode"), converged, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, pytest.param(1e-5, marks=pytest.mark.slow)])
+def test_the_density_by_the_flow_of_a_model_of_version_1_is_what_it_was(
+    tolerance: float, recorded: dict[str, Any], model: vpfb.Model
+) -> None:
+    """Figures have an error of up to 0.025 nats, of a step size that did not heed the integral."""
+    found = model.log_density(vpfb.data.load("digits").images[:1], method="ode", rtol=tolerance, atol=tolerance)
+    assert_recorded(found, recorded["model"]["log_density_by_the_flow"][:1], rtol=0, atol=0.03)
 
 
 def test_the_built_in_digits_are_what_they_were(recorded: dict[str, Any]) -> None:

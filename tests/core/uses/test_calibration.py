@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,22 +18,12 @@ from vpfb_core.methods.vpfb import estimation
 from vpfb_core.model.lock import locked
 from vpfb_core.model.reference import identities_of
 from vpfb_core.model.runs import Run, builtin_models
-from vpfb_core.training import agenda, checks, ending
+from vpfb_core.training import ending
 from vpfb_core.uses import calibration
 from vpfb_core.uses.calibration import affordable, calibrate, calibrate_file, full_cost, reference_cost
 from vpfb_core.uses.ood import fit
 
-STEPS = 90  # of which a tenth pays for constants that are worth something, and for a reference
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_grids() -> Iterator[None]:
-    """Runs that draw a few samples only."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checks, "GRID_IMAGES", 4)
-        patch.setattr(checks, "GRID_NFE", 2)
-        patch.setattr(agenda, "CHECKS", 2)
-        yield
+STEPS = 60  # of which a tenth pays for constants that are worth something, and for a reference
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +32,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = vpfb.TrainConfig(
         data="digits", widths=(4,), steps=STEPS, sample_every=STEPS, batch_size=64, threads=1, out=str(out)
     )
-    vpfb.train(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "IMAGES", 60)
+        vpfb.train(config)
     return out
 
 
@@ -70,6 +61,7 @@ def test_a_file_is_calibrated_on_the_images_that_it_was_trained_on(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "IMAGES", 60)
+    monkeypatch.setattr(fit, "IMAGES", 60)
     monkeypatch.setattr(estimation, "ANCHOR_POINTS", 4)
     path, used, trained_on = tmp_path / "model.safetensors", list[Source](), list[torch.Tensor]()
     honest = calibration._shuffled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,10 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core.machine import container
 from vpfb_core.methods.energy_matching.two_phases import EnergyMatching
-from vpfb_core.training import checks, ema
+from vpfb_core.training import ema
 from vpfb_core.uses import composition
 
 STEPS, BEGINS = 8, 4  # the second phase has the last four steps
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_grids() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checks, "GRID_IMAGES", 2)
-        yield
 
 
 def configuration(out: Path, **settings: Any) -> vpfb.TrainConfig:
@@ -44,7 +36,9 @@ def state(run: Path) -> dict[str, Tensor]:
     return container.read(run / "state.safetensors", "state").tensors
 
 
-@pytest.mark.parametrize("stop", [BEGINS - 1, BEGINS, BEGINS + 2])
+@pytest.mark.parametrize(
+    "stop", [BEGINS + 2, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (BEGINS - 1, BEGINS))]
+)
 def test_a_run_is_resumed_bit_for_bit_in_either_phase(whole: Path, tmp_path: Path, stop: int) -> None:
     parts = tmp_path / "parts"
     taken = []

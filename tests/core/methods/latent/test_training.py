@@ -43,7 +43,9 @@ def state(run: Path) -> dict[str, Tensor]:
     return container.read(run / "state.safetensors", "state").tensors
 
 
-@pytest.mark.parametrize("stop", [BEGINS - 1, BEGINS, BEGINS + 2])
+@pytest.mark.parametrize(
+    "stop", [BEGINS + 2, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (BEGINS - 1, BEGINS))]
+)
 def test_a_run_is_resumed_bit_for_bit_in_either_stage(whole: Path, tmp_path: Path, stop: int) -> None:
     parts = tmp_path / "parts"
     taken = []
