@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from vpfb_cli.options import DataAccess, file_option, path_option
+from vpfb_cli.options import file_option, path_option
 from vpfb_core.errors import ConfigError
 from vpfb_core.names import SCORES
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vpfb_core.model.trained import TrainedModel
+    from vpfb_core.uses.ood.training_set import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class OwnFeatures:
 
         return None if self.features is None else own_features.find(self.features, self.weights_path, device)
 
-    def add_to(self, model: TrainedModel, access: DataAccess) -> None:
+    def add_to(self, model: TrainedModel, training: TrainingSet) -> None:
         """Add the features to the reference of a model. Nothing happens without features."""
         from vpfb_core.uses.ood import own_features
 
         if (compute := self.find(model.device)) is not None:
-            own_features.add(model, compute, **access.settings)
+            own_features.add(model, compute, training)

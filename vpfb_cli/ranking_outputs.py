@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from vpfb_cli.options import DataAccess, file_option, option
+from vpfb_cli.options import file_option, option
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import counted, size
 from vpfb_core.errors import ConfigError, VPFBError
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from vpfb_cli.output import Output
     from vpfb_core.data.in_memory import InMemory
     from vpfb_core.machine.relocation import Placement
-    from vpfb_core.model.trained import TrainedModel
     from vpfb_core.uses.ood.members import Members
     from vpfb_core.uses.ood.ranking import Ranking
+    from vpfb_core.uses.ood.training_set import TrainingSet
 
 FLAGGED = "Flagged images"
 _IN_NOTE = 10  # how many new places are listed
@@ -120,9 +120,8 @@ def write_and_relocate(
     flagged: FlaggedFiles,
     ranking: Ranking,
     images: InMemory,
-    model: TrainedModel | None,
+    training: TrainingSet | None,
     name: str | None,
-    access: DataAccess,
 ) -> dict[str, Any]:
     """Write the page of a ranking, and move or copy the files of flagged images. What is added to the JSON document.
 
@@ -134,15 +133,14 @@ def write_and_relocate(
         flagged: what happens to the files.
         ranking: the ranking.
         images: the images that were ranked.
-        model: the model of the ranking; None without a model.
+        training: the data of the training of the model; None without a model.
         name: the name of the model.
-        access: where data are.
     """
     placements = flagged.plan(ranking, images)
     page = b""
     if html is not None:
         moved = {each.name: each.target for each in placements} if flagged.moves and not flagged.dry_run else {}
-        page = _draw(say, html.parent, ranking, images, model, name, access, moved)
+        page = _draw(say, html.parent, ranking, images, training, name, moved)
     relocated = flagged.carry_out(say, placements)
     if html is not None:
         write_bytes(html, page)
@@ -155,9 +153,8 @@ def _draw(
     folder: Path,
     ranking: Ranking,
     images: InMemory,
-    model: TrainedModel | None,
+    training: TrainingSet | None,
     name: str | None,
-    access: DataAccess,
     moved: Mapping[str, Path],
 ) -> bytes:
     """The page of a ranking, for a folder."""
@@ -175,7 +172,7 @@ def _draw(
         )
     if count < len(images):
         summary.append(f"The page shows the first {count:,}; the table of scores has all of them.")
-    members = Members.same(images) if model is None else _members(say, ranking, model, count, access)
+    members = Members.same(images) if training is None else _members(say, ranking, training, count)
     with progress(say, "drawing the page") as bar:
         return page.page(
             ranking, images, members, title=f"Outliers in {images.name}", summary=summary, folder=folder,
@@ -183,12 +180,12 @@ def _draw(
         )  # fmt: skip
 
 
-def _members(say: Output, ranking: Ranking, model: TrainedModel, count: int, access: DataAccess) -> Members | None:
+def _members(say: Output, ranking: Ranking, training: TrainingSet, count: int) -> Members | None:
     """The pictures of the training that the page shows; None with a note if they are not at hand."""
     from vpfb_core.uses.ood.members import training_members
 
     try:
-        return training_members(model, ranking, count, **{**access.settings, "download": False})
+        return training_members(training, ranking, count)
     except VPFBError as error:
         say.note(f"the page shows no pictures of the training: {error.message}")
         return None

@@ -14,10 +14,13 @@ import pytest
 import torch
 from cli_runner import Vpfb
 from PIL import Image
+from torch import Tensor
 
 import vpfb_core as vpfb_package
-from vpfb_core.data import split
+from vpfb_core.data import Source, split
+from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses import ood
+from vpfb_core.uses.ood import training_set
 
 
 @pytest.fixture
@@ -181,9 +184,19 @@ def network(vpfb: Vpfb) -> str:
     return "network.pt2"
 
 
-def test_features_of_a_network_are_a_column_of_evidence(vpfb: Vpfb, model: str, mixed: Path, network: str) -> None:
+def test_features_of_a_network_are_a_column_of_evidence(
+    vpfb: Vpfb, model: str, mixed: Path, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, loaded = training_set.training_data, []
+
+    def counted(model: TrainedModel, **options: Any) -> tuple[Source, Tensor | None]:
+        loaded.append(model)
+        return honest(model, **options)
+
+    monkeypatch.setattr(training_set, "training_data", counted)
     ran = vpfb("score", str(mixed), "-m", model, "--features", network, "--html", "report.html")
     assert ran.code == 0, ran.err
+    assert len(loaded) == 1, "for the features and the page"
     with Path("scores.csv").open(newline="") as file:
         assert all(0 < float(row["network"]) <= 1 for row in csv.DictReader(file))
     assert "network" in document(Path("report.html"))["kinds"]

@@ -96,6 +96,7 @@ def ood(
         from vpfb_core.uses.ood import choice, comparison
         from vpfb_core.uses.ood.altered import CONTROLS
         from vpfb_core.uses.ood.scores import find_scores
+        from vpfb_core.uses.ood.training_set import TrainingSet
     names = find_scores(scores or [])
     own.require_usable(names)
     if folder is not None:
@@ -104,7 +105,7 @@ def ood(
         choice.check_different(in_set, out_set)
     loaded, model_name = _open(say, model, in_set, machine)
     names = _ready(say, loaded, names, scores or [])
-    own.add_to(loaded, access)
+    own.add_to(loaded, TrainingSet(loaded, **access.settings))
     if controls:
         require_images(loaded, "--controls")
     altered = {f"{name}:{in_set}": change for name, change in CONTROLS.items()} if controls else {}

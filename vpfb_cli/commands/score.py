@@ -131,6 +131,7 @@ def score(
         from vpfb_core.uses.ood import choice
         from vpfb_core.uses.ood.ranking import rank, rank_without_model
         from vpfb_core.uses.ood.scores import find_score, require_ready
+        from vpfb_core.uses.ood.training_set import TrainingSet
     find_score(name)
     if density not in (None, *METHODS):
         raise ConfigError(f"unknown density {density!r}", hint=f"--density {one_of(METHODS)}")
@@ -144,7 +145,7 @@ def score(
         images = data.load(source, max_size=choice.PREVIEW, split="all", **access.settings)
         if len(images.shape) != 3 or name != SCORES[0] or density is not None:
             raise CheckpointError(f"no model fits {source!r}", hint=f"vpfb train --data {typed(source)}")
-        loaded, model_name = None, None
+        loaded, model_name, training = None, None, None
     else:
         loaded, model_name = open_model(say, str(path), machine)
         if model is None:
@@ -154,7 +155,8 @@ def score(
             require_images(loaded, "--montage")
         if html is not None:
             require_images(loaded, "--html")
-        own.add_to(loaded, access)
+        training = TrainingSet(loaded, **access.settings)
+        own.add_to(loaded, training)
         images = data.load(source, **loaded.reading, split="all", **access.settings)
     flagged.require_files(images)
     for note in images.notes:
@@ -178,7 +180,7 @@ def score(
     if montage is not None:
         shown = images.data[[one.index for one in ranking.ranked[:IN_MONTAGE]]]
         write_bytes(montage, pictures.png(pictures.tile(shown.float() / 255)))
-    relocated = write_and_relocate(say, html, flagged, ranking, images, loaded, model_name, access)
+    relocated = write_and_relocate(say, html, flagged, ranking, images, training, model_name)
     greatest = ", ".join(printable(one.name) for one in ranking.ranked[:IN_NOTE])
     say.note(f"{len(images):,} {noun}; greatest outliers: {greatest}")
     if name == SCORES[0]:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vpfb_core.data.in_memory import InMemory
 from vpfb_core.errors import DataError
-from vpfb_core.uses.calibration import training_data
 from vpfb_core.uses.ood.ranking import Ranking
 from vpfb_core.uses.ood.tables import image_name
-
-if TYPE_CHECKING:
-    from vpfb_core.model.trained import TrainedModel
+from vpfb_core.uses.ood.training_set import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -43,21 +39,22 @@ class Members:
         )
 
 
-def training_members(model: TrainedModel, ranking: Ranking, count: int, **options: Any) -> Members | None:
+def training_members(training: TrainingSet, ranking: Ranking, count: int) -> Members | None:
     """The members that are nearest to the first `count` data of a ranking; None if it names none.
 
+    Nothing is downloaded.
+
     Args:
-        model: the model of the ranking.
+        training: the data of the training of the model.
         ranking: the ranking.
         count: the number of data whose neighbours are needed.
-        options: root and download, as in `data.load`.
     Raises:
         DataError: the data of the training cannot be read, or are not the same any more.
     """
     rows = sorted({row for one in ranking.ranked[:count] for row in one.nearest})
     if not rows:
         return None
-    source, trained_on = training_data(model, ranking.members, **options)
+    source, trained_on = training.load(download=False)
     if trained_on is None:
         raise DataError(f"'{source.name}' is not as it was when the model was trained")
     images = source.subset(torch.tensor(rows))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.uses.calibration import training_data
 from vpfb_core.uses.evaluation import features
+from vpfb_core.uses.ood.training_set import TrainingSet
 from vpfb_core.uses.pictures import to_bytes
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ def find(name: str, weights_path: Path | None, device: torch.device) -> Callable
     return lambda images: extractor.features(to_bytes(images), device, batch_size=BATCH).cpu()
 
 
-def add(model: TrainedModel, compute: Callable[[Tensor], Tensor], **options: Any) -> None:
+def add(model: TrainedModel, compute: Callable[[Tensor], Tensor], training: TrainingSet) -> None:
     """Add features to the reference of a model, which is changed in place. No model file gets them.
 
     Args:
         model: a model with a reference.
         compute: the function of `find`.
-        options: root and download, as in `data.load`.
+        training: the data of its training.
     Raises:
         ConfigError: the model does not say what it was trained on.
         DataError: the data of the training cannot be read.
@@ -58,7 +58,7 @@ def add(model: TrainedModel, compute: Callable[[Tensor], Tensor], **options: Any
             "the reference of this model does not name its members, so their features are not known",
             hint="fit it again with vpfb info --calibrate MODEL",
         )
-    source, trained_on = training_data(model, **options)
+    source, trained_on = training.load()
     members = None if trained_on is None else source.subset(reference.rows)
     if members is None or len(members) != len(reference.rows):
         raise CheckpointError(

@@ -19,6 +19,7 @@ from vpfb_core.uses.evaluation import weights
 from vpfb_core.uses.ood import own_features
 from vpfb_core.uses.ood.fit import fit_reference
 from vpfb_core.uses.ood.ranking import rank, rank_without_model
+from vpfb_core.uses.ood.training_set import TrainingSet
 
 CPU = torch.device("cpu")
 HELD_OUT = split(data.load("digits"), 0.1, 0)[1]  # the rows of the images of the fixture
@@ -65,7 +66,7 @@ def test_a_model_judges_by_the_features_of_its_members_too(
     extended = Model.of(model)
     extended.reference = fit_reference(model, held_out.images, count=60, rows=HELD_OUT)
     kinds = set(extended.reference.parts)
-    own_features.add(extended, own_features.find(corner, None, CPU))
+    own_features.add(extended, own_features.find(corner, None, CPU), TrainingSet(extended))
     images = ImageSet("folder", dotted(held_out.images[:20], 7))
     ranked = rank(extended, images).ranked
     assert set(ranked[0].evidence) == {*kinds, OWN}
@@ -80,7 +81,7 @@ def test_the_members_must_be_at_hand(digits: tuple[Model, ImageSet], corner: str
     model.reference = fit_reference(model, digits[1].images, count=10, rows=HELD_OUT)
     model.about = {**model.about, "data": {**model.about["data"], "fingerprint": "another"}}
     with pytest.raises(CheckpointError, match="is not as it was"):
-        own_features.add(model, own_features.find(corner, None, CPU))
+        own_features.add(model, own_features.find(corner, None, CPU), TrainingSet(model))
 
 
 def test_weights_of_torchvision_come_from_its_cache_and_are_checked(
