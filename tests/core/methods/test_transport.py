@@ -138,7 +138,9 @@ def test_arc3_is_of_third_order_on_a_flow_that_is_known() -> None:
     assert slope == pytest.approx(3, abs=0.15)
 
 
-@pytest.mark.parametrize("name", ["ring", "anisotropic", "scattered"])
+@pytest.mark.parametrize(
+    "name", ["ring", *(pytest.param(name, marks=pytest.mark.slow) for name in ("anisotropic", "scattered"))]
+)
 def test_arc3_is_of_third_order_on_the_flow_of_a_mixture(name: str) -> None:
     mixture = MIXTURES[name]
     field = exact_field(mixture, OT(0.1))

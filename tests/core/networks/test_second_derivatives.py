@@ -84,6 +84,7 @@ def test_a_compiled_step_has_the_gradient_of_the_eager_one(network: Callable[[],
     assert_close(step(model), expected, 1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untold")
 @every_network
 def test_a_compiled_step_with_the_time_score_has_the_gradient_of_the_eager_one(

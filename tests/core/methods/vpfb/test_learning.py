@@ -36,7 +36,7 @@ def mixture2d() -> ModuleType:
 @pytest.fixture(scope="module")
 def learned(mixture2d: ModuleType) -> Potential:
     """Trained for a few seconds."""
-    return mixture2d.train(MIXTURE, OT(), mixture2d.Settings(steps=400, batch=256))
+    return mixture2d.train(MIXTURE, OT(), mixture2d.Settings(steps=400, batch=128))
 
 
 @pytest.mark.parametrize(("t", "error", "correlation"), [(0.5, 0.05, 0.998), (0.7, 0.15, 0.97)])

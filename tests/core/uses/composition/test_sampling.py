@@ -54,9 +54,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    "text", ["red & ~green", *(pytest.param(text, marks=pytest.mark.slow) for text in ("red & green", "2*red"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("text", CASES)
 def test_mala_draws_the_exact_product(text: str) -> None:
     z = drawn(text, MANY)
     assert max(map(abs, errors(z, *product(CASES[text])))) < 4
@@ -73,7 +72,7 @@ def test_the_flow_alone_is_biased_by_as_much_as_it_must_be(text: str) -> None:
 
 
 def test_mala_draws_the_exact_product_in_the_plane() -> None:
-    z = drawn("red & 0.5*green", exact_model(PLANE), n=250, levels=25)
+    z = drawn("red & 0.5*green", exact_model(PLANE), n=250, levels=16)
     mean, covariance = product([(PLANE[(-1,)], -0.5), (PLANE[(0,)], 1.0), (PLANE[(1,)], 0.5)])
     whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (z - mean).mT, upper=False)
     assert whitened.mean(1).abs().max() < 4 / math.sqrt(250)
@@ -106,14 +105,14 @@ def test_an_error_of_a_nat_in_one_constant_moves_the_proportions() -> None:
 
 
 def test_or_with_mala_keeps_its_proportions() -> None:
-    z = drawn("3*red | green", exact_model(PLANE), n=200, levels=25)
+    z = drawn("3*red | green", exact_model(PLANE), n=200, levels=16)
     assert float((z[:, 0] > -0.2).double().mean()) == pytest.approx(0.75, abs=4 * math.sqrt(0.1875 / 200))
 
 
 def test_unconditional_models_multiply_exactly_with_mala_and_not_at_all_without() -> None:
     models = {"r": exact_model({(): RED}, ()), "g": exact_model({(): GREEN}, ())}
     composition = Composition("r: & g:", models)
-    z = sample(composition, N, seed=1, batch_size=1000, levels=25).data.flatten(1).double()
+    z = sample(composition, N, seed=1, batch_size=1000, levels=16).data.flatten(1).double()
     assert max(map(abs, errors(z, *product([(RED, 1.0), (GREEN, 1.0)])))) < 4
     for text in ("r: & g:", "(r: & g:) | g:", "2*r:"):
         with pytest.raises(ConfigError, match="does not sample from it"):
@@ -142,7 +141,7 @@ def test_a_sample_depends_on_seed_and_index_alone() -> None:
     assert six.images.dtype == torch.float32
     assert bool(((six.images >= 0) & (six.images <= 1)).all())
     for mcmc in ("mala", "none"):
-        z = few(6, mcmc=mcmc).data
+        z = six.data if mcmc == "mala" else few(6, mcmc=mcmc).data
         assert torch.allclose(z, few(6, mcmc=mcmc, batch_size=4).data, atol=1e-5)
         assert torch.allclose(z[4:], few(2, mcmc=mcmc, first=4).data, atol=1e-5)
         assert not torch.allclose(z[:2], few(2, mcmc=mcmc, first=4).data, atol=0.1)

@@ -53,7 +53,7 @@ def right(drawn: Composed) -> float:
 )
 def test_smc_draws_each_mode_as_often_as_the_product_has_it_and_knows_its_normaliser(text: str) -> None:
     share, normaliser = integrated(text)
-    drawn = sample(Composition(text, MODEL), N, seed=2, mcmc="smc", batch_size=N)
+    drawn = sample(Composition(text, MODEL), N, seed=2, mcmc="smc", levels=20, batch_size=N)
     assert right(drawn) == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / (N / 2)) + 0.01)
     assert drawn.log_normaliser == pytest.approx(normaliser, abs=0.1)
     assert drawn.resampled is not None
@@ -93,8 +93,9 @@ def test_a_population_is_fixed_by_its_seed_and_its_size_and_not_by_the_batch() -
     def draw(n: int, batch_size: int = 64) -> Tensor:
         return sample(Composition("2*red", MODEL), n, seed=5, mcmc="smc", levels=6, batch_size=batch_size).data
 
-    assert torch.allclose(draw(12), draw(12, batch_size=5), atol=1e-5)
-    assert not torch.allclose(draw(12)[:6], draw(6), atol=1e-2)
+    twelve = draw(12)
+    assert torch.allclose(twelve, draw(12, batch_size=5), atol=1e-5)
+    assert not torch.allclose(twelve[:6], draw(6), atol=1e-2)
 
 
 def test_evaluations_for_the_weights_are_counted() -> None:

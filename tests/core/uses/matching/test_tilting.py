@@ -80,8 +80,16 @@ def test_a_linear_statistic_of_gaussian_data_has_the_weight_of_its_closed_form(g
     assert 0.05 < tilt.ess < 0.25
 
 
-@pytest.mark.parametrize("targets", [{"brightness": 0.54}, {"top": 0.52, "left": 0.47}, {"contrast": 0.05},
-                                     {"brightness": 0.48, "edges": 0.006}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "targets",
+    [
+        {"brightness": 0.54},
+        {"top": 0.52, "left": 0.47},
+        {"brightness": 0.48, "edges": 0.006},
+        pytest.param({"contrast": 0.05}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_fresh_samples_of_a_matched_model_have_the_means(gaussian: Model, targets: Mapping[str, float]) -> None:
     model = matched(gaussian, targets, count=COUNT, nfe=8)
     for name, target in targets.items():
