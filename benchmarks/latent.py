@@ -138,7 +138,7 @@ def show_images(model: Model, name: str, unseen: InMemory) -> None:
     for start in ("pool", "fresh"):
         tiled = pictures.tile(model.sample(64, start=start).images)
         (place / f"latent-{name}-{start}.png").write_bytes(pictures.png(tiled))
-    found = codes.Codes.join(list(codes.encoded(model, unseen)))
+    found = codes.Codes.join(list(codes.encoded(model.encode, unseen)))
     groups = codes.montage(unseen, found, codes.cluster(found.values, CLUSTERS))
     (place / f"latent-{name}-groups.png").write_bytes(pictures.png(groups))
     between = model.interpolate(found.values[:5], found.values[5:10], 10)

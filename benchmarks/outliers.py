@@ -82,6 +82,35 @@ def folders(faces: Tensor, textures: Tensor, seed: int) -> list[Folder]:
     return found
 
 
+def hidden(faces: Tensor, textures: Tensor, seed: int) -> dict[str, float]:
+    """The AUROC of 30 outliers among 270 faces that may hide each other, without a model, by their kind.
+
+    The copies differ from each other by noise of three grey levels.
+    """
+    draws = torch.Generator().manual_seed(seed)
+    rows, others = (torch.randperm(len(each), generator=draws) for each in (faces, textures))
+    members, down = reduced(faces[rows[:270]]), reduced(faces[rows[270:300]]).flip(2)
+    patterns = reduced(textures[others[:30]])
+
+    def copies(image: Tensor) -> Tensor:
+        noisy = image + 3 * torch.randn(30, *image.shape, generator=draws)
+        return noisy.round().clamp(0, 255).to(torch.uint8)
+
+    kinds = {
+        "30 copies of a face upside down": copies(down[0]),
+        "30 copies of a texture": copies(patterns[0]),
+        "30 faces upside down": down,
+        "30 textures": patterns,
+    }
+    answers = np.repeat([0, 1], [270, 30])
+    return {
+        kind: float(
+            roc_auc_score(answers, scores_of(rank_without_model(ImageSet("folder", torch.cat([members, outliers])))))
+        )
+        for kind, outliers in kinds.items()
+    }
+
+
 def neighbours(features: Callable[[Tensor], np.ndarray], reference: Tensor | None = None) -> Method:
     """The mean distance from the five nearest of the other pictures of the folder, or of other pictures."""
     known = None if reference is None else NearestNeighbors(n_neighbors=5).fit(features(reference))
@@ -214,6 +243,9 @@ def main() -> None:
             for name, each in figures["methods"].items()
         ],
     )
+    each = [hidden(everything.images[::EVERY], textures, 5 * seed + i) for seed in arguments.seeds for i in range(5)]
+    figures["many_outliers"] = {kind: float(np.mean([one[kind] for one in each])) for kind in each[0]}
+    show(["30 outliers among 300, AUROC without a model", ""], [*figures["many_outliers"].items()])
     figures["versions"] = {"scikit-learn": sklearn.__version__}
     record(arguments.name, figures)
 

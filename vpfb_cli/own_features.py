@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OwnFeatures:
-    """A frozen network whose features are a further kind of evidence."""
+    """A frozen network whose features are used: a further kind of evidence of `score`, and the codes of `encode`."""
 
     features: Annotated[
         str | None,
         path_option(
             "--features NAME",
             "Features of your own",
-            "A frozen network as further evidence: torchvision:ARCH, or PATH.pt2 of torch.export.",
+            "A frozen network whose features are used: torchvision:ARCH, or PATH.pt2 of torch.export.",
         ),
     ] = None
     weights_path: Annotated[
@@ -41,7 +41,7 @@ class OwnFeatures:
         ),
     ] = None
 
-    def require_usable(self, scores: Collection[str]) -> None:
+    def require_usable(self, scores: Collection[str] = SCORES) -> None:
         """Raise ConfigError if the options contradict each other, or no score uses features.
 
         Args:

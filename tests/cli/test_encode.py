@@ -67,9 +67,50 @@ def test_rows_of_a_table_are_encoded_by_their_numbers(vpfb: Vpfb) -> None:
     assert "--montage is for images" in refused.err
 
 
+class Halves(torch.nn.Module):
+    """The mean brightness of each half of an image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 3)).reshape(-1, 2, 4).mean(2)
+
+
+@pytest.fixture
+def network(vpfb: Vpfb) -> str:
+    program = torch.export.export(Halves(), (torch.rand(2, 1, 8, 8),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.export.save(program, "network.pt2")
+    return "network.pt2"
+
+
+def test_the_density_of_the_features_of_a_network_is_learned_from_a_table_of_codes(vpfb: Vpfb, network: str) -> None:
+    Path("pictures").mkdir()
+    draws = torch.Generator().manual_seed(0)
+    means = 60 + 20 * torch.rand(60, 2, generator=draws)
+    means[7] = torch.tensor([250.0, 0.0])  # the only one that is not almost grey
+    for i, pair in enumerate(means.round().byte()):
+        Image.fromarray(pair.repeat_interleave(4)[:, None].repeat(1, 8).numpy()).save(f"pictures/{i:02d}.png")
+    ran = vpfb("encode", "pictures", "--features", network, "-o", "codes.csv", "--json")
+    assert (ran.code, ran.json) == (
+        0, {"model": None, "output": "codes.csv", "n": 60, "dimension": 2, "clusters": None},
+    )  # fmt: skip
+    columns, *rows = read("codes.csv")
+    assert columns == ["file", "code_0", "code_1"]
+    assert [row[0] for row in rows] == [f"{i:02d}.png" for i in range(60)]
+    found = torch.tensor([[float(value) for value in row[1:]] for row in rows])
+    assert torch.allclose(found, means.round() / 255, atol=1e-4)
+    train = ("train", "--data", "codes.csv", "--steps", "60", "--set", "width=16", "--set", "depth=1", "--out", "run")
+    assert vpfb(*train, "--threads", "1", "-q").code == 0
+    ran = vpfb("score", "codes.csv", "-m", "run", "-o", "-", "-q", "--density", "explicit")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[1].startswith("8,")
+
+
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [
+        ("pictures --features network.pt2 -m digits", 2, "--features and --model exclude each other"),
+        ("pictures --features network.pt2 --nfe 4", 2, "--features and --nfe exclude each other"),
+        ("moons --features torchvision:resnet18", 2, "weights"),
+        ("pictures -m digits --weights-path w.pth", 2, "--weights-path is for --features"),
         ("digits -m digits --montage groups.png", 2, "--montage needs --clusters K"),
         ("pictures -m digits --clusters 0", 2, "0 is not at least 1"),
         ("pictures -m digits --clusters 7", 2, "--clusters 7: there are only 6 images"),

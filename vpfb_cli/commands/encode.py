@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from vpfb_cli import signals
 from vpfb_cli.flow_options import Flow
-from vpfb_cli.models import open_model, require_images
+from vpfb_cli.models import open_model, require_images, use_threads
 from vpfb_cli.options import (
     OUTPUT,
     BatchSizeOption,
@@ -22,6 +24,7 @@ from vpfb_cli.options import (
 )
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
+from vpfb_cli.own_features import OwnFeatures
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import counted
 from vpfb_core.errors import ConfigError
@@ -47,6 +50,7 @@ def encode(
             "A picture with one row of images per cluster, the nearest to its centre first.",
         ),
     ] = None,
+    own: OwnFeatures,
     model: ModelOption = None,
     flow: Flow,
     access: DataAccess,
@@ -62,11 +66,15 @@ def encode(
     similar ones. The code of a flow is the noise from which the image comes, and
     has as many numbers as the image; --solver heun --nfe 32 is faster.
 
+    With --features, the codes of images are the features of a frozen network, and
+    no model is used. vpfb train --data codes.csv learns their density.
+
     Images are cropped and resized (Lanczos) to the shape of the model.
 
     Example:
       vpfb encode ./imgs -m runs/001-imgs -o codes.csv
       vpfb encode ./imgs -m runs/001-imgs --clusters 10 --montage groups.png
+      vpfb encode ./imgs --features network.pt2 -o codes.csv
     """
     if out == "-":
         say.require_free_stdout("-o -")
@@ -76,46 +84,59 @@ def encode(
         if clusters is None:
             raise ConfigError("--montage needs --clusters K: it shows one row of images per cluster")
         require_file("--montage", montage, [".png"], {"encode": Path(source)})
+    own.require_usable()
+    if own.features is not None and (model is not None or flow.given):
+        given = "--model" if model is not None else next(iter(flow.given))
+        raise ConfigError(f"--features and {given} exclude each other: the features need no model")
     with signals.importing():
         from vpfb_core import data
-        from vpfb_core.data import LoadOptions
+        from vpfb_core.data.image_statistics import ImageStatistics
+        from vpfb_core.machine.devices import resolve_device
         from vpfb_core.machine.files import replacing, write_bytes
-        from vpfb_core.uses import codes, pictures
+        from vpfb_core.uses import codes, draw, pictures
+        from vpfb_core.uses.ood import choice
     flow.choose()  # refuses a wrong solver before the model is loaded
-    loaded, model_name = open_model(say, model, machine)
-    loaded.require("code", "encoding")
+    if own.features is None:
+        loaded, model_name = open_model(say, model, machine)
+        loaded.require("code", "encoding")
+        if montage is not None:
+            require_images(loaded, "--montage")
+        kind, reading, compute = (
+            loaded.statistics.kind,
+            loaded.reading,
+            partial(draw.encode, loaded, batch_size=batch_size, **flow.arguments),
+        )
+    else:
+        use_threads(machine)
+        model_name, kind, reading = None, ImageStatistics.kind, {"max_size": choice.PREVIEW}
+        compute = own.find(resolve_device(machine.device))
+    found = data.find(source, data.LoadOptions(**reading, split="all", stream=True, **access.settings))
+    if own.features is not None and len(found.shape) != 3:
+        raise ConfigError(f"--features is for images, and '{found.name}' is a table")
     if montage is not None:
-        require_images(loaded, "--montage")
-        codes.require_montage(clusters or 1, loaded.shape)
-    options = LoadOptions(**loaded.reading, split="all", stream=True, **access.settings)
-    found = data.find(source, options)
+        codes.require_montage(clusters or 1, found.shape)
     for note in found.notes:
         say.note(note)
     if clusters is not None and clusters > len(found):
         raise ConfigError(f"--clusters {clusters}: there are only {len(found):,} {found.noun}")
 
-    count, text = 0, [codes.header(loaded, clustered=clusters is not None)]
+    count, dimension, text = 0, 0, []
     with progress(say, "encoding") as bar:
-        parts = codes.encoded(
-            loaded, found, batch_size=batch_size, on_batch=lambda n: bar.update(n / len(found)), **flow.arguments
-        )
+        parts = codes.encoded(compute, found, batch_size=batch_size, on_batch=lambda n: bar.update(n / len(found)))
         groups = None
         if clusters is not None:
             everything = codes.Codes.join(list(parts))
             groups, parts = codes.cluster(everything.values, clusters, machine.seed), iter([everything])
-        if out == "-":
+        with contextlib.nullcontext() if out == "-" else replacing(Path(out)) as file:
+            write = text.append if file is None else file.write
             for part in parts:
-                text.append(codes.table_rows(part, groups))
+                if not count:
+                    dimension = part.values.shape[1]
+                    write(codes.header(kind, dimension, clustered=groups is not None))
+                write(codes.table_rows(part, groups))
                 count += len(part.names)
-        else:
-            with replacing(Path(out)) as file:
-                file.write(text[0])
-                for part in parts:
-                    file.write(codes.table_rows(part, groups))
-                    count += len(part.names)
     if montage is not None and groups is not None:
         write_bytes(montage, pictures.png(codes.montage(found, everything, groups)))
-    dimension = text[0].count(b",code_")
     if groups is not None:
         sizes = ", ".join(f"{size:,}" for size in groups.labels.bincount().tolist())
         say.note(f"sizes of the clusters: {sizes}")

@@ -36,8 +36,8 @@ TAIL = 0.25  # the share of the members that are in the tail, whose p-values are
 _LARGEST = torch.finfo(torch.half).max
 _SMALLEST_DISTANCE = 1e-3  # in whitened units, so that duplicate images do not have a log distance of minus infinity
 _SMALLEST_SPREAD = 0.1  # of the statistics in the tail, for sets of almost equal images
-# The kinds of evidence: energies and score norms of the model at its noise levels; strength of details of each size;
-# features of the model; directions of edges; directions from dark to light.
+# The kinds of evidence: energies and score norms of the model at its noise levels; strength of details of each size and
+# the mean colour; features of the model; directions of edges; directions from dark to light.
 KINDS = ("recording", "detail", "content", "shape", "shading")
 OWN = "network"  # the kind of evidence from a network of the user's own
 _EARLIER_NAMES = {"scalars": "recording", "features": "content"}  # the kinds in files of earlier versions
@@ -269,6 +269,9 @@ class Reference:
     def judge(self, descriptors: Descriptors, identities: Tensor) -> Judgement:
         """How well N images with these descriptors and identities (N,) fit. A member is left out of its neighbours."""
         own = self._own(identities)
+        if "detail" in self.parts:  # a reference of an earlier version has no colours, which are the last of them
+            known = len(self.parts["detail"].mean)
+            descriptors = {**descriptors, "detail": descriptors["detail"][:, :known]}
         found = {kind: part.neighbours(descriptors[kind], own) for kind, part in self.parts.items()}
         surprises = {kind: self.parts[kind].usual.surprise(each.statistic) for kind, each in found.items()}
         score = torch.stack(list(surprises.values())).norm(dim=0)

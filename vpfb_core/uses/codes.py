@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.machine.csv_files import csv_lines
-from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
+from vpfb_core.model.trained import DEFAULT_BATCH
 from vpfb_core.uses import pictures
-from vpfb_core.uses.draw import encode
 
 AT_ONCE = 1024  # data that are in memory at once
 RESTARTS = 8  # of k-means, of which the best is taken
@@ -71,26 +69,23 @@ class Clusters:
 
 
 def encoded(
-    model: TrainedModel,
+    compute: Callable[[Tensor], Tensor],
     source: Source,
     *,
     batch_size: int = DEFAULT_BATCH,
     on_batch: Callable[[int], None] | None = None,
-    **solver: Any,
 ) -> Iterator[Codes]:
     """The codes of all data of a source, part by part. Unreadable files of a streamed folder are left out.
 
     Args:
-        model: a model with codes.
-        source: data in the shape of the model.
+        compute: maps data of the source (N, …) to their codes (N, …), such as `draw.encode` of a model.
+        source: the data.
         batch_size: the number of data that are computed at once.
         on_batch: called with the number of data that are done.
-        solver: the settings of the solver of a flow, as in `draw.encode`.
     Raises:
-        ConfigError: the method of the model has no codes, or the data do not fit the model.
+        ConfigError: the data do not fit the model.
         SolverError: a datum cannot be encoded.
     """
-    model.require("code", "encoding")
     for start in range(0, len(source), AT_ONCE):
         rows = torch.arange(start, min(start + AT_ONCE, len(source)))
         part = source.subset(rows)
@@ -104,7 +99,7 @@ def encoded(
         values = []
         for first in range(0, len(part), batch_size):
             some = part.data[first : first + batch_size]
-            values.append(encode(model, some, batch_size=batch_size, **solver).flatten(1))
+            values.append(compute(some).flatten(1))
             if on_batch is not None:
                 on_batch(start + first + len(some))
         if values:
@@ -162,11 +157,16 @@ def _sorted_by_size(points: np.ndarray, labels: np.ndarray) -> Clusters:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def header(model: TrainedModel, *, clustered: bool) -> bytes:
-    """The names of the columns of a table of codes."""
-    dimension = math.prod(model.method.code_shape(model.field, model.data_shape))
+def header(kind: str, dimension: int, *, clustered: bool) -> bytes:
+    """The names of the columns of a table of codes.
+
+    Args:
+        kind: the kind of data, one of `NAMES`.
+        dimension: how many numbers a code has.
+        clustered: whether there is a column of clusters.
+    """
     codes = [f"code_{i}" for i in range(dimension)]
-    return csv_lines([[NAMES[model.statistics.kind], *codes, *(["cluster"] if clustered else [])]])
+    return csv_lines([[NAMES[kind], *codes, *(["cluster"] if clustered else [])]])
 
 
 def table_rows(codes: Codes, clusters: Clusters | None = None) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_the_codes_of_a_large_set_come_in_parts_and_do_not_depend_on_them(monkey
     images = torch.randint(0, 256, (7, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     source = ImageSet("few", images)
     monkeypatch.setattr(codes, "AT_ONCE", 3)
-    parts = list(codes.encoded(MODEL, source, batch_size=2, method="heun", nfe=4))
+    parts = list(codes.encoded(partial(MODEL.encode, method="heun", nfe=4), source, batch_size=2))
     assert [len(part.names) for part in parts] == [3, 3, 1]
     joined = codes.Codes.join(parts)
     assert joined.names == tuple(f"few#{row}" for row in range(7))
@@ -89,7 +90,7 @@ def test_files_of_a_streamed_folder_that_cannot_be_read_have_no_code(
     source = data.find(str(tmp_path), LoadOptions(size=4, channels=1, stream=True, split="all"))
     assert type(source) is not ImageSet
     monkeypatch.setattr(codes, "AT_ONCE", 12)
-    found = codes.Codes.join(list(codes.encoded(MODEL, source, method="heun", nfe=4)))
+    found = codes.Codes.join(list(codes.encoded(partial(MODEL.encode, method="heun", nfe=4), source)))
     assert "07.png" not in found.names
     assert len(found.names) == len(found.values) == 29
     assert [(source.files or ())[row] for row in found.rows.tolist()] == list(found.names)

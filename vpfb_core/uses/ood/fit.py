@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from vpfb_core.data.image_statistics import in_unit_range
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
 from vpfb_core.model.reference import OWN, Descriptors, Judgement, Neighbourhood, Reference, identities_of
@@ -15,6 +17,8 @@ from vpfb_core.uses.ood.descriptors import PLACES, describe, describe_all, level
 from vpfb_core.uses.ood.fixed import describe_fixed
 
 IMAGES = 2_500  # the default number of members; a Fashion-MNIST model detected fewer outliers with 1,000
+COPY = 0.3  # of the usual distance from the nearest image, below which images are near copies
+_SMALL = 8  # the side of the small pictures by which near copies are found
 _BATCH = 256  # images whose fixed descriptors are computed at once
 
 
@@ -70,11 +74,16 @@ def judge_without_model(
 ) -> Judgement:
     """How well each image fits among the others by their fixed descriptors, without a model.
 
+    Near copies of an image are judged as it is, each without the others.
+
     Args:
         own: the function from images to the features of a network of the user's own (`own_features.find`); None for no
             such features. Other arguments and errors are those of `fit_reference`.
     """
     chosen, identities = _choose(images, seed, count), identities_of(images)
+    first = chosen[first_copies(images[chosen])]
+    identities[chosen] = identities[first]  # copies are left out of each other's neighbours
+    chosen = first.unique()
     found = [describe_fixed(some) for some in images.split(_BATCH)]
     members = {kind: torch.cat([each[kind] for each in found])[chosen] for kind in found[0]}
     reference = Reference(_neighbourhoods([members]), identities[chosen], chosen)
@@ -85,6 +94,25 @@ def judge_without_model(
     return Judgement.joined(
         [reference.judge(each, some) for each, some in zip(found, identities.split(_BATCH), strict=True)]
     )
+
+
+def first_copies(images: Tensor) -> Tensor:
+    """The first near copy of each image, int64 (N,); the image itself if no earlier one is a near copy.
+
+    A near copy is much nearer than the nearest other image usually is, as small pictures of 8×8 pixels. Otherwise many
+    copies of one outlier would be each other's neighbours, and look more usual than anything else.
+
+    Args:
+        images: uint8 or in [0, 1], (N, C, H, W), N ≥ 2.
+    """
+    small = F.adaptive_avg_pool2d(in_unit_range(images), _SMALL).flatten(1)
+    distances = torch.cdist(small, small, compute_mode="donot_use_mm_for_euclid_dist")
+    usual = distances.topk(2, largest=False).values[:, 1].median()
+    near = (distances < COPY * usual) | torch.eye(len(images), dtype=torch.bool, device=images.device)
+    first = near.int().argmax(1)
+    while not torch.equal(first, first[first]):
+        first = first[first]
+    return first
 
 
 def _choose(images: Tensor, seed: int, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fixed descriptors of images, which need no training: directions of gradients, and details of each size."""
+"""Fixed descriptors of images, which need no training: directions of gradients, details of each size, and colour."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ CELLS = 8  # along a side
 EDGES = 9  # directions of edges, which have no sign
 LIGHT = 8  # directions from dark to light
 BANDS = 4  # sizes of details
+COLOUR_WEIGHT = 8.0  # makes the mean colours of photographs vary about as much as the logarithms of their details
 _SMALL = 0.01  # strength of gradients, and
 _SMALL_SQUARE = 1e-5  # square of details, below which there is nothing to see
 
@@ -37,13 +38,16 @@ def describe_fixed(images: Tensor) -> Descriptors:
 
 
 def details(pictures: Tensor) -> Tensor:
-    """The log mean square of what each band of a Laplacian pyramid adds, in brightness and in colour, (N, bands · C).
+    """The log mean square of what each band of a Laplacian pyramid adds to images, and their mean colour, (N, F).
 
-    They say how sharp, noisy, compressed and colourful a picture is, and nothing about places.
+    They say how sharp, noisy, compressed and colourful a picture is, and nothing about places. Images in grey have no
+    colour, and with their mean brightness fewer outliers were found. The bands come first.
     """
+    colour = []
     if pictures.shape[1] == 3:
         brightness = pictures.mean(1, keepdim=True)
-        pictures = torch.cat([brightness, pictures[:, ::2] - brightness], 1)  # blue and red against brightness
+        pictures = torch.cat([brightness, pictures[:, ::2] - brightness], 1)  # red and blue against brightness
+        colour = [COLOUR_WEIGHT * pictures.mean((2, 3))]
     found: list[Tensor] = []
     for _ in range(BANDS):
         if found and min(pictures.shape[2:]) < 4:
@@ -52,7 +56,7 @@ def details(pictures: Tensor) -> Tensor:
         smooth = F.interpolate(coarse, pictures.shape[2:], mode="bilinear")
         found.append(((pictures - smooth).square().mean((2, 3)) + _SMALL_SQUARE).log())
         pictures = coarse
-    return torch.cat(found, 1)
+    return torch.cat(found + colour, 1)
 
 
 def gradient_histograms(brightness: Tensor, period: float, directions: int) -> Tensor:

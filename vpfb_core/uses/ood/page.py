@@ -73,7 +73,10 @@ KINDS = {
     "content": Column("shows something else", "The features that the network sees in it are unusual."),
     "network": Column("unusual to your network", "The features of the network of --features are unusual."),
     "shape": Column("shaped differently", "Its edges run in unusual directions at some places."),
-    "detail": Column("sharper, blurrier or noisier", "Its details of some size are unusually strong or weak."),
+    "detail": Column(
+        "sharper, noisier or coloured differently",
+        "Its details of some size are unusually strong or weak, or its mean colour is unusual.",
+    ),
     "shading": Column("light and dark elsewhere", "It turns from dark to light in unusual directions at some places."),
 }
 

@@ -10,8 +10,10 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from vpfb_core.data import ImageSet
+from vpfb_core.model.reference import Neighbourhood, Reference
 from vpfb_core.uses.ood.altered import BLUR, CONTROLS, blurred, with_a_hole
-from vpfb_core.uses.ood.fixed import CELLS, EDGES, describe_fixed, gradient_histograms
+from vpfb_core.uses.ood.fit import first_copies
+from vpfb_core.uses.ood.fixed import BANDS, CELLS, COLOUR_WEIGHT, EDGES, describe_fixed, gradient_histograms
 from vpfb_core.uses.ood.ranking import rank_without_model
 
 
@@ -43,6 +45,25 @@ def test_details_depend_on_sharpness_and_not_on_places() -> None:
     assert (describe_fixed(blurred(images))["detail"][:, 0] < found[:, 0] - 1).all()
 
 
+def test_the_last_details_are_the_mean_brightness_and_red_and_blue_against_it_wherever_they_are() -> None:
+    image = torch.zeros(1, 3, 16, 16)
+    image[0, :, :4] = torch.tensor([0.9, 0.6, 0.0])[:, None, None]  # a quarter is orange
+    colour = describe_fixed(image)["detail"][:, -3:]
+    assert torch.allclose(colour, COLOUR_WEIGHT * torch.tensor([[0.5, 0.4, -0.5]]) / 4)
+    assert torch.allclose(colour, describe_fixed(image.flip(2))["detail"][:, -3:])
+    assert describe_fixed(images_of(2, channels=1, side=32))["detail"].shape == (2, BANDS)
+
+
+def test_a_reference_that_knows_no_colours_judges_the_other_details() -> None:
+    """As a file of an earlier version has it."""
+    tables = describe_fixed(images_of(60))
+    earlier = {"detail": Neighbourhood.of(tables["detail"][:, :-3])}
+    reference = Reference(earlier, torch.empty(0, dtype=torch.int64), torch.arange(60))
+    other = {"detail": torch.cat([tables["detail"][:, :-3], tables["detail"][:, -3:] + 9], 1)}
+    nobody = torch.zeros(60, dtype=torch.int64)
+    assert torch.equal(reference.judge(tables, nobody).score, reference.judge(other, nobody).score)
+
+
 @pytest.mark.parametrize(("channels", "side"), [(1, 4), (1, 8), (3, 28), (3, 64), (1, 31)])
 def test_images_of_every_size_have_descriptors(channels: int, side: int) -> None:
     images = images_of(3, channels, side)
@@ -59,6 +80,19 @@ def test_a_stranger_is_found_among_copies_without_a_model_and_names_its_neighbou
     assert ranking.ranked[0].flagged
     assert all(len(one.nearest) == 3 and one.index not in one.nearest for one in ranking.ranked)
     assert ranking.members == "folder"
+
+
+def test_many_near_copies_of_a_stranger_do_not_hide_each_other() -> None:
+    draws = torch.Generator().manual_seed(1)
+    usual = images_of(1).float() * 0.5 + images_of(60).float() * 0.4
+    copies = images_of(61)[60:].float() + 2 * torch.randn(7, 3, 16, 16, generator=draws)
+    images = torch.cat([usual, copies]).clamp(0, 255).to(torch.uint8)
+    assert first_copies(images).tolist() == [*range(60), *[60] * 7]
+    assert {one.index for one in rank_without_model(ImageSet("folder", images)).ranked[:7]} == set(range(60, 67))
+
+
+def test_images_that_are_all_equal_are_no_near_copies() -> None:
+    assert first_copies(images_of(1).expand(9, -1, -1, -1)).tolist() == list(range(9))
 
 
 def test_the_blur_is_that_of_torchvision_and_a_hole_is_a_square() -> None:
