@@ -68,12 +68,11 @@ def loaded(source: str, root: Path, count: int, members: int) -> tuple[Tensor, T
         return trained_on, sets.resized(inside, 32), sets.of_faces(changed, others)
     others["optical digits"] = vpfb.data.load("digits").images
     others["shapes"] = vpfb.data.load("shapes", limit=count).images
-    tested = images_of(root, source, size, channels, split="test")
-    trained_on = images_of(root, source, size, channels, split="train")
-    assert tested is not None and trained_on is not None, f"there is no {source}"
+    tested, training_images = (images_of(root, source, size, channels, split=part) for part in ("test", "train"))
+    assert tested is not None and training_images is not None, f"there is no {source}"
     inside, changed = spread(tested, 2 * count).split(count)
     others = {name: spread(images, count) for name, images in others.items()}
-    return spread(trained_on, members), inside, sets.of_greys(changed, others)
+    return spread(training_images, members), inside, sets.of_greys(changed, others)
 
 
 def fixed_descriptors(reference: Tensor) -> Method:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli import signals
 from vpfb_cli.flow_options import Flow
@@ -28,6 +29,9 @@ from vpfb_cli.own_features import OwnFeatures
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import counted
 from vpfb_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GROUPS = "Clusters"
 
@@ -96,20 +100,18 @@ def encode(
         from vpfb_core.uses import codes, draw, pictures
         from vpfb_core.uses.ood import choice
     flow.choose()  # refuses a wrong solver before the model is loaded
-    if own.features is None:
+    compute: Callable[[Tensor], Tensor]
+    reading: dict[str, Any]
+    if (features := own.find(resolve_device(machine.device))) is not None:
+        use_threads(machine)
+        model_name, kind, reading, compute = None, ImageStatistics.kind, {"max_size": choice.PREVIEW}, features
+    else:
         loaded, model_name = open_model(say, model, machine)
         loaded.require("code", "encoding")
         if montage is not None:
             require_images(loaded, "--montage")
-        kind, reading, compute = (
-            loaded.statistics.kind,
-            loaded.reading,
-            partial(draw.encode, loaded, batch_size=batch_size, **flow.arguments),
-        )
-    else:
-        use_threads(machine)
-        model_name, kind, reading = None, ImageStatistics.kind, {"max_size": choice.PREVIEW}
-        compute = own.find(resolve_device(machine.device))
+        kind, reading = loaded.statistics.kind, loaded.reading
+        compute = partial(draw.encode, loaded, batch_size=batch_size, **flow.arguments)
     found = data.find(source, data.LoadOptions(**reading, split="all", stream=True, **access.settings))
     if own.features is not None and len(found.shape) != 3:
         raise ConfigError(f"--features is for images, and '{found.name}' is a table")
@@ -120,7 +122,8 @@ def encode(
     if clusters is not None and clusters > len(found):
         raise ConfigError(f"--clusters {clusters}: there are only {len(found):,} {found.noun}")
 
-    count, dimension, text = 0, 0, []
+    text: list[bytes] = []
+    count, dimension = 0, 0
     with progress(say, "encoding") as bar:
         parts = codes.encoded(compute, found, batch_size=batch_size, on_batch=lambda n: bar.update(n / len(found)))
         groups = None
