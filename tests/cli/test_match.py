@@ -72,6 +72,30 @@ def test_sample_i_is_the_same_in_any_number_of_matched_samples(vpfb: Vpfb) -> No
     assert np.abs(three[:2] - two).max() <= 1
 
 
+def upper_half(path: str = "mask.png", size: int = 8) -> str:
+    """A mask whose upper half is white, and the name of the brightness in it."""
+    mask = np.zeros((size, size), np.uint8)
+    mask[: size // 2] = 255
+    Image.fromarray(mask).save(path)
+    return f"brightness:{path}"
+
+
+def test_the_brightness_in_a_mask_is_matched_without_further_evaluations(vpfb: Vpfb) -> None:
+    name = upper_half()
+    ran = vpfb("sample", *FEW, "-n", str(FITTED), "-o", "bold.npz", "--match", f"{name}=0.35", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["nfe"] == 4
+    images = np.load("bold.npz")["images"] / 255
+    assert images.reshape(FITTED, 8, 8)[:, :4].mean() == pytest.approx(0.35, abs=0.002)
+    assert ran.json["match"][name]["reached"] == pytest.approx(0.35, abs=0.002)
+
+
+def test_a_mask_of_another_size_is_an_error_of_the_data(vpfb: Vpfb) -> None:
+    ran = vpfb("sample", *FEW, "-n", "2", "--match", f"{upper_half(size=9)}=0.35", "--json")
+    assert (ran.code, ran.json["error"]["kind"]) == (3, "data")
+    assert "9x9 pixels, but the images of the model have 8x8" in ran.json["error"]["message"]
+
+
 def test_without_match_nothing_is_reported_or_changed(vpfb: Vpfb) -> None:
     assert "match" not in vpfb("sample", *FEW, "-n", "2", "--json").json
 
@@ -134,6 +158,15 @@ def test_a_kept_tilt_is_shown_used_and_removed(vpfb: Vpfb, model: Path) -> None:
     assert vpfb("info", "--match", "none", str(model), "--json").json["match"] is None
     after = vpfb_core.load(model, device="cpu").sample(4, nfe=4).images
     assert bool((after == before).all())
+
+
+def test_a_kept_mask_needs_its_file_no_more(vpfb: Vpfb, model: Path) -> None:
+    name = upper_half()
+    assert vpfb("info", "--match", name, str(model), "--threads", "1").code == 0
+    Path("mask.png").unlink()
+    top = vpfb_core.data.load("digits").images[:, :, :4].double().mean() / 255
+    assert vpfb("info", str(model), "--json").json["match"][name]["target"] == pytest.approx(float(top), abs=1e-4)
+    assert vpfb("sample", "-m", str(model), "-n", "2", "--nfe", "4", "--threads", "1").code == 0
 
 
 def test_the_statistics_of_another_folder_can_be_matched(vpfb: Vpfb, model: Path) -> None:
@@ -212,6 +245,7 @@ def test_a_run_that_cannot_be_matched_is_kept_with_a_warning(vpfb: Vpfb) -> None
         (["--match", "classes"], "needs --conditional"),
         (["--match", "red"], "no statistic 'red'"),
         (["--match", "top=x"], "'x' is not a number"),
+        (["--match", "brightness:mask.png", "--method", "flow-matching"], "sampling would need the file"),
         (["--match", "top", "--conditional", "--set", "condition_dropout=0"], "samples without a class"),
     ],
 )

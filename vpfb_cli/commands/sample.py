@@ -61,7 +61,8 @@ def sample(
         option(
             "--match STAT=VALUE",
             MODEL,
-            "Draw samples whose mean brightness, contrast, edges, red, ... is VALUE. Can be repeated.",
+            "Draw samples whose mean brightness, contrast, edges, red, ... is VALUE. brightness:FILE counts the white "
+            "pixels of a mask. Can be repeated.",
         ),
     ] = None,
     weights: Annotated[

@@ -1,4 +1,4 @@
-"""One image file in the shape of a model, and a mask of its known pixels."""
+"""One image file in the shape of a model, a mask of its known pixels, and the weights that an image file gives them."""
 
 from __future__ import annotations
 
@@ -57,6 +57,31 @@ def read_known(image: Path, mask: Path, shape: tuple[int, ...]) -> tuple[Tensor,
             hint="paint it white where the image is known; to draw whole images, omit --known and --mask",
         )
     return pixels, known
+
+
+def read_weights(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """The grey levels of an image file of the size of a model's images as weights that sum to 1, float64 (C, H, W).
+
+    A colour file weighs the channels of a colour model separately.
+
+    Raises:
+        DataError: the file cannot be read, has another size, or is black everywhere.
+    """
+    picture = _read(path)
+    wanted = (shape[-1], shape[-2])
+    if picture.size != wanted:
+        raise DataError(
+            f"the mask '{path}' has {_by(picture.size)} pixels, but the images of the model have {_by(wanted)}",
+            hint="the mask must have the size of the samples: white where pixels count, black where they do not",
+        )
+    levels = np.empty(shape, np.uint8)
+    write_picture(picture, levels)
+    if not levels.any():
+        raise DataError(
+            f"the mask '{path}' is black everywhere, so no pixel counts", hint="paint it white where pixels count"
+        )
+    weights = torch.from_numpy(levels).double()
+    return weights / weights.sum()
 
 
 def _read(path: Path, size: int | None = None) -> Image.Image:

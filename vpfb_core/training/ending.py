@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine.micro_batch import MicroBatch
 from vpfb_core.model.tilt import Tilt
 from vpfb_core.model.trained import TrainedModel
@@ -104,7 +104,7 @@ def match_in_time(
         return False, None
     except _DeadlineError:
         why = "the time budget is over"
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:  # the file of a mask may have gone since the run began
         why = error.message
     warnings.warn(f"the statistics of samples are not matched: {why} (vpfb info --match adds them)", stacklevel=2)
     return True, None

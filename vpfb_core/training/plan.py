@@ -89,7 +89,8 @@ def prepare(config: TrainConfig) -> Plan:
     network = presets.network_description(config, images)
     method = presets.method_of(config, images)
     if config.run.match:
-        check_names(config.run.match, images, densities=methods.gives(method.name, "density"))
+        densities, moves = (methods.gives(method.name, use) for use in ("density", "tilt"))
+        check_names(config.run.match, images, densities=densities, moves=moves)
         if not method.trains_null(presets.data_shape(images)):
             raise ConfigError("--match needs samples without a class", hint="--set condition_dropout=0.1")
     with networks.shapes_only():

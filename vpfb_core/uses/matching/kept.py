@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vpfb_core import data
+from vpfb_core import data, methods, names
 from vpfb_core.data import InMemory, LoadOptions, Source
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
@@ -18,7 +18,7 @@ from vpfb_core.model.lock import changing
 from vpfb_core.model.tilt import Tilt
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.calibration import training_images
-from vpfb_core.uses.matching.measures import Measures, groups_of, names_of
+from vpfb_core.uses.matching.measures import Measures, check_mask, groups_of, has_mask, names_of
 from vpfb_core.uses.matching.tilting import Targets, fit, samples_for
 
 NONE = "none"  # typed in place of statistics, it removes the tilt
@@ -119,6 +119,10 @@ def kept_tilt(
     named, given = divided(model, texts)
     found = Targets.of_data(model, real, named) if real is not None and named else Targets({})
     targets = Targets(dict(found.means) | given, found.count)
+    if not methods.gives(model.method.name, "tilt"):
+        for name in targets.means:
+            if has_mask(name):
+                raise _needs_file(name)
     return fit(model, targets, count=count or samples_to_keep(model), **settings)
 
 
@@ -127,20 +131,26 @@ def samples_to_keep(model: TrainedModel) -> int:
     return KEPT * samples_for(model)
 
 
-def check_names(texts: Iterable[str], source: Source, *, densities: bool) -> None:
+def check_names(texts: Iterable[str], source: Source, *, densities: bool, moves: bool) -> None:
     """Refuse statistics that a model of these data will not have, before it is trained.
 
     Args:
         texts: as in `kept_tilt`.
         source: the training data.
         densities: whether the method of the model calibrates densities of classes.
+        moves: whether the method moves samples towards linear statistics.
     Raises:
         ConfigError: a name is unknown, or a value is no number. The hint lists the names.
+        DataError: the file of a mask cannot be read or does not fit.
     """
     known = names_of(tuple(source.shape), getattr(source, "columns", ()), source.groups if densities else ())
     for text in texts:
         name = next(iter(read_targets([text]))) if "=" in text and text not in known else text
-        if name not in known:
+        if has_mask(name) and not getattr(source, "columns", ()):
+            if not moves:
+                raise _needs_file(name)
+            check_mask(name, tuple(source.shape))
+        elif name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"statistics: {', '.join(known)}"
             if name == "classes":
@@ -172,6 +182,14 @@ def divided(model: TrainedModel, texts: Iterable[str]) -> tuple[list[str], dict[
     if twice := [column for column in Measures.of(model, named).columns if column in given]:
         raise ConfigError(f"--match {twice[0]} is given twice")
     return named, given
+
+
+def _needs_file(name: str) -> ConfigError:
+    """The error if samples would have to be compared by a mask whenever they are drawn, which the model cannot keep."""
+    return ConfigError(
+        f"a model of this method cannot keep {name}, because sampling would need the file",
+        hint=f"vpfb sample --match {name}=VALUE; methods that keep it: {', '.join(names.methods_with('tilt'))}",
+    )
 
 
 def chosen(source: Source, seed: int) -> InMemory:

@@ -1,26 +1,29 @@
 """Statistics: fixed functions of a datum, whose means over samples and over real data can be compared.
 
 Each kind of data has groups of them. A group, such as "histogram", contains one or several numbers with names of their
-own, such as "histogram:0.5".
+own, such as "histogram:0.5". "brightness:FILE" is the mean of the pixels weighted by the grey levels of an image file.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vpfb_core import methods
+from vpfb_core.data.single import read_weights
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
 
 COLOURS = ("red", "green", "blue")
+IN_MASK = "brightness:"  # before the name of a file
 GREY_VALUES = (0.0, 0.25, 0.5, 0.75, 1.0)  # the centres of the bins of the histogram
 BIN_WIDTH = 0.12  # the standard deviation of a bin, about half the distance of two of them
 # The noise level of the energies that decide on the class of an image. At it they told 99.9 % of the digits.
@@ -62,10 +65,12 @@ class Measures:
     Attributes:
         model: the model.
         columns: the names of the statistics.
+        groups: the groups in which they are, by name.
     """
 
     model: TrainedModel
     columns: tuple[str, ...]
+    groups: Mapping[str, Group]
 
     @classmethod
     def of(cls, model: TrainedModel, names: Iterable[str] | None = None) -> Measures:
@@ -73,12 +78,17 @@ class Measures:
 
         Raises:
             ConfigError: a name is unknown. The hint suggests the nearest one, or lists what there is.
+            DataError: the file of a mask cannot be read or does not fit.
         """
         groups = groups_of(model)
         if names is None:
-            return cls(model, tuple(column for group in groups.values() for column in group.columns))
-        chosen = [column for name in names for column in _columns(groups, name)]
-        return cls(model, tuple(dict.fromkeys(chosen)))
+            return cls(model, tuple(column for group in groups.values() for column in group.columns), groups)
+        wanted = list(names)
+        if not isinstance(model.statistics, TableStatistics):
+            groups |= {name: _in_mask(name, tuple(model.shape)) for name in wanted if has_mask(name)}
+        columns = tuple(dict.fromkeys(column for name in wanted for column in _columns(groups, name)))
+        used = {name: group for name, group in groups.items() if set(group.columns) & set(columns)}
+        return cls(model, columns, used)
 
     def measure(self, values: Tensor, batch_size: int = DEFAULT_BATCH) -> Tensor:
         """The statistics of each datum, float64 (N, columns) on the CPU.
@@ -87,7 +97,7 @@ class Measures:
             values: the data: images, uint8 or in [0, 1], (N, C, H, W), or rows.
             batch_size: the number of data that are computed at once.
         """
-        groups = [group for group in groups_of(self.model).values() if set(group.columns) & set(self.columns)]
+        groups = self.groups.values()
         order = [column for group in groups for column in group.columns]
         places = [order.index(column) for column in self.columns]
         parts = []
@@ -113,11 +123,11 @@ class Measures:
         return found
 
     def _group(self, column: str) -> Group:
-        return next(group for group in groups_of(self.model).values() if column in group.columns)
+        return next(group for group in self.groups.values() if column in group.columns)
 
 
 def groups_of(model: TrainedModel) -> dict[str, Group]:
-    """The groups of statistics of a model, by name."""
+    """The groups of statistics that a model has without further files, by name."""
     if isinstance(model.statistics, TableStatistics):
         return _of_tables(model.statistics)
     return _of_images(tuple(model.shape)) | _of_classes(model)
@@ -179,6 +189,20 @@ def _of_images(shape: tuple[int, ...]) -> dict[str, Group]:
         "histogram": Group(tuple(f"histogram:{grey:g}" for grey in GREY_VALUES), _histogram),
         "edges": Group(("edges",), _edges),
     }
+
+
+def has_mask(name: str) -> bool:
+    """Whether a statistic is the brightness in a mask, whose file its name contains."""
+    return name.startswith(IN_MASK)
+
+
+def check_mask(name: str, shape: tuple[int, ...]) -> None:
+    """Raise DataError if the file of a statistic of `has_mask` cannot be read or does not fit images (C, H, W)."""
+    read_weights(Path(name.removeprefix(IN_MASK)), shape)
+
+
+def _in_mask(name: str, shape: tuple[int, ...]) -> Group:
+    return Group.linear((name,), read_weights(Path(name.removeprefix(IN_MASK)), shape)[None])
 
 
 def _of_regions(shape: tuple[int, ...]) -> Group:

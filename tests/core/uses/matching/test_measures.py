@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from models import vpfb_model
+from PIL import Image
 from problems import ExactNetwork, ring
 from scipy import stats
 
@@ -14,7 +17,7 @@ from vpfb_core.api import Model
 from vpfb_core.data import InMemory
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.table_statistics import TableStatistics
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses.matching.gaps import gaps
@@ -96,6 +99,43 @@ def test_an_unknown_statistic_is_refused_with_the_names_that_exist(name: str, wo
 def test_grey_images_have_no_channels() -> None:
     with pytest.raises(ConfigError, match="unknown statistic 'red'"):
         Measures.of(of_colour((1, 8, 8)), ["red"])
+
+
+def test_the_brightness_in_a_mask_is_the_mean_of_its_white_pixels(tmp_path: Path) -> None:
+    inside = np.random.default_rng(2).random((5, 6)) < 0.4
+    Image.fromarray(255 * inside.astype(np.uint8)).save(tmp_path / "mask.png")
+    name, images = f"brightness:{tmp_path}/mask.png", colours()
+    measures = Measures.of(of_colour(), ["contrast", name])
+    found = measures.measure(torch.from_numpy(images))
+    np.testing.assert_allclose(found[:, 1], images[:, :, inside].mean((1, 2)), rtol=1e-6)
+    assert measures.columns == ("contrast", name)
+    assert set(measures.templates()) == {name}
+    assert measures.limits()[1].tolist() == [1, 1]
+
+
+def test_grey_levels_and_colours_of_a_mask_are_weights(tmp_path: Path) -> None:
+    levels = np.random.default_rng(3).integers(0, 256, (5, 6, 3), np.uint8)
+    Image.fromarray(levels).save(tmp_path / "template.png")
+    found = Measures.of(of_colour(), [f"brightness:{tmp_path}/template.png"]).measure(torch.from_numpy(colours()))
+    expected = np.average(colours().reshape(7, -1), axis=1, weights=levels.transpose(2, 0, 1).ravel())
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "level", "words"),
+    [((6, 6), 255, "has 6x6 pixels, but the images of the model have 6x5"), ((6, 5), 0, "is black everywhere")],
+)
+def test_a_mask_of_another_size_or_without_white_is_refused(
+    tmp_path: Path, size: tuple[int, int], level: int, words: str
+) -> None:
+    Image.new("L", size, level).save(tmp_path / "mask.png")
+    with pytest.raises(DataError, match=words):
+        Measures.of(of_colour(), [f"brightness:{tmp_path}/mask.png"])
+
+
+def test_a_mask_that_does_not_exist_is_named() -> None:
+    with pytest.raises(DataError, match=r"no image .absent\.png"):
+        Measures.of(of_colour(), ["brightness:absent.png"])
 
 
 def test_classes_are_those_that_the_densities_of_the_model_tell(digits: tuple[Model, InMemory]) -> None:
