@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vpfb_core import data, networks
 from vpfb_core.api import Model
-from vpfb_core.data import ImageSet, LoadOptions
+from vpfb_core.data import ImageSet, InMemory, LoadOptions
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
@@ -78,6 +78,17 @@ def test_the_codes_of_a_large_set_come_in_parts_and_do_not_depend_on_them(monkey
     assert joined.names == tuple(f"few#{row}" for row in range(7))
     assert joined.rows.tolist() == list(range(7))
     assert torch.allclose(joined.values, MODEL.encode(images, method="heun", nfe=4).flatten(1), atol=1e-6)
+
+
+def test_codes_of_a_flow_lead_back_to_the_image_within_a_grey_level(digits: tuple[Model, InMemory]) -> None:
+    model, held_out = digits
+    images = held_out.images[:4]
+    (part,) = codes.encoded(codes.by_model(model), ImageSet("few", images))
+    exact = model.encode(images).flatten(1)
+    assert (part.values - exact).square().mean().sqrt() < 0.05
+    apart = model.decode(part.values.reshape(4, 1, 8, 8), method="arc3", nfe=32) - images.float() / 255
+    assert apart.square().mean().sqrt() < 0.5 / 255
+    assert not torch.equal(part.values, exact), "that is the fast solver"
 
 
 def test_files_of_a_streamed_folder_that_cannot_be_read_have_no_code(
