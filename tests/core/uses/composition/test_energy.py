@@ -18,6 +18,7 @@ from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.fields import Transports
 from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.model.tilt import Tilt
 from vpfb_core.uses.composition import Composition
 
 FREE = gaussian([0.1, -0.2], [[1.2, 0.3], [0.3, 0.9]])
@@ -105,6 +106,22 @@ def test_or_is_the_mixture_at_every_level(level: float) -> None:
         "(red & green) | blue": torch.logaddexp(red + green - free, blue),
     }.items():
         assert_equal_up_to_a_constant(composed_density(text, x, level), exact)
+
+
+@pytest.mark.parametrize("level", LEVELS[1:])
+def test_classes_of_a_tilted_model_are_composed_as_tilted_densities(level: float) -> None:
+    x, direction = points(), torch.tensor([0.75, -0.5], dtype=torch.float64)
+    conditions = {(-1,): FREE, (0,): RED, (1,): GREEN, (2,): BLUE}
+    parts = {condition: part.tilted(direction) for condition, part in conditions.items()}
+    tilt = Tilt((), direction.reshape(1, 1, 2), {condition: float(value) for condition, (_, value) in parts.items()})
+    free, red, green, blue = (exact_density(part, x, level) for part, _ in parts.values())
+    for text, exact in {
+        "red": red,
+        "red & ~blue": red + free - blue,
+        "red | green": torch.logaddexp(red, green),
+        "blue & (red | green)": blue - free + torch.logaddexp(red, green),
+    }.items():
+        assert_equal_up_to_a_constant(composed_density(text, x, level, MODEL.with_tilt(tilt)), exact)
 
 
 def test_a_network_that_is_off_by_a_function_of_the_level_mixes_in_the_same_proportions() -> None:
