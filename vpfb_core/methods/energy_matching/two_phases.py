@@ -223,7 +223,8 @@ class EnergyMatching(Method):
         steps = self.chain_steps(tau or TAU)
         if solver.nfe is not None:
             if tau is None:
-                steps = min(steps, max(0, (solver.nfe - 3) // 2))
+                beside = self._chain_evaluations(1) - 1
+                steps = min(steps, (solver.nfe - beside) // 2, max(0, solver.nfe - beside - 2))
             solver = self._rest(solver, steps)
         guided = Guided(field, guidance)
 

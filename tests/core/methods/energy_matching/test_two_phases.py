@@ -137,7 +137,8 @@ def draw(trained: EnergyMatching, codes: Tensor, first: int = 0, **arguments: ob
 
 
 def evaluations(**arguments: object) -> tuple[int, float]:
-    trained = method(chain_step=0.1)
+    settings = {name: arguments.pop(name) for name in ("chain_step", "chains", "blur") if name in arguments}
+    trained = method(**{"chain_step": 0.1, **settings})
     solver, options = methods.choose_sampling(trained, arguments)
     found = trained.draw(StaticEnergy(Zero(), 0.1), codes()[:1], None, solver, options=options)
     return int(found.nfe), float(found.t)
@@ -164,11 +165,12 @@ def test_evaluations_are_shared_by_descent_and_chain() -> None:
     assert evaluations(tau=3.0) == (40 + 22, 3.0)
     assert evaluations(tau=1.0) == (40, 1.0)
     assert evaluations(tau=3.0, nfe=32) == (32, 3.0)
-    few, ends = evaluations(nfe=8)
-    assert few == 8
-    assert ends == pytest.approx(1.2), "without tau the chain takes half of the evaluations"
+    assert evaluations(nfe=9) == (9, pytest.approx(1.3)), "without tau the chain takes half of the evaluations"
+    assert [evaluations(nfe=few)[0] for few in (3, 4, 5, 6)] == [2, 4, 5, 6]
     assert evaluations(nfe=52) == evaluations()
     assert evaluations(nfe=2) == (2, 1.0)
+    assert evaluations(chain_step=0.025) == (40 + 42, 2.0)
+    assert evaluations(chain_step=0.025, chains="mala", blur=0.0) == (40 + 41, 2.0)
 
 
 def test_too_few_evaluations_for_the_time_are_refused() -> None:
