@@ -6,7 +6,8 @@ With u = s x + c ε, where x is data of unit variance and s² + c² = 1,
 
 Without f it is a normalised model: the decoder g explains u up to a deviation σ of the data and the noise. f changes
 the density of u alone, so that the density of codes given u does not depend on it. Since v ≥ c², the decoder cannot
-explain the noise.
+explain the noise. The network of f gets u in units of the noise, u/c: a noised density varies over this distance, and
+a network whose input varies less than that learns the finest details last.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class LatentField(Field):
         """v, ()."""
         return self.signal**2 * self.log_spread.exp() + self.noise**2
 
+    def tilt(self, u: Tensor) -> Tensor:
+        """f at flattened points u (N, d), (N,), differentiable."""
+        value: Tensor = self.network(u / self.noise)
+        return value
+
     # --- the energy ---------------------------------------------------------------------------------------------------
 
     def log_coded(self, u: Tensor, z: Tensor) -> Tensor:
@@ -84,7 +90,7 @@ class LatentField(Field):
 
         def log_density(state: Tensor) -> Tensor:
             u, z = state.split([self.dimension, self.codes], 1)
-            return weight * self.network(u) + self.log_coded(u, z)
+            return weight * self.tilt(u) + self.log_coded(u, z)
 
         def target(state: Tensor) -> tuple[Tensor, Tensor]:
             value, gradient = value_and_gradients(log_density, (state,))
@@ -104,7 +110,7 @@ class LatentField(Field):
     def tilt_gradient(self, u: Tensor) -> Tensor:
         """∇f at flattened points u (N, d), like u."""
         with torch.no_grad():
-            return value_and_gradients(self.network, (u,))[1]
+            return value_and_gradients(self.tilt, (u,))[1]
 
     def generate(self, z: Tensor, epsilon: Tensor) -> Tensor:
         """States (N, d + k) of the model without f, from standard normal codes (N, k) and noise (N, d)."""

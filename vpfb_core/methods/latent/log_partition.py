@@ -92,7 +92,7 @@ def log_partition(field: LatentField, seed: int, chains: int = CHAINS) -> Latent
     eta = field.step_sizes.max().expand(chains)
     with torch.no_grad():
         for temperature in range(TEMPERATURES):
-            log_weights = log_weights + field.network(x[:, : field.dimension]) / TEMPERATURES
+            log_weights = log_weights + field.tilt(x[:, : field.dimension]) / TEMPERATURES
             target = field.joint((temperature + 1) / TEMPERATURES)
             now = State(x, *target(x))
             for _ in range(STEPS):

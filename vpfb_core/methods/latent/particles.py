@@ -14,10 +14,12 @@ from torch import Tensor
 from vpfb_core.dynamics.langevin import BEST_ACCEPTANCE, State, Target, metropolis_step
 from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.latent.joint_energy import LatentField
+from vpfb_core.methods.latent.posterior import most_probable
 from vpfb_core.methods.step import Batch, Moment
 
 OF_DATA, OF_POOL = 0, 1  # the step sizes
-RATE = 0.02  # at which the logarithm of a step size adapts
+CANDIDATES = 64  # codes from the prior, the best of which is the first code of a datum
+RATE = 0.1  # at which the logarithm of a step size adapts
 LIMITS = (1e-6, 1.0)  # of a step size
 
 
@@ -46,7 +48,7 @@ class Particles:
         """
         assert batch.keys is not None
         draws = at.generator("codes")
-        fresh = torch.randn(len(u), field.codes, generator=draws, device=u.device)
+        fresh = most_probable(field, u, torch.randn(CANDIDATES, field.codes, generator=draws, device=u.device))
         stored = self._reserved(int(batch.keys.max()) + 1, field.codes, u.device)
         keys = batch.keys.to(u.device, non_blocking=True)
         begun = stored[keys]

@@ -99,18 +99,23 @@ def marginal(field: LatentField, u: Tensor) -> Marginal:
         squares = (u[:, None] - means).square().sum(2) / variance + z.square().sum(2)
         log_coded = -0.5 * (squares + field.constant(variance))
         weights = log_coded - log_proposal
-        tilt, gradient = value_and_gradients(field.network, (u,))
+        tilt, gradient = value_and_gradients(field.tilt, (u,))
         energy = math.log(DRAWS) - torch.logsumexp(weights, 1) - tilt
         pull = torch.einsum("nm,nmd->nd", torch.softmax(weights, 1), means) - u
         return Marginal(found.code, energy, gradient + pull / variance)
 
 
+def most_probable(field: LatentField, u: Tensor, candidates: Tensor) -> Tensor:
+    """For each flattened point u (N, d), the most probable of some codes (candidates, k), (N, k)."""
+    with torch.no_grad():
+        means = field.signal * field.network.decode(candidates)
+        apart = torch.cdist(u, means).square() / field.variance + candidates.square().sum(1)
+        return candidates[apart.argmin(1)]
+
+
 def _beginning(field: LatentField, u: Tensor) -> Tensor:
-    """For each point, the most probable of `CANDIDATES` codes from the prior, (N, k)."""
-    candidates = ChainNoise(0, "candidates", 0, u.new_empty(CANDIDATES, field.codes)).normal(0)
-    means = field.signal * field.network.decode(candidates)
-    apart = torch.cdist(u, means).square() / field.variance + candidates.square().sum(1)
-    return candidates[apart.argmin(1)]
+    """The beginnings of chains of codes of points u (N, d), (N, k)."""
+    return most_probable(field, u, ChainNoise(0, "candidates", 0, u.new_empty(CANDIDATES, field.codes)).normal(0))
 
 
 def _walk(field: LatentField, u: Tensor, z: Tensor, burn_in: int, steps: int) -> Iterator[State]:

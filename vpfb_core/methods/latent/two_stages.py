@@ -29,13 +29,16 @@ from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.settings import setting
 
 POOL_VALUES = 2**23  # the largest number of values in the default pool
+# Values of the pool that are moved per training step, and at least as many states as there are data. Small states cost
+# little, and a pool that moves as a whole follows the energy sooner.
+MOVED_VALUES = 2**13
 SAMPLING_STEPS = 200  # of the joint chain of a sample
 DENOISING_STEPS = 30  # of the chain of codes over which the noise of a sample is removed
 REFRESHING_STEPS = 50  # of the pool with the averaged weights, at the end of a run
 JOINT_STEPS = 60  # steps of a joint chain that cost as much as `held_out` does per datum
 FEWEST_CHAINS = 32  # with which log Z is estimated
-PENALTY = 2e-3  # of f², which fixes its constant
-TILT_RATE, DECODER_RATE = 0.5, 0.1  # factors of the learning rate in the second stage
+SPREAD_RATE = 4.0  # the factor of the learning rate of log σ² in the first stage, in which it has a long way to go
+DECODER_RATE = 0.1  # the factor of the learning rate of everything but f in the second stage
 # The difference between pool and data, in nats, beyond which the pool has to catch up first.
 MARGIN, MARGIN_PER_DIMENSION = 2.0, 0.3
 MALA = "mala"
@@ -46,12 +49,15 @@ class LatentSettings(MethodSettings):
     """The settings of both stages."""
 
     level: float | None = setting(None, help="Ratio of noise to data at which the model is learned.", low=0.01, high=2)
-    decoder_share: float = setting(
-        0.5, help="Share of the run that trains the decoder alone, at its beginning.", low=0, high=1
+    decoder_share: float | None = setting(
+        None, help="Share of the run that trains the decoder alone, at its beginning.", low=0, high=1
+    )
+    tilt_rate: float | None = setting(
+        None, help="Learning rate of the energy of the data after that, as a share of that of the run.", low=0, high=10
     )
     pool: int | None = setting(None, help="States in the pool that represents the model.", low=2, high=2**20)
     pool_steps: int = setting(4, help="Steps per training step of the states of the pool.", low=1, high=1000)
-    code_steps: int = setting(2, help="Steps per training step of the codes of the data.", low=1, high=1000)
+    code_steps: int = setting(4, help="Steps per training step of the codes of the data.", low=1, high=1000)
 
 
 @dataclass(frozen=True)
@@ -75,13 +81,18 @@ class Latent(Method):
 
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
+        self._share = _or(settings.decoder_share, 0.5)
+        self._tilt_rate = _or(settings.tilt_rate, 0.1)
         self._particles = Particles()
         self._has_pool = False  # whether the pool of the field is known to be filled
 
     @classmethod
     def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
+        image = len(data.shape) > 1
         return super().defaults(data, asked) | {
-            "level": 0.3 if len(data.shape) > 1 else 0.15,
+            "level": 0.3 if image else 0.15,
+            "decoder_share": 0.5 if image else 0.2,
+            "tilt_rate": 0.1 if image else 1.0,
             "pool": max(128, min(1024, POOL_VALUES // data.dimension)),
         }
 
@@ -95,16 +106,16 @@ class Latent(Method):
             raise ConfigError("the particles of --method latent cannot be divided", hint="train in one process")
 
     def notes(self) -> tuple[str, ...]:
-        return (f"the first {self.settings.decoder_share:.0%} of the run trains the decoder alone",)
+        return (f"the first {self._share:.0%} of the run trains the decoder alone",)
 
     def phase(self, fraction: float) -> int:
-        return int(fraction >= self.settings.decoder_share)
+        return int(fraction >= self._share)
 
     def rate(self, parameter: str, phase: int) -> float:
-        """In the second stage f learns at half the rate, and everything else so slowly that the pool can follow."""
-        if not phase:
-            return 1.0
-        return TILT_RATE if parameter.startswith("network.tilt") else DECODER_RATE
+        """In the second stage everything but f learns so slowly that the codes can follow."""
+        if phase:
+            return self._tilt_rate if parameter.startswith("network.tilt") else DECODER_RATE
+        return SPREAD_RATE if parameter == "log_spread" else 1.0
 
     @property
     def divisible(self) -> bool:
@@ -130,7 +141,8 @@ class Latent(Method):
             codes = self._particles.codes_of(field, batch, u, at, self.settings.code_steps, bound=False)
 
             def fit(_rows: slice) -> Tensor:
-                return PENALTY * field.network(u).square().mean() - field.log_coded(u, codes).mean()  # f stays zero
+                # f has no part in the first stage, and its weights get gradients of zero.
+                return 0 * field.tilt(u).mean() - field.log_coded(u, codes).mean()
 
             yield Loss("decoder", fit, 1 / field.dimension, divisible=False)
             return
@@ -138,16 +150,16 @@ class Latent(Method):
             if not int(field.pool_steps):
                 begin_pool(field, at)
             self._has_pool = True
-        negatives = from_pool(field, len(u), at, self.settings.pool_steps)
-        codes = self._particles.codes_of(field, batch, u, at, 1, bound=True)
+        count = min(len(field.pool), max(len(u), MOVED_VALUES // (field.dimension + field.codes)))
+        negatives = from_pool(field, count, at, self.settings.pool_steps)
+        codes = self._particles.codes_of(field, batch, u, at, self.settings.code_steps, bound=True)
         states = torch.cat([torch.cat([u, codes], 1), negatives])
 
         def contrast(_rows: slice) -> Tensor:
             u, z = states.split([field.dimension, field.codes], 1)
-            tilt = field.network(u)
-            of_data, of_pool = (tilt + field.log_coded(u, z)).chunk(2)
+            of_data, of_pool = (field.tilt(u) + field.log_coded(u, z)).split([len(codes), count])
             gap = of_pool.mean() - of_data.mean()
-            return gap.clamp(min=-MARGIN - MARGIN_PER_DIMENSION * field.dimension) + 2 * PENALTY * tilt.square().mean()
+            return gap.clamp(min=-MARGIN - MARGIN_PER_DIMENSION * field.dimension)
 
         yield Loss("contrast", contrast, 1 / field.dimension, divisible=False)
 
@@ -282,6 +294,10 @@ def denoised(field: LatentField, u: Tensor, pull: Tensor) -> Tensor:
     """The mean of the data given noised data u (N, d), (N, d): Tweedie's formula with ∇ log p(u) = ∇f(u) + pull."""
     gradient = field.tilt_gradient(u)
     return (u + field.noise**2 * (gradient + pull)) / field.signal
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def _require_no_solver(solver: Solver | None) -> None:

@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import FactorAnalysis
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from vpfb_core.methods.latent.joint_energy import LatentField
 from vpfb_core.methods.latent.log_partition import LatentCalibration, log_partition
-from vpfb_core.methods.latent.particles import OF_DATA, OF_POOL
+from vpfb_core.methods.latent.particles import OF_DATA, OF_POOL, move
 from vpfb_core.methods.latent.posterior import marginal, posterior
 from vpfb_core.methods.latent.two_stages import Latent, LatentSettings, denoised
 from vpfb_core.methods.step import Batch, DataShape, Moment
@@ -22,14 +23,15 @@ D, K, LEVEL = 6, 2, 0.3
 
 
 class Quadratic(nn.Module):
-    """f(u) = −½ Σ p_i u_i², (N, 1)."""
+    """f(u) = −½ Σ p_i u_i² from u in units of the noise, (N, 1), up to a constant."""
 
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
-        self.weights = nn.Parameter(weights)
+        self.weights, self.constant = nn.Parameter(weights), 0.0
 
     def forward(self, u: Tensor) -> Tensor:
-        return -0.5 * (self.weights * u.square()).sum(1, keepdim=True)
+        variance = LEVEL**2 / (1 + LEVEL**2)
+        return self.constant - 0.5 * variance * (self.weights * u.square()).sum(1, keepdim=True)
 
 
 def linear_field(pool: int = 8, *, tilt: Tensor | None = None, seed: int = 0) -> LatentField:
@@ -64,6 +66,13 @@ def moments(x: Tensor, field: LatentField) -> Tensor:
     return field.signal**2 * x.T @ x / len(x) + field.noise**2 * torch.eye(D, dtype=torch.float64)
 
 
+def code_of(field: LatentField, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of the codes given u, and a root of their covariance."""
+    g, v, s = matrix(field), field.variance.item(), field.signal
+    spread = torch.linalg.inv(torch.eye(K, dtype=torch.float64) + s**2 * g.T @ g / v)
+    return (u.double() @ g @ spread * s / v).float(), torch.linalg.cholesky(spread).float()
+
+
 def points(count: int = 40, seed: int = 1) -> Tensor:
     return torch.randn(count, D, generator=torch.Generator().manual_seed(seed))
 
@@ -84,11 +93,20 @@ def test_the_free_energy_and_its_gradient_are_those_of_the_gaussian() -> None:
 
 def test_codes_are_the_posterior_means_of_factor_analysis() -> None:
     field, u = linear_field(), points()
-    g, v, s = matrix(field), field.variance.item(), field.signal
-    precision = torch.eye(K, dtype=torch.float64) + s**2 * g.T @ g / v
-    expected = torch.linalg.solve(precision, s * g.T @ u.double().T / v).T
-    spread = torch.linalg.inv(precision).diagonal().sqrt()
-    assert ((posterior(field, u, steps=600).code - expected).abs() < 0.5 * spread).all()
+    expected, root = code_of(field, u)
+    assert ((posterior(field, u, steps=600).code - expected).abs() < 0.5 * root.norm(dim=1)).all()
+
+
+def test_chains_of_codes_keep_the_posterior_of_factor_analysis() -> None:
+    field, u = linear_field(), points(1).expand(4000, D)
+    mean, root = code_of(field, u)
+    draws = torch.Generator().manual_seed(2)
+    z = mean + torch.randn(4000, K, generator=draws) @ root.T
+    z, acceptance = move(field.given(u), z, torch.tensor(0.1), 40, draws)
+    assert 0.2 < acceptance < 0.9
+    assert ((z.mean(0) - mean[0]).abs() < 4 * root.norm(dim=1) / 4000**0.5).all()
+    covariance_of_codes = root @ root.T
+    assert (z.T.cov() - covariance_of_codes).abs().max() < 4 * (2 / 4000) ** 0.5 * covariance_of_codes.max()
 
 
 def test_a_datum_is_denoised_to_its_mean_given_the_noised_one() -> None:
@@ -169,6 +187,55 @@ def test_the_first_stage_finds_the_maximum_of_probabilistic_principal_components
     best = -0.5 * float(D * math.log(2 * math.pi) + values[:K].log().sum() + (D - K) * rest.log() + D)
     found = mean_log_likelihood(torch.linalg.inv(covariance(field)), of_data)
     assert best - 0.003 < found < best + 1e-6
+
+
+@pytest.mark.slow
+def test_both_stages_find_the_maximum_of_factor_analysis() -> None:
+    """With a linear decoder and a quadratic f, the precision is a diagonal less a matrix of rank K."""
+    x, field = factors(800), linear_field(pool=800, tilt=torch.zeros(D), seed=3)
+    both = method(pool=800)
+    train(both, field, x, 150, fraction=0.0, lr=0.05)
+    train(both, field, x, 2500, fraction=0.9, lr=0.01)
+    of_data = moments(x, field)
+    rows = D**0.5 * torch.linalg.cholesky(of_data).T.numpy()
+    analysis = FactorAnalysis(K, tol=1e-9, max_iter=20_000).fit(
+        np.concatenate([rows, -rows])
+    )  # whose moments are exact
+    best = mean_log_likelihood(torch.from_numpy(analysis.get_precision()), of_data)
+    weights = field.network.tilt[0].weights.detach().double()
+    found = mean_log_likelihood(torch.linalg.inv(covariance(field)) + weights.diag(), of_data)
+    assert best - 0.003 < found < best + 1e-6
+
+
+def test_the_second_stage_follows_the_gradient_of_the_likelihood() -> None:
+    """With exact draws of codes and states, whose chains keep their densities. A constant in f must have no effect."""
+    count, weights = 100_000, torch.linspace(0.0, 0.6, D)
+    field, latent, at = linear_field(pool=count, tilt=weights), method(count), Moment(0, 0.9)
+    field.network.tilt[0].constant = 20.0
+    field.step_sizes.fill_(0.02)
+    field.pool_steps.fill_(1)
+    x = factors(count)
+    u = field.signal * x + field.noise * torch.randn(x.shape, generator=at.generator("noise"))
+    draws = torch.Generator().manual_seed(7)
+    precision = torch.linalg.inv(covariance(field)) + weights.double().diag()
+    states = torch.randn(count, D, generator=draws) @ torch.linalg.cholesky(torch.linalg.inv(precision)).float().T
+    (of_states, root), (of_data, _) = (code_of(field, each) for each in (states, u))
+    field.pool.copy_(torch.cat([states, of_states + torch.randn(count, K, generator=draws) @ root.T], 1))
+    latent.load_state({"codes": of_data + torch.randn(count, K, generator=draws) @ root.T})
+    (loss,) = latent.losses(field, Batch(x, None, 0, count, torch.arange(count)), at)
+    (loss.weight * loss.value(slice(0, count))).backward()
+
+    g, spread, p = (each.detach().double().requires_grad_() for each in (matrix(field), field.log_spread, weights))
+    s, c = field.signal, field.noise
+    inside = s**2 * g @ g.T + (s**2 * spread.exp() + c**2) * torch.eye(D, dtype=torch.float64)
+    precision = torch.linalg.inv(inside) + p.diag()
+    of_u = u.double().T @ u.double() / count
+    exact = torch.autograd.grad(0.5 / D * ((precision * of_u).sum() - torch.logdet(precision)), (g, spread, p))
+    for parameter, gradient in zip(
+        (field.network.generator[0].weight, field.log_spread, field.network.tilt[0].weights), exact, strict=True
+    ):
+        assert parameter.grad is not None
+        assert (parameter.grad - gradient).abs().max() < 0.02 * gradient.abs().max() + 1e-3
 
 
 def test_the_codes_of_data_never_move_in_larger_steps_than_the_pool() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import vpfb_core as vpfb
 from vpfb_core.errors import ConfigError
@@ -73,6 +75,30 @@ def test_the_pool_is_in_the_model_file_and_samples_start_from_it(whole: Path) ->
     pool, fresh = (model.sample(3, seed=1, nfe=3, start=start).images for start in ("pool", "fresh"))
     assert not torch.allclose(pool, fresh)
     assert torch.equal(model.sample(3, seed=1, nfe=3).images, pool)
+
+
+@pytest.mark.slow
+def test_the_density_of_eight_gaussians_on_a_circle_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posterior, "BURN_IN", 60)
+    config = vpfb.TrainConfig(
+        data="eight-gaussians", method="latent", steps=3000, threads=1, device="cpu", out=str(tmp_path / "run")
+    )  # fmt: skip
+    model = vpfb.train(config).model
+    field: Any = model.field
+    turn = 2 * math.pi * torch.arange(8) / 8
+    centres = field.signal * model.standardise(4 * torch.stack([turn.cos(), turn.sin()], 1))
+    deviation = torch.tensor(model.statistics.to_dict()["std"])
+    spread = ((field.signal * 0.5 / deviation).square() + field.noise**2).sqrt()
+    parts = Independent(Normal(centres, spread.expand(8, 2)), 1)
+    axis = torch.linspace(-2.2, 2.2, 64)
+    points = torch.cartesian_prod(axis, axis)
+    exact = MixtureSameFamily(Categorical(torch.ones(8)), parts).log_prob(points).softmax(0)
+    learned = (-torch.cat([field.energy(part, field.level) for part in points.split(1024)])).softmax(0)
+    assert (learned - exact).abs().sum() / 2 < 0.12
+    nearest = torch.cdist(field.pool[:, :2], centres.float()).argmin(1)
+    shares = nearest.bincount(minlength=8) / len(nearest)
+    assert shares.min() > 0.06
+    assert shares.max() < 0.2
 
 
 @pytest.mark.parametrize("start", ["pool", "fresh"])
