@@ -81,7 +81,8 @@ def test_the_pool_is_in_the_model_file_and_samples_start_from_it(whole: Path) ->
 def test_the_density_of_eight_gaussians_on_a_circle_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posterior, "BURN_IN", 60)
     config = vpfb.TrainConfig(
-        data="eight-gaussians", method="latent", steps=3000, threads=1, device="cpu", out=str(tmp_path / "run")
+        data="eight-gaussians", method="latent", steps=1500, batch_size=512, threads=1, device="cpu",
+        out=str(tmp_path / "run"),
     )  # fmt: skip
     model = vpfb.train(config).model
     field: Any = model.field
