@@ -50,6 +50,12 @@ def matrix(field: LatentField) -> Tensor:
     return next(field.network.generator.parameters()).detach().double()
 
 
+def quadratic(field: LatentField) -> Quadratic:
+    (module,) = field.network.tilt
+    assert isinstance(module, Quadratic)
+    return module
+
+
 def covariance(field: LatentField) -> Tensor:
     """The covariance of u without f: s² G Gᵀ + v I."""
     g = matrix(field)
@@ -204,7 +210,7 @@ def test_both_stages_find_the_maximum_of_factor_analysis() -> None:
         np.concatenate([rows, -rows])
     )  # whose moments are exact
     best = mean_log_likelihood(torch.from_numpy(analysis.get_precision()), of_data)
-    weights = field.network.tilt[0].weights.detach().double()
+    weights = quadratic(field).weights.detach().double()
     found = mean_log_likelihood(torch.linalg.inv(covariance(field)) + weights.diag(), of_data)
     assert best - 0.003 < found < best + 1e-6
 
@@ -213,7 +219,7 @@ def test_the_second_stage_follows_the_gradient_of_the_likelihood() -> None:
     """With exact draws of codes and states, whose chains keep their densities. A constant in f must have no effect."""
     count, weights = 100_000, torch.linspace(0.0, 0.6, D)
     field, latent, at = linear_field(pool=count, tilt=weights), method(count), Moment(0, 0.9)
-    field.network.tilt[0].constant = 20.0
+    quadratic(field).constant = 20.0
     field.step_sizes.fill_(0.02)
     field.pool_steps.fill_(1)
     x = factors(count)
@@ -233,9 +239,8 @@ def test_the_second_stage_follows_the_gradient_of_the_likelihood() -> None:
     precision = torch.linalg.inv(inside) + p.diag()
     of_u = u.double().T @ u.double() / count
     exact = torch.autograd.grad(0.5 / D * ((precision * of_u).sum() - torch.logdet(precision)), (g, spread, p))
-    for parameter, gradient in zip(
-        (field.network.generator[0].weight, field.log_spread, field.network.tilt[0].weights), exact, strict=True
-    ):
+    trained = next(field.network.generator.parameters()), field.log_spread, quadratic(field).weights
+    for parameter, gradient in zip(trained, exact, strict=True):
         assert parameter.grad is not None
         assert (parameter.grad - gradient).abs().max() < 0.02 * gradient.abs().max() + 1e-3
 
