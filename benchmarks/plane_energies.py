@@ -101,9 +101,10 @@ def two_starts(model: Model, name: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=6_000)
+    parser.add_argument("--sets", nargs="*", default=SETS, choices=SETS)
     arguments = parser.parse_args()
     found = []
-    for name in SETS:
+    for name in arguments.sets:
         rows = vpfb.data.load(name).data.double()
         entropy = float(-LOG_DENSITIES[name](fresh(name, 10 * POINTS)).mean())
         for phases, share in (("phase 1 alone", 0.0), ("both phases", None)):

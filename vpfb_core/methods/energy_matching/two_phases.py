@@ -38,6 +38,8 @@ TIME_SHARE = 0.5  # the share of the work of a run that the second phase takes
 SMALL_DIMENSION = 1024  # the largest number of values per datum of small data
 TEMPERATURES = (0.1, 0.01)  # for small data and for larger ones, those of the paper for MNIST and CIFAR-10
 CHAIN_STEPS = (0.025, 0.01)  # likewise
+POINT_STEP = 0.1  # the step of chains of vectors, which MALA accepts
+STEPS_PER_STEP = (10, 5)  # of the chains per training step, for vectors and for images
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class EnergyMatchingSettings(MethodSettings):
     chain_step: float | None = setting(
         None, help="Length of a step of chains, in time; data are reached at 1.", low=1e-4, high=1
     )
-    chain_steps: int = setting(5, help="Steps of the chain of a negative per training step.", low=1, high=10_000)
+    chain_steps: int | None = setting(
+        None, help="Steps of the chain of a negative per training step.", low=1, high=10_000
+    )
     restarts: float = setting(
         0.05, help="Share of the negatives whose chains start anew, at data or at noise.", low=0, high=1
     )
@@ -75,7 +79,7 @@ class EnergyMatchingSettings(MethodSettings):
     def journey(self) -> Journey:
         """How negatives are drawn."""
         step, chains = self.chain_step or CHAIN_STEPS[0], self.chains or "ula"
-        return Journey(step, self.chain_steps, self.restarts, self.blur or 0.0, chains)
+        return Journey(step, self.chain_steps or STEPS_PER_STEP[1], self.restarts, self.blur or 0.0, chains)
 
     @property
     def cost(self) -> float:
@@ -112,14 +116,21 @@ class EnergyMatching(Method):
     def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
         chosen = cls.Settings.from_dict({name: asked[name] for name in cls.Settings.names() if name in asked})
         large, image = data.dimension > SMALL_DIMENSION, len(data.shape) == 3
-        temperature, step = chosen.temperature or TEMPERATURES[large], chosen.chain_step or CHAIN_STEPS[large]
+        temperature = chosen.temperature or TEMPERATURES[large]
+        step = chosen.chain_step or (CHAIN_STEPS[large] if image else POINT_STEP)
         # In few dimensions the place of a point does not tell its time, so that the regression contradicts the density.
-        chosen = chosen.completed({"flow_weight": float(image), "chains": "ula" if image else "mala"})
+        chosen = chosen.completed(
+            {
+                "flow_weight": float(image), "chains": "ula" if image else "mala",
+                "chain_steps": STEPS_PER_STEP[image],
+            }
+        )  # fmt: skip
         # By time the second phase takes its share directly; by steps it takes fewer of them, as each costs more.
         rest = TIME_SHARE / (1 - TIME_SHARE) / (1 if asked.get("timed") else chosen.cost)
         return super().defaults(data, asked) | {
             "temperature": temperature,
             "chain_step": step,
+            "chain_steps": chosen.chain_steps,
             "chains": chosen.chains,
             "flow_weight": chosen.flow_weight,
             # Twice the variance of the noise of one step, below which chains without the Metropolis test cannot go.

@@ -68,6 +68,7 @@ def test_the_contrast_belongs_to_the_second_phase() -> None:
 def test_the_second_phase_of_points_is_the_contrast_alone_with_exact_chains_and_data_without_noise() -> None:
     chosen = EnergyMatching.defaults(POINTS, {})
     assert (chosen["flow_weight"], chosen["chains"], chosen["blur"]) == (0.0, "mala", 0.0)
+    assert (chosen["chain_step"], chosen["chain_steps"]) == (0.1, 10), "longer chains than those of images"
     given = EnergyMatchingSettings(contrast_share=0.5)
     trained, batch = EnergyMatching(given.completed(chosen)), Batch(torch.ones(4, 2), None, 0, 4)
     names_of = [
