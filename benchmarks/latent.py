@@ -1,7 +1,7 @@
 """Codes of images, and the density of points on a ring, by the method latent.
 
     VPFB_DATA=data python benchmarks/latent.py digits mnist --seconds 60 300 --threads 1
-    python benchmarks/latent.py ring --seconds 40 --threads 1
+    python benchmarks/latent.py ring --set steps=1500 batch_size=512 --threads 1
 
 For images, a model is trained, and unseen images are encoded (those of the test split, or half of a set that has none).
 Measured are the accuracy of 5 nearest neighbours among the codes of training images, the agreement of k-means clusters
