@@ -81,8 +81,8 @@ class Latent(Method):
 
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
-        self._share = _or(settings.decoder_share, 0.5)
-        self._tilt_rate = _or(settings.tilt_rate, 0.1)
+        self._share = 0.5 if settings.decoder_share is None else settings.decoder_share
+        self._tilt_rate = 0.1 if settings.tilt_rate is None else settings.tilt_rate
         self._particles = Particles()
         self._has_pool = False  # whether the pool of the field is known to be filled
 
@@ -294,10 +294,6 @@ def denoised(field: LatentField, u: Tensor, pull: Tensor) -> Tensor:
     """The mean of the data given noised data u (N, d), (N, d): Tweedie's formula with ∇ log p(u) = ∇f(u) + pull."""
     gradient = field.tilt_gradient(u)
     return (u + field.noise**2 * (gradient + pull)) / field.signal
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
 
 
 def _require_no_solver(solver: Solver | None) -> None:
