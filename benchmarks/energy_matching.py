@@ -121,9 +121,13 @@ def denoised(model: Model, x: Tensor) -> Tensor:
 
 
 def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
-    """The energies of chains of MALA from samples and from test images, and a two-sample test of both."""
+    """The energies of chains from samples and from test images, and a two-sample test of both.
+
+    The chains and their steps are those of the negatives of the training.
+    """
     field: Any = model.field
-    blur = model.method.settings.journey.blur / DATA_STD  # the density is that of data with this noise
+    journey = model.method.settings.journey
+    blur = journey.blur / DATA_STD  # the density is that of data with this noise
     data = model.standardise(real[:CHAINS])
     starts = {
         "noise": model.sample(CHAINS, tau=1.0).solution.x.to(model.device),
@@ -131,14 +135,13 @@ def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
     }
     found: dict[str, list[list[float]]] = {}
     for name, x in starts.items():
-        dimension = x[0].numel()
-        energies, scale = [field.energy(x, 0.0).tolist()], torch.full((len(x),), 0.01 * dimension ** (1 / 3))
+        energies = [field.energy(x, 0.0).tolist()]
         for part in range(3):
             walk = langevin(
                 field.energy_and_score, x, field.chain_variance(0.0), steps=CHAIN_STEPS, seed=part,
-                stream=f"chains from {name}", scale=scale.to(x), adapt=part == 0,
+                stream=f"chains from {name}", method=journey.chains, scale=journey.step * x[0].numel() ** (1 / 3),
             )  # fmt: skip
-            x, scale = walk.x, walk.step_scale
+            x = walk.x
             energies.append(walk.energy.tolist())
         found[name] = energies
         images = model.statistics.restore(denoised(model, x).cpu())
@@ -149,7 +152,7 @@ def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
     path.write_bytes(
         histogram(
             torch.tensor(found["data"][-1]), torch.tensor(found["noise"][-1]), names=("from data", "from noise"),
-            axis="energy in nats", title=f"Energies after {3 * CHAIN_STEPS} steps of MALA",
+            axis="energy in nats", title=f"Energies after {3 * CHAIN_STEPS} steps of chains",
         )
     )  # fmt: skip
     return {
