@@ -96,10 +96,9 @@ SMALL = {  # command → options that make it quick
 def shortened(words: list[str]) -> list[str]:
     """The arguments of a command with small numbers and a small network."""
     line = re.sub(r"--time-budget \S+|--steps \d+", "--steps 1", re.sub(r"\B-n \d+", "-n 2", shlex.join(words)))
-    small = SMALL.get(words[0], "")
-    if any(word.endswith(".csv") for word in words):  # the network of a table has one width
-        small = small.replace("widths=[4]", "width=4")
-    more = small + (" --steps 1" if words[0] == "train" and "--steps" not in line else "")
+    if words[0] == "train" and any(word.endswith(".csv") for word in words):  # long enough to be calibrated
+        return [*shlex.split(line), *shlex.split("--set width=8 --threads 1 --steps 60")]
+    more = SMALL.get(words[0], "") + (" --steps 1" if words[0] == "train" and "--steps" not in line else "")
     return shlex.split(line) + shlex.split(more)
 
 
