@@ -77,7 +77,9 @@ def gradients(name: str, micro_batch: int = BATCH, *, compiled: bool = False) ->
         "time-score": {"contrast": 0.0, "time_score": 0.7, "uniform_angles": 0.3},
     }  # fmt: skip
     settings = of_loss.get(name, {"objective": name, "contrast": 0.0})
-    common = {"angle_mean": 1.0, "angle_std": 1.2, "condition_dropout": 0.2, "clip": 1e9, "precision": "fp32"}
+    common = {
+        "angle_mean": 1.0, "angle_std": 1.2, "condition_dropout": 0.2, "clip": 1e9, "precision": "fp32", "decay": 0.5,
+    }  # fmt: skip
     chosen = config(micro_batch=micro_batch, **common | settings)
     method = methods.build(str(chosen.method.name), chosen.method.settings)
     network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [3]}
