@@ -235,7 +235,7 @@ class EnergyMatching(Method):
         if solver.nfe is not None:
             if tau is None:
                 beside = self._chain_evaluations(1) - 1
-                steps = min(steps, (solver.nfe - beside) // 2, max(0, solver.nfe - beside - 2))
+                steps = max(0, min(steps, (solver.nfe - beside) // 2, solver.nfe - beside - 2))
             solver = self._rest(solver, steps)
         guided = Guided(field, guidance)
 

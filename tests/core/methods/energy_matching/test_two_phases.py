@@ -170,6 +170,7 @@ def test_evaluations_are_shared_by_descent_and_chain() -> None:
     assert [evaluations(nfe=few)[0] for few in (3, 4, 5, 6)] == [2, 4, 5, 6]
     assert evaluations(nfe=52) == evaluations()
     assert evaluations(nfe=2) == (2, 1.0)
+    assert evaluations(nfe=1, method="euler") == (1, 1.0)
     assert evaluations(chain_step=0.025) == (40 + 42, 2.0)
     assert evaluations(chain_step=0.025, chains="mala", blur=0.0) == (40 + 41, 2.0)
 
