@@ -79,12 +79,12 @@ def contrastive_loss(
     gap = real.mean() - (weight * drawn).mean()
 
     def mean(rows: slice) -> Tensor:
-        if gap <= -margin:
-            return torch.full_like(gap, -margin)
         (z, condition), (x, other) = positives.rows(rows), negatives.rows(rows)
         both = None if condition is None or other is None else torch.cat([condition, other])
         with field.measuring():
             of_data, of_negatives = field.value(torch.cat([z, x]), both).chunk(2)
-        return (of_data - weight[rows] * of_negatives).mean()
+        value = (of_data - weight[rows] * of_negatives).mean()
+        # A gradient of zero, not none: the optimiser counts its steps, and a resumed run counts all of them.
+        return 0 * value - margin if gap <= -margin else value
 
     return mean
