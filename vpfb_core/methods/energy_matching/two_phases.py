@@ -72,7 +72,7 @@ class EnergyMatchingSettings(MethodSettings):
     )
     flow_weight: float | None = setting(None, help="Weight of the regression in the second phase.", low=0, high=1e3)
     blur: float | None = setting(
-        None, help="Standard deviation of the noise on data in the contrast, where data have 0.5.", low=0, high=1
+        None, help="Standard deviation of the noise on data in the contrast, where data have 0.5.", low=0, high=20
     )
 
     @property
@@ -251,7 +251,9 @@ class EnergyMatching(Method):
             return found
         # The chain has the density of data with noise, and this step (Tweedie) is the mean of the data given its end.
         _, score = target(found.x, *args)
-        return replace(found, x=found.x + (journey.blur / DATA_STD) ** 2 * score, nfe=found.nfe + 1)
+        x = found.x + (journey.blur / DATA_STD) ** 2 * score
+        path = None if found.path is None else torch.cat([found.path, x[None].cpu()])
+        return replace(found, x=x, nfe=found.nfe + 1, path=path)
 
     def _rest(self, solver: Solver, steps: int) -> Solver:
         """The solver of the descent, with the evaluations that a chain leaves."""

@@ -98,6 +98,7 @@ def test_the_noise_on_the_data_of_the_contrast_has_twice_the_variance_of_a_step(
         chosen = EnergyMatching.defaults(data, asked) | asked
         assert chosen["blur"] ** 2 == pytest.approx(2 * 2 * chosen["temperature"] * chosen["chain_step"])
     assert EnergyMatching.defaults(DATA, {})["blur"] == pytest.approx(0.1)
+    assert method(temperature=100, chain_step=1).settings.blur == 20.0, "the default is within the range of the setting"
 
 
 def test_the_figures_of_held_out_data_show_whether_negatives_lie_as_low_as_data() -> None:
@@ -159,6 +160,14 @@ def test_the_end_of_the_chain_is_the_mean_of_the_data_given_a_point_with_noise()
     """With V = ½‖x‖² data with noise have the variance ε, and their mean given x is (1 − blur²/ε) x."""
     noisy, clean = (draw(method(temperature=0.1, blur=blur, chain_step=0.1), codes()) for blur in (0.0, 0.2))
     torch.testing.assert_close(clean, (1 - 0.2**2 / 0.1) * noisy)
+
+
+def test_a_path_ends_at_the_sample() -> None:
+    trained = method(chain_step=0.1)
+    solver, options = methods.choose_sampling(trained, {})
+    found = trained.draw(StaticEnergy(Zero(), 0.1), codes(), None, solver, options=options, keep_path=True)
+    assert found.path is not None
+    assert torch.equal(found.path[-1], found.x)
 
 
 def test_evaluations_are_shared_by_descent_and_chain() -> None:
