@@ -47,7 +47,6 @@ def relax(
     chain: Chain,
     *,
     args: tuple[Tensor, ...] = (),
-    until: float = 1.0,
     keep_path: bool = False,
 ) -> Solution:
     """Samples of exp(−E) from points of pure noise.
@@ -59,7 +58,6 @@ def relax(
         solver: the solver of the gradient flow.
         chain: the chain that follows the flow.
         args: tensors with N rows that the target receives as well, such as conditions.
-        until: the time at which the flow ends.
         keep_path: whether the states of the flow and the last state of the chain are kept.
     Returns:
         A `Solution` whose t is the time at the end of the chain.
@@ -71,7 +69,7 @@ def relax(
         return variance * target(x, *args)[1]
 
     with torch.no_grad():
-        found = solver.solve(velocity, x, 0.0, until, _evenly, args=args, keep_path=keep_path)
+        found = solver.solve(velocity, x, 0.0, 1.0, _evenly, args=args, keep_path=keep_path)
     if not chain.steps or bool((found.status != Status.SUCCESS).any()):
         return found
     dimension = x[0].numel() if len(x) else 1

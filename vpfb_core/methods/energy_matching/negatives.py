@@ -105,7 +105,7 @@ class Pool:
                     field, field.at_level(torch.zeros_like(noise), math.inf, noise)[from_noise],
                     None if condition is None else condition[from_noise],
                 )  # fmt: skip
-            x = walk(field, x, condition, journey, at)
+            x = _walk(field, x, condition, journey, at)
         return replace(batch, data=x, condition=condition), rows
 
     def gap(self, field: StaticEnergy, data: Tensor, condition: Tensor | None) -> Tensor:
@@ -140,7 +140,7 @@ def _descend(field: StaticEnergy, x: Tensor, condition: Tensor | None) -> Tensor
     return torch.where((found.status == 0).reshape(-1, *[1] * (x.ndim - 1)), found.x, math.nan)
 
 
-def walk(field: StaticEnergy, x: Tensor, condition: Tensor | None, journey: Journey, at: Moment) -> Tensor:
+def _walk(field: StaticEnergy, x: Tensor, condition: Tensor | None, journey: Journey, at: Moment) -> Tensor:
     """The ends of chains from the points x."""
     ends = []
     for first in range(0, len(x), AT_ONCE):
