@@ -149,9 +149,9 @@ class Method(ABC):
 
     @abstractmethod
     def held_out(self, field: Any, data: Validation) -> dict[str, Tensor]:
-        """Figures for each datum of the validation data, (N,) each. Lower is better.
+        """Figures for each datum of the validation data, (N,) each.
 
-        The mean of the first figure chooses the best model.
+        The mean of the first figure chooses the best model; lower is better.
         """
 
     def choose_solver(self, options: Any, given: Mapping[str, Any]) -> Solver:

@@ -244,7 +244,7 @@ def model_card(model: TrainedModel) -> str:
 |---|---|
 {table_rows}
 
-Validation figures are of held-out data; lower is better.
+Validation figures are of held-out data. The first one chooses the best weights, and lower is better.
 
     vpfb sample -m THIS_FOLDER -n 64 -o grid.png
 
