@@ -1,4 +1,4 @@
-"""A network for square images that only goes down, and whose gradient leads up again."""
+"""A network for square images without an upsampling path, which its gradient has instead."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch.nn import functional as F
 
 from vpfb_core.networks.blocks import from_patches, norm_silu, zero
 from vpfb_core.networks.convolution import Conv2d
-from vpfb_core.networks.descent import Descent
+from vpfb_core.networks.downsampling import Downsampling
 
 
-class Encoder(Descent):
+class Encoder(Downsampling):
     """u (N, C, H, W), level (N,) or None, condition (N, G) or None → an image shaped like u.
 
     The features of each resolution give an image by one linear layer, and the images are added. As the output f of a
-    scalar ½‖u − f(u)‖², this is enough: the gradient u − f − Jᵀ(u − f) contains the transposed layers of the whole way
-    down, J being the Jacobian of f, and is itself a U-Net, whose way up has the weights of the way down. A step of
-    training takes about two thirds of the time of one with `UNet`. It is not a network for a velocity without a
-    potential, whose way up would be missing. Arguments are those of `Descent`.
+    scalar ½‖u − f(u)‖², this is enough: the gradient u − f − Jᵀ(u − f), J being the Jacobian of f, applies the
+    transposed layers in reverse order. It is itself a U-Net, whose upsampling path has the weights of the downsampling
+    path. A step of training takes about two thirds of the time of one with `UNet`. For a velocity without a potential,
+    the upsampling path is missing. Arguments are those of `Downsampling`.
     """
 
     name = "encoder"
@@ -51,7 +51,7 @@ class Encoder(Descent):
         self.heads = nn.ModuleList(heads)
 
     def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        embedding, found = self.descend(u, level, condition)
+        embedding, found = self.downsample(u, level, condition)
         height, width = found[0].shape[-2:]
         images = []
         for halvings, (features, norm, modulation, head) in enumerate(

@@ -25,7 +25,7 @@ class PaperUNet(ImageNetwork):
 
     Args:
         channels, size, widths, dropout, classes: as for `UNet`.
-        blocks: residual blocks per resolution on the way down; one more on the way up.
+        blocks: residual blocks per resolution of the downsampling path; one more in the upsampling path.
         attention: sizes (H of a feature map) at which every block is followed by self-attention.
         stem: channels of the first convolution; the embedding has four times as many.
     """
@@ -49,7 +49,7 @@ class PaperUNet(ImageNetwork):
         self.embedding = ConditionEmbedding(embedding, classes)
         self.first = Conv2d(channels, stem, 3, padding=1)
 
-        skips = [stem]  # channels of the feature maps that the way down keeps for the way up
+        skips = [stem]  # channels of the feature maps that the upsampling path receives
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
         for width, level_size in zip(widths, sizes, strict=True):
             if level_size != size:

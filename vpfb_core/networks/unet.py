@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from vpfb_core.networks.blocks import Stage, enlarge, from_patches, norm_silu, zero
 from vpfb_core.networks.convolution import Conv2d
-from vpfb_core.networks.descent import Descent
+from vpfb_core.networks.downsampling import Downsampling
 from vpfb_core.networks.network import level_sizes
 
 
-class UNet(Descent):
+class UNet(Downsampling):
     """u (N, C, H, W), level (N,) or None, condition (N, G) or None → an image shaped like u.
 
-    The way up has the blocks of the way down. Resolutions are joined by a 1×1 convolution, and skip connections are
+    The upsampling path has as many blocks. Resolutions are joined by a 1×1 convolution, and skip connections are
     added instead of concatenated, which at equal training time was better. An odd size is cut back to the size of its
-    skip connection. The last layer starts at zero. Arguments are those of `Descent`.
+    skip connection. The last layer starts at zero. Arguments are those of `Downsampling`.
     """
 
     name = "unet"
@@ -52,7 +52,7 @@ class UNet(Descent):
         zero(self.last)
 
     def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        embedding, skips = self.descend(u, level, condition)
+        embedding, skips = self.downsample(u, level, condition)
         features = skips.pop()
         for narrow, stage in zip(self.narrow, self.up, strict=True):
             skip = skips.pop()

@@ -11,7 +11,7 @@ from torch import nn
 from vpfb_core.errors import ConfigError
 from vpfb_core.networks import MLP, Encoder, PaperUNet, UNet, build
 from vpfb_core.networks.blocks import Attention, Block, from_patches, to_patches
-from vpfb_core.networks.descent import Prototypes
+from vpfb_core.networks.downsampling import Prototypes
 from vpfb_core.networks.embedding import ConditionEmbedding, LevelFeatures
 
 M = TypeVar("M", bound=nn.Module)

@@ -1,4 +1,4 @@
-"""The way down that the networks for square images share: features at each resolution, from fine to coarse."""
+"""The downsampling path that the networks for square images share: features at each resolution, from fine to coarse."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from vpfb_core.settings import setting
 
 
 @dataclass(frozen=True)
-class DescentSettings(ImageNetworkSettings):
-    """The settings of a network with a way down."""
+class DownsamplingSettings(ImageNetworkSettings):
+    """The settings of a network with a downsampling path."""
 
     position_embedding: bool | None = setting(None, help="Learn a map that is added to the first features.")
     patch: int | None = setting(None, help="Pixels per side that the network treats as one.", low=1, high=16)
     prototypes: bool | None = setting(None, help="Learn one image per class, which the network receives.")
 
 
-class Descent(ImageNetwork):
-    """The way down of a network: residual blocks with group norm at each resolution.
+class Downsampling(ImageNetwork):
+    """The downsampling path of a network: residual blocks with group norm at each resolution.
 
     The embedding of (level, condition) enters each block as a scale and a shift. A training step may differentiate the
     network twice, so the expensive parts are kept small: resolutions are joined by average pooling. At equal training
@@ -41,7 +41,7 @@ class Descent(ImageNetwork):
         channels: C of the images.
         size: H = W of the images.
         widths: channels at each resolution; each resolution after the first has half the size of the one before.
-        blocks: residual blocks per resolution, on each way.
+        blocks: residual blocks per resolution, on each path.
         attention: sizes (H of a feature map) at which self-attention is added.
         dropout: dropout probability inside the residual blocks.
         classes: number of classes in each condition group.
@@ -54,7 +54,7 @@ class Descent(ImageNetwork):
             the mean image of the requested class, which a scale and a shift per channel learn slowly.
     """
 
-    Settings = DescentSettings
+    Settings = DownsamplingSettings
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Descent(ImageNetwork):
         """The blocks at the coarsest resolution."""
         return self.middle
 
-    def descend(self, u: Tensor, level: Tensor | None, condition: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+    def downsample(self, u: Tensor, level: Tensor | None, condition: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """The embedding (N, E), and the features of each resolution, (N, width, H, W), the finest first."""
         embedding = F.silu(self.embedding(u, level, condition))
         features = self.first(to_patches(u, self.patch))
