@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-import pytest
-import torch
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch and by numpy's BLAS when they are imported
 
-from vpfb_core.training import agenda, checks, record
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from vpfb_core.training import agenda, checks, record  # noqa: E402
 
 torch.set_num_threads(1)
 
