@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch and by numpy's BLAS when they are imported
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-from vpfb_core.training import agenda, checks, record  # noqa: E402
+from vpfb_core.training import agenda, checks, record
 
 torch.set_num_threads(1)
 
