@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,19 @@ class Downsampling(ImageNetwork):
 
         self.down = nn.ModuleList(map(stage, [widths[0], *widths[:-1]], widths, sizes))
         self.middle = Block(widths[-1], widths[-1], embedding, dropout, attend=sizes[-1] in attention)
+        self.add_outputs(widths, sizes, embedding, stage)
+
+    def add_outputs(
+        self, widths: Sequence[int], sizes: Sequence[int], embedding: int, stage: Callable[[int, int, int], Stage]
+    ) -> None:
+        """Add the layers that make an image of the features.
+
+        Args:
+            widths, sizes: channels and H of the features at each resolution, the finest first.
+            embedding: the length of the embedding.
+            stage: makes the blocks of one resolution from the channels of their input and output and from its H.
+        """
+        raise NotImplementedError
 
     @classmethod
     def defaults(

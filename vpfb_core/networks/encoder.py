@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vpfb_core.networks.blocks import from_patches, norm_silu, zero
+from vpfb_core.networks.blocks import Stage, from_patches, norm_silu, zero
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.downsampling import Downsampling
 
@@ -24,24 +24,12 @@ class Encoder(Downsampling):
 
     name = "encoder"
 
-    def __init__(
-        self,
-        channels: int,
-        size: int,
-        widths: Sequence[int] = (32, 64, 64),
-        blocks: int = 1,
-        attention: Sequence[int] = (),
-        dropout: float = 0.0,
-        classes: Sequence[int] = (),
-        position_embedding: bool = False,
-        patch: int = 1,
-        prototypes: bool = False,
+    def add_outputs(
+        self, widths: Sequence[int], sizes: Sequence[int], embedding: int, stage: Callable[[int, int, int], Stage]
     ) -> None:
-        super().__init__(
-            channels, size, widths, blocks, attention, dropout, classes, position_embedding, patch, prototypes
-        )
+        del sizes, stage
         self.norms = nn.ModuleList(map(norm_silu, widths))
-        self.modulations = nn.ModuleList(nn.Linear(4 * widths[0], 2 * width) for width in widths)
+        self.modulations = nn.ModuleList(nn.Linear(embedding, 2 * width) for width in widths)
         heads = [
             Conv2d(width, self.patch_channels * 4**level, 1 if level else 3, padding=0 if level else 1)
             for level, width in enumerate(widths)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from vpfb_core.networks.blocks import Stage, enlarge, from_patches, norm_silu, zero
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.downsampling import Downsampling
-from vpfb_core.networks.network import level_sizes
 
 
 class UNet(Downsampling):
@@ -23,30 +22,13 @@ class UNet(Downsampling):
 
     name = "unet"
 
-    def __init__(
-        self,
-        channels: int,
-        size: int,
-        widths: Sequence[int] = (32, 64, 64),
-        blocks: int = 1,
-        attention: Sequence[int] = (),
-        dropout: float = 0.0,
-        classes: Sequence[int] = (),
-        position_embedding: bool = False,
-        patch: int = 1,
-        prototypes: bool = False,
+    def add_outputs(
+        self, widths: Sequence[int], sizes: Sequence[int], embedding: int, stage: Callable[[int, int, int], Stage]
     ) -> None:
-        super().__init__(
-            channels, size, widths, blocks, attention, dropout, classes, position_embedding, patch, prototypes
-        )
-        embedding, sizes = 4 * widths[0], level_sizes(size, len(widths), patch)
-
-        def stage(width: int, level_size: int) -> Stage:
-            return Stage.of(width, width, blocks, embedding, dropout, attend=level_size in attention)
-
+        del embedding
         rising = list(reversed(widths))
         self.narrow = nn.ModuleList(Conv2d(wide, width, 1) for wide, width in pairwise(rising))
-        self.up = nn.ModuleList(map(stage, rising[1:], reversed(sizes[:-1])))
+        self.up = nn.ModuleList(map(stage, rising[1:], rising[1:], reversed(sizes[:-1])))
         self.last_norm = norm_silu(widths[0])
         self.last = Conv2d(widths[0], self.patch_channels, 3, padding=1)
         zero(self.last)
