@@ -3,11 +3,12 @@
     VPFB_DATA=data python benchmarks/equal_time.py --data mnist --minutes 2 8 20
     python benchmarks/equal_time.py --data ./faces --minutes 8 --samples 1000
 
-Every method trains with the network of the preset, and the potential with the network `encoder` as well. As in
-tuning.py, a run has one thread, and its clock is the processor time of that thread without evaluation. Runs go side by
-side, one per core, each in a process of its own. A minute is one minute of two cores, so a run takes twice as much
-processor time. Samples have 16 evaluations, and are compared with real images over the features of the fitted
-classifier (`vpfb eval --fit-features`) or of another extractor of `vpfb eval`.
+Every method trains with the network of the preset. The potential trains with the network `encoder` as well, and with a
+regression of the network's output first (`--set regression_share=0.3`). As in tuning.py, a run has one thread, and its
+clock is the processor time of that thread without evaluation. Runs go side by side, one per core, each in a process of
+its own. A minute is one minute of two cores, so a run takes twice as much processor time. Samples have 16 evaluations,
+and are compared with real images over the features of the fitted classifier (`vpfb eval --fit-features`) or of another
+extractor of `vpfb eval`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from vpfb_core.uses import evaluation, pictures
 
 TRIALS = {
     "potential": "",
+    "potential, regression first": "regression_share=0.3",
     "potential, encoder": "network=encoder",
+    "potential, encoder, regression first": "network=encoder regression_share=0.3",
     "flow matching": "method=flow-matching",
 }
 CORES = 2  # whose time a minute is

@@ -20,7 +20,7 @@ from vpfb_core.methods.vpfb.draws import Part, ValidationPoints
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.normaliser import Normaliser, levels
-from vpfb_core.methods.vpfb.objectives import OBJECTIVES, Objective, residual
+from vpfb_core.methods.vpfb.objectives import OBJECTIVES, Objective, regression, residual
 from vpfb_core.methods.vpfb.path import AngleDistribution, PathSettings, path_defaults
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.methods.vpfb.tilted import TiltedPotential
@@ -46,6 +46,9 @@ class VPFBSettings(PathSettings):
     uniform_angles: float | None = setting(
         None, help="Share of the training angles that is uniform in the log signal-to-noise ratio.", low=0, high=0.9
     )
+    regression_share: float | None = setting(
+        None, help="Share of the run, at its beginning, that regresses the network's output instead.", low=0, high=0.9
+    )
 
     @property
     def angles(self) -> AngleDistribution:
@@ -63,11 +66,16 @@ class VPFB(Method):
     def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
         contrasted = data.classes and asked.get("decay", 1) and asked.get("objective") != "official"
         chosen = super().defaults(data, asked) | path_defaults(data)
-        return chosen | {"contrast": CONTRAST if contrasted else 0.0, "time_score": 0.0, "uniform_angles": 0.0}
+        return chosen | {
+            "contrast": CONTRAST if contrasted else 0.0,
+            "time_score": 0.0,
+            "uniform_angles": 0.0,
+            "regression_share": 0.0,
+        }
 
     @classmethod
     def added_settings(cls) -> dict[str, Any]:
-        return {"time_score": 0.0, "uniform_angles": 0.0}
+        return {"time_score": 0.0, "uniform_angles": 0.0, "regression_share": 0.0}
 
     def check(self, data: DataShape, *, decay: float, processes: int) -> None:
         settings = self.settings
@@ -95,6 +103,20 @@ class VPFB(Method):
                 "the time score begins while the learning rate falls, which it does not with decay=0",
                 hint="--set time_score=0",
             )
+        if settings.regression_share and settings.objective == "official":
+            raise ConfigError(
+                "the regression is for the head of this method, which the official objective does not have",
+                hint="--set regression_share=0",
+            )
+
+    def notes(self) -> tuple[str, ...]:
+        share = self.settings.regression_share
+        if not share:
+            return ()
+        return (f"the first {100 * share:g}% of the run regress the output of the network, without usable samples",)
+
+    def phase(self, fraction: float) -> int:
+        return int(fraction >= (self.settings.regression_share or 0.0) > 0)
 
     @property
     def divisible(self) -> bool:
@@ -122,6 +144,9 @@ class VPFB(Method):
 
             return mean
 
+        if self.settings.regression_share and not self.phase(at.fraction):
+            yield Loss("regression", mean_of(regression, "step"))
+            return
         # Both terms of energies begin when the learning rate falls. Earlier they would slow down learning to sample.
         weight = (self.settings.contrast or 0.0) * at.cooling
         if weight and batch.condition is not None:

@@ -3,7 +3,7 @@
 `stein` and `ritz` estimate the Deep Ritz functional of Loo et al. 2025 (arXiv 2504.16262), J(Φ) = ½ E‖∇Φ‖² − E[Φ g],
 on the arc, where it is the same for every schedule: μ = sin φ, σ = cos φ, the time is φ, and the innovation is
 g = z·ε − tan φ (‖ε‖² − d). `official` is the loss of the authors' released code. Conditional training adds the loss of
-`contrast.py` to `stein` or `ritz`.
+`contrast.py` to `stein` or `ritz`. `regression` prepares a network for either.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vpfb_core.errors import ConfigError
 from vpfb_core.methods.vpfb import arc
 from vpfb_core.methods.vpfb.draws import Part, draw_pairs, normal_like
 from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution
@@ -78,6 +79,35 @@ def stein(
     """
     pairs = draw_pairs(data, condition, potential.angle_range, generator, angles, part)
     return residual(potential, pairs.data, pairs.angle, pairs.noise, pairs.condition).mean()
+
+
+def regression(
+    potential: Potential,
+    data: Tensor,
+    condition: Tensor | None = None,
+    *,
+    generator: torch.Generator,
+    angles: AngleDistribution = DEFAULT_ANGLES,
+    part: Part | None = None,
+) -> Tensor:
+    """E‖2f + y‖²/d for the output f of the network, which begins a run at half the cost per step.
+
+    If the velocity is v = A u with a small symmetric matrix A, the potential N = ½‖f‖² − u·f of f = −½ v is ½ u·A u, up
+    to the second order in A. The regression of −2f on y therefore teaches a network most of what the potential needs,
+    without a second derivative. ∇N is the velocity only after more training with `stein`. Arguments are those of
+    `stein`.
+
+    Raises:
+        ConfigError: the output of the network is N itself.
+    """
+    pairs = draw_pairs(data, condition, potential.angle_range, generator, angles, part)
+    u, y = arc.point(pairs.data / potential.data_std, pairs.angle, pairs.noise)
+    output = potential.output(u, pairs.angle, pairs.condition)
+    if output.shape != u.shape:
+        raise ConfigError(
+            "the regression needs a network whose output has the shape of its input", hint="--set regression_share=0"
+        )
+    return (2 * output + y).square().mean()
 
 
 def ritz(

@@ -80,7 +80,7 @@ class Potential(nn.Module):
             angle: φ ∈ [0, π/2), (N,).
             condition: the class index in each condition group, int64 (N, G), −1 for none; None is unconditional.
         """
-        value = read_head(u, self._run_network(u, angle, condition))
+        value = read_head(u, self.output(u, angle, condition))
         return value if self.gauge is None else value + self.gauge(angle, condition).to(value.dtype)
 
     def arc(
@@ -104,7 +104,8 @@ class Potential(nn.Module):
         tell_compiler()
         super().compile(*args, **settings)
 
-    def _run_network(self, u: Tensor, angle: Tensor, condition: Tensor | None) -> Tensor:
+    def output(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The output of the network, of which `potential` is a function. Arguments are those of `potential`."""
         if self.autocast_dtype is None:
             return self.network(u, angle, condition)
         with torch.autocast(u.device.type, dtype=self.autocast_dtype):
@@ -178,7 +179,7 @@ class UnpreconditionedPotential(Potential):
     """
 
     def value(self, x: Tensor, t: Time, condition: Tensor | None = None) -> Tensor:
-        residue = x - self._run_network(x, self.angle(_times(x, t)), condition)
+        residue = x - self.output(x, self.angle(_times(x, t)), condition)
         return 0.5 * squared_norm(residue)
 
     def potential(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -75,6 +75,24 @@ def values(losses: list[Loss], n: int) -> dict[str, float]:
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_run_regresses_the_output_of_its_network_for_the_share_that_was_asked_for() -> None:
+    method, n = vpfb(regression_share=0.3), 9
+    field = method.field(Denoiser(), PLANE)
+    names = {
+        at: [loss.name for loss in method.losses(field, batch(n), Moment(5, fraction=at))] for at in (0, 0.29, 0.3, 1)
+    }
+    assert names == {0: ["regression"], 0.29: ["regression"], 0.3: ["stein"], 1: ["stein"]}
+    assert [method.phase(fraction) for fraction in names] == [0, 0, 1, 1]
+    assert [vpfb(regression_share=0.0).phase(fraction) for fraction in (0, 1)] == [0, 0]
+
+
+def test_the_regression_is_refused_for_a_network_whose_output_is_the_potential() -> None:
+    method = vpfb(regression_share=0.3)
+    (loss,) = method.losses(method.field(Small(), PLANE), batch(4), Moment(0))
+    with pytest.raises(ConfigError, match="shape of its input"):
+        loss.value(slice(0, 4))
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_loss_is_the_objective_of_standardised_data_with_the_draws_of_the_moment(name: str) -> None:
     method, network, n, moment = vpfb(objective=name, angle_mean=0.3), Denoiser(), 9, Moment(5, rollbacks=1, seed=2)

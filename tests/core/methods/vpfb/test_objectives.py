@@ -11,8 +11,9 @@ from problems import STD, ExactNetwork, Mixture, anisotropic, ring, scattered
 from torch import Tensor, nn
 
 from vpfb_core.dynamics.per_sample import expand_to
+from vpfb_core.errors import ConfigError
 from vpfb_core.methods.vpfb.homotopy import OT
-from vpfb_core.methods.vpfb.objectives import OBJECTIVES, Objective, official, residual, ritz, stein
+from vpfb_core.methods.vpfb.objectives import OBJECTIVES, Objective, official, regression, residual, ritz, stein
 from vpfb_core.methods.vpfb.path import AngleDistribution
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 
@@ -315,3 +316,37 @@ def test_no_condition_stays_none(objective: Objective) -> None:
     objective(kind(network, OT(), STD), ring().sample(8, generator()), generator=generator())
     assert network.calls
     assert all(condition is None for _, _, condition in network.calls)
+
+
+def test_the_regression_is_least_where_the_potential_has_the_velocity_to_second_order() -> None:
+    """Gaussian data of standard deviation b have the velocity A u, A = sin φ cos φ (b² − 1)/(b² sin²φ + cos²φ)."""
+    deviation, angle = 1.1, torch.full((1 << 16,), 0.5, dtype=torch.float64)
+    slope = (
+        math.sin(0.5) * math.cos(0.5) * (deviation**2 - 1) / (deviation**2 * math.sin(0.5) ** 2 + math.cos(0.5) ** 2)
+    )
+
+    class Linear(nn.Module):
+        def __init__(self, gain: float) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(gain, dtype=torch.float64))
+
+        def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
+            return self.gain * u
+
+    class OneAngle(AngleDistribution):
+        def sample(self, n: int, *_: object, **__: object) -> Tensor:
+            return angle[:n]
+
+    data = STD * deviation * torch.randn(1 << 16, 2, generator=generator(1), dtype=torch.float64)
+    network = Linear(-slope / 2)
+    model = Potential(network, OT())
+    loss = regression(model, data, generator=generator(), angles=OneAngle())
+    loss.backward()
+    assert abs(float(present(network.gain.grad))) < 0.02
+    u = data[:4] / STD
+    assert torch.allclose(model(u, angle[:4]).gradient, slope * u, atol=1.01 * slope**2 / 4 * float(u.abs().max()))
+
+
+def test_the_regression_needs_an_output_with_the_shape_of_its_input() -> None:
+    with pytest.raises(ConfigError, match="shape of its input"):
+        regression(Potential(Small(), OT()), anisotropic().sample(4, generator(1)), generator=generator())
