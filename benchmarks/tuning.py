@@ -21,6 +21,7 @@ import torch
 from record import folder, record, show
 
 import vpfb_core as vpfb
+from vpfb_core import networks
 from vpfb_core.api import Model
 from vpfb_core.config import parse_setting
 from vpfb_core.machine.devices import keeping_freed_memory
@@ -43,7 +44,7 @@ def trial(
     trainer, checks = inputs.trainer(), inputs.checks()
     # Measured where angles are drawn by default in few dimensions, wherever the trial draws them.
     method = inputs.trainer(angle_mean=1.0, angle_std=1.2).method
-    field = method.field(trainer.average.network, plan.data_shape)
+    field = method.field(networks.build(plan.network), plan.data_shape).eval().requires_grad_(False)
     about = {"data": {"name": plan.images.name}}
     model = Model(method, field, plan.network, inputs.statistics, plan.images.shape, plan.images.groups, about)
     used, step = 0.0, 0
@@ -54,7 +55,8 @@ def trial(
             trainer.step(inputs.batches[step], step, min(1.0, used / seconds))
             used, step = used + time.process_time() - began, step + 1
             if used >= (len(path) + 1) * seconds / CHECKS:
-                path.append((used, step, checks.validate(model)["val_residual"]))
+                field.load_state_dict(trainer.average.state_dict())
+            path.append((used, step, checks.validate(model)["val_residual"]))
     distance = None
     if samples:
         asked = evaluation.prepare(model, data, ("frechet",), n=samples, extractor="classifier", root=data_root)
