@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=256, help="number of pictures per expression")
     parser.add_argument("-m", "--model", help="a model trained on all of shapes")
     parser.add_argument("--left-out-model", help="a model trained without red circles")
+    parser.add_argument("-e", "--expression", action="append", help="for the model of all shapes; by default thirteen")
     parser.add_argument("--runs", type=Path, help="folder in which the models are kept")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
@@ -159,7 +160,7 @@ def main() -> None:
         models = {"all": model(arguments.model, "all", (), arguments, runs)}
         if arguments.left_out_model or not arguments.model:
             models["no red circles"] = model(arguments.left_out_model, "no-red-circles", WITHOUT, arguments, runs)
-    asked = [("all", text) for text in SEEN]
+    asked = [("all", text) for text in arguments.expression or SEEN]
     asked += [("no red circles", text) for text in LEFT_OUT if "no red circles" in models]
     results, rows, grids = [], [], []
     for name, text in asked:
