@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -32,12 +31,11 @@ import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.machine import precision
-from vpfb_core.machine.noise import normal
 from vpfb_core.methods.fields import Field
+from vpfb_core.methods.vpfb.chain_levels import TOLERANCE, differences, neighbours
 from vpfb_core.model.runs import builtin_models
 
 LEVELS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005)
-TOLERANCE = 0.05  # nats
 ATEN = torch.ops.aten
 PRODUCTS = (
     ATEN.convolution.default, ATEN.convolution_backward.default, ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default,
@@ -85,22 +83,6 @@ PROTECTED: dict[str, Ways] = {  # by the type of the device; these must be exact
     "cpu": {"float32": nullcontext},
 }
 UNPROTECTED: dict[str, Ways] = {"cuda": {"TF32": unprotected}, "cpu": {"TF32": EmulatedTF32}}
-
-
-def differences(field: Field, level: float, x: Tensor, moved: Tensor) -> Tensor:
-    """E(moved) − E(x) at a level, (N,), float64 on the CPU."""
-    before, after = (field.energy(points, level).double().cpu() for points in (x, moved))
-    return after - before
-
-
-def neighbours(field: Field, data: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """Points of a level and the proposals of MALA from them with a step of the usual size."""
-    draws = normal(data.shape[1:], 0, range(2 * len(data)), "precision").to(data)
-    x = field.at_level(data, level, draws[: len(data)])
-    _, score = field.energy_and_score(x, level)
-    _, deviation = field.scales(level)
-    eta = deviation**2 * data[0].numel() ** (-1 / 3)
-    return x, x + eta * score + math.sqrt(2 * eta) * draws[len(data) :]
 
 
 def levels_of(name: str, field: Field) -> Levels:

@@ -77,6 +77,10 @@ class Field(nn.Module, ABC):
         """
         raise NotImplementedError
 
+    def use_calibration(self, calibration: Calibration) -> None:
+        """Take over what a calibration measured of the field. By default there is nothing to take over."""
+        del calibration
+
     def hessian_product(self, x: Tensor, level: float, direction: Tensor) -> Tensor:
         """The Hessian of the unconditional energy at points x (N, …) times a direction, like x.
 

@@ -54,6 +54,15 @@ class TrainedModel:
     tilt: Tilt | None = None
     base: TrainedModel | None = member(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        self.take_calibration(self.calibration)
+
+    def take_calibration(self, calibration: Calibration | None) -> None:
+        """Set the calibration of the model, in place."""
+        self.calibration = calibration
+        if calibration is not None:
+            self.field.use_calibration(calibration)
+
     @property
     def untilted(self) -> TrainedModel:
         """The model without its tilt."""

@@ -70,7 +70,8 @@ def read_calibration(record: Record, model: TrainedModel) -> bool:
             raise
         warnings.warn(f"{error.message}; the model is calibrated and written again", stacklevel=2)
         return False
-    model.calibration, model.reference = finished.untilted.calibration, finished.reference
+    model.take_calibration(finished.untilted.calibration)
+    model.reference = finished.reference
     if finished.tilt is not None:
         vars(model).update(vars(replace(model).with_tilt(finished.tilt)))  # the copy stays as the model without it
     return True

@@ -163,7 +163,7 @@ def calibrate(
         found = model.method.calibrate(
             model.field, Validation(standardised, labels, seed), model.data_shape.classes, rest, batch_size
         )
-    model.calibration = found or model.calibration
+    model.take_calibration(found or model.calibration)
     if count >= _LEAST_IMAGES and len(source) > 1:
         order = torch.randperm(len(source), generator=noise.generator(seed, "members"))
         rows = order[: min(count, VALUES // math.prod(source.shape))].sort().values

@@ -15,6 +15,7 @@ from vpfb_core.api import Model
 from vpfb_core.data import InMemory, Source
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.methods.vpfb import estimation
+from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.model.lock import locked
 from vpfb_core.model.reference import identities_of
 from vpfb_core.model.runs import Run, builtin_models
@@ -55,6 +56,9 @@ def test_a_run_of_some_length_ends_calibrated_and_with_a_reference(model: Model)
     assert model.reference is not None
     images = vpfb.data.load("digits").images[:4]
     assert model.log_density(images).isfinite().all()
+    assert isinstance(model.calibration, Normaliser)
+    assert present(model.field.levels).lowest_for_chains == model.calibration.lowest_for_chains
+    assert present(model.calibration.lowest_for_chains) < 0.02
 
 
 def test_a_file_is_calibrated_on_the_images_that_it_was_trained_on(

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.dynamics.ladder import Levels
+from vpfb_core.methods.fields import Calibration
 from vpfb_core.methods.vpfb import arc
 from vpfb_core.methods.vpfb.arc import ArcPosition
+from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution, PathField
 from vpfb_core.methods.vpfb.potential import Potential
 
-# tan φ multiplies the rounding error of N. At this level and above, the difference of the energies of neighbouring
-# images is right to 0.05 nats in float32 (benchmarks/precision.py).
+# The lowest level of chains before calibration, which measures it for each model (`chain_levels.py`). It is right for
+# the models of benchmarks/precision.py.
 LEAST_FOR_CHAINS = 0.02
 
 
@@ -36,6 +38,7 @@ class PotentialField(PathField):
         self.potential = potential
         self.angles = angles
         self.has_null = has_null
+        self._lowest_for_chains = LEAST_FOR_CHAINS
 
     @property
     def network(self) -> nn.Module:  # type: ignore[override]
@@ -52,7 +55,11 @@ class PotentialField(PathField):
     @property
     def levels(self) -> Levels:  # type: ignore[override]
         start, end = self.potential.angle_range
-        return Levels(arc.level(start), arc.level(end), lowest_for_chains=LEAST_FOR_CHAINS)
+        return Levels(arc.level(start), arc.level(end), lowest_for_chains=self._lowest_for_chains)
+
+    def use_calibration(self, calibration: Calibration) -> None:
+        if isinstance(calibration, Normaliser) and calibration.lowest_for_chains is not None:
+            self._lowest_for_chains = calibration.lowest_for_chains
 
     def energy_and_score(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x, place = x.detach(), ArcPosition.at_level(level)

@@ -14,7 +14,7 @@ from vpfb_core import names
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Method
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
-from vpfb_core.methods.vpfb import estimation
+from vpfb_core.methods.vpfb import chain_levels, estimation
 from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
 from vpfb_core.methods.vpfb.draws import Part, ValidationPoints
 from vpfb_core.methods.vpfb.field import PotentialField
@@ -172,10 +172,14 @@ class VPFB(Method):
         effort = 1.0 if gradients is None else min(1.0, gradients / self.calibration_cost(field, classes))
         if effort < estimation.LEAST_EFFORT:
             return None
-        return estimation.calibrate(
+        normaliser = estimation.calibrate(
             field.potential, data.data, data.condition, classes, seed=data.seed, unconditional=field.has_null,
             batch_size=batch_size, **estimation.counts(effort),
         )  # fmt: skip
+        few = slice(max(estimation.FEWEST, round(effort * chain_levels.POINTS)))
+        condition = None if data.condition is None else data.condition[few]
+        lowest = chain_levels.lowest_for_chains(field.potential, data.data[few], normaliser.noise, condition, data.seed)
+        return replace(normaliser, lowest_for_chains=lowest)
 
     def calibration_cost(self, field: PotentialField, classes: Sequence[int]) -> int:
         return estimation.cost(levels(field.potential), classes)

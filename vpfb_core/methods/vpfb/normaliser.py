@@ -89,6 +89,8 @@ class Normaliser:
             a condition is a class.
         anchor: an independent estimate at the reported levels.
         seed: the seed of the noise of the estimate.
+        lowest_for_chains: the lowest noise level at which energies are accurate enough for Markov chains
+            (`chain_levels.py`); None if it was not measured.
     """
 
     dimension: int
@@ -96,6 +98,7 @@ class Normaliser:
     constants: Mapping[tuple[int, ...], Constants]
     anchor: tuple[Anchor, ...] = ()
     seed: int = 0
+    lowest_for_chains: float | None = None
 
     @property
     def quoted_level(self) -> float:
@@ -196,6 +199,7 @@ class Normaliser:
             "constants": [{"condition": list(key), **asdict(value)} for key, value in self.constants.items()],
             "anchor": [asdict(anchor) for anchor in self.anchor],
             "seed": self.seed,
+            "lowest_for_chains": self.lowest_for_chains,
         }
 
     @classmethod
@@ -217,13 +221,15 @@ class Normaliser:
         )
         if any(not len(entry.value) == len(entry.error) == len(noise) for entry in constants.values()):
             raise ValueError("a normaliser needs one constant per level")
-        if not noise or min(*noise, *(entry.noise for entry in anchor), 1) <= 0:
+        lowest = document.get("lowest_for_chains")
+        lowest = None if lowest is None else _number(lowest)
+        if not noise or min(*noise, *(entry.noise for entry in anchor), 1 if lowest is None else lowest, 1) <= 0:
             raise ValueError("a normaliser needs noise levels above 0")
         if not any(all(type(index) is int and index < 0 for index in condition) for condition in constants):
             raise ValueError("a normaliser needs unconditional constants")
         if type(document["dimension"]) is not int or type(document["seed"]) is not int:
             raise ValueError("the dimension and the seed of a normaliser are whole numbers")
-        return cls(document["dimension"], noise, constants, anchor, document["seed"])
+        return cls(document["dimension"], noise, constants, anchor, document["seed"], lowest)
 
 
 _LOG_2PI = math.log(2 * math.pi)
