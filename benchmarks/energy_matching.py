@@ -27,7 +27,6 @@ from vpfb_core import methods, names
 from vpfb_core.api import Model
 from vpfb_core.config import parse_setting
 from vpfb_core.dynamics.langevin import langevin
-from vpfb_core.methods.energy_matching.static_energy import DATA_STD
 from vpfb_core.model.runs import Run
 from vpfb_core.uses import evaluation, pictures
 from vpfb_core.uses.evaluation import classifier, distances
@@ -111,13 +110,13 @@ def chained(model: Model, x: Tensor, journey: Any) -> Iterator[Tensor]:
             stream=f"until {tau}", method=journey.chains, scale=journey.step * x[0].numel() ** (1 / 3),
         )  # fmt: skip
         x = walk.x
-        yield model.statistics.restore(denoised(model, x).cpu())
+        yield restored(model, x)
 
 
-def denoised(model: Model, x: Tensor) -> Tensor:
-    """The means of the data given points of the density of the energy, which is that of data with noise."""
-    _, score = model.field.energy_and_score(x, 0.0)
-    return x + (model.method.settings.journey.blur / DATA_STD) ** 2 * score
+def restored(model: Model, x: Tensor) -> Tensor:
+    """The images of points of the density of the energy, without its noise."""
+    clean, _ = model.field.denoised(x, lambda x: model.field.energy_and_score(x, 0.0))
+    return model.statistics.restore(clean.cpu())
 
 
 def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
@@ -127,11 +126,10 @@ def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
     """
     field: Any = model.field
     journey = model.method.settings.journey
-    blur = journey.blur / DATA_STD  # the density is that of data with this noise
     data = model.standardise(real[:CHAINS])
     starts = {
         "noise": model.sample(CHAINS, tau=1.0).solution.x.to(model.device),
-        "data": data + blur * torch.randn(data.shape, generator=torch.Generator().manual_seed(0)).to(data),
+        "data": data + field.blur * torch.randn(data.shape, generator=torch.Generator().manual_seed(0)).to(data),
     }
     found: dict[str, list[list[float]]] = {}
     for name, x in starts.items():
@@ -144,9 +142,8 @@ def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
             x = walk.x
             energies.append(walk.energy.tolist())
         found[name] = energies
-        images = model.statistics.restore(denoised(model, x).cpu())
         path = folder(model.device) / f"energy-matching-chains-from-{name}.png"
-        path.write_bytes(pictures.png(pictures.tile(images[:64])))
+        path.write_bytes(pictures.png(pictures.tile(restored(model, x)[:64])))
     tests = [ks_2samp(of_noise, of_data) for of_noise, of_data in zip(found["noise"], found["data"], strict=True)]
     path = folder(model.device) / "energy-matching-energies.png"
     path.write_bytes(

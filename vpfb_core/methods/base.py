@@ -99,6 +99,10 @@ class Method(ABC):
         """Sentences that the user should read before a run begins."""
         return ()
 
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences about what happened in a run, which the user should read at its end."""
+        return ()
+
     def phase(self, fraction: float) -> int:
         """The phase of a run of which `fraction` is done, from 0 on.
 

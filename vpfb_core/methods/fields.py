@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -27,6 +27,7 @@ class Field(nn.Module, ABC):
         network: the network, whose features describe an image. All parameters of the field are in its state_dict.
         levels: the noise levels at which the field has an energy; None if it has no energy.
         has_null: whether the unconditional field is trained.
+        blur: the standard deviation of noise, in the units of data, that points at the lowest level have beside its own.
         flat: the curvature of the energy, in units of 1/`chain_variance`, below which a direction counts as flat.
         autocast_dtype: the dtype in which the network alone runs in training; None leaves its own.
         optional: the beginnings of the names of tensors without which a run may start from the weights of a model.
@@ -36,6 +37,7 @@ class Field(nn.Module, ABC):
     levels: Levels | None = None
     has_null: bool = True
     optional: tuple[str, ...] = ()
+    blur: float = 0.0
     flat: float = 0.5
     autocast_dtype: torch.dtype | None = None
 
@@ -80,6 +82,20 @@ class Field(nn.Module, ABC):
     def use_calibration(self, calibration: Calibration) -> None:
         """Take over what a calibration measured of the field. By default there is nothing to take over."""
         del calibration
+
+    def denoised(self, x: Tensor, target: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, int]:
+        """Data from points of the lowest level, and the evaluations per point that this takes.
+
+        Points without `blur` are data. Otherwise each point is replaced by the mean of the data given it (Tweedie).
+
+        Args:
+            x: points of the lowest level, (N, …).
+            target: returns the energy and the score of the density at this level, which may be guided or composed.
+        """
+        if not self.blur:
+            return x, 0
+        _, score = target(x)
+        return x + self.blur**2 * score, 1
 
     def hessian_product(self, x: Tensor, level: float, direction: Tensor) -> Tensor:
         """The Hessian of the unconditional energy at points x (N, …) times a direction, like x.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -112,12 +112,29 @@ class Validation:
         condition: class indices, int64 (N, G), or None.
         seed: the seed of the noise. The noise of datum i does not depend on how the data are divided.
         rows: the rows of the data that are evaluated; None evaluates all.
+        shared: what all parts of the data share (see `once`).
     """
 
     data: Tensor
     condition: Tensor | None = None
     seed: int = 0
     rows: range | None = None
+    shared: dict[str, Tensor] = field(default_factory=dict)
+
+    def part(self, rows: range) -> Validation:
+        """These data with other rows that are evaluated."""
+        return replace(self, rows=rows)
+
+    def once(self, name: str, value: Callable[[], Tensor]) -> Tensor:
+        """A value that is the same for all parts of these data, and is computed for the first of them.
+
+        Args:
+            name: the name of the value.
+            value: computes it.
+        """
+        if name not in self.shared:
+            self.shared[name] = value()
+        return self.shared[name]
 
     def share(self) -> tuple[range, Tensor, Tensor | None]:
         """The rows that are evaluated, their data and their condition."""

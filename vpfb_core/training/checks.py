@@ -73,8 +73,9 @@ class Checks:
             images: the largest number of images that are used.
         """
         count, size = min(len(self._data), images), min(batch_size, LARGEST_BATCH)
+        whole = Validation(self._data, self._labels, self.seed)
         parts = [
-            model.method.held_out(model.field, Validation(self._data, self._labels, self.seed, rows))
+            model.method.held_out(model.field, whole.part(rows))
             for rows in (range(start, min(start + size, count)) for start in range(0, count, size))
         ]
         return {f"val_{name}": float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}

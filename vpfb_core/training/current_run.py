@@ -219,6 +219,7 @@ class CurrentRun:
         counters = self._present_counters()
         images = counters.step * (self.config.optimiser.batch_size or 0)
         newly_unreadable = [entry for entry in self.plan.images.skipped if entry not in self._known_unreadable]
+        unreadable = (f"left out {counted(newly_unreadable)}",) if newly_unreadable else ()
         return Result(
             run=self.folder,
             status=status,
@@ -229,7 +230,7 @@ class CurrentRun:
             images_per_second=images / counters.seconds if counters.seconds else 0.0,
             loss=self.figures.loss,
             validation=self.validation,
-            notes=(f"left out {counted(newly_unreadable)}",) if newly_unreadable else (),
+            notes=(*unreadable, *self.trainer.method.remarks()),
         )
 
     def _present_counters(self) -> Counters:

@@ -68,7 +68,7 @@ class Result:
         images_per_second: the number of images per second over all sessions.
         loss: the mean loss since the last log line; NaN if no step was taken.
         validation: the figures on the validation data at the end, by name.
-        notes: sentences about the data for the user, such as the number of images that could not be read.
+        notes: sentences about the data and the run for the user, such as the number of images that could not be read.
     """
 
     run: Run

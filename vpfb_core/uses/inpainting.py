@@ -7,7 +7,8 @@ before it depends on them.
 
 A field with an energy at one level only has no such ladder. There the whole image goes straight from noise to data, the
 known pixels along the line to their values and the others by the gradient flow of the energy. The chain follows at the
-end.
+end. If the density of the level is that of data with noise, the unknown pixels are then replaced by their means given
+the end of the chain.
 """
 
 from __future__ import annotations
@@ -162,4 +163,6 @@ def _at_one_level(
         )  # fmt: skip
         x, scale = walked.x, walked.step_scale
         evaluations += walked.evaluations
-    return Inpainting(x, torch.tensor([walked.acceptance]), walked.trace[-1:].cpu(), evaluations)
+    clean, more = field.denoised(x, target)
+    filled = torch.where(known, data, clean)
+    return Inpainting(filled, torch.tensor([walked.acceptance]), walked.trace[-1:].cpu(), evaluations + more)

@@ -1,7 +1,8 @@
 """Long runs: Markov chains at one low noise level, in which samples change but remain like the data.
 
 Noise of the level is added to a datum. The datum moves by MALA, for which the density of that level is stationary. The
-flow to the lowest level then removes the noise.
+flow to the lowest level then removes the noise. A field with an energy at one level only has no such flow; if the
+density of this level is that of data with noise, the end is the mean of the data given the end of the chain.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class LongRun:
         data: the final data of unit variance, without the noise, (N, …).
         acceptance: the share of accepted proposals after the burn-in.
         energy: the mean energy before the first step and after each step, in nats up to a constant, (steps + 1,).
-        nfe: gradient evaluations of the chain and the flow per sample, (N,) int64.
+        nfe: gradient evaluations of the chain and of the removal of the noise per sample, (N,) int64.
     """
 
     data: Tensor
@@ -57,7 +58,7 @@ def long_run(
     solver: Solver = DEFAULT_SOLVER,
     on_step: Callable[[int], None] | None = None,
 ) -> LongRun:
-    """Run MALA chains from data at one noise level, and remove the noise with the flow.
+    """Run MALA chains from data at one noise level, and remove the noise.
 
     The first fifth of the steps, at most 200, is the burn-in, in which each chain adapts its step size.
 
@@ -84,7 +85,7 @@ def long_run(
     lowest = field.levels.lowest
     level = min(max(level, lowest, field.levels.lowest_for_chains), field.levels.highest)
     epsilon = noise.normal(data.shape[1:], seed, range(first, first + len(data)), "long run start").to(data)
-    x = noised(field, data, lowest, level, epsilon)
+    x = noised(field, data, lowest, level, epsilon) if level > lowest else data + field.blur * epsilon
     target = partial(Guided(field, guidance).energy_and_score, level=level, condition=condition)
     chain = partial(langevin, target, variance=field.chain_variance(level), seed=seed, first=first)
     burn_in = min(steps // 5, LONGEST_BURN_IN)
@@ -100,6 +101,9 @@ def long_run(
         start = field.position(level)
         solution = transport.decode(field, end, condition, solver, guidance=guidance, start=start).require_success()
         end, nfe = solution.x, nfe + solution.nfe
+    else:
+        end, evaluations = field.denoised(end, target)
+        nfe += evaluations
     energy = torch.cat([walks[0].trace[:1], *(walk.trace[1:] for walk in walks)]).cpu()
     return LongRun(end, walks[-1].acceptance, energy, nfe)
 

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.langevin import langevin
+from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.dynamics.relaxation import Chain, relax
 from vpfb_core.dynamics.solver import Solver
-from vpfb_core.errors import SolverError
 from vpfb_core.methods.energy_matching.static_energy import CLEAN, DATA_STD, StaticEnergy
 from vpfb_core.methods.step import Batch, Moment
 
 AT_ONCE = 128  # the number of chains that are computed at once
 DESCENT_STEPS = 20  # from noise to data, by Euler's method
 POOL = 4  # chains per datum of a batch
+UNREACHABLE = 1e30  # the energy of points at which it is not finite, in nats
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,11 @@ class Pool:
         x: the states of the chains, (K, …); empty before the first step.
         condition: their conditions, int64 (K, G), or None.
         begun: whether each chain has begun, bool (K,).
+        escaped: how many chains have left for infinity so far, and began anew.
     """
 
     def __init__(self) -> None:
+        self.escaped = self._lost = 0
         self.x = torch.empty(0)
         self.condition: Tensor | None = None
         self.begun = torch.empty(0, dtype=torch.bool)
@@ -65,13 +68,14 @@ class Pool:
         if not len(self.x):
             return {}
         condition = {} if self.condition is None else {"condition": self.condition}
-        return {"chains": self.x, "begun": self.begun, **condition}
+        return {"chains": self.x, "begun": self.begun, "escaped": torch.tensor(self.escaped), **condition}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `tensors` returned."""
         self.x = tensors.get("chains", torch.empty(0))
         self.begun = tensors.get("begun", torch.empty(0, dtype=torch.bool))
         self.condition = tensors.get("condition")
+        self.escaped = int(tensors.get("escaped", 0))
 
     def _place(self, device: torch.device) -> None:
         self.x, self.begun = self.x.to(device), self.begun.to(device)
@@ -80,7 +84,7 @@ class Pool:
     def draw(self, field: StaticEnergy, batch: Batch, at: Moment, journey: Journey) -> tuple[Batch, Tensor]:
         """As many negatives as data, after more steps of their chains, and the rows of the pool for `keep`.
 
-        A chain that the energy lets escape to infinity gives NaN.
+        A chain that the energy lets escape to infinity is at the datum of its row with noise instead.
         """
         n, device = len(batch.data), batch.data.device
         if not len(self.x):
@@ -105,20 +109,25 @@ class Pool:
                     field, field.at_level(torch.zeros_like(noise), math.inf, noise)[from_noise],
                     None if condition is None else condition[from_noise],
                 )  # fmt: skip
-            x = _walk(field, x, condition, journey, at)
+            x, lost = _walk(field, x, condition, journey, at)
+        self._lost = int(lost.sum())
+        x = torch.where(lost.reshape(wide), starts, x)
+        if condition is not None and batch.condition is not None:
+            condition = torch.where(lost[:, None], batch.condition, condition)
         return replace(batch, data=x, condition=condition), rows
 
-    def gap(self, field: StaticEnergy, data: Tensor, condition: Tensor | None) -> Tensor:
-        """The energy of each datum in nats minus the mean energy of the chains, (N,); NaN before they have begun."""
+    def mean_energy(self, field: StaticEnergy, device: torch.device) -> Tensor:
+        """The mean energy of the chains in nats, (); NaN before they have begun."""
         if not bool(self.begun.any()):
-            return data.new_full((len(data),), math.nan)
-        self._place(data.device)
+            return torch.tensor(math.nan, device=device)
+        self._place(device)
         conditions = None if self.condition is None else self.condition[self.begun]
-        return field.energy(data, CLEAN, condition) - field.energy(self.x[self.begun], CLEAN, conditions).mean()
+        return field.energy(self.x[self.begun], CLEAN, conditions).mean()
 
     def keep(self, negatives: Batch, rows: Tensor) -> None:
         """Let the chains in these rows go on from the negatives in a later step."""
         self.x[rows], self.begun[rows] = negatives.data, True
+        self.escaped += self._lost
         if self.condition is not None and negatives.condition is not None:
             self.condition[rows] = negatives.condition
 
@@ -140,19 +149,23 @@ def _descend(field: StaticEnergy, x: Tensor, condition: Tensor | None) -> Tensor
     return torch.where((found.status == 0).reshape(-1, *[1] * (x.ndim - 1)), found.x, math.nan)
 
 
-def _walk(field: StaticEnergy, x: Tensor, condition: Tensor | None, journey: Journey, at: Moment) -> Tensor:
-    """The ends of chains from the points x."""
-    ends = []
-    for first in range(0, len(x), AT_ONCE):
-        rows = slice(first, first + AT_ONCE)
-        target = partial(field.energy_and_score, level=CLEAN, condition=None if condition is None else condition[rows])
-        try:
-            walked = langevin(
-                target, x[rows], field.chain_variance(CLEAN), steps=journey.steps, seed=at.seed,
-                stream=f"negatives {at.step} {at.rollbacks}", first=first, method=journey.chains,
-                scale=journey.step * x[0].numel() ** (1 / 3),
-            )  # fmt: skip
-            ends.append(walked.x)
-        except SolverError:
-            ends.append(torch.full_like(x[rows], math.nan))
-    return torch.cat(ends)
+def _walk(
+    field: StaticEnergy, x: Tensor, condition: Tensor | None, journey: Journey, at: Moment
+) -> tuple[Tensor, Tensor]:
+    """The ends of chains from the points x, and whether each chain has left for infinity, bool (N,)."""
+
+    def target(x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        energy, score = field.energy_and_score(x, CLEAN, condition)
+        finite = energy.isfinite() & score.flatten(1).isfinite().all(1)
+        return torch.where(finite, energy, UNREACHABLE), torch.where(expand_to(finite, score), score, 0.0)
+
+    walks = [
+        langevin(
+            partial(target, condition=None if condition is None else condition[rows]), x[rows],
+            field.chain_variance(CLEAN), steps=journey.steps, seed=at.seed,
+            stream=f"negatives {at.step} {at.rollbacks}", first=rows.start, method=journey.chains,
+            scale=journey.step * x[0].numel() ** (1 / 3),
+        )
+        for rows in (slice(first, first + AT_ONCE) for first in range(0, len(x), AT_ONCE))
+    ]  # fmt: skip
+    return torch.cat([walk.x for walk in walks]), torch.cat([walk.energy for walk in walks]) >= UNREACHABLE

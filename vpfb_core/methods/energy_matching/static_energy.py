@@ -38,14 +38,15 @@ class StaticEnergy(Field):
         network: maps (x (N, …), None, condition (N, G) or None) to the shape of x or to (N,).
         temperature: ε.
         has_null: whether the unconditional energy is trained.
+        blur: the standard deviation of the noise on the data in z, whose density the energy has.
     """
 
     levels = Levels(CLEAN, CLEAN)
     flat = 2.0  # of V, between the values of the paper for MNIST and CIFAR-10
 
-    def __init__(self, network: nn.Module, temperature: float, *, has_null: bool = True) -> None:
+    def __init__(self, network: nn.Module, temperature: float, *, has_null: bool = True, blur: float = 0.0) -> None:
         super().__init__()
-        self.network, self.temperature, self.has_null = network, temperature, has_null
+        self.network, self.temperature, self.has_null, self.blur = network, temperature, has_null, blur
 
     # --- in training --------------------------------------------------------------------------------------------------
 

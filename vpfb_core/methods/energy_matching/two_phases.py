@@ -156,7 +156,8 @@ class EnergyMatching(Method):
         return int(fraction >= 1 - (self.settings.contrast_share or 0.0))
 
     def field(self, network: nn.Module, data: DataShape) -> StaticEnergy:
-        return StaticEnergy(network, self.settings.temperature or TEMPERATURES[0], has_null=self.trains_null(data))
+        temperature, blur = self.settings.temperature or TEMPERATURES[0], (self.settings.blur or 0.0) / DATA_STD
+        return StaticEnergy(network, temperature, has_null=self.trains_null(data), blur=blur)
 
     def losses(self, field: StaticEnergy, batch: Batch, at: Moment) -> Iterable[Loss]:
         settings = self.settings
@@ -173,6 +174,11 @@ class EnergyMatching(Method):
             yield Loss("contrast", value, settings.contrast_weight / dimension)
             self.pool.keep(negatives, rows)
 
+    def remarks(self) -> tuple[str, ...]:
+        if not self.pool.escaped:
+            return ()
+        return (f"chains of the negatives left the data for infinity and began anew at data {self.pool.escaped} times",)
+
     def state(self) -> dict[str, Tensor]:
         return self.pool.tensors()
 
@@ -188,10 +194,9 @@ class EnergyMatching(Method):
         x0 = noise.normal(z.shape[1:], data.seed, rows, "held-out").to(z)
         with torch.no_grad():
             residual = squared_error(field, z, t, x0, condition)
-        return {
-            "residual": residual,
-            "gap": self.pool.gap(field, z + self.settings.journey.blur / DATA_STD * x0, condition),
-        }
+        of_chains = data.once("the mean energy of the chains", lambda: self.pool.mean_energy(field, z.device))
+        blurred = z + self.settings.journey.blur / DATA_STD * x0
+        return {"residual": residual, "gap": field.energy(blurred, CLEAN, condition) - of_chains}
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
@@ -247,13 +252,13 @@ class EnergyMatching(Method):
             target, field.at_level(torch.zeros_like(codes), math.inf, codes), field.chain_variance(CLEAN), solver,
             Chain(steps, journey.step, seed, "sampling", first, journey.chains), args=args, keep_path=keep_path,
         )  # fmt: skip
-        if not steps or not journey.blur:
+        if not steps:
             return found
-        # The chain has the density of data with noise, and this step (Tweedie) is the mean of the data given its end.
-        _, score = target(found.x, *args)
-        x = found.x + (journey.blur / DATA_STD) ** 2 * score
-        path = None if found.path is None else torch.cat([found.path, x[None].cpu()])
-        return replace(found, x=x, nfe=found.nfe + 1, path=path)
+        x, evaluations = field.denoised(found.x, lambda x: target(x, *args))
+        path = found.path
+        if path is not None and evaluations:
+            path = torch.cat([path, x[None].cpu()])
+        return replace(found, x=x, nfe=found.nfe + evaluations, path=path)
 
     def _rest(self, solver: Solver, steps: int) -> Solver:
         """The solver of the descent, with the evaluations that a chain leaves."""

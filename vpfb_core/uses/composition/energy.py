@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -140,6 +141,15 @@ class Composition:
         found = self._evaluate(x, level)
         ratio = found.ratios.of(self.expression)
         return found.base - ratio.value, _mixed(ratio, found.scores)
+
+    def denoised(self, x: Tensor) -> tuple[Tensor, int]:
+        """Data from points of the lowest level, and the evaluations of each term per point that this takes.
+
+        If the densities of the models have different noise, the least of it is removed.
+        """
+        field = min((self._field(model) for model in self._models.values()), key=lambda field: field.blur)
+        found: tuple[Tensor, int] = field.denoised(x, partial(self.energy_and_score, level=self.levels.lowest))
+        return found
 
     def velocity(self, x: Tensor, s: float) -> Tensor:
         """The composed velocity at points x (N, …), all at one position s of the flow, like x."""

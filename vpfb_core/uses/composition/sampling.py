@@ -180,9 +180,10 @@ def _at_one_level(
         burnt = chain(flow.x, steps=BURN_IN, stream="composition burn-in", scale=0.1, adapt=True)
         scale = burnt.step_scale * (ULA_SHARE if mcmc == "ula" else 1.0)
         walked = chain(burnt.x, steps=AT_ONE_LEVEL * steps, stream="composition", scale=scale, method=mcmc)
-        ends.append(walked.x.cpu())
+        end, more = composition.denoised(walked.x)
+        ends.append(end.cpu())
         accepted += walked.acceptance * len(x) / n
-        evaluations = flow_steps + burnt.evaluations + walked.evaluations
+        evaluations = flow_steps + burnt.evaluations + walked.evaluations + more
         if on_part is not None:
             on_part(rows.stop / n)
     data = torch.cat(ends)

@@ -296,12 +296,12 @@ class _Evaluation:
     def residual(self) -> Figure | None:
         """The first validation figure of the method."""
         data, labels = self.model.standardise(self.unseen), self.plan.real.unseen_labels
-        condition = None if labels is None else labels.to(self.model.device)
+        whole = Validation(data, None if labels is None else labels.to(self.model.device), self.seed)
 
         def measure(rows: range) -> Tensor:
             parts = []
             for part in self._batches(rows):
-                found = self.model.method.held_out(self.model.field, Validation(data, condition, self.seed, part))
+                found = self.model.method.held_out(self.model.field, whole.part(part))
                 parts.append(next(iter(found.values())).cpu())
                 self._report(len(part) * _READ)
             return torch.cat(parts)

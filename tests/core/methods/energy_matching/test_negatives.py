@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -111,15 +112,40 @@ def test_negatives_depend_on_the_moment_and_on_what_was_kept_alone() -> None:
     assert not ours.data.requires_grad
 
 
-def test_the_gap_is_the_energy_of_data_above_the_mean_of_the_negatives_in_nats() -> None:
-    field, pool, data = StaticEnergy(Bowl(1.0, 0.0), 0.1), Pool(), torch.tensor([[3.0, 0.0], [0.0, 5.0]])
-    assert pool.gap(field, data, None).isnan().all()
-    negatives = batch_of(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
-    pool.load({"chains": torch.cat([negatives.data, torch.full((3, 2), 99.0)]), "begun": torch.arange(5) < 2})
-    exact = 0.5 / 0.1 * DATA_STD**2 * (torch.tensor([9.0, 25.0]) - (1 + 4) / 2)
-    torch.testing.assert_close(pool.gap(field, data, None), exact)
+def test_the_mean_energy_of_the_chains_is_that_of_those_that_have_begun_in_nats() -> None:
+    field, pool = StaticEnergy(Bowl(1.0, 0.0), 0.1), Pool()
+    assert pool.mean_energy(field, torch.device("cpu")).isnan()
+    begun = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    pool.load({"chains": torch.cat([begun, torch.full((3, 2), 99.0)]), "begun": torch.arange(5) < 2})
+    exact = torch.tensor(0.5 / 0.1 * DATA_STD**2 * (1 + 4) / 2)
+    torch.testing.assert_close(pool.mean_energy(field, torch.device("cpu")), exact)
 
 
-def test_a_negative_that_escapes_to_infinity_is_not_a_number() -> None:
-    found = take(Pool(), StaticEnergy(Bowl(-1e30, 0.0), 0.1), batch_of(torch.ones(4, 3)), 0, ALWAYS)
-    assert found.data.isnan().any()
+class Ledge(nn.Module):
+    """V = ½ ‖x‖² where x₁ < 5; beyond that the energy is not a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, level: None, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return 0 * self.scale * torch.where(x[:, 0] < 5, x[:, 0], math.nan)
+
+
+@pytest.mark.parametrize("chains", ["ula", "mala"])
+def test_a_chain_that_escapes_begins_anew_at_its_datum_and_leaves_the_others_alone(chains: str) -> None:
+    pool, field, batch = Pool(), StaticEnergy(Ledge(), 0.1), batch_of(torch.full((4, 3), 0.5))
+    journey = replace(ALWAYS, restarts=0.0, chains=chains)
+    here = torch.full((4 * POOL, 3), 1.0)
+    pool.load({"chains": here.clone(), "begun": torch.ones(4 * POOL, dtype=torch.bool)})
+    undisturbed, rows = pool.draw(field, batch, Moment(7), journey)
+    here[rows[2], 0] = 20.0
+    pool.load({"chains": here, "begun": torch.ones(4 * POOL, dtype=torch.bool)})
+    found = take(pool, field, batch, 7, journey)
+    assert torch.equal(found.data[2], batch.data[2])
+    others = torch.tensor([0, 1, 3])
+    assert torch.equal(found.data[others], undisturbed.data[others])
+    assert pool.escaped == 1
+    restored = Pool()
+    restored.load(pool.tensors())
+    assert restored.escaped == 1

@@ -113,6 +113,28 @@ def test_the_figures_of_held_out_data_show_whether_negatives_lie_as_low_as_data(
     assert float(of_data) == pytest.approx(0.5 * 64 * 0.1, rel=0.05)
 
 
+def test_a_check_in_parts_evaluates_the_chains_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, field = method(chain_step=0.5, blur=0.0), StaticEnergy(Zero(), 0.1)
+    list(trained.losses(field, Batch(torch.ones(4, 1, 8, 8), None, 0, 4), Moment(0, 0.9)))
+    counts: list[int] = []
+    energy = StaticEnergy.energy
+    monkeypatch.setattr(
+        StaticEnergy, "energy", lambda field, x, *given: counts.append(len(x)) or energy(field, x, *given)
+    )
+    data = Validation(torch.zeros(6, 1, 8, 8))
+    parts = [trained.held_out(field, data.part(rows))["gap"] for rows in (range(2), range(2, 6))]
+    assert sorted(counts) == [2, 4, 4], "the chains of one batch, and the data of each part"
+    whole = trained.held_out(field, Validation(torch.zeros(6, 1, 8, 8)))["gap"]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_run_says_at_its_end_how_many_chains_escaped() -> None:
+    trained = method()
+    assert trained.remarks() == ()
+    trained.load_state({"escaped": torch.tensor(3)})
+    assert "3 times" in trained.remarks()[0]
+
+
 def test_the_residual_of_a_datum_does_not_depend_on_how_the_data_are_divided() -> None:
     trained, field = method(), StaticEnergy(Zero(), 0.1)
     data = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -132,7 +154,7 @@ def codes() -> Tensor:
 
 def draw(trained: EnergyMatching, codes: Tensor, first: int = 0, **arguments: object) -> Tensor:
     solver, options = methods.choose_sampling(trained, arguments)
-    field = StaticEnergy(Zero(), 0.1)
+    field = trained.field(Zero(), DATA)
     found = trained.draw(field, codes, None, solver, options=options, seed=5, first=first).require_success()
     assert len(set(found.nfe.tolist())) == 1
     return found.x
@@ -142,7 +164,7 @@ def evaluations(**arguments: object) -> tuple[int, float]:
     settings = {name: arguments.pop(name) for name in ("chain_step", "chains", "blur") if name in arguments}
     trained = method(**{"chain_step": 0.1, **settings})
     solver, options = methods.choose_sampling(trained, arguments)
-    found = trained.draw(StaticEnergy(Zero(), 0.1), codes()[:1], None, solver, options=options)
+    found = trained.draw(trained.field(Zero(), DATA), codes()[:1], None, solver, options=options)
     return int(found.nfe), float(found.t)
 
 
@@ -165,7 +187,7 @@ def test_the_end_of_the_chain_is_the_mean_of_the_data_given_a_point_with_noise()
 def test_a_path_ends_at_the_sample() -> None:
     trained = method(chain_step=0.1)
     solver, options = methods.choose_sampling(trained, {})
-    found = trained.draw(StaticEnergy(Zero(), 0.1), codes(), None, solver, options=options, keep_path=True)
+    found = trained.draw(trained.field(Zero(), DATA), codes(), None, solver, options=options, keep_path=True)
     assert found.path is not None
     assert torch.equal(found.path[-1], found.x)
 

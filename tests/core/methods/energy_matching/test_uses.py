@@ -17,11 +17,11 @@ from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
 from vpfb_core.methods.energy_matching.two_phases import EnergyMatching, EnergyMatchingSettings
-from vpfb_core.uses import composition
+from vpfb_core.uses import composition, long_runs
 from vpfb_core.uses.plotting.model_plot import density_of_energy
 from vpfb_core.uses.plotting.two_columns import Window
 
-SIDE, N, TEMPERATURE = 2, 256, 0.1
+SIDE, N, TEMPERATURE, BLUR = 2, 256, 0.1, 0.1
 
 
 class Gaussian(nn.Module):
@@ -36,8 +36,10 @@ class Gaussian(nn.Module):
         return 0.5 * ((away @ self.precision) * away).sum(1) - 0.5 * x.flatten(1).square().sum(1)
 
 
-def model(centre: float, precision: Tensor) -> Model:
-    field = StaticEnergy(Gaussian(centre, precision), TEMPERATURE).eval().requires_grad_(False)
+def model(centre: float, precision: Tensor, blur: float = 0.0) -> Model:
+    """A model of a Gaussian whose data have noise of the standard deviation `blur` in x."""
+    network = Gaussian(centre, precision)
+    field = StaticEnergy(network, TEMPERATURE, blur=blur / DATA_STD).eval().requires_grad_(False)
     settings = EnergyMatchingSettings(temperature=TEMPERATURE, contrast_share=0.5, condition_dropout=0.1)
     return Model(
         method=EnergyMatching(settings), field=field, network={}, statistics=ImageStatistics((0.5,), 0.25),
@@ -45,14 +47,16 @@ def model(centre: float, precision: Tensor) -> Model:
     )  # fmt: skip
 
 
-def test_the_energies_of_a_product_are_added() -> None:
+@pytest.mark.parametrize("blur", [0.0, BLUR])
+def test_the_energies_of_a_product_are_added_and_its_noise_is_removed(blur: float) -> None:
     eye = torch.eye(SIDE**2)
-    both = composition.Composition("a: & b:", {"a": model(0.3, 2 * eye), "b": model(-0.3, 4 * eye)})
+    both = composition.Composition("a: & b:", {"a": model(0.3, 2 * eye, blur), "b": model(-0.3, 4 * eye, 2 * blur)})
     drawn = composition.sample(both, N, seed=1, levels=20, batch_size=N)
     assert drawn.acceptance is not None
+    assert drawn.nfe == 2 * (20 + 51 + 41 + (blur > 0))
     x = DATA_STD * drawn.data
-    # The product of N(0.3, ε/2) and N(−0.3, ε/4) is N(−0.1, ε/6).
-    deviation = math.sqrt(TEMPERATURE / 6)
+    # The product of N(0.3, ε/2) and N(−0.3, ε/4) is N(−0.1, ε/6). Removing noise shrinks it by 1 − 6 blur²/ε.
+    deviation = math.sqrt(TEMPERATURE / 6) * (1 - 6 * blur**2 / TEMPERATURE)
     assert abs(float(x.mean()) + 0.1) < 4 * deviation / math.sqrt(x.numel())
     assert abs(float(x.std()) / deviation - 1) < 4 / math.sqrt(2 * x.numel())
     few = composition.sample(both, 3, seed=1, first=4, levels=20)
@@ -68,21 +72,36 @@ def test_what_needs_noise_levels_or_constants_is_refused() -> None:
         composition.Composition("a: | b:", models)
 
 
-def test_unknown_pixels_have_their_density_given_the_known_ones() -> None:
+@pytest.mark.parametrize("blur", [0.0, BLUR])
+def test_unknown_pixels_have_their_density_given_the_known_ones(blur: float) -> None:
     precision = torch.eye(4) * 3.0
     precision[0, 1] = precision[1, 0] = 2.0
     image = torch.tensor([[[0.9, 0.5], [0.5, 0.5]]])
     known = torch.tensor([[[True, False], [False, False]]])
-    trained = model(0.0, precision)
+    trained = model(0.0, precision, blur)
     found = trained.inpaint(image, known, N, seed=2, levels=20)
-    assert found.nfe.tolist() == [20 + 51 + 201] * N
+    assert found.nfe.tolist() == [20 + 51 + 201 + (blur > 0)] * N
     z = (found.images - 0.5) / 0.25
     assert (found.images[:, 0, 0, 0] == image[0, 0, 0]).all()
     beside = DATA_STD * z[:, 0, 0, 1]
-    # Given x₀ the mean of x₁ is −(2/3) x₀, and the variance is ε/3.
-    deviation, mean = math.sqrt(TEMPERATURE / 3), -2 / 3 * DATA_STD * 0.4 / 0.25
+    # Given x₀ the mean of x₁ is −(2/3) x₀, and the variance is ε/3. Without noise it is closer to this mean.
+    deviation, mean = math.sqrt(TEMPERATURE / 3) * (1 - 3 * blur**2 / TEMPERATURE), -2 / 3 * DATA_STD * 0.4 / 0.25
     assert abs(float(beside.mean()) - mean) < 4 * deviation / math.sqrt(N)
     assert abs(float(beside.std()) / deviation - 1) < 4 / math.sqrt(2 * N)
+
+
+def test_a_long_run_begins_with_the_noise_of_the_density_and_ends_without_it() -> None:
+    """Data N(0, ε/k − blur²) have the density N(0, ε/k) with noise. Their means given a point with noise are known."""
+    k = 4.0
+    noisy, spread = TEMPERATURE / k, TEMPERATURE / k - BLUR**2
+    data = math.sqrt(spread) / DATA_STD * torch.randn(N, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    found = long_runs.long_run(model(0.0, k * torch.eye(SIDE**2), BLUR).field, data, steps=60, seed=3)
+    x = DATA_STD * found.data
+    deviation = spread / math.sqrt(noisy)  # the mean given x̃ is (spread/noisy) x̃
+    assert abs(float(x.std()) / deviation - 1) < 4 / math.sqrt(2 * x.numel())
+    assert found.nfe.tolist() == [13 + 49 + 1] * N
+    start = float(found.energy[0])  # half the number of dimensions
+    assert abs(start - SIDE**2 / 2) < 4 * math.sqrt(SIDE**2 / 2 / N)
 
 
 def test_chains_have_the_density_of_the_energy_by_an_integral_over_a_grid() -> None:
