@@ -110,7 +110,7 @@ class OnGPU(torch.Tensor):
         cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         outer: dict[int, OnGPU] = {}  # by the identity of what is inside
-        strangers: list[Tensor] = []
+        on_cpu: list[Tensor] = []
 
         def inside(value: Any) -> Any:
             if isinstance(value, OnGPU):
@@ -119,13 +119,13 @@ class OnGPU(torch.Tensor):
             if isinstance(value, list | tuple):
                 return type(value)(map(inside, value))
             if isinstance(value, Tensor):
-                strangers.append(value)
+                on_cpu.append(value)
             return value
 
         inner_args, kwargs = inside(args), {} if kwargs is None else kwargs
         inner_kwargs = {key: inside(value) for key, value in kwargs.items()}
         gpu = next(iter(outer.values())).gpu
-        _check(gpu, func, args, kwargs, strangers)
+        _check(gpu, func, args, kwargs, on_cpu)
         result = func(*inner_args, **inner_kwargs)
         if torch.Tag.inplace_view in func.tags:  # such as `unsqueeze_`: what is outside takes the same shape
             with no_dispatch():
@@ -135,7 +135,7 @@ class OnGPU(torch.Tensor):
             if isinstance(value, Tensor):
                 if id(value) in outer:
                     return outer[id(value)]
-                return value if any(value is each for each in strangers) else gpu.put(value)
+                return value if any(value is each for each in on_cpu) else gpu.put(value)
             return type(value)(map(back, value)) if isinstance(value, list | tuple) else value
 
         return back(result)
@@ -280,20 +280,20 @@ def _factory(gpu: PretendedGPU, name: str) -> Callable[..., Any]:
     return make
 
 
-def _check(gpu: PretendedGPU, func: Any, args: Any, kwargs: Any, strangers: list[Tensor]) -> None:
+def _check(gpu: PretendedGPU, func: Any, args: Any, kwargs: Any, on_cpu: list[Tensor]) -> None:
     """Refuse what a GPU would refuse, and record where the host would wait for it.
 
     Args:
         func: an operation of torch.
         args, kwargs: its arguments.
-        strangers: the tensors among them that are on the CPU.
+        on_cpu: the tensors among them that are on the CPU.
     """
     name = func.overloadpacket.__name__
-    if strangers and name in ALLOWED_ON_HOST:
-        if name == "copy_" or any(each.ndim for each in strangers):
+    if on_cpu and name in ALLOWED_ON_HOST:
+        if name == "copy_" or any(each.ndim for each in on_cpu):
             to_host = name == "copy_" and not isinstance(args[0], OnGPU)
             gpu.wait("copy to the host" if to_host else "copy to the device")
-    elif any((each.ndim or name in ("cat", "stack")) and not _is_missing_gradient(each) for each in strangers):
+    elif any((each.ndim or name in ("cat", "stack")) and not _is_missing_gradient(each) for each in on_cpu):
         raise RuntimeError(  # numbers may be on the CPU, except in a list
             "Expected all tensors to be on the same device, but found at least two devices, "
             f"{gpu.name} and cpu! (in {func})"

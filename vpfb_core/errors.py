@@ -49,6 +49,26 @@ class CheckpointError(VPFBError):
     kind = "checkpoint"
 
 
+class FeatureError(CheckpointError):
+    """A network gives an image features that are not finite.
+
+    Args:
+        network: the name of the network.
+        row: the row of the first such image in its batch.
+    """
+
+    def __init__(self, network: str, row: int, image: str | None = None) -> None:
+        super().__init__(
+            f"the features of {network!r} are not finite for {image or f'image {row}'}",
+            hint="its weights may be damaged, or it is not made for such images",
+        )
+        self.network, self.row = network, row
+
+    def of(self, image: str) -> FeatureError:
+        """The same error with the name of the image."""
+        return FeatureError(self.network, self.row, image)
+
+
 class DivergedError(VPFBError):
     """A loss or a gradient in training is not finite."""
 

@@ -34,6 +34,7 @@ from vpfb_core.config import (
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
 from vpfb_core.model.runs import typed_model
+from vpfb_core.uses.matching.masks import statistics_in
 
 if TYPE_CHECKING:
     from vpfb_core.training import Plan, Progress, Result
@@ -48,7 +49,7 @@ def _listed(value: str) -> list[str]:
     return [name.strip() for name in value.split(",")]
 
 
-_LISTS: dict[str, Callable[[str], list[str]]] = {"columns": _listed, "match": _listed}
+_LISTS: dict[str, Callable[[str], list[str]]] = {"columns": _listed, "match": statistics_in}
 CHOICES: dict[str, tuple[Any, ...]] = {
     field.name: field.metadata["choices"] for section in SECTIONS.values() for field in fields(section)
 } | {"method": tuple(names.METHODS), "objective": names.OBJECTIVES, "schedule": names.SCHEDULES}

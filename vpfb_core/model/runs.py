@@ -73,6 +73,11 @@ class Run:
         return self.path / "samples"
 
     @property
+    def masks(self) -> Path:
+        """The folder of copies of the masks of `run.match`. It exists only if there are any."""
+        return self.path / "masks"
+
+    @property
     def card(self) -> Path:
         """The model card, in Markdown."""
         return self.path / "README.md"

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine.micro_batch import MicroBatch
@@ -75,11 +76,14 @@ def match_in_time(
     seconds_per_gradient: float,
     micro_batch: MicroBatch,
     should_stop: Callable[[], bool],
+    masks: Path,
 ) -> tuple[bool, Tilt | None]:
     """The tilt that gives samples the statistics of `run.match`, as far as there is time for its fit.
 
-    A model that cannot have these statistics is kept without a tilt, and a warning says why. Arguments are those of
-    `calibrate_in_time`.
+    A model that cannot have these statistics is kept without a tilt, and a warning says why.
+
+    Args:
+        masks: the folder of the masks that the run keeps. Other arguments are those of `calibrate_in_time`.
 
     Returns:
         False if the run was asked to stop, and the tilt.
@@ -97,7 +101,7 @@ def match_in_time(
         with _ended_by(should_stop, deadline, model):
             return True, micro_batch.fit(
                 lambda at_once: kept_tilt(
-                    model, wanted, real, seed=config.run.seed, count=count, batch_size=2 * at_once
+                    model, wanted, real, seed=config.run.seed, count=count, batch_size=2 * at_once, masks=masks
                 )
             )
     except _StopAskedError:

@@ -191,7 +191,13 @@ def _finish(run: CurrentRun) -> Result:
     if done and run.config.run.match:
         done, tilt = run.group.from_first(
             lambda: match_in_time(
-                model, run.inputs, run.clock, run.seconds_per_gradient, run.trainer.micro_batch, run.should_stop
+                model,
+                run.inputs,
+                run.clock,
+                run.seconds_per_gradient,
+                run.trainer.micro_batch,
+                run.should_stop,
+                run.folder.masks,
             )
         )
         model = model.with_tilt(tilt)

@@ -90,7 +90,8 @@ def prepare(config: TrainConfig) -> Plan:
     method = presets.method_of(config, images)
     if config.run.match:
         densities, moves = (methods.gives(method.name, use) for use in ("density", "tilt"))
-        check_names(config.run.match, images, densities=densities, moves=moves)
+        masks = None if begun.existing is None else begun.existing.masks
+        check_names(config.run.match, images, densities=densities, moves=moves, masks=masks)
         if not method.trains_null(presets.data_shape(images)):
             raise ConfigError("--match needs samples without a class", hint="--set condition_dropout=0.1")
     with networks.shapes_only():

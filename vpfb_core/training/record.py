@@ -29,6 +29,7 @@ from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.progress import Progress
 from vpfb_core.training.state import Counters, save_state, set_aside, write_status
 from vpfb_core.training.tensorboard import Events
+from vpfb_core.uses.matching.masks import keep_masks
 from vpfb_core.uses.plotting.curves import curves
 from vpfb_core.uses.snapshots import snapshot
 
@@ -97,6 +98,7 @@ class Record:
         set_aside(self.folder, damaged)
         for folder in (self.folder.path, self.folder.samples):
             clear_leftovers(folder)
+        keep_masks(self.folder.masks, self.plan.config.run.match or ())
         write_bytes(self.folder.config, to_toml(self._kept_config()).encode())
         self.cut_log(counters.step)
         if self.plan.config.run.log == "tensorboard":

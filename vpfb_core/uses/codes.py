@@ -16,7 +16,7 @@ from vpfb_core import methods
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import Source
 from vpfb_core.data.table_statistics import TableStatistics
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, DataError, FeatureError
 from vpfb_core.machine import noise
 from vpfb_core.machine.csv_files import csv_lines
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
@@ -106,8 +106,11 @@ def encoded(
         on_batch: called with the number of data that are done.
     Raises:
         ConfigError: the data do not fit the model.
+        DataError: no datum could be read.
+        FeatureError: a feature is not finite. The message names the first file.
         SolverError: a datum cannot be encoded.
     """
+    count = 0
     for start in range(0, len(source), AT_ONCE):
         rows = torch.arange(start, min(start + AT_ONCE, len(source)))
         part = source.subset(rows)
@@ -121,11 +124,17 @@ def encoded(
         values = []
         for first in range(0, len(part), batch_size):
             some = part.data[first : first + batch_size]
-            values.append(compute(some).flatten(1))
+            try:
+                values.append(compute(some).flatten(1))
+            except FeatureError as error:
+                raise error.of(names[first + error.row]) from error
             if on_batch is not None:
                 on_batch(start + first + len(some))
+        count += len(names)
         if values:
             yield Codes(names, rows, torch.cat(values))
+    if not count:
+        raise DataError(f"none of the {len(source):,} {source.noun} of '{source.name}' could be read")
 
 
 def cluster(codes: Tensor, count: int, seed: int = 0) -> Clusters:

@@ -15,10 +15,12 @@ from torch import Tensor
 from vpfb_core import data, networks
 from vpfb_core.api import Model
 from vpfb_core.data import ImageSet, InMemory, LoadOptions
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import CheckpointError, ConfigError, DataError
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import codes
+from vpfb_core.uses.evaluation.features import Extractor
+from vpfb_core.uses.ood.ranking import rank_without_model
 
 
 def make() -> Model:
@@ -105,6 +107,32 @@ def test_files_of_a_streamed_folder_that_cannot_be_read_have_no_code(
     assert "07.png" not in found.names
     assert len(found.names) == len(found.values) == 29
     assert [(source.files or ())[row] for row in found.rows.tolist()] == list(found.names)
+
+
+def test_a_streamed_folder_without_a_readable_file_has_no_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(12):
+        Image.new("L", (4, 4), 8 * i).save(tmp_path / f"{i:02d}.png")
+    monkeypatch.setattr("vpfb_core.data.streaming.STREAMED_FILES", 10)
+    source = data.find(str(tmp_path), LoadOptions(size=4, channels=1, stream=True, split="all"))
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"no picture any more")
+    with pytest.raises(DataError, match=r"none of the 12 images of .* could be read"):
+        list(codes.encoded(partial(MODEL.encode, method="heun", nfe=4), source))
+
+
+def test_features_that_are_not_finite_are_refused_with_the_first_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.zeros(6, 1, 4, 4, dtype=torch.uint8)
+    pixels[4:] = 9
+    nan_above_eight = Extractor("net.pt2", None, "", lambda images: torch.where(images > 8, torch.nan, 1.0).flatten(1))
+    compute = partial(nan_above_eight.features, device=torch.device("cpu"), batch_size=2)
+    source = ImageSet("six", pixels, files=tuple(f"{i}.png" for i in range(6)))
+    monkeypatch.setattr(codes, "AT_ONCE", 5)
+    with pytest.raises(CheckpointError, match=r"the features of 'net.pt2' are not finite for 4.png"):
+        list(codes.encoded(compute, source, batch_size=3))
+    with pytest.raises(CheckpointError, match=r"4\.png"):
+        rank_without_model(ImageSet("six", pixels, files=source.files), own=compute)
 
 
 def test_a_montage_has_a_row_for_each_cluster_with_the_nearest_image_first() -> None:

@@ -18,7 +18,7 @@ from vpfb_core.methods.latent.posterior import most_probable
 from vpfb_core.methods.step import Batch, Moment
 
 OF_DATA, OF_POOL = 0, 1  # the step sizes
-CANDIDATES = 64  # codes from the prior, the best of which is the first code of a datum
+TRAINING_CANDIDATES = 64  # codes from the prior, the best of which is the first code of a datum in training
 RATE = 0.1  # at which the logarithm of a step size adapts
 LIMITS = (1e-6, 1.0)  # of a step size
 
@@ -28,6 +28,7 @@ class Particles:
 
     def __init__(self) -> None:
         self.codes: Tensor | None = None
+        self._visited = torch.empty(0, dtype=torch.bool)  # which data have a code, on the CPU
 
     def tensors(self) -> dict[str, Tensor]:
         """The codes; NaN for data that have not been visited."""
@@ -36,6 +37,9 @@ class Particles:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `tensors` returned."""
         self.codes = tensors.get("codes")
+        self._visited = torch.empty(0, dtype=torch.bool)
+        if self.codes is not None:
+            self._visited = ~self.codes.isnan().any(1).cpu()
 
     def codes_of(self, field: LatentField, batch: Batch, u: Tensor, at: Moment, steps: int, *, bound: bool) -> Tensor:
         """The codes of a batch, (B, k), after `steps` more steps of their chains.
@@ -48,14 +52,16 @@ class Particles:
         """
         assert batch.keys is not None
         draws = at.generator("codes")
-        fresh = most_probable(field, u, torch.randn(CANDIDATES, field.codes, generator=draws, device=u.device))
+        candidates = torch.randn(TRAINING_CANDIDATES, field.codes, generator=draws, device=u.device)
         stored = self._reserved(int(batch.keys.max()) + 1, field.codes, u.device)
         keys = batch.keys.to(u.device, non_blocking=True)
-        begun = stored[keys]
-        z, chance = move(
-            field.given(u), torch.where(begun.isnan(), fresh, begun), field.step_sizes[OF_DATA], steps, draws
-        )
+        z, new = stored[keys], ~self._visited[batch.keys]
+        if bool(new.any()):
+            rows = new.to(u.device)
+            z[rows] = most_probable(field, u[rows], candidates)
+        z, chance = move(field.given(u), z, field.step_sizes[OF_DATA], steps, draws)
         stored[keys] = z
+        self._visited[batch.keys] = True
         _adapt(field.step_sizes, OF_DATA, chance)
         if bound:
             field.step_sizes[OF_DATA] = field.step_sizes.min()
@@ -67,6 +73,7 @@ class Particles:
         if len(kept) < count:
             more = torch.full((max(count, 2 * len(kept)) - len(kept), width), torch.nan, device=device)
             kept = torch.cat([kept, more])
+            self._visited = torch.cat([self._visited, torch.zeros(len(more), dtype=torch.bool)])
         self.codes = kept
         return kept
 

@@ -21,7 +21,7 @@ from vpfb_core.methods.scalar import value_and_gradients
 if TYPE_CHECKING:
     from vpfb_core.methods.latent.joint_energy import LatentField
 
-CANDIDATES = 256  # codes from the prior among which a chain chooses its beginning
+ENCODING_CANDIDATES = 256  # codes from the prior among which a chain of an encoded datum chooses its beginning
 BURN_IN, STEPS = 60, 60  # the steps in which a chain adapts its step size, and those over which it is averaged
 DRAWS = 128  # of the importance sampling of the free energy
 LEAST_VARIANCE = 1e-3  # that is added to each number of a code, whose variance is at most about 1
@@ -115,7 +115,9 @@ def most_probable(field: LatentField, u: Tensor, candidates: Tensor) -> Tensor:
 
 def _beginning(field: LatentField, u: Tensor) -> Tensor:
     """The beginnings of chains of codes of points u (N, d), (N, k)."""
-    return most_probable(field, u, ChainNoise(0, "candidates", 0, u.new_empty(CANDIDATES, field.codes)).normal(0))
+    return most_probable(
+        field, u, ChainNoise(0, "candidates", 0, u.new_empty(ENCODING_CANDIDATES, field.codes)).normal(0)
+    )
 
 
 def _walk(field: LatentField, u: Tensor, z: Tensor, burn_in: int, steps: int) -> Iterator[State]:

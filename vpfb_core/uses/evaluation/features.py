@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.errors import CheckpointError, ConfigError, MissingError
+from vpfb_core.errors import CheckpointError, ConfigError, FeatureError, MissingError
 from vpfb_core.machine.devices import placed
 from vpfb_core.uses.evaluation import classifier, exported, weights
 
@@ -61,7 +61,7 @@ class Extractor:
             batch_size: the number of images that are computed at once.
             on_batch: called with the number of images of each batch.
         Raises:
-            CheckpointError: a feature is not finite.
+            FeatureError: a feature is not finite.
         """
         parts = []
         with torch.no_grad():
@@ -70,8 +70,8 @@ class Extractor:
                 if on_batch is not None:
                     on_batch(len(batch))
         features = torch.cat(parts)
-        if not features.isfinite().all():
-            raise CheckpointError(f"the features of {self.name!r} are not finite", hint="its weights may be damaged")
+        if len(lost := (~features.isfinite().flatten(1).all(1)).nonzero()):
+            raise FeatureError(self.name, int(lost[0]))
         return features
 
 

@@ -11,6 +11,7 @@ import torch
 
 from vpfb_core import data, methods, names
 from vpfb_core.data import InMemory, LoadOptions, Source
+from vpfb_core.data.single import read_weights
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.model import model_file
@@ -18,7 +19,8 @@ from vpfb_core.model.lock import changing
 from vpfb_core.model.tilt import Tilt
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.calibration import training_images
-from vpfb_core.uses.matching.measures import Measures, check_mask, groups_of, has_mask, names_of
+from vpfb_core.uses.matching.masks import has_mask, has_value, mask_file, statistics_in
+from vpfb_core.uses.matching.measures import Measures, groups_of, names_of
 from vpfb_core.uses.matching.tilting import Targets, fit, samples_for
 
 NONE = "none"  # typed in place of statistics, it removes the tilt
@@ -103,7 +105,13 @@ def _real(model: TrainedModel, source: str | None, seed: int, options: Mapping[s
 
 
 def kept_tilt(
-    model: TrainedModel, texts: Iterable[str], real: InMemory | None, *, count: int | None = None, **settings: Any
+    model: TrainedModel,
+    texts: Iterable[str],
+    real: InMemory | None,
+    *,
+    count: int | None = None,
+    masks: Path | None = None,
+    **settings: Any,
 ) -> Tilt:
     """The tilt of a model that is to be kept.
 
@@ -112,18 +120,19 @@ def kept_tilt(
         texts: as in `match_file`, without "none".
         real: the data whose means are the targets of statistics without a value; None if all have one.
         count: the number of samples; None is `samples_to_keep`.
+        masks: a folder of copies of the files of masks (`masks.keep_masks`).
         settings: seed, batch_size and on_progress, as in `fit`.
     Raises:
         ConfigError: a statistic does not exist, or no samples have its mean.
     """
-    named, given = divided(model, texts)
-    found = Targets.of_data(model, real, named) if real is not None and named else Targets({})
+    named, given = divided(model, texts, masks=masks)
+    found = Targets.of_data(model, real, named, masks=masks) if real is not None and named else Targets({})
     targets = Targets(dict(found.means) | given, found.count)
     if not methods.gives(model.method.name, "tilt"):
         for name in targets.means:
             if has_mask(name):
                 raise _needs_file(name)
-    return fit(model, targets, count=count or samples_to_keep(model), **settings)
+    return fit(model, targets, count=count or samples_to_keep(model), masks=masks, **settings)
 
 
 def samples_to_keep(model: TrainedModel) -> int:
@@ -131,7 +140,9 @@ def samples_to_keep(model: TrainedModel) -> int:
     return KEPT * samples_for(model)
 
 
-def check_names(texts: Iterable[str], source: Source, *, densities: bool, moves: bool) -> None:
+def check_names(
+    texts: Iterable[str], source: Source, *, densities: bool, moves: bool, masks: Path | None = None
+) -> None:
     """Refuse statistics that a model of these data will not have, before it is trained.
 
     Args:
@@ -139,17 +150,18 @@ def check_names(texts: Iterable[str], source: Source, *, densities: bool, moves:
         source: the training data.
         densities: whether the method of the model calibrates densities of classes.
         moves: whether the method moves samples towards linear statistics.
+        masks: a folder of copies of the files of masks (`masks.keep_masks`).
     Raises:
         ConfigError: a name is unknown, or a value is no number. The hint lists the names.
         DataError: the file of a mask cannot be read or does not fit.
     """
     known = names_of(tuple(source.shape), getattr(source, "columns", ()), source.groups if densities else ())
     for text in texts:
-        name = next(iter(read_targets([text]))) if "=" in text and text not in known else text
+        name = next(iter(read_targets([text]))) if has_value(text) and text not in known else text
         if has_mask(name) and not getattr(source, "columns", ()):
             if not moves:
                 raise _needs_file(name)
-            check_mask(name, tuple(source.shape))
+            read_weights(mask_file(name, masks), tuple(source.shape))  # raises DataError
         elif name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"statistics: {', '.join(known)}"
@@ -158,7 +170,9 @@ def check_names(texts: Iterable[str], source: Source, *, densities: bool, moves:
             raise ConfigError(f"--match {text}: the model will have no statistic {name!r}", hint=hint)
 
 
-def divided(model: TrainedModel, texts: Iterable[str]) -> tuple[list[str], dict[str, float]]:
+def divided(
+    model: TrainedModel, texts: Iterable[str], *, masks: Path | None = None
+) -> tuple[list[str], dict[str, float]]:
     """The statistics without a value, and those with a value, from texts that may contain several of them.
 
     Raises:
@@ -171,15 +185,15 @@ def divided(model: TrainedModel, texts: Iterable[str]) -> tuple[list[str], dict[
         if whole in columns and "," in whole:  # the name of a class may contain a comma
             parts.append(text)
         else:
-            parts += [part.strip() for part in text.split(",") if part.strip()]
+            parts += [part for part in statistics_in(text) if part]
     if NONE in parts:
         raise ConfigError("--match none removes the tilt, so it takes no other statistics")
-    valued = [part for part in parts if "=" in part and part not in columns]
+    valued = [part for part in parts if has_value(part) and part not in columns]
     named = [part for part in parts if part not in valued]
     if not parts:
         raise ConfigError("--match names no statistic", hint="for example --match contrast,edges")
     given = read_targets(valued)
-    if twice := [column for column in Measures.of(model, named).columns if column in given]:
+    if twice := [column for column in Measures.of(model, named, masks=masks).columns if column in given]:
         raise ConfigError(f"--match {twice[0]} is given twice")
     return named, given
 

@@ -21,9 +21,9 @@ from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
+from vpfb_core.uses.matching.masks import has_mask, mask_file
 
 COLOURS = ("red", "green", "blue")
-IN_MASK = "brightness:"  # before the name of a file
 GREY_VALUES = (0.0, 0.25, 0.5, 0.75, 1.0)  # the centres of the bins of the histogram
 BIN_WIDTH = 0.12  # the standard deviation of a bin, about half the distance of two of them
 # The noise level of the energies that decide on the class of an image. At it they told 99.9 % of the digits.
@@ -73,9 +73,13 @@ class Measures:
     groups: Mapping[str, Group]
 
     @classmethod
-    def of(cls, model: TrainedModel, names: Iterable[str] | None = None) -> Measures:
+    def of(cls, model: TrainedModel, names: Iterable[str] | None = None, *, masks: Path | None = None) -> Measures:
         """The statistics of some names, of columns or of whole groups; None is all that the model has.
 
+        Args:
+            model: the model.
+            names: the names.
+            masks: a folder of copies of the files of masks (`masks.keep_masks`).
         Raises:
             ConfigError: a name is unknown. The hint suggests the nearest one, or lists what there is.
             DataError: the file of a mask cannot be read or does not fit.
@@ -85,7 +89,7 @@ class Measures:
             return cls(model, tuple(column for group in groups.values() for column in group.columns), groups)
         wanted = list(names)
         if not isinstance(model.statistics, TableStatistics):
-            groups |= {name: _in_mask(name, tuple(model.shape)) for name in wanted if has_mask(name)}
+            groups |= {name: _in_mask(name, tuple(model.shape), masks) for name in wanted if has_mask(name)}
         columns = tuple(dict.fromkeys(column for name in wanted for column in _columns(groups, name)))
         used = {name: group for name, group in groups.items() if set(group.columns) & set(columns)}
         return cls(model, columns, used)
@@ -191,18 +195,8 @@ def _of_images(shape: tuple[int, ...]) -> dict[str, Group]:
     }
 
 
-def has_mask(name: str) -> bool:
-    """Whether a statistic is the brightness in a mask, whose file its name contains."""
-    return name.startswith(IN_MASK)
-
-
-def check_mask(name: str, shape: tuple[int, ...]) -> None:
-    """Raise DataError if the file of a statistic of `has_mask` cannot be read or does not fit images (C, H, W)."""
-    read_weights(Path(name.removeprefix(IN_MASK)), shape)
-
-
-def _in_mask(name: str, shape: tuple[int, ...]) -> Group:
-    return Group.linear((name,), read_weights(Path(name.removeprefix(IN_MASK)), shape)[None])
+def _in_mask(name: str, shape: tuple[int, ...], masks: Path | None) -> Group:
+    return Group.linear((name,), read_weights(mask_file(name, masks), shape)[None])
 
 
 def _of_regions(shape: tuple[int, ...]) -> Group:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -52,9 +53,11 @@ class Targets:
     count: float = math.inf
 
     @classmethod
-    def of_data(cls, model: TrainedModel, data: InMemory, statistics: Sequence[str]) -> Targets:
-        """The means of some statistics over data in the shape of the model. Names are as of `Measures.of`."""
-        measures = Measures.of(model, statistics)
+    def of_data(
+        cls, model: TrainedModel, data: InMemory, statistics: Sequence[str], *, masks: Path | None = None
+    ) -> Targets:
+        """The means of some statistics over data in the shape of the model. Names and masks are as of `Measures.of`."""
+        measures = Measures.of(model, statistics, masks=masks)
         means = measures.measure(data.data).mean(0)
         return cls(dict(zip(measures.columns, means.tolist(), strict=True)), len(data))
 
@@ -80,6 +83,7 @@ def fit(
     condition: Condition = None,
     guidance: float | None = None,
     batch_size: int = DEFAULT_BATCH,
+    masks: Path | None = None,
     on_progress: Callable[[float], None] | None = None,
     **sampling: Any,
 ) -> Tilt:
@@ -91,6 +95,7 @@ def fit(
         seed: the seed of the samples. They are the first samples of `draw.sample` with this seed.
         count: the number of samples; None is `samples_for`.
         condition, guidance, batch_size, sampling: as in `draw.sample`.
+        masks: as in `Measures.of`.
         on_progress: called with the share of the work that is done, in [0, 1], by estimate.
     Raises:
         ConfigError: a statistic does not exist, or no sample or too few samples reach the means. The message names the
@@ -99,7 +104,8 @@ def fit(
     wanted = targets if isinstance(targets, Targets) else Targets(dict(targets))
     model = model.untilted
     draw = {"condition": condition, "guidance": guidance, "batch_size": batch_size, **sampling}
-    fitting = _Fitting(model, wanted, seed, count or samples_for(model), draw, on_progress)
+    measures = Measures.of(model, wanted.means, masks=masks)
+    fitting = _Fitting(model, wanted, measures, seed, count or samples_for(model), draw, on_progress)
     if not wanted.means:
         raise ConfigError("no statistic is given", hint="for example brightness=0.4")
     return fitting.run(calibrated=condition is None)
@@ -112,13 +118,14 @@ class _Fitting:
         self,
         model: TrainedModel,
         wanted: Targets,
+        measures: Measures,
         seed: int,
         count: int,
         draw: Mapping[str, Any],
         on_progress: Callable[[float], None] | None,
     ) -> None:
         self.model, self.seed, self.count, self.draw, self.on_progress = model, seed, count, draw, on_progress
-        self.measures = Measures.of(model, wanted.means)
+        self.measures = measures
         if self.measures.columns != tuple(wanted.means):
             several = next(name for name in wanted.means if name not in self.measures.columns)
             columns = Measures.of(model, [several]).columns

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from vpfb_core import methods
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.table_statistics import TableStatistics
-from vpfb_core.errors import DataError
+from vpfb_core.errors import DataError, FeatureError
 from vpfb_core.machine.csv_files import csv_table
 from vpfb_core.model.reference import Judgement
 from vpfb_core.uses import density
@@ -140,9 +141,11 @@ def rank(
             `EXACT_VALUES` values. Other arguments and errors are those of `scores.score`.
     Raises:
         DataError: a score is NaN.
+        FeatureError: a feature of a network of the user's own is not finite.
     """
     if name == DEFAULT_SCORE:
-        judgement = judge(model, data.data, batch_size=batch_size, on_batch=on_batch)
+        with _naming(data):
+            judgement = judge(model, data.data, batch_size=batch_size, on_batch=on_batch)
     else:
         scores = score(model, data.data, name, seed=seed, batch_size=batch_size, on_batch=on_batch)
         judgement = Judgement(scores, None, {}, torch.empty(len(scores), 0, dtype=torch.int64))
@@ -163,11 +166,22 @@ def rank_without_model(
             such features. Other arguments are those of `rank`.
     Raises:
         DataError: there are fewer than two images.
+        FeatureError: a feature of a network of the user's own is not finite.
     """
-    judgement = judge_without_model(data.data, seed=seed, own=own)
+    with _naming(data):
+        judgement = judge_without_model(data.data, seed=seed, own=own)
     kind = KINDS[ImageStatistics.kind]
     ranked = _sorted(data, judgement, kind, [None] * len(kind.figures), flag)
     return Ranking(ranked, (kind.names, "score", *kind.figures), None, flag, data.name)
+
+
+@contextmanager
+def _naming(data: InMemory) -> Iterator[None]:
+    """Inside this context, a `FeatureError` about a row of a set names its file."""
+    try:
+        yield
+    except FeatureError as error:
+        raise error.of(image_name(data, error.row)) from error
 
 
 def _sorted(

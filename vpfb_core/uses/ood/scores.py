@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.errors import CheckpointError, ConfigError, FeatureError
 from vpfb_core.methods.fields import Field
 from vpfb_core.model.reference import Judgement, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
@@ -143,7 +143,10 @@ def _in_batches(
     model.require_values(images)
     parts = []
     for rows in batches(len(images), batch_size):
-        parts.append(compute(Batch(model, images[rows], first + rows.start, seed)))
+        try:
+            parts.append(compute(Batch(model, images[rows], first + rows.start, seed)))
+        except FeatureError as error:
+            raise FeatureError(error.network, rows.start + error.row) from error
         if on_batch is not None:
             on_batch(rows.stop)
     return parts

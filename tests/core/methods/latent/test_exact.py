@@ -12,10 +12,11 @@ from sklearn.decomposition import FactorAnalysis
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
+from vpfb_core.methods.latent import particles
 from vpfb_core.methods.latent.joint_energy import LatentField
 from vpfb_core.methods.latent.log_partition import LatentCalibration, log_partition
 from vpfb_core.methods.latent.particles import OF_DATA, OF_POOL, move
-from vpfb_core.methods.latent.posterior import marginal, posterior
+from vpfb_core.methods.latent.posterior import marginal, most_probable, posterior
 from vpfb_core.methods.latent.two_stages import Latent, LatentSettings, denoised
 from vpfb_core.methods.step import Batch, DataShape, Moment
 from vpfb_core.networks.decoder import Decoder
@@ -275,3 +276,23 @@ def test_the_field_belongs_to_the_shape_of_its_data() -> None:
     field = method().field(Decoder(3, channels=1, size=4), DataShape((1, 4, 4)))
     energy, score = field.energy_and_score(torch.zeros(5, 1, 4, 4), LEVEL)
     assert (energy.shape, score.shape) == ((5,), (5, 1, 4, 4))
+
+
+def test_first_codes_are_looked_for_only_for_data_that_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_for: list[int] = []
+
+    def counted(field: LatentField, u: Tensor, candidates: Tensor) -> Tensor:
+        looked_for.append(len(u))
+        return most_probable(field, u, candidates)
+
+    monkeypatch.setattr(particles, "most_probable", counted)
+    field, x = linear_field(), factors(8)
+    known = particles.Particles()
+    for step, keys in enumerate(([0, 1, 2], [1, 2, 0], [2, 7, 5])):
+        known.codes_of(field, Batch(x[:3], None, 0, 3, torch.tensor(keys)), x[:3], Moment(step), 2, bound=False)
+    assert looked_for == [3, 2]
+    restored = particles.Particles()
+    restored.load(known.tensors())
+    batch = Batch(x[:3], None, 0, 3, torch.tensor([7, 0, 6]))
+    restored.codes_of(field, batch, x[:3], Moment(3), 2, bound=False)
+    assert looked_for == [3, 2, 1]

@@ -73,7 +73,7 @@ def test_images_of_every_size_have_descriptors(channels: int, side: int) -> None
     assert describe_fixed(torch.randn(3, 5)) == {}
 
 
-def test_a_stranger_is_found_among_copies_without_a_model_and_names_its_neighbours() -> None:
+def test_an_outlier_is_found_among_copies_without_a_model_and_names_its_neighbours() -> None:
     usual = (images_of(1).float() * 0.2 + images_of(60).float() * 0.02).to(torch.uint8)
     ranking = rank_without_model(ImageSet("folder", torch.cat([usual, images_of(61)[60:]])))
     assert ranking.ranked[0].index == 60
@@ -82,7 +82,7 @@ def test_a_stranger_is_found_among_copies_without_a_model_and_names_its_neighbou
     assert ranking.members == "folder"
 
 
-def test_many_near_copies_of_a_stranger_do_not_hide_each_other() -> None:
+def test_many_near_copies_of_an_outlier_do_not_hide_each_other() -> None:
     draws = torch.Generator().manual_seed(1)
     usual = images_of(1).float() * 0.5 + images_of(60).float() * 0.4
     copies = images_of(61)[60:].float() + 2 * torch.randn(7, 3, 16, 16, generator=draws)
