@@ -115,6 +115,7 @@ def test_a_streamed_folder_without_a_readable_file_has_no_codes(
     for i in range(12):
         Image.new("L", (4, 4), 8 * i).save(tmp_path / f"{i:02d}.png")
     monkeypatch.setattr("vpfb_core.data.streaming.STREAMED_FILES", 10)
+    monkeypatch.setattr("vpfb_core.data.unreadable.TOLERATED", 1.0)
     source = data.find(str(tmp_path), LoadOptions(size=4, channels=1, stream=True, split="all"))
     for path in tmp_path.iterdir():
         path.write_bytes(b"no picture any more")

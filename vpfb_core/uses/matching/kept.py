@@ -185,7 +185,7 @@ def divided(
         if whole in columns and "," in whole:  # the name of a class may contain a comma
             parts.append(text)
         else:
-            parts += [part for part in statistics_in(text) if part]
+            parts += [part for part in statistics_in(text, masks) if part]
     if NONE in parts:
         raise ConfigError("--match none removes the tilt, so it takes no other statistics")
     valued = [part for part in parts if has_value(part) and part not in columns]

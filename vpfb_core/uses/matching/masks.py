@@ -22,17 +22,21 @@ def has_value(text: str) -> bool:
     return bool(equals) and (not has_mask(text) or _is_number(value))
 
 
-def statistics_in(text: str) -> list[str]:
+def statistics_in(text: str, kept: Path | None = None) -> list[str]:
     """The statistics of a text that are separated by commas. A comma in the name of an existing mask separates nothing.
 
     A statistic may have a value, such as "brightness=0.4".
+
+    Args:
+        text: the text.
+        kept: a folder of `keep_masks`, whose masks exist as well.
     """
     rest, found = text.split(","), []
     while rest:
         count = 1
         if has_mask(rest[0].strip()):
             lengths = range(1, len(rest) + 1)
-            count = next((count for count in lengths if _exists(",".join(rest[:count]).strip())), 1)
+            count = next((count for count in lengths if _exists(",".join(rest[:count]).strip(), kept)), 1)
         found.append(",".join(rest[:count]).strip())
         rest = rest[count:]
     return found
@@ -69,9 +73,9 @@ def _copy(name: str) -> str:
     return digest[:16] + Path(name).suffix
 
 
-def _exists(text: str) -> bool:
+def _exists(text: str, kept: Path | None) -> bool:
     name = text.rpartition("=")[0] if has_value(text) else text
-    return mask_file(name).is_file()
+    return mask_file(name, kept).is_file()
 
 
 def _is_number(text: str) -> bool:

@@ -50,5 +50,6 @@ def test_copies_of_masks_are_used_when_the_files_are_gone_or_changed(folder: Pat
     keep_masks(kept, ["brightness:plain.png=0.4", "brightness:a,b.png"])
     assert mask_file("brightness:plain.png", kept).read_bytes() == b"plain.png"
     assert mask_file("brightness:a,b.png", kept).read_bytes() == b"a,b.png"
+    assert statistics_in("brightness:a,b.png,edges", kept) == ["brightness:a,b.png", "edges"]
     assert mask_file("brightness:plain.png") == Path("plain.png")
     assert mask_file("brightness:other.png", kept) == Path("other.png")
