@@ -6,7 +6,13 @@ Trains one model per method, one after the other, in the folder --runs, and meas
 The samples are compared with test images by features of a classifier that is trained on the labels (`vpfb eval
 --fit-features`), and the detection of outliers is measured as in ood.py. For Energy Matching the samples are measured
 at several sampling times, as are those of a model that was kept at the end of the first phase, if --first-phase names
-it. The energies of chains from noise are compared with those of chains from test images by a two-sample test.
+it. The energies of chains from noise are compared with those of chains from test images by a two-sample test, at some
+numbers of steps. Test images with the noise of the density are points of this density if the energy is right, so that
+the mean of x·∇ log ρ over them is minus the number of dimensions (Stein's identity).
+
+    python benchmarks/energy_matching.py --methods energy-matching --chains 32 --chain-steps 50 150 500 1500
+
+measures Energy Matching alone, with longer chains.
 """
 
 from __future__ import annotations
@@ -39,7 +45,9 @@ from vpfb_core.uses.plotting.histogram import histogram
 METHODS = ("vpfb", "flow-matching", "energy-matching")
 TIMES = (1.0, 1.5, 2.0, 3.0, 5.0)
 SCORES = ("multiscale", "energy", "gradient")
-CHAINS, CHAIN_STEPS = 64, 50
+CHAINS = 64
+CHAIN_STEPS = (50, 100, 150)
+STEIN_IMAGES = 200
 
 
 def trained(method: str, arguments: argparse.Namespace) -> Model:
@@ -119,24 +127,28 @@ def restored(model: Model, x: Tensor) -> Tensor:
     return model.statistics.restore(clean.cpu())
 
 
-def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
+def two_starts(model: Model, real: Tensor, chains: int, marks: list[int]) -> dict[str, Any]:
     """The energies of chains from samples and from test images, and a two-sample test of both.
 
     The chains and their steps are those of the negatives of the training.
+
+    Args:
+        chains: the number of chains from each start.
+        marks: the numbers of steps at which the energies are compared.
     """
     field: Any = model.field
     journey = model.method.settings.journey
-    data = model.standardise(real[:CHAINS])
+    data = model.standardise(real[:chains])
     starts = {
-        "noise": model.sample(CHAINS, tau=1.0).solution.x.to(model.device),
+        "noise": model.sample(chains, tau=1.0).solution.x.to(model.device),
         "data": data + field.blur * torch.randn(data.shape, generator=torch.Generator().manual_seed(0)).to(data),
     }
     found: dict[str, list[list[float]]] = {}
     for name, x in starts.items():
         energies = [field.energy(x, 0.0).tolist()]
-        for part in range(3):
+        for part, (before, steps) in enumerate(pairwise([0, *marks])):
             walk = langevin(
-                field.energy_and_score, x, field.chain_variance(0.0), steps=CHAIN_STEPS, seed=part,
+                field.energy_and_score, x, field.chain_variance(0.0), steps=steps - before, seed=part,
                 stream=f"chains from {name}", method=journey.chains, scale=journey.step * x[0].numel() ** (1 / 3),
             )  # fmt: skip
             x = walk.x
@@ -149,14 +161,22 @@ def two_starts(model: Model, real: Tensor) -> dict[str, Any]:
     path.write_bytes(
         histogram(
             torch.tensor(found["data"][-1]), torch.tensor(found["noise"][-1]), names=("from data", "from noise"),
-            axis="energy in nats", title=f"Energies after {3 * CHAIN_STEPS} steps of chains",
+            axis="energy in nats", title=f"Energies after {marks[-1]} steps of chains",
         )
     )  # fmt: skip
     return {
-        "steps": [part * CHAIN_STEPS for part in range(4)],
+        "steps": [0, *marks],
         "mean_energy": {name: [sum(part) / len(part) for part in parts] for name, parts in found.items()},
         "kolmogorov_smirnov": [{"statistic": float(test.statistic), "p": float(test.pvalue)} for test in tests],
     }
+
+
+def stein(model: Model, real: Tensor) -> float:
+    """The mean of x·∇ log ρ over test images with noise, per dimension, which is −1 for the density of such images."""
+    data = model.standardise(real[:STEIN_IMAGES])
+    x = data + model.field.blur * torch.randn(data.shape, generator=torch.Generator().manual_seed(0)).to(data)
+    _, score = model.field.energy_and_score(x, 0.0)
+    return float((x * score).flatten(1).mean())
 
 
 def detections(model: Model, inside: Tensor, outside: dict[str, Tensor]) -> dict[str, dict[str, float]]:
@@ -178,9 +198,12 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=500, help="samples and test images")
     parser.add_argument("--n-by-time", type=int, default=250, help="samples per sampling time")
     parser.add_argument("--first-phase", type=Path, help="the model of Energy Matching at the end of its first phase")
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--chains", type=int, default=CHAINS, help="chains from each start")
+    parser.add_argument("--chain-steps", type=int, nargs="*", default=list(CHAIN_STEPS), help="where they are compared")
     parser.add_argument("--limit", type=int, default=250, help="images per set in the detection of outliers")
     arguments = parsed(parser)
-    models = {method: trained(method, arguments) for method in METHODS}
+    models = {method: trained(method, arguments) for method in arguments.methods}
     first = next(iter(models.values()))
     if classifier.find(choice.identity(arguments.data), tuple(first.shape)) is None:
         classifier.fit_source(arguments.data, shape=first.shape, device=first.device)
@@ -201,11 +224,13 @@ def main() -> None:
             print(found[method]["auroc"], flush=True)
         if "tau" in names.METHODS[method].sampling:
             found[method] |= {
-                "by_time": by_time(model, arguments, "both-phases"), "chains": two_starts(model, inside),
+                "by_time": by_time(model, arguments, "both-phases"), "stein": stein(model, inside),
+                "chains": two_starts(model, inside, arguments.chains, arguments.chain_steps),
             }  # fmt: skip
             if arguments.first_phase:
                 before = vpfb.load(arguments.first_phase, device=arguments.device)
                 found[method]["by_time_after_first_phase"] = by_time(before, arguments, "first-phase")
+                found[method]["stein_after_first_phase"] = stein(before, inside)
     show(
         ["method", "steps", "Fréchet, classifier", "1-NN", "gradients per image"],
         [
@@ -225,9 +250,10 @@ def main() -> None:
                 [[out, *(f"{a:.4f}" for a in row.values())] for out, row in each["auroc"].items()],
             )
         if "chains" in each:
-            print(each["chains"])
+            print("Stein's identity:", each["stein"], "in place of -1", each["chains"])
     figures = {"data": arguments.data, "minutes": arguments.minutes, "settings": arguments.set, "methods": found}
-    record(f"energy-matching-{arguments.data}", figures, first.device)
+    alone = "" if arguments.methods == list(METHODS) else f"-{'-'.join(arguments.methods)}-alone"
+    record(f"energy-matching-{arguments.data}{alone}", figures, first.device)
 
 
 if __name__ == "__main__":
