@@ -232,13 +232,13 @@ def test_a_run_ends_with_the_statistics_of_its_data(vpfb: Vpfb) -> None:
 
 def test_a_run_keeps_its_masks_so_that_it_can_be_moved_and_resumed(vpfb: Vpfb) -> None:
     name = upper_half("upper, half=1.png")
-    argv = ["train", "--data", "digits", *SMALL, "--steps", "1", "--out", "run", "--match", f"{name},edges"]
+    argv = ["train", "--data", "digits", *SMALL, "--steps", "1", "--out", "run", "--match", f"{name},brightness"]
     assert vpfb(*argv, "-q").code == 0
     Path("upper, half=1.png").unlink()
     Path("run").rename("moved")
     ran = vpfb("train", "--resume", "moved", "--steps", "2")
     assert (ran.code, "not matched" in ran.err) == (0, False), ran.err
-    assert set(vpfb("info", "moved", "--json").json["match"]) == {name, "edges"}
+    assert set(vpfb("info", "moved", "--json").json["match"]) == {name, "brightness"}
 
 
 def test_a_run_that_cannot_be_matched_is_kept_with_a_warning(vpfb: Vpfb) -> None:

@@ -27,7 +27,7 @@ class Field(nn.Module, ABC):
         network: the network, whose features describe an image. All parameters of the field are in its state_dict.
         levels: the noise levels at which the field has an energy; None if it has no energy.
         has_null: whether the unconditional field is trained.
-        blur: the standard deviation of noise, in the units of data, that points at the lowest level have beside its own.
+        blur: the standard deviation of further noise in points of the lowest level, in the units of data.
         flat: the curvature of the energy, in units of 1/`chain_variance`, below which a direction counts as flat.
         autocast_dtype: the dtype in which the network alone runs in training; None leaves its own.
         optional: the beginnings of the names of tensors without which a run may start from the weights of a model.
