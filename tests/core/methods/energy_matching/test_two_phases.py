@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -118,9 +120,12 @@ def test_a_check_in_parts_evaluates_the_chains_once(monkeypatch: pytest.MonkeyPa
     list(trained.losses(field, Batch(torch.ones(4, 1, 8, 8), None, 0, 4), Moment(0, 0.9)))
     counts: list[int] = []
     energy = StaticEnergy.energy
-    monkeypatch.setattr(
-        StaticEnergy, "energy", lambda field, x, *given: counts.append(len(x)) or energy(field, x, *given)
-    )
+
+    def counted(field: StaticEnergy, x: Tensor, *given: Any) -> Tensor:
+        counts.append(len(x))
+        return energy(field, x, *given)
+
+    monkeypatch.setattr(StaticEnergy, "energy", counted)
     data = Validation(torch.zeros(6, 1, 8, 8))
     parts = [trained.held_out(field, data.part(rows))["gap"] for rows in (range(2), range(2, 6))]
     assert sorted(counts) == [2, 4, 4], "the chains of one batch, and the data of each part"
