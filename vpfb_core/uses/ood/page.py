@@ -74,8 +74,8 @@ KINDS = {
     "network": Column("unusual to your network", "The features of the network of --features are unusual."),
     "shape": Column("shaped differently", "Its edges run in unusual directions at some places."),
     "detail": Column(
-        "sharper, noisier or coloured differently",
-        "Its details of some size are unusually strong or weak, or its mean colour is unusual.",
+        "details or colours of unusual strength",
+        "Its details of some size are unusually strong or weak, or, if it is not grey, its mean colour is unusual.",
     ),
     "shading": Column("light and dark elsewhere", "It turns from dark to light in unusual directions at some places."),
 }
