@@ -40,6 +40,7 @@ TEMPERATURES = (0.1, 0.01)  # for small data and for larger ones, those of the p
 CHAIN_STEPS = (0.025, 0.01)  # likewise
 POINT_STEP = 0.1  # the step of chains of vectors, which MALA accepts
 STEPS_PER_STEP = (10, 5)  # of the chains per training step, for vectors and for images
+CONTRAST_WEIGHTS = (8.0, 1.0)  # likewise
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class EnergyMatchingSettings(MethodSettings):
     contrast_share: float | None = setting(
         None, help="Share of the run that has the contrastive term, at its end.", low=0, high=1
     )
-    contrast_weight: float = setting(1.0, help="Weight of the contrastive term per dimension.", low=0, high=1e3)
+    contrast_weight: float | None = setting(None, help="Weight of the contrastive term per dimension.", low=0, high=1e3)
     margin: float = setting(
         0.65, help="Difference of energies at which the contrast ends, in nats per dimension.", low=0, high=1e6
     )
@@ -122,7 +123,7 @@ class EnergyMatching(Method):
         chosen = chosen.completed(
             {
                 "flow_weight": float(image), "chains": "ula" if image else "mala",
-                "chain_steps": STEPS_PER_STEP[image],
+                "chain_steps": STEPS_PER_STEP[image], "contrast_weight": CONTRAST_WEIGHTS[image],
             }
         )  # fmt: skip
         # By time the second phase takes its share directly; by steps it takes fewer of them, as each costs more.
@@ -133,6 +134,7 @@ class EnergyMatching(Method):
             "chain_steps": chosen.chain_steps,
             "chains": chosen.chains,
             "flow_weight": chosen.flow_weight,
+            "contrast_weight": chosen.contrast_weight,
             # Twice the variance of the noise of one step, below which chains without the Metropolis test cannot go.
             "blur": math.sqrt(4 * temperature * step) if chosen.chains == "ula" else 0.0,
             "contrast_share": rest / (1 + rest),
@@ -161,7 +163,8 @@ class EnergyMatching(Method):
 
     def losses(self, field: StaticEnergy, batch: Batch, at: Moment) -> Iterable[Loss]:
         settings = self.settings
-        second = bool(self.phase(at.fraction) and settings.contrast_weight)
+        contrast_weight = CONTRAST_WEIGHTS[1] if settings.contrast_weight is None else settings.contrast_weight
+        second = bool(self.phase(at.fraction) and contrast_weight)
         flow_weight = 1.0 if not second or settings.flow_weight is None else settings.flow_weight
         if flow_weight:
             yield Loss("flow", flow_loss(field, batch, at, coupled=settings.coupling == "transport"), flow_weight)
@@ -171,7 +174,7 @@ class EnergyMatching(Method):
             margin = settings.margin * dimension * field.temperature
             positives = blurred(batch, at, settings.journey.blur)
             value = contrastive_loss(field, positives, negatives, trim=settings.trim, margin=margin)
-            yield Loss("contrast", value, settings.contrast_weight / dimension)
+            yield Loss("contrast", value, contrast_weight / dimension)
             self.pool.keep(negatives, rows)
 
     def remarks(self) -> tuple[str, ...]:

@@ -78,8 +78,10 @@ def test_the_second_phase_of_points_is_the_contrast_alone_with_exact_chains_and_
         for fraction in (0.4, 0.6)
     ]
     assert names_of == [["flow"], ["contrast"]]
+    (contrast,) = trained.losses(StaticEnergy(Zero(), 0.1), batch, Moment(0, 0.6))
+    assert contrast.weight == 8 / 2
     of_images = EnergyMatching.defaults(DATA, {})
-    assert (of_images["flow_weight"], of_images["chains"]) == (1.0, "ula")
+    assert (of_images["flow_weight"], of_images["chains"], of_images["contrast_weight"]) == (1.0, "ula", 1.0)
     assert EnergyMatching.defaults(DATA, {"chains": "mala"})["blur"] == 0.0
 
 
