@@ -47,9 +47,7 @@ def run(data: str, name: str, minutes: float, samples: int, extractor: str) -> d
     plan = evaluation.prepare(model, data, ("frechet", "1nn"), n=samples, extractor=extractor, download=False)
     report = evaluation.evaluate(model, plan)
     drawn = model.sample(SHOWN)
-    path = (
-        folder() / f"equal-time-{Path(data).name}-{name.replace(', ', '-').replace(' ', '-').lower()}-{minutes:g}m.png"
-    )
+    path = folder() / f"equal-time-{Path(data).name}-{name.replace(', ', '-').replace(' ', '-')}-{minutes:g}m.png"
     path.write_bytes(pictures.png(pictures.tile(drawn.images)))
     return figures | {
         "name": name, "minutes": minutes, "peak_gib": peak, "samples": samples, "nfe": report.nfe,
@@ -73,7 +71,8 @@ def main() -> None:
             for name in arguments.methods
         ]
         lines = [each.result() for each in runs]
-    record(f"equal-time-{Path(arguments.data).name}", lines)
+    lengths = "-".join(f"{minutes:g}m" for minutes in arguments.minutes)
+    record(f"equal-time-{Path(arguments.data).name}-{lengths}", lines)
     show(
         ["minutes of two cores", "method", "parameters", "steps", "residual", "Fréchet", "1-NN", "memory, GiB"],
         [
