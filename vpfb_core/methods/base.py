@@ -300,7 +300,3 @@ class Method(ABC):
             ValueError: the document is not a calibration of this method.
         """
         raise ValueError(f"the method {self.name} has no calibration: {sorted(document)}")
-
-    def describe(self) -> dict[str, Any]:
-        """Facts about the model for `vpfb info`, as JSON values by name."""
-        return {}

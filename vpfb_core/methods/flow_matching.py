@@ -83,9 +83,6 @@ class FlowMatching(Method):
         with torch.no_grad():
             return {"residual": squared_error(field, points.data, points.angle, points.noise, points.condition)}
 
-    def describe(self) -> dict[str, Any]:
-        return {"schedule": self.settings.schedule}
-
 
 def squared_error(field: VelocityField, z: Tensor, angle: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
     """‖f(u, φ) − y‖²/d for each sample, (N,). Arguments are those of `arc.point`, and the condition."""

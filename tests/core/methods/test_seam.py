@@ -108,7 +108,7 @@ def test_a_use_that_a_method_cannot_serve_is_refused_with_those_that_can(
 
 def test_a_method_that_states_nothing_has_no_state_calibration_or_demands(least: Least) -> None:
     field, data = least.field(nn.Identity(), DataShape((2,))), Validation(torch.zeros(3, 2))
-    assert (least.state(), least.describe(), least.figures) == ({}, {}, ("residual",))
+    assert (least.state(), least.figures) == ({}, ("residual",))
     assert least.divisible
     assert least.compilable
     assert least.calibrate(field, data, (), None, 8) is None

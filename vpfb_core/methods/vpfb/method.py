@@ -196,9 +196,6 @@ class VPFB(Method):
     def read_calibration(self, document: Mapping[str, Any]) -> Normaliser:
         return Normaliser.from_dict(document)
 
-    def describe(self) -> dict[str, Any]:
-        return {"schedule": self.settings.schedule}
-
 
 def settings_of(potential: Potential) -> VPFBSettings:
     """The settings that describe a potential: its schedule, its objective and the standard deviation of its data.
