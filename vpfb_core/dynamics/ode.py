@@ -26,7 +26,6 @@ from vpfb_core.dynamics.tableaux import (
     Tableau,
     check_interval,
     combine,
-    evaluations,
     find_method,
     is_adaptive,
     steps_for,
@@ -34,7 +33,7 @@ from vpfb_core.dynamics.tableaux import (
 )
 from vpfb_core.errors import ConfigError, SolverError
 
-__all__ = ["METHODS", "Solution", "Status", "evaluations", "solve", "steps_for"]
+__all__ = ["METHODS", "Solution", "Status", "solve", "steps_for"]
 
 RightHandSide = Callable[..., Tensor]  # f(x (n, ...), t (n,), *args (n, ...)) → (n, ...)
 
@@ -111,15 +110,14 @@ def solve(
     rtol: float = 1e-4,
     atol: float = 1e-4,
     max_steps: int = 1000,
-    first_step: float | None = None,
     integrals: int = 0,
     keep_path: bool = False,
 ) -> Solution:
     """Solve dx/dt = f(x, t, *args) from t0 to t1, forwards or backwards.
 
     Fixed-step methods (euler, midpoint, heun, rk4, ab2, ab3, arc3) take `steps` or `grid`. Adaptive methods (bosh3,
-    dopri5) choose the steps of each sample and take `rtol`, `atol`, `max_steps`, `first_step` and `integrals`. They
-    keep no path; to get states on the way, solve in several calls between the times that are wanted.
+    dopri5) choose the steps of each sample and take `rtol`, `atol`, `max_steps` and `integrals`. They keep no path; to
+    get states on the way, solve in several calls between the times that are wanted.
 
     Args:
         f: maps x (n, ...), t (n,) in the dtype of x, and the rows of `args` of the same samples to (n, ...). n falls as
@@ -135,7 +133,6 @@ def solve(
         max_steps: the largest number of steps per sample, accepted or rejected.
         integrals: the number of the last columns of x0 (N, d) that are integrals along the path, such as a log-density.
             Each must meet the tolerances by itself, since its error would hardly show in the mean over d dimensions.
-        first_step: the length of the first step; by default Hairer's estimate, which costs one evaluation.
         keep_path: whether the state at every point of the grid is copied to the CPU and returned.
     Returns:
         A `Solution`. The failure of a sample is recorded in `status` and does not affect the other samples.
@@ -154,9 +151,7 @@ def solve(
                 f"{method!r} chooses its own steps, so it takes no steps, grid or keep_path",
                 hint="use rtol and atol with it, or a fixed-step method",
             )
-        return _solve_adaptively(f, x0, args, _Control(table, t0, t1, rtol, atol, max_steps, first_step, integrals))
-    if first_step is not None:
-        raise ConfigError(f"{method!r} takes steps or grid, not first_step")
+        return _solve_adaptively(f, x0, args, _Control(table, t0, t1, rtol, atol, max_steps, integrals))
     return _solve_on_grid(f, x0, args, table, time_grid(t0, t1, steps, grid), keep_path)
 
 
@@ -219,8 +214,7 @@ class _Control:
     rtol: float
     atol: float
     max_steps: int
-    first_step: float | None
-    integrals: int = 0
+    integrals: int
 
     def __post_init__(self) -> None:
         check_interval(self.t0, self.t1)
@@ -228,8 +222,6 @@ class _Control:
             raise ConfigError(f"rtol must be at least 0 and atol above 0, not rtol={self.rtol}, atol={self.atol}")
         if self.max_steps < 1:
             raise ConfigError(f"max_steps must be at least 1, not {self.max_steps}")
-        if self.first_step is not None and not 0 < self.first_step < math.inf:
-            raise ConfigError(f"first_step must be a positive length, not {self.first_step}")
 
     @property
     def direction(self) -> float:
@@ -305,8 +297,7 @@ def _solve_adaptively(f: RightHandSide, x0: Tensor, args: tuple[Tensor, ...], co
         return torch.cat([getattr(part, name) for part in done])[back]
 
     accepted, rejected, status = gather("accepted"), gather("rejected"), gather("status")
-    initial = 2 if control.first_step is None else 1
-    nfe = initial + (accepted + rejected) * (len(control.table.c) - 1)
+    nfe = 2 + (accepted + rejected) * (len(control.table.c) - 1)  # two for the first slope and the first step
     status = torch.where(status == _RUNNING, Status.MAX_STEPS, status)
     return Solution(gather("x"), gather("t"), nfe, accepted, rejected, status)
 
@@ -335,9 +326,7 @@ def _start(f: RightHandSide, x: Tensor, args: tuple[Tensor, ...], control: _Cont
 def _first_step(
     f: RightHandSide, x: Tensor, t: Tensor, slope: Tensor, args: tuple[Tensor, ...], control: _Control
 ) -> Tensor:
-    """The length of the first step, (N,): as given, or Hairer's estimate (Hairer et al., II.4, exponent of DOPRI5)."""
-    if control.first_step is not None:
-        return torch.full_like(t, control.first_step)
+    """The length of the first step, (N,), by Hairer's estimate (Hairer et al., II.4, exponent of DOPRI5)."""
     scale = control.atol + control.rtol * x.abs()
     size, speed = _rms(x / scale), _rms(slope / scale)
     probe = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed)

@@ -222,32 +222,12 @@ def find_method(name: str) -> Method:
     )
 
 
-def evaluations(method: str, steps: int) -> int:
-    """The number of evaluations of f in `steps` steps of a fixed-step method.
-
-    Raises:
-        ConfigError: the method is unknown or adaptive, or `steps` is below 1.
-    """
-    first, later = _find_fixed(method).costs
-    if steps < 1:
-        raise ConfigError(f"steps must be at least 1, not {steps}")
-    return first + (steps - 1) * later
-
-
-def steps_for(method: str, nfe: int) -> int:
+def steps_for(name: str, nfe: int) -> int:
     """The largest number of steps of a fixed-step method within `nfe` evaluations of f.
 
     Raises:
         ConfigError: the method is unknown or adaptive, or `nfe` is too small for one step.
     """
-    first, later = _find_fixed(method).costs
-    if nfe < first:
-        raise ConfigError(f"nfe = {nfe} is too few for one step of {method!r}", hint=f"it needs at least {first}")
-    return 1 + (nfe - first) // later
-
-
-def _find_fixed(name: str) -> Method:
-    """The fixed-step method of that name; ConfigError if it is unknown or adaptive."""
     method = find_method(name)
     if is_adaptive(method):
         fixed = ", ".join(name for name, other in METHODS.items() if not is_adaptive(other))
@@ -255,7 +235,10 @@ def _find_fixed(name: str) -> Method:
             f"{name!r} chooses its own steps, so their number is not known beforehand",
             hint=f"give it a tolerance, or use one of {fixed}",
         )
-    return method
+    first, later = method.costs
+    if nfe < first:
+        raise ConfigError(f"nfe = {nfe} is too few for one step of {name!r}", hint=f"it needs at least {first}")
+    return 1 + (nfe - first) // later
 
 
 def check_interval(t0: float, t1: float) -> None:
