@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.normalization import NormSiLU
 
+HEAD_WIDTH = 32  # channels per head of attention
+
 
 class Stage(nn.ModuleList):
     """The residual blocks of one resolution, applied in turn."""
@@ -51,9 +53,9 @@ class Attention(nn.Module):
     It is written out, because the fused attention kernels have no second derivative.
     """
 
-    def __init__(self, channels: int, head_width: int = 32) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = divisor(channels, channels // head_width)
+        self.heads = divisor(channels, channels // HEAD_WIDTH)
         self.norm = nn.GroupNorm(norm_groups(channels), channels)
         self.qkv, self.out = Conv2d(channels, 3 * channels, 1), Conv2d(channels, channels, 1)
         zero(self.out)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vpfb_core.networks.autograd_functions import keep_signature
-from vpfb_core.networks.compiling import keep_whole, traced_unprepared
+from vpfb_core.networks.autograd_functions import keep_signature, keep_whole, traced_unprepared
 
 
 class Conv2d(nn.Conv2d):

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+MAX_FREQUENCY = 64.0
+
 
 class LevelFeatures(nn.Module):
     """Level (N,) → sines and cosines of (frequency x level), (N, features).
 
-    The frequencies form a geometric sequence from 1 to `max_frequency`. The level is bounded, so the features stay
+    The frequencies form a geometric sequence from 1 to `MAX_FREQUENCY`. The level is bounded, so the features stay
     smooth from pure noise to data. The highest frequency separates levels near the data, which differ by a few
     hundredths.
     """
 
-    def __init__(self, features: int, max_frequency: float = 64.0) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
         # On the CPU whatever the default device is: torch loads its compiler for these two functions of a meta tensor.
-        exponents = torch.linspace(0, math.log(max_frequency), features // 2, device="cpu")
+        exponents = torch.linspace(0, math.log(MAX_FREQUENCY), features // 2, device="cpu")
         frequencies = torch.exp(exponents)
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.frequencies: Tensor

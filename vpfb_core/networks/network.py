@@ -85,15 +85,11 @@ class ImageNetwork(Network):
         del classes
         own = {name: value for name, value in preset.items() if name in cls.Settings.names()}
         chosen: dict[str, Any] = {"widths": (32, 64), "blocks": 1, "attention": 0, "dropout": 0.0, **own}
-        sizes = cls.sizes(shape, asked.get("widths") or chosen["widths"], {**chosen, **asked})
+        widths, patch = asked.get("widths") or chosen["widths"], asked.get("patch") or chosen.get("patch", 1)
+        sizes = level_sizes(shape[-1], len(widths), patch)
         # A preset gives the largest size of a feature map with attention; the first map that small has it.
         chosen["attention"] = next(((size,) for size in sizes if size <= chosen["attention"]), ())
         return chosen
-
-    @classmethod
-    def sizes(cls, shape: tuple[int, ...], widths: tuple[int, ...], settings: Mapping[str, Any]) -> list[int]:
-        """Return H of the feature maps at each resolution."""
-        return level_sizes(shape[-1], len(widths), settings.get("patch") or 1)
 
     @classmethod
     def check(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> None:
@@ -102,9 +98,9 @@ class ImageNetwork(Network):
             raise ConfigError(f"the network {cls.name} is for square images, not for data of shape {shape}")
         if not settings.widths:
             raise ConfigError("widths = []: a network needs at least one resolution", hint="--set widths=[32,64]")
-        sizes, halvings = cls.sizes(shape, settings.widths, settings.to_dict()), len(settings.widths) - 1
+        patch, halvings = getattr(settings, "patch", 1), len(settings.widths) - 1
+        sizes = level_sizes(shape[-1], len(settings.widths), patch)
         if sizes[0] < 2**halvings:
-            patch = settings.to_dict().get("patch") or 1
             unit = "pixels" if patch == 1 else f"patches of {patch}x{patch} pixels"
             raise ConfigError(
                 f"images of {sizes[0]}x{sizes[0]} {unit} cannot be halved {halvings} times",
@@ -131,7 +127,7 @@ class ImageNetwork(Network):
 
 
 def level_sizes(size: int, levels: int, patch: int = 1) -> list[int]:
-    """Return H of the feature maps at each resolution. The first is counted in patches; halving rounds up."""
+    """H of the feature maps at each resolution. The first is counted in patches; halving rounds up."""
     sizes = [-(-size // patch)]
     for _ in range(levels - 1):
         sizes.append((sizes[-1] + 1) // 2)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from vpfb_core.networks.autograd_functions import keep_signature
-from vpfb_core.networks.compiling import keep_whole, traced_unprepared
+from vpfb_core.networks.autograd_functions import keep_signature, keep_whole, traced_unprepared
 
 silu_backward, sigmoid_backward = torch.ops.aten.silu_backward, torch.ops.aten.sigmoid_backward
 

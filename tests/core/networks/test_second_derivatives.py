@@ -14,7 +14,7 @@ from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.methods.vpfb.time_score import stein_and_time_score
-from vpfb_core.networks import compiling
+from vpfb_core.networks import autograd_functions
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.embedding import ConditionEmbedding
 from vpfb_core.networks.normalization import NormSiLU
@@ -70,7 +70,7 @@ def assert_close(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> 
 @pytest.fixture
 def untold(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The compiler as it is before anybody has told it of our layers, and after the test again."""
-    monkeypatch.setattr(compiling, "_told", False)
+    monkeypatch.setattr(autograd_functions, "_told", False)
     yield
     torch._dynamo.reset()
 

@@ -11,7 +11,7 @@ from present import present
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core.networks import compiling
+from vpfb_core.networks import autograd_functions
 from vpfb_core.training import prepare
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer
@@ -20,7 +20,7 @@ from vpfb_core.training.trainer import Trainer
 @pytest.fixture
 def untold(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The compiler as it is before anybody has told it of our layers, and after the test again."""
-    monkeypatch.setattr(compiling, "_told", False)
+    monkeypatch.setattr(autograd_functions, "_told", False)
     yield
     torch._dynamo.reset()
 

@@ -21,7 +21,7 @@ from vpfb_core.dynamics.per_sample import squared_norm
 from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.fields import Field
 from vpfb_core.methods.scalar import read_head, value_and_gradients
-from vpfb_core.networks.compiling import tell_compiler
+from vpfb_core.networks.autograd_functions import tell_compiler
 
 DATA_STD = 0.5  # a
 CLEAN = 0.0  # the one noise level of the energy

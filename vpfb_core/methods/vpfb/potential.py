@@ -21,7 +21,7 @@ from vpfb_core.machine.precision import in_true_float32
 from vpfb_core.methods.scalar import read_head, value_and_gradients
 from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.homotopy import Homotopy, Time
-from vpfb_core.networks.compiling import tell_compiler
+from vpfb_core.networks.autograd_functions import tell_compiler
 
 
 class ValueAndGradient(NamedTuple):
