@@ -12,7 +12,7 @@ from vpfb_core.names import SOLVERS
 if TYPE_CHECKING:
     from vpfb_cli.output import Output
     from vpfb_core.api import Model
-    from vpfb_core.methods.transport import Solver
+    from vpfb_core.dynamics.solver import Solver
 
 FLOW = "Flow"
 
@@ -70,6 +70,6 @@ class Flow:
 
     def choose(self) -> Solver:
         """The solver of these options; the default solver if none was given."""
-        from vpfb_core.methods.transport import Solver
+        from vpfb_core.dynamics.solver import Solver
 
         return Solver.choose(**self.arguments)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Fields = Mapping[str, object]
 NO_FIELDS: Fields = {}
 
-PLAIN_INTERVAL = 10.0
+PLAIN_INTERVAL = 10.0  # seconds between two lines if stderr is not a terminal
 TERMINAL_INTERVAL = 0.2
 RATE_WINDOW = 60.0  # seconds over which the time left is estimated
 _ignoring_hang_ups = suppress(OSError, ValueError)  # the terminal can be closed while the run continues
@@ -37,13 +37,12 @@ FEWEST_POINTS = 3  # kept even if they are older, because lines can be further a
 
 
 @contextmanager
-def progress(out: Output, description: str, *, interval: float = PLAIN_INTERVAL) -> Iterator[Bar]:
+def progress(out: Output, description: str) -> Iterator[Bar]:
     """Inside this context, the progress of a loop is shown.
 
     Args:
         out: the output of the command, whose mode decides whether progress is shown.
         description: one word for the work, such as "training".
-        interval: the number of seconds between two lines if stderr is not a terminal.
     Yields:
         The bar to update.
     """
@@ -53,7 +52,7 @@ def progress(out: Output, description: str, *, interval: float = PLAIN_INTERVAL)
     elif streams.is_decorated(sys.stderr):
         bar = TerminalBar(description)
     else:
-        bar = PlainBar(description, interval, out.note)
+        bar = PlainBar(description, out.note)
     bar.open()
     finished = False
     try:
@@ -132,8 +131,8 @@ class _VisibleBar(Bar):
 class PlainBar(_VisibleBar):
     """Lines for a log file, a pipe, or a simple terminal."""
 
-    def __init__(self, description: str, interval: float, say: Callable[[str], None]) -> None:
-        super().__init__(description, interval)
+    def __init__(self, description: str, say: Callable[[str], None]) -> None:
+        super().__init__(description, PLAIN_INTERVAL)
         self._say = say
 
     def show(self, timing: str) -> None:

@@ -18,10 +18,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
+from vpfb_cli.output import EXIT_INTERRUPTED
 from vpfb_core.errors import VPFBError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last one is sent when the terminal is closed
-EXIT_INTERRUPTED = 130
 
 # `timeout`, `uv run` and terminals send one request twice: to the process and to its group.
 ONE_REQUEST_SECONDS = 0.5

@@ -59,7 +59,7 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        kinds = _kinds(type(self))
+        kinds = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _checked(field, kinds[field.name], value))
@@ -116,11 +116,6 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError):  # Python refuses to write out an integer of thousands of digits
         return "a value too long to show"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-
-
-def _kinds(settings: type[Settings]) -> dict[str, Any]:
-    """The annotated type of each setting."""
-    return typing.get_type_hints(settings)
 
 
 def _checked(field: dataclasses.Field[Any], expected: Any, value: Any) -> Any:

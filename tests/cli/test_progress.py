@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def run_for(clock: Clock, out: Output, seconds: int, **options: float) -> int:
+def run_for(clock: Clock, out: Output, seconds: int) -> int:
     """A loop of one step a second; returns how often the fields were worked out."""
     asked = 0
 
@@ -39,7 +39,7 @@ def run_for(clock: Clock, out: Output, seconds: int, **options: float) -> int:
         asked += 1
         return {"step": f"{step}/{seconds}", "loss": 0.123456}
 
-    with progress(out, "training", **options) as bar:
+    with progress(out, "training") as bar:
         for step in range(1, seconds + 1):
             clock.now += 1
             bar.update(step / seconds, fields)
@@ -64,7 +64,7 @@ def test_the_end_is_shown_once_even_when_it_falls_on_an_interval(clock: Clock, c
 
 
 def test_fields_are_computed_only_when_they_are_shown(clock: Clock) -> None:
-    assert run_for(clock, Output(), 1000, interval=100.0) == 10
+    assert run_for(clock, Output(), 100) == 10
 
 
 def test_quiet_shows_nothing_and_computes_no_fields(clock: Clock, capsys: Capture) -> None:
@@ -82,7 +82,7 @@ def test_json_keeps_progress_on_stderr(clock: Clock, capsys: Capture) -> None:
 
 def test_the_time_left_counts_from_where_a_resumed_run_began(clock: Clock) -> None:
     lines: list[str] = []
-    bar = PlainBar("training", 10.0, lines.append)
+    bar = PlainBar("training", lines.append)
     for second in range(11):
         bar.update(0.5 + second / 100)
         clock.now += 1
@@ -91,7 +91,7 @@ def test_the_time_left_counts_from_where_a_resumed_run_began(clock: Clock) -> No
 
 def test_the_time_left_follows_a_change_of_pace(clock: Clock) -> None:
     lines: list[str] = []
-    bar = PlainBar("training", 10.0, lines.append)
+    bar = PlainBar("training", lines.append)
     fraction = 0.0
     for second in range(400):
         fraction += 1e-4 if second < 200 else 1e-3  # slow while compiling
@@ -104,7 +104,7 @@ def test_the_time_left_follows_a_change_of_pace(clock: Clock) -> None:
 
 def test_a_run_that_stands_still_shows_no_time_left(clock: Clock) -> None:
     lines: list[str] = []
-    bar = PlainBar("training", 10.0, lines.append)
+    bar = PlainBar("training", lines.append)
     for _ in range(12):
         bar.update(0.0)
         clock.now += 1

@@ -81,7 +81,7 @@ def prepare(config: TrainConfig) -> Plan:
     if not config.data.source:
         raise ConfigError("no data named", hint="vpfb train --data FOLDER")
     device = group.together(lambda: resolve_device(config.machine.device))
-    images = _load_data(group, config, device)
+    images = group.leaders_first(lambda: data.find(config.data.source, _load_options(config, device)))
     if len(images) < images.fewest:
         raise DataError(f"'{images.name}' has {len(images)} {images.noun}, and training needs at least {images.fewest}")
     config = group.from_first(lambda: presets.resolve(config, images, device))
@@ -99,11 +99,6 @@ def prepare(config: TrainConfig) -> Plan:
     parameters = sum(parameter.numel() for parameter in field.parameters())
     images = replace(images, notes=(*images.notes, *begun.notes))
     return Plan(config, begun.requested, images, method, network, parameters, begun.existing)
-
-
-def _load_data(group: distributed.Group, config: TrainConfig, device: torch.device) -> Source:
-    """Load the data. They are downloaded once per machine."""
-    return group.leaders_first(lambda: data.find(config.data.source, _load_options(config, device)))
 
 
 def _fingerprint(config: TrainConfig) -> str:

@@ -42,10 +42,10 @@ class Chains:
     apart: float
     nfe: Tensor
 
-    def energy_trace(self, points: int = 50) -> list[float]:
-        """At most `points` evenly spaced energies, which include the first and the last."""
+    def energy_trace(self) -> list[float]:
+        """At most 50 evenly spaced energies, which include the first and the last."""
         last = len(self.energy) - 1
-        count = min(points, last + 1)
+        count = min(50, last + 1)
         rows = [round(i * last / max(1, count - 1)) for i in range(count)]
         return self.energy[rows].tolist()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vpfb_core.errors import CheckpointError, DataError
-from vpfb_core.machine import container as checkpoint
+from vpfb_core.machine import container
 from vpfb_core.machine.files import cache_folder
 from vpfb_core.uses.evaluation.features import Extractor
 
@@ -27,7 +27,7 @@ def find(extractor: Extractor, images: Tensor) -> Tensor | None:
     if extractor.weights is None:
         return None
     with contextlib.suppress(CheckpointError, KeyError):
-        kept = checkpoint.read(_path(extractor, images), KIND).tensors["features"]
+        kept = container.read(_path(extractor, images), KIND).tensors["features"]
         if kept.ndim == 2 and len(kept) == len(images):
             return kept
     return None
@@ -43,7 +43,7 @@ def keep(extractor: Extractor, images: Tensor, features: Tensor) -> None:
     path = _path(extractor, images)
     about = {"extractor": extractor.name, "weights": extractor.weights, "resize": extractor.resize}
     try:
-        checkpoint.write(path, KIND, {"features": features}, about)
+        container.write(path, KIND, {"features": features}, about)
     except DataError as error:
         warnings.warn(f"the features of the real images are not saved: {error}", stacklevel=2)
     else:

@@ -19,8 +19,7 @@ from vpfb_core import data
 from vpfb_core.data import InMemory, split
 from vpfb_core.data.catalogue import split_off
 from vpfb_core.errors import CheckpointError, DataError
-from vpfb_core.machine import container as checkpoint
-from vpfb_core.machine import noise
+from vpfb_core.machine import container, noise
 from vpfb_core.machine.files import cache_folder
 from vpfb_core.uses.evaluation.weights import Weights
 from vpfb_core.uses.ood import choice
@@ -150,7 +149,7 @@ def fit(
         "seed": seed,
     }
     path = _folder() / f"{_key(identity, images.shape)}-{images.fingerprint()[:12]}.safetensors"
-    checkpoint.write(path, KIND, network.state_dict(), document)
+    container.write(path, KIND, network.state_dict(), document)
     return load(path, device)
 
 
@@ -166,7 +165,7 @@ def load(path: Path, device: torch.device) -> Fitted:
     Raises:
         CheckpointError: the file is damaged or does not contain a classifier.
     """
-    stored = checkpoint.read(path, KIND)
+    stored = container.read(path, KIND)
     about, digest = stored.document, stored.digest
     try:
         with torch.random.fork_rng(devices=[]):

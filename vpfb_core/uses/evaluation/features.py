@@ -2,8 +2,7 @@
 
 Only the features of `inception` give a FID. The others need no download: `pixels` are the images themselves;
 `torchvision:ARCH` is the second-to-last layer of a torchvision classifier with weights from a file, and `PATH.pt2` a
-network that torch.export has saved; `classifier` is a
-network that is trained on the labels of the data.
+network that torch.export has saved; `classifier` is a network that is trained on the labels of the data.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -145,8 +145,6 @@ def pixels(images: Tensor) -> Tensor:
 
 def has_torch_fidelity() -> bool:
     """Whether the extra `fid` is installed. It is not imported."""
-    from importlib.util import find_spec
-
     return find_spec("torch_fidelity") is not None
 
 

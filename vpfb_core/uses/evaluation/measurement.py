@@ -134,9 +134,9 @@ def evaluate(
 ) -> Report:
     """Measure the metrics of a plan.
 
-    Samples are rounded as in files. They are unconditional or, with `plan.by_class`, have the classes of the
-    real images. The processes of a job divide the images; the first gets
-    the figures, and the others get a report without figures.
+    Samples are rounded as in files. They are unconditional or, with `plan.by_class`, have the classes of the real
+    images. The processes of a job divide the images; the first gets the figures, and the others get a report without
+    figures.
 
     Args:
         model: the model.
