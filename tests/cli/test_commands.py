@@ -14,7 +14,6 @@ from PIL import Image, ImageSequence
 
 import vpfb_core
 from vpfb_core.methods.vpfb import objectives
-from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
 from vpfb_core.training import Result
 
@@ -296,14 +295,6 @@ def test_a_diverged_run_exits_5_and_names_the_step(vpfb: Vpfb, monkeypatch: pyte
     monkeypatch.setitem(objectives.OBJECTIVES, "stein", lambda *a, **k: honest(*a, **k) * float("nan"))
     ran = vpfb(*TRAIN)
     assert (ran.code, "step 0: the loss is nan" in ran.err) == (5, True)
-
-
-def test_a_run_in_progress_is_refused(vpfb: Vpfb, trained: Run) -> None:
-    with locked(trained):
-        ran = vpfb(*TRAIN, "--out", str(trained.path), "--resume", "auto")
-    assert (ran.code, "another process" in ran.err) == (2, True)
-    ran = vpfb(*TRAIN, "--out", str(trained.path))
-    assert (ran.code, "--resume auto" in ran.err) == (2, True)
 
 
 def test_one_unreadable_file_in_many_is_named_and_skipped(vpfb: Vpfb, imgs: Path) -> None:

@@ -109,7 +109,7 @@ def test_objects_are_not_unpickled_wherever_they_hide(ending: str, tmp_path: Pat
         for name in ("images", "labels", "classes", "other") if ending == "npz" else ("images",):
             content = trap if ending == "npy" else npz({"images.npy": npy(PICTURES), f"{name}.npy": trap})
             (tmp_path / f"a.{ending}").write_bytes(content)
-            with pytest.raises(DataError):
+            with pytest.raises(DataError, match="Python objects"):
                 load(str(tmp_path / f"a.{ending}"), conditional=True)
     (tmp_path / "a.npy").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(DataError):

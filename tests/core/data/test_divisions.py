@@ -17,8 +17,6 @@ from vpfb_core.data.catalogue import has_splits
 from vpfb_core.data.divisions import part_of_name
 from vpfb_core.errors import DataError
 
-SEEDS = {"train": 1, "val": 2, "test": 3}
-
 
 def write(folder: Path, count: int, seed: int) -> None:
     """Different pictures for every folder and seed."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from vpfb_core.errors import CheckpointError, DataError
+from vpfb_core.errors import CheckpointError
 from vpfb_core.machine import container as checkpoint
 
 DTYPES = [
@@ -276,78 +274,6 @@ def test_missing_file_is_a_checkpoint_error_that_names_it(tmp_path: Path) -> Non
 def test_folder_is_a_checkpoint_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"cannot read {tmp_path}"):
         checkpoint.read(tmp_path, "model")
-
-
-# --- failing to write -------------------------------------------------------------------------------------------------
-
-
-def no_space(*_arguments: object, **_options: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def no_permission(*_arguments: object, **_options: object) -> None:
-    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-@pytest.mark.parametrize(
-    ("module", "function", "failure", "words"),
-    [
-        (os, "fsync", no_space, "No space left"),
-        (Path, "replace", no_space, "No space left"),
-        (os, "open", no_permission, "Permission denied"),
-    ],
-    ids=["disk full", "rename fails", "folder not writable"],
-)
-def test_old_file_survives_a_failed_write(
-    whole: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    module: Any,
-    function: str,
-    failure: Callable[..., None],
-    words: str,
-) -> None:
-    monkeypatch.setattr(module, function, failure)
-    with pytest.raises(DataError, match=words) as caught:
-        checkpoint.write(whole, "model", {"other": torch.zeros(9)}, {"step": 2})
-    monkeypatch.undo()
-    assert str(whole) in caught.value.message
-    assert is_whole(whole)
-    assert list(whole.parent.iterdir()) == [whole]  # no .part left behind
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_folder_without_write_permission_is_a_data_error(whole: Path) -> None:
-    whole.parent.chmod(0o500)
-    try:
-        with pytest.raises(DataError, match="Permission denied"):
-            checkpoint.write(whole, "model", {"other": torch.zeros(9)}, {"step": 2})
-    finally:
-        whole.parent.chmod(0o700)
-    assert is_whole(whole)
-
-
-def test_file_or_folder_in_the_way_is_a_data_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("here first")
-    (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "file" / "model.safetensors", tmp_path / "folder"):
-        with pytest.raises(DataError, match="cannot write"):
-            checkpoint.write(path, "model", tensors(), {})
-    assert (tmp_path / "file").read_text() == "here first"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def test_interrupted_write_leaves_the_old_file_and_nothing_beside_it(
-    whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(_handle: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.write(whole, "model", {"other": torch.zeros(9)}, {"step": 2})
-    monkeypatch.undo()
-    assert is_whole(whole)
-    assert list(whole.parent.iterdir()) == [whole]
 
 
 def test_a_header_is_read_without_the_tensors_and_refuses_what_is_not_ours(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,20 +68,38 @@ def test_a_quick_write_waits_for_no_disk_and_names_are_flushed_once(
     assert len(flushed) == 1
 
 
+@pytest.mark.parametrize(
+    ("owner", "function", "failure"),
+    [
+        (os, "open", PermissionError(errno.EACCES, "Permission denied")),
+        (os, "fsync", OSError(errno.ENOSPC, "No space left on device")),
+        (Path, "replace", OSError(errno.ENOSPC, "No space left on device")),
+        (os, "fsync", KeyboardInterrupt()),
+    ],
+    ids=["folder not writable", "disk full", "rename fails", "interrupted"],
+)
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, function: str, failure: BaseException
 ) -> None:
-    files.write_bytes(tmp_path / "deep" / "file", b"old")
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise failure
 
-    def full(_handle: int) -> None:
-        raise OSError(28, "No space left on device")
+    path = tmp_path / "deep" / "file"
+    files.write_bytes(path, b"old")
+    monkeypatch.setattr(owner, function, fail)
+    reason = f"cannot write {path}: {failure.strerror}" if isinstance(failure, OSError) else None
+    with pytest.raises(DataError if reason else KeyboardInterrupt, match=reason):
+        files.write_bytes(path, b"new")
+    monkeypatch.undo()
+    assert [each.read_bytes() for each in path.parent.iterdir()] == [b"old"]
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match="No space left"):
-        files.write_bytes(tmp_path / "deep" / "file", b"new")
-    assert [path.read_bytes() for path in (tmp_path / "deep").iterdir()] == [b"old"]
-    with pytest.raises(DataError, match="is a folder"):
-        files.write_bytes(tmp_path / "deep", b"x")
+
+def test_what_is_in_the_way_of_a_file_is_named_and_stays(place: Path) -> None:
+    for path, words in ((place / "folder", "is a folder"), (place / "file" / "x", "cannot write")):
+        with pytest.raises(DataError, match=words):
+            files.write_bytes(path, b"x")
+    assert (place / "file").read_text() == "mine"
+    assert sorted(each.name for each in place.iterdir()) == ["file", "folder"]
 
 
 WRONG_FILES = ["/proc/x.png", "/proc/new/x.png", "/dev/null", "folder", "file/x.png", "x" * 300, f"new/{'é' * 200}/x"]

@@ -145,7 +145,7 @@ def test_a_network_of_shapes_only_has_the_tensors_of_a_real_one_without_their_va
     assert all(parameter.is_meta for parameter in shapes.parameters())
 
 
-def test_an_unknown_network_is_an_error_with_the_nearest_name() -> None:
+def test_an_unknown_network_is_an_error_with_the_nearest_name_and_all_names() -> None:
     with pytest.raises(ConfigError, match="unknown network 'unett'") as failure:
         networks.find("unett")
-    assert "did you mean 'unet'?" in (failure.value.hint or "")
+    assert failure.value.hint == f"did you mean 'unet'? networks: {', '.join(names.NETWORKS)}"

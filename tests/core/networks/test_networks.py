@@ -389,11 +389,3 @@ def test_build_does_not_change_the_description(name: str) -> None:
 def test_description_that_is_no_network_is_a_config_error(description: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         build(description)
-
-
-def test_error_for_an_unknown_network_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="transformer") as caught:
-        build({"name": "transformer"})
-    assert caught.value.hint is not None
-    assert "unet" in caught.value.hint
-    assert "mlp" in caught.value.hint

@@ -116,18 +116,6 @@ def test_what_is_just_deep_and_long_enough_is_read() -> None:
     assert len(list(names_of(parse(chain)))) == LONGEST // 2
 
 
-@given(st.text(alphabet="ab1.5e&|~*():', =\\\n", max_size=40) | st.text(max_size=40))
-@settings(max_examples=400, deadline=None)
-def test_any_text_is_an_expression_or_an_error_that_points_into_it(text: str) -> None:
-    try:
-        tree = parse(text)
-    except ExpressionError as error:
-        assert 0 <= error.position <= len(text)
-        assert str(error)
-    else:
-        assert parse(str(tree)) == tree
-
-
 _words = st.text(min_size=1, max_size=8)
 _trees: st.SearchStrategy[Expression] = st.recursive(
     st.builds(Name, _words, st.none() | _words) | st.builds(Name, st.just(""), _words),
