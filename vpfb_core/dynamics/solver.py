@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -75,13 +75,6 @@ class Solver:
             steps_for(method, nfe)
         first = DEFAULT_TOLERANCE if rtol is None else rtol
         return cls(method, nfe, first, first if atol is None else atol)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments from which `choose` returns this solver."""
-        if self.nfe is not None:
-            return {"method": self.method, "nfe": self.nfe}
-        return {"method": self.method, "rtol": self.rtol, "atol": self.atol}
 
     def in_words(self) -> str:
         """The name of the method, with the tolerances of an adaptive one."""
