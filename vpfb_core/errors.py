@@ -6,6 +6,9 @@ catches `VPFBError`.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class VPFBError(Exception):
     """The base class of every error of vpfb.
@@ -97,6 +100,12 @@ class LostProcessError(VPFBError):
     """Another process of a distributed job has died."""
 
     kind = "process"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The beginning of a hint that names the nearest of the names that exist; "" if none is near."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean '{near[0]}'? " if near else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,7 +6,6 @@ Configuration files, command-line options and error messages all use this one de
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, time
 from typing import Any, Self
 
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, did_you_mean
 
 _LONGEST_LIST, _MOST_WORDS, _LARGEST_ENTRY = 100, 2**16, 2**20
 _LONGEST_SHOWN = 60  # characters of a value in a message
@@ -102,11 +101,8 @@ def require_name(name: str, names: Iterable[str]) -> str:
     names = list(names)
     if name in names:
         return name
-    near = difflib.get_close_matches(name.replace("-", "_"), names, 1)
-    raise ConfigError(
-        f"unknown setting {name!r}",
-        hint=f"did you mean {near[0]!r}?" if near else f"settings: {', '.join(names)}",
-    )
+    hint = did_you_mean(name.replace("-", "_"), names).strip() or f"settings: {', '.join(names)}"
+    raise ConfigError(f"unknown setting {name!r}", hint=hint)
 
 
 def shown(value: Any) -> str:
@@ -126,13 +122,10 @@ def _checked(field: dataclasses.Field[Any], expected: Any, value: Any) -> Any:
         return None
     kind = next(option for option in options if option is not type(None))
     value = _converted(name, kind, value)
-    choices = about.get("choices") or ()
-    if choices and value not in choices:
-        near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(
-            f"unknown {name} {shown(value)}", hint=f"{meant}choices: {', '.join(str(choice) for choice in choices)}"
-        )
+    if (choices := about.get("choices")) and value not in choices:
+        known = [str(choice) for choice in choices]
+        hint = f"{did_you_mean(str(value), known)}choices: {', '.join(known)}"
+        raise ConfigError(f"unknown {name} {shown(value)}", hint=hint)
     low, high = about.get("low"), about.get("high")
     if (low is not None and not value >= low) or (high is not None and not value <= high):  # refuses NaN, too
         limits = f"between {low:g} and {high:g}" if low is not None and high is not None else (

@@ -215,7 +215,7 @@ def test_features_of_a_network_are_a_column_of_evidence(
         (["--features", "broken.pt2"], 4, "broken.pt2 is damaged"),
         (["--features", "torchvision:resnet18"], 2, "needs its weights"),
         (["--features", "torchvision:resnet18", "--weights-path", "broken.pt2"], 4, "no file of weights"),
-        (["--features", "torchvision:resnet-18"], 2, "did you mean torchvision:resnet18"),
+        (["--features", "torchvision:resnet-18"], 2, "did you mean 'torchvision:resnet18'"),
         (["--features", "pixels"], 2, "unknown features 'pixels'"),
         (["--features", "x.pt2", "--score", "energy"], 2, "--features is for the score multiscale"),
         (["--weights-path", "x.pth"], 2, "--weights-path is for --features"),

@@ -8,7 +8,6 @@ sub-folders; `DIR:all` is all of it. `shuffled:SOURCE` is a control made of any 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import os
 import pkgutil
@@ -26,7 +25,7 @@ from vpfb_core.data.load_options import SPLITS, LoadOptions
 from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import Source
 from vpfb_core.data.splits import split as split_source
-from vpfb_core.errors import DataError
+from vpfb_core.errors import DataError, did_you_mean
 from vpfb_core.machine.file_names import expanded
 from vpfb_core.machine.noise import generator
 
@@ -228,9 +227,8 @@ def _unknown(source: str) -> DataError:
             f"no folder or file '{source}'", hint="check its spelling; a relative path starts at the current folder"
         )
     names = [*SETS, *ALIASES, f"{SHUFFLED}NAME"]
-    near = difflib.get_close_matches(split_off(source)[0].lower(), names, n=1)
-    guess = f"did you mean '{near[0]}'? " if near else ""
+    near = did_you_mean(split_off(source)[0].lower(), names)
     return DataError(
         f"no data set, folder or file named '{source}'",
-        hint=f"{guess}data sets: {', '.join(names)}; or the path of a folder of images, an image, an array or a table",
+        hint=f"{near}data sets: {', '.join(names)}; or the path of a folder of images, an image, an array or a table",
     )

@@ -6,7 +6,6 @@ Bogacki & Shampine (1989); Dormand & Prince (1980).
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import NamedTuple, TypeGuard
 import numpy as np
 from torch import Tensor
 
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, did_you_mean
 
 VectorField = Callable[[Tensor, Tensor], Tensor]  # x (N, ...), t (N,) → (N, ...)
 
@@ -215,11 +214,8 @@ def find_method(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.4)
-    raise ConfigError(
-        f"unknown ODE method {name!r}; there are {', '.join(METHODS)}",
-        hint=f"did you mean {nearest[0]!r}?" if nearest else None,
-    )
+    hint = did_you_mean(name, METHODS).strip()
+    raise ConfigError(f"unknown ODE method {name!r}; there are {', '.join(METHODS)}", hint=hint or None)
 
 
 def steps_for(name: str, nfe: int) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vpfb_core import names
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, did_you_mean
 from vpfb_core.methods.vpfb import version_1
 from vpfb_core.settings import shown
 
@@ -44,9 +43,8 @@ def find(name: str) -> type[Method]:
         ConfigError: there is no such method; the hint suggests the nearest one.
     """
     if name not in names.METHODS:
-        near = difflib.get_close_matches(name, names.METHODS, 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown method {shown(name)}", hint=f"{meant}methods: {', '.join(names.METHODS)}")
+        hint = f"{did_you_mean(name, names.METHODS)}methods: {', '.join(names.METHODS)}"
+        raise ConfigError(f"unknown method {shown(name)}", hint=hint)
     if name in _registered:
         return _registered[name]
     row = names.METHODS[name]

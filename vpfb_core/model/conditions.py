@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, did_you_mean
 from vpfb_core.machine.file_names import same_name
 
 # A name, several names that alternate over the samples, class indices (N, G), or None for unconditional.
@@ -94,9 +93,8 @@ def find_class(name: str, groups: Sequence[ConditionGroup]) -> tuple[int, int]:
         choices = ", ".join(f"{groups[position].name}={groups[position].classes[index]}" for position, index in found)
         raise ConfigError(f"class '{name}' is in several groups", hint=f"name the group: {choices}")
     known = [known for group in groups for known in group.classes]
-    near = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(name.rpartition("=")[2], known, 1)
-    meant = f"did you mean '{near[0]}'? " if near else ""
-    raise ConfigError(f"unknown class '{name}'", hint=f"{meant}classes: {', '.join(known)}")
+    near = did_you_mean(name, known) or did_you_mean(name.rpartition("=")[2], known)
+    raise ConfigError(f"unknown class '{name}'", hint=f"{near}classes: {', '.join(known)}")
 
 
 def _places(name: str, groups: Sequence[ConditionGroup]) -> list[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from vpfb_core import names
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, did_you_mean
 from vpfb_core.machine import noise
 from vpfb_core.networks.network import Network
 from vpfb_core.settings import shown
@@ -29,9 +28,8 @@ def find(name: str) -> type[Network]:
         ConfigError: there is no such network; the hint suggests the nearest one.
     """
     if name not in names.NETWORKS:
-        near = difflib.get_close_matches(name, names.NETWORKS, 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown network {shown(name)}", hint=f"{meant}networks: {', '.join(names.NETWORKS)}")
+        hint = f"{did_you_mean(name, names.NETWORKS)}networks: {', '.join(names.NETWORKS)}"
+        raise ConfigError(f"unknown network {shown(name)}", hint=hint)
     module, _, attribute = names.NETWORKS[name].partition(":")
     network: type[Network] = getattr(importlib.import_module(module), attribute)
     return network

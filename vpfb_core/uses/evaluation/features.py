@@ -7,7 +7,6 @@ network that torch.export has saved; `classifier` is a network that is trained o
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.errors import CheckpointError, ConfigError, FeatureError, MissingError
+from vpfb_core.errors import CheckpointError, ConfigError, FeatureError, MissingError, did_you_mean
 from vpfb_core.machine.devices import placed
 from vpfb_core.uses.evaluation import classifier, exported, weights
 
@@ -80,9 +79,7 @@ def check_name(name: str) -> None:
     known = (PIXELS, CLASSIFIER, INCEPTION)
     if name in known or is_own(name):
         return
-    near = difflib.get_close_matches(name, known, n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"unknown features {name!r}", hint=f"{guess}features: {', '.join(NAMES)}")
+    raise ConfigError(f"unknown features {name!r}", hint=f"{did_you_mean(name, known)}features: {', '.join(NAMES)}")
 
 
 def is_own(name: str) -> bool:
@@ -188,10 +185,9 @@ def _torchvision(architecture: str, path: Path | None, device: torch.device) -> 
     name = f"{TORCHVISION}{architecture}"
     known = models.list_models(module=models)
     if architecture not in known:
-        near = difflib.get_close_matches(architecture, known, n=1)
+        near = did_you_mean(name, (f"{TORCHVISION}{each}" for each in known))
         raise ConfigError(
-            f"torchvision has no classifier {architecture!r}",
-            hint=f"did you mean {TORCHVISION}{near[0]}?" if near else f"for example {TORCHVISION}resnet18",
+            f"torchvision has no classifier {architecture!r}", hint=near.strip() or f"for example {TORCHVISION}resnet18"
         )
     path = path or weights.torchvision_cached(architecture)
     if path is None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.table_statistics import TableStatistics
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, did_you_mean
 from vpfb_core.uses.evaluation import neighbours
 from vpfb_core.uses.evaluation.features import INCEPTION
 
@@ -64,9 +63,8 @@ def find(names: Iterable[str]) -> tuple[str, ...]:
     wanted = [name.strip() for several in names for name in several.split(",") if name.strip()]
     for name in wanted:
         if name not in METRICS:
-            near = difflib.get_close_matches(name, METRICS, n=1)
-            guess = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"unknown metric {name!r}", hint=f"{guess}metrics: {', '.join(METRICS)}")
+            hint = f"{did_you_mean(name, METRICS)}metrics: {', '.join(METRICS)}"
+            raise ConfigError(f"unknown metric {name!r}", hint=hint)
     if not wanted:
         raise ConfigError("no metric is given", hint=f"metrics: {', '.join(METRICS)}")
     return tuple(dict.fromkeys(wanted))
