@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli.options import file_option, option
 from vpfb_cli.progress import progress
-from vpfb_cli.wording import counted, size
+from vpfb_cli.wording import counted
 from vpfb_core.errors import ConfigError, VPFBError
 from vpfb_core.machine.file_names import printable
 from vpfb_core.machine.files import require_writable_folder, write_bytes
@@ -144,7 +144,7 @@ def write_and_relocate(
     relocated = flagged.carry_out(say, placements)
     if html is not None:
         write_bytes(html, page)
-        say.note(f"page: {html} ({size(len(page))})")
+        say.note(f"page: {html} ({len(page) / 1e6:.1f} MB)")
     return relocated
 
 

@@ -23,15 +23,6 @@ def byte_count(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
-def size(count: int) -> str:
-    """870 B, 12 kB, 3.4 MB, as file managers show the size of a file."""
-    if count < 1000:
-        return f"{count} B"
-    if count < 10**6:
-        return f"{count / 1000:.0f} kB"
-    return f"{count / 10**6:.1f} MB"
-
-
 def counted(count: int, noun: str) -> str:
     """1 thread, 1,000 threads."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -9,8 +9,7 @@ from dataclasses import replace
 from vpfb_core.config import TrainConfig
 from vpfb_core.model import model_file
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.training import session
-from vpfb_core.training.progress import Progress, Result
+from vpfb_core.training import Progress, Result, prepare, run
 from vpfb_core.uses import chains, density, draw
 from vpfb_core.uses.matching import tilting
 from vpfb_core.uses.ood import scores
@@ -58,7 +57,7 @@ def train(
 ) -> Result:
     """Train a model. The model of the result is a `Model`.
 
-    Arguments and errors are those of `vpfb_core.training.session.train`.
+    Arguments and errors are those of `vpfb_core.training.prepare` and `vpfb_core.training.run`.
     """
-    result = session.train(config, on_step=on_step, should_stop=should_stop)
+    result = run(prepare(config), on_step=on_step, should_stop=should_stop)
     return replace(result, model=Model.of(result.model))

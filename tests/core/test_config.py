@@ -113,7 +113,7 @@ def test_a_setting_has_one_value_by_its_name_its_path_and_its_section(tmp_path: 
         "data": {"source": "x"}, "optimiser": {"lr": 0.1}, "run": {"seed": 3}, "network": {"name": "mlp"},
         "method": {"name": "flow-matching", "schedule": "vp"},
     }  # fmt: skip
-    assert flat == TrainConfig.of(by_path) == TrainConfig.of(nested)
+    assert flat == TrainConfig(**by_path) == TrainConfig(**nested)
     (tmp_path / "flat.toml").write_text('data = "x"\nlr = 0.1\nseed = 3\nmethod = "flow-matching"\n')
     (tmp_path / "nested.toml").write_text(to_toml(nested))
     assert read_file(tmp_path / "nested.toml") == by_path

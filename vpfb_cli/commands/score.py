@@ -206,7 +206,7 @@ def _trained(say: Output, source: str, budget: str, access: DataAccess, machine:
         "data_root": access.data_root and str(access.data_root), "download": access.download,
         **dict([parse_setting(f"time_budget={budget}")]),
     }  # fmt: skip
-    plan = training.prepare(TrainConfig.of(settings))
+    plan = training.prepare(TrainConfig(**settings))
     with signals.graceful(say.note) as stop, progress(say, "training") as bar:
         result = training.run(plan, on_step=lambda now: bar.update(now.fraction), should_stop=stop)
     if result.status == "interrupted":

@@ -152,7 +152,7 @@ def _settings(ctx: typer.Context, config: Path | None, assignments: Sequence[str
     typed = dict(map(parse_setting, assignments)) | _given_options(ctx)
     if typed.get("steps") is not None and typed.get("time_budget") is not None:
         raise ConfigError("--steps and --time-budget exclude each other", hint="give one of them")
-    return TrainConfig.of(merge_levels([read_file(config) if config else {}, _environment(), typed]))
+    return TrainConfig(**merge_levels([read_file(config) if config else {}, _environment(), typed]))
 
 
 def _given_options(ctx: typer.Context) -> dict[str, Any]:

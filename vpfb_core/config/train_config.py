@@ -68,8 +68,8 @@ class TrainConfig:
     """The settings of a training run.
 
     Args:
-        settings: settings by name, such as lr=1e-3, or whole sections as dictionaries. Names with a section, such as
-            "optimiser.lr", can be given through `of`. `data` may also be an array, a tensor or a set (`held.hold`).
+        settings: settings by name, such as lr=1e-3, by path, such as **{"optimiser.lr": 1e-3}, or whole sections as
+            dictionaries. `data` may also be an array, a tensor or a set (`held.hold`).
     Raises:
         ConfigError: a setting is unknown (the hint suggests the nearest one), or a value does not fit.
     """
@@ -91,11 +91,6 @@ class TrainConfig:
         for part in PARTS:
             default = names.DEFAULT_METHOD if part == "method" else None
             setattr(self, part, Part.of(part, sections[part].pop("name", default), sections[part]))
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> TrainConfig:
-        """The configuration with these settings, by bare name, by path, or as sections."""
-        return cls(**settings)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """All settings as sections: section → name → value."""
@@ -122,7 +117,7 @@ class TrainConfig:
                     path: value for path, value in current.items()
                     if not path.startswith(f"{part}.") or path in kept
                 }  # fmt: skip
-        return TrainConfig.of(current | changed)
+        return TrainConfig(**current | changed)
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide what is computed, by path. The others may change when a run is resumed."""

@@ -2,6 +2,6 @@
 
 from vpfb_core.training.plan import Plan, prepare
 from vpfb_core.training.progress import Progress, Result
-from vpfb_core.training.session import run, train
+from vpfb_core.training.session import run
 
-__all__ = ["Plan", "Progress", "Result", "prepare", "run", "train"]
+__all__ = ["Plan", "Progress", "Result", "prepare", "run"]

@@ -106,7 +106,7 @@ def _has_content(run: Run, source: str, fingerprint: Fingerprint) -> bool:
     """Whether the data at a path are those of a run, wherever they were then."""
     try:
         began_with = description.read_header(run.model).about.get("data", {}).get("fingerprint")
-        stored = TrainConfig.of(read_file(run.config))
+        stored = TrainConfig(**read_file(run.config))
         if began_with is None or _is_name(source) or _is_name(stored.data.source):
             return False
         return fingerprint(stored.replace(**{SOURCE: source})) == began_with
@@ -148,7 +148,7 @@ def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> 
         ConfigError: another setting differs from that of the run, or the run is already as long as the new length.
         DataError: the data are no longer where they were, and the new configuration names no other place.
     """
-    stored = _with_added_settings(TrainConfig.of(read_file(run.config)))
+    stored = _with_added_settings(TrainConfig(**read_file(run.config)))
     stored = stored.replace(**{SOURCE: _source(run, stored.data.source, config.data.source)})
     kept, asked, defaults = as_json(stored.flat()), config.flat(), TrainConfig().flat()
     for path, value in requested.items():

@@ -66,15 +66,14 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     """
     data = data_shape(images)
     preset_name = config.run.preset or choose_preset(data.shape, device)
-    row = names.METHODS[str(config.method.name)]
-    preset = {**DEFAULTS, **PRESETS[preset_name], **methods.find(str(config.method.name)).optimiser}
-    if row.network is not None:
-        preset["network"] = row.network
+    kind, only_network = methods.find(str(config.method.name)), names.METHODS[str(config.method.name)].network
+    preset = {**DEFAULTS, **PRESETS[preset_name], **kind.optimiser}
+    preset["network"] = only_network or preset["network"]
+    preset["keep_best"] = preset["keep_best"] and kind.judged
     config = config.replace(**_from_data(config, images), device=str(device))
     config = _filled(config, {"run.preset": preset_name, "network.name": preset["network"]})
-    config = _filled(config, {f"optimiser.{name}": preset[name] for name in ("batch_size", "lr", "warmup", "decay")})
-    judged = methods.find(str(config.method.name)).judged
-    config = _filled(config, {"optimiser.keep_best": preset["keep_best"] and judged})
+    optimiser = ("batch_size", "lr", "warmup", "decay", "keep_best")
+    config = _filled(config, {f"optimiser.{name}": preset[name] for name in optimiser})
     config = _filled(config, _length(config, preset, device, len(images)) | _from_machine(device))
     config = _filled(config, _network_settings(config, data, preset) | _method_settings(config, data))
     _require_fitting_network(config)

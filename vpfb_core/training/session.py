@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from vpfb_core.config import TrainConfig
 from vpfb_core.data.decoding import warnings_silenced
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import deterministic
@@ -15,19 +14,9 @@ from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
 from vpfb_core.training.current_run import CurrentRun
 from vpfb_core.training.loop import train_to_end
-from vpfb_core.training.plan import Plan, prepare
+from vpfb_core.training.plan import Plan
 from vpfb_core.training.progress import Progress, Result
 from vpfb_core.training.record import new_folder
-
-
-def train(
-    config: TrainConfig,
-    *,
-    on_step: Callable[[Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Result:
-    """Train a model: `prepare` and `run` in one call. Arguments and errors are theirs."""
-    return run(prepare(config), on_step=on_step, should_stop=should_stop)
 
 
 def run(

@@ -42,11 +42,6 @@ class Drawn:
         return self.images
 
     @property
-    def data(self) -> Tensor:
-        """The samples of a model of either kind, which are the same as `images`."""
-        return self.images
-
-    @property
     def nfe(self) -> Tensor:
         """Gradient evaluations per sample, (N,) int64."""
         return self.solution.nfe

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.machine import noise
+from vpfb_core.machine.devices import exact_device
 
 ROWS = 2048  # the number of rows of a matrix that are computed at once
 DIRECTIONS = 200  # of the sliced Wasserstein distance
@@ -58,7 +59,7 @@ def sliced(samples: Tensor, real: Tensor, seed: int = 0) -> float:
 
 def exact(features: Tensor) -> Tensor:
     """Features in double precision, on the CPU if their device does not have it."""
-    return (features.cpu() if features.device.type == "mps" else features).double()
+    return features.to(exact_device(features.device), torch.float64)
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:

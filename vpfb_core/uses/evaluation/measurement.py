@@ -312,12 +312,13 @@ class _Evaluation:
         """Bits per dimension of noised images by the explicit density at its default level."""
         assert self.model.calibration is not None
         level = self.model.calibration.quoted_level
-        values = self._bits_of(self.unseen, _READ, level=level)
+        values = self._of_density(self.unseen, _READ, density.bits_per_dim, level=level)
         return self._mean("bpd", values, level=level, blur_grey_levels=density.blur(self.model, level))
 
     def bits_by_flow(self) -> Figure | None:
         """Bits per dimension of images without noise by the likelihood of the flow, at the default tolerance."""
-        values = self._bits_of(self.unseen[: self.plan.flow_images], _FLOW, method="ode")
+        images = self.unseen[: self.plan.flow_images]
+        values = self._of_density(images, _FLOW, density.bits_per_dim, method="ode")
         return self._mean("bpd_flow", values, blur_grey_levels=0.0)
 
     def nats_by_flow(self) -> Figure | None:
@@ -325,9 +326,6 @@ class _Evaluation:
         rows = self.unseen[: self.plan.flow_images]
         densities = self._of_density(rows, _FLOW, density.log_density, method="ode")
         return self._mean("nll", None if densities is None else -densities)
-
-    def _bits_of(self, images: Tensor, cost: float, **settings: Any) -> Tensor | None:
-        return self._of_density(images, cost, density.bits_per_dim, **settings)
 
     def _of_density(
         self, images: Tensor, cost: float, compute: Callable[..., Tensor], **settings: Any
