@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--scores", nargs="+", default=list(SCORES), choices=list(SCORES))
     parser.add_argument("--name", help="name of the file of results")
     arguments = parsed(parser)
-    model = vpfb.load(arguments.model or choice.choose_model(arguments.in_set).path, device=arguments.device)
+    model = vpfb.load(arguments.model or choice.choose_model(arguments.in_set), device=arguments.device)
     inside = choice.load_in_distribution(model, arguments.in_set, arguments.limit).images
     outside = {
         name: choice.load_out_of_distribution(model, name, arguments.limit).images for name in arguments.out_sets

@@ -145,7 +145,7 @@ def _open(say: Output, model: str | None, in_set: str, machine: Machine) -> tupl
     """The model that was named, or else the one that suits the data, with a warning if it was trained on other data."""
     from vpfb_core.uses.ood import choice
 
-    loaded, name = open_model(say, model or str(choice.choose_model(in_set).path), machine)
+    loaded, name = open_model(say, model or str(choice.choose_model(in_set)), machine)
     if model is None:
         say.note(f"model: {name}")
     trained_on = str(loaded.about.get("data", {}).get("name"))

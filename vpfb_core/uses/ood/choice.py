@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,40 +22,25 @@ if TYPE_CHECKING:
 PREVIEW = 64  # the largest size of images that are ranked without a model
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The choice of a model.
-
-    Attributes:
-        path: the model file.
-        trained_on: the name of the model's training data if that is another data set than the requested one, else None.
-    """
-
-    path: Path
-    trained_on: str | None
-
-
-def choose_model(source: str) -> Choice:
+def choose_model(source: str) -> Path:
     """The newest run that was trained on `source`, else the built-in model of that data, else the newest run.
 
     Raises:
         CheckpointError: there is no run and no built-in model; the hint is the command that trains one.
     """
-    newest: Choice | None = None
+    newest: Path | None = None
     for run in list_runs():
         if (trained_on := _trained_on(run.model)) is None:
             continue
         if same_set(trained_on, source):
-            return Choice(run.model, None)
-        newest = newest or Choice(run.model, trained_on)
-    if (builtin := _builtin(source)) is not None:
-        return Choice(builtin, None)
-    if newest is None:
+            return run.model
+        newest = newest or run.model
+    if (found := _builtin(source) or newest) is None:
         raise CheckpointError(
             f"no model has been trained on {source!r}, and there are no other runs under ./runs",
             hint=f"vpfb train --data {typed(split_off(source)[0])}",
         )
-    return newest
+    return found
 
 
 def fitting_model(source: str, **options: Any) -> Path | None:

@@ -43,28 +43,28 @@ def test_the_newest_run_trained_on_the_set_is_taken() -> None:
     run_trained_on("cifar10", Path("runs/001-a"), age=30)
     wanted = run_trained_on("cifar10", Path("runs/002-b"), age=20)
     newest = run_trained_on("./imgs", Path("runs/003-c"), age=10)
-    assert choice.choose_model("cifar") == choice.Choice(wanted, None)
-    assert choice.choose_model("cifar:test") == choice.Choice(wanted, None)
-    assert choice.choose_model("imgs") == choice.Choice(newest, None)
-    assert choice.choose_model("svhn") == choice.Choice(newest, "./imgs")
+    assert choice.choose_model("cifar") == wanted
+    assert choice.choose_model("cifar:test") == wanted
+    assert choice.choose_model("imgs") == newest
+    assert choice.choose_model("svhn") == newest
 
 
 def test_a_built_in_model_counts_for_its_own_set_only() -> None:
     for name, source in {"digits": "digits", "shapes": "shapes", "fashion": "fashion-mnist"}.items():
-        assert choice.choose_model(f"{source}:test") == choice.Choice(runs.builtin_models()[name], None)
+        assert choice.choose_model(f"{source}:test") == runs.builtin_models()[name]
         assert vpfb.load(name, device="cpu").about["data"]["name"] == source
     builtin = runs.builtin_models()["digits"]
     with pytest.raises(CheckpointError, match="mnist") as caught:
         choice.choose_model("mnist:test")
     assert caught.value.hint == "vpfb train --data mnist"
     run_trained_on("mnist", Path("runs/001-mnist"))
-    assert choice.choose_model("digits") == choice.Choice(builtin, None)
+    assert choice.choose_model("digits") == builtin
 
 
 def test_a_run_that_cannot_be_read_is_passed_over() -> None:
     readable = run_trained_on("mnist", Path("runs/001-mnist"), age=9)
     run_trained_on("mnist", Path("runs/002-mnist")).write_bytes(b"no model")
-    assert choice.choose_model("mnist") == choice.Choice(readable, None)
+    assert choice.choose_model("mnist") == readable
 
 
 @pytest.mark.parametrize(
