@@ -19,6 +19,7 @@ from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
+from vpfb_core.data.image_statistics import to_bytes
 from vpfb_core.uses import pictures
 from vpfb_core.uses.composition import parse
 from vpfb_core.uses.evaluation import classifier
@@ -49,7 +50,7 @@ def main() -> None:
 
     @torch.no_grad()
     def read(seen: Tensor) -> Tensor:
-        logits = judge.network(pictures.to_bytes(seen).to(model.device))
+        logits = judge.network(to_bytes(seen).to(model.device))
         return torch.stack([logit.argmax(1) for logit in logits], 1).cpu()
 
     anything = read(model.sample(max(256, arguments.n), arguments.seed).images)

@@ -32,6 +32,7 @@ import vpfb_core as vpfb
 from vpfb_core import methods, names
 from vpfb_core.api import Model
 from vpfb_core.config import parse_setting
+from vpfb_core.data.image_statistics import to_bytes
 from vpfb_core.dynamics.langevin import langevin
 from vpfb_core.model.runs import Run
 from vpfb_core.uses import evaluation, pictures
@@ -89,7 +90,7 @@ def by_time(model: Model, arguments: argparse.Namespace, phases: str) -> list[di
     x, nfe, rows = drawn.solution.x.to(model.device), float(drawn.nfe.double().mean()), []
     journey = model.method.settings.journey
     for number, (tau, images) in enumerate(zip(TIMES, chained(model, x, journey), strict=True)):
-        as_bytes = pictures.to_bytes(images)
+        as_bytes = to_bytes(images)
         features = extractor.features(as_bytes, model.device, batch_size=256)
         steps = round((tau - 1) / journey.step)
         rows.append(

@@ -110,6 +110,7 @@ class ImageWriter:
             images: images in [0, 1], (N, C, H, W).
             path: the images at every step of the flow, (steps + 1, N, C, H, W); needed if `wants_path`.
         """
+        from vpfb_core.data.image_statistics import to_bytes
         from vpfb_core.uses import pictures
 
         if self.kind == "folder":
@@ -119,9 +120,9 @@ class ImageWriter:
         elif self._append is not None:
             self._append(images)
         elif path is not None:
-            self._paths.append(pictures.to_bytes(path))
+            self._paths.append(to_bytes(path))
         else:
-            self._images.append(pictures.to_bytes(images))
+            self._images.append(to_bytes(images))
 
     def _replace_older(self) -> None:
         """Remove the older samples of the folder, before the first new one is written."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vpfb_core.data.statistics import Draw, Statistics
+from vpfb_core.data.statistics import Draw, Statistics, as_tensor
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 
@@ -71,7 +70,7 @@ class ImageStatistics(Statistics):
 
     def stored(self, values: Tensor) -> Tensor:
         """Images as uint8, rounded."""
-        return values if values.dtype == torch.uint8 else (values.clamp(0, 1) * 255).round().to(torch.uint8)
+        return to_bytes(values)
 
     def dequantise(self, values: Tensor, seed: int, first: int = 0) -> Tensor:
         """Images with each pixel drawn uniformly from the cell of its grey level, float32 on the CPU.
@@ -158,7 +157,7 @@ class ImageStatistics(Statistics):
 
     def _mean(self, like: Tensor) -> Tensor:
         """The means, (C, 1, 1), on the device of `like`."""
-        return _as_tensor(self.mean, like.device)[:, None, None]
+        return as_tensor(self.mean, like.device, torch.float32)[:, None, None]
 
 
 def in_unit_range(images: Tensor) -> Tensor:
@@ -166,7 +165,6 @@ def in_unit_range(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
-@functools.cache  # a copy to the device at every step would wait for it
-def _as_tensor(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float32, device=device)
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] as uint8, rounded. Images that are uint8 are not changed."""
+    return images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).round().to(torch.uint8)

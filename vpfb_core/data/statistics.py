@@ -7,6 +7,7 @@ discrete values and the volume of a cell.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -137,3 +138,10 @@ class Statistics(ABC):
     @abstractmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Statistics:
         """The statistics that `to_dict` described."""
+
+
+@functools.cache  # a copy to the device at every step would wait for it
+def as_tensor(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The values as a tensor, which every call with the same arguments shares."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)

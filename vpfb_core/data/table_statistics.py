@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.data.labelling import listed
-from vpfb_core.data.statistics import Draw, Statistics
+from vpfb_core.data.statistics import Draw, Statistics, as_tensor
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine import noise
 from vpfb_core.machine.devices import exact_device
@@ -71,20 +70,20 @@ class TableStatistics(Statistics):
     def standardise(self, values: Tensor, device: torch.device | None = None) -> Tensor:
         device = values.device if device is None else device
         values = values.to(exact_device(device), torch.float64)
-        mean, std = (_as_tensor(each, values.device) for each in (self.mean, self.std))
+        mean, std = (as_tensor(each, values.device, torch.float64) for each in (self.mean, self.std))
         return ((values - mean) / std).float().to(device)
 
     def restore(self, z: Tensor) -> Tensor:
         """Rows, float64 (…, d), in which discrete columns are rounded."""
         values = self.unrounded(z)
-        step, low, high = (_as_tensor(each, values.device) for each in (self.step, self.low, self.high))
+        step, low, high = (as_tensor(each, values.device, torch.float64) for each in (self.step, self.low, self.high))
         rounded = (low + ((values - low) / step.where(step > 0, 1)).round() * step).clamp(low, high)
         return torch.where(step > 0, rounded, values)
 
     def unrounded(self, z: Tensor) -> Tensor:
         """Rows, float64 (…, d), in which discrete columns have any value, such as points on the way from noise."""
         z = z.to(exact_device(z.device), torch.float64)
-        mean, std = (_as_tensor(each, z.device) for each in (self.mean, self.std))
+        mean, std = (as_tensor(each, z.device, torch.float64) for each in (self.mean, self.std))
         return z * std + mean
 
     def public(self, values: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ class TableStatistics(Statistics):
         """The rows, with values of discrete columns drawn uniformly from their cells."""
         if not any(self.step):
             return values
-        return values.double() + draw().to(values.device).double() * _as_tensor(self.step, values.device)
+        return values.double() + draw().to(values.device).double() * as_tensor(self.step, values.device, torch.float64)
 
     @property
     def learned_width(self) -> float:
@@ -180,9 +179,3 @@ def step_of(column: Tensor) -> float:
     if float(values.abs().max()) >= 2**53:
         return 0.0
     return float(math.gcd(*(int(each) for each in values.diff().tolist())))
-
-
-@functools.cache
-def _as_tensor(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float64, device=device)

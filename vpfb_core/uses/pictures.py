@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from vpfb_core.data.image_statistics import to_bytes
 from vpfb_core.data.own_files import KEYWORD, OURS, is_own_picture, is_sample_name
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.files import Writer, write_quickly
@@ -85,11 +85,6 @@ def _enlargement(height: int, width: int) -> int:
 def _square(count: int) -> int:
     """The number of columns that makes a grid of that many images as square as possible."""
     return 1 + math.isqrt(count - 1)
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] as uint8, rounded. Images that are uint8 are not changed."""
-    return images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def png(image: Tensor) -> bytes:

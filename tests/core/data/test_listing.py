@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from vpfb_core import data
+from vpfb_core.data.image_statistics import to_bytes
 from vpfb_core.data.listing import list_images
 from vpfb_core.data.own_files import is_own_picture
 from vpfb_core.errors import DataError
@@ -67,7 +68,7 @@ def test_samples_alone_can_be_read_and_a_grid_beside_them_is_left_out(tmp_path):
     (tmp_path / "grid.png").write_bytes(pictures.png(pictures.tile(draw())))
     found = data.load(str(tmp_path))
     assert found.files == tuple(f"{i:06d}.png" for i in range(5))
-    assert torch.equal(found.images, pictures.to_bytes(draw(5)))
+    assert torch.equal(found.images, to_bytes(draw(5)))
     assert "all of these images were written by vpfb" in found.notes
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.api import Model
-from vpfb_core.data import ImageSet, image_statistics
+from vpfb_core.data import ImageSet, statistics
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.dynamics.tableaux import METHODS, is_adaptive
 from vpfb_core.errors import DivergedError
@@ -104,7 +104,7 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         return
     with pretend(request.param, monkeypatch) as pretended:
         yield pretended
-    image_statistics._as_tensor.cache_clear()  # it holds tensors of the device
+    statistics.as_tensor.cache_clear()  # it holds tensors of the device
 
 
 @pytest.fixture(scope="module")

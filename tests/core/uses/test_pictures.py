@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageSequence
 
 import vpfb_core as vpfb
+from vpfb_core.data.image_statistics import to_bytes
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.files import replacing
 from vpfb_core.uses import pictures
@@ -39,9 +40,9 @@ def test_an_archive_of_samples_is_a_data_set(tmp_path: Path) -> None:
     with replacing(tmp_path / "s.npz") as file, pictures.npz(file, 5, (3, 8, 8)) as append:
         append(images[:2])
         append(images[2:])
-    assert torch.equal(vpfb.data.load(str(tmp_path / "s.npz")).images, pictures.to_bytes(images))
+    assert torch.equal(vpfb.data.load(str(tmp_path / "s.npz")).images, to_bytes(images))
     with np.load(tmp_path / "s.npz") as archive:
-        assert np.array_equal(archive["images"], pictures.to_bytes(images).permute(0, 2, 3, 1).numpy())
+        assert np.array_equal(archive["images"], to_bytes(images).permute(0, 2, 3, 1).numpy())
 
 
 def test_the_same_images_make_the_same_archive(tmp_path: Path) -> None:

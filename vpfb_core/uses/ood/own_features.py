@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vpfb_core.data.image_statistics import to_bytes
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.uses.evaluation import features
 from vpfb_core.uses.ood.training_set import TrainingSet
-from vpfb_core.uses.pictures import to_bytes
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel

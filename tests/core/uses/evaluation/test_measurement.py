@@ -16,7 +16,7 @@ from present import present
 
 import vpfb_core as vpfb
 from vpfb_core.api import Model
-from vpfb_core.data.image_statistics import ImageStatistics
+from vpfb_core.data.image_statistics import ImageStatistics, to_bytes
 from vpfb_core.dynamics.solver import DEFAULT_METHOD
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
@@ -26,7 +26,6 @@ from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.uses import evaluation
 from vpfb_core.uses.evaluation import distances, features, measurement, neighbours, real
 from vpfb_core.uses.evaluation.preparation import FLOW_IMAGES
-from vpfb_core.uses.pictures import to_bytes
 
 METRICS = ("frechet", "kernel", "precision", "recall", "density", "coverage", "1nn", "residual", "bpd")
 N = 100
