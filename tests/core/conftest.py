@@ -1,12 +1,16 @@
-"""The built-in model with a reference."""
+"""The built-in model with a reference, and a compiler that has seen nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.data import InMemory, split
+from vpfb_core.networks import autograd_functions
 from vpfb_core.uses import ood
 
 
@@ -18,3 +22,11 @@ def digits() -> tuple[Model, InMemory]:
     if model.reference is None:
         model.reference = ood.fit_reference(model, images.images[rows], count=200)
     return model, images.subset(held_out)
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The compiler as it is before anybody has told it of our layers, and after the test again."""
+    monkeypatch.setattr(autograd_functions, "_told", False)
+    yield
+    torch._dynamo.reset()

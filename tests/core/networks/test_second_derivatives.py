@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,7 +14,6 @@ from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.methods.vpfb.time_score import stein_and_time_score
-from vpfb_core.networks import autograd_functions
 from vpfb_core.networks.convolution import Conv2d
 from vpfb_core.networks.embedding import ConditionEmbedding
 from vpfb_core.networks.normalization import NormSiLU
@@ -65,14 +64,6 @@ def step(potential: Potential, time_score: float = 0.0) -> list[Tensor]:
 def assert_close(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
-
-
-@pytest.fixture
-def untold(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The compiler as it is before anybody has told it of our layers, and after the test again."""
-    monkeypatch.setattr(autograd_functions, "_told", False)
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.mark.usefixtures("untold")

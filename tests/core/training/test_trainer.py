@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,18 +10,9 @@ from present import present
 from torch import Tensor
 
 import vpfb_core as vpfb
-from vpfb_core.networks import autograd_functions
 from vpfb_core.training import prepare
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer
-
-
-@pytest.fixture
-def untold(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The compiler as it is before anybody has told it of our layers, and after the test again."""
-    monkeypatch.setattr(autograd_functions, "_told", False)
-    yield
-    torch._dynamo.reset()
 
 
 def gradient(trainer: Trainer, inputs: Inputs) -> list[Tensor]:
