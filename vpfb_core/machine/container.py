@@ -160,7 +160,7 @@ def _unreadable(path: Path, reason: str) -> str:
 
 def _document(text: str, path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(text)
+        document: dict[str, Any] = json.loads(text)
         version = document["format"]
         document["kind"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -170,8 +170,7 @@ def _document(text: str, path: Path) -> dict[str, Any]:
             f"{path} was written by a newer vpfb (format {version}; this one reads {FORMAT_VERSION})",
             hint="pip install --upgrade vpfb",
         )
-    found: dict[str, Any] = document
-    return found
+    return document
 
 
 def _entry(name: str, tensor: Tensor) -> Entry:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -62,17 +63,19 @@ def normal(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str 
     Returns:
         (len(indices), *shape), float32 on the CPU.
     """
-    draws = [torch.randn(tuple(shape), generator=generator(seed, stream, index)) for index in indices]
-    return torch.stack(draws) if draws else torch.empty(0, *shape)
+    return _drawn(torch.randn, shape, seed, indices, stream)
 
 
 def uniform(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str) -> Tensor:
     """Noise uniform on [−½, ½), drawn as by `normal`. It dequantises images, in units of grey levels."""
-    draws = [torch.rand(tuple(shape), generator=generator(seed, stream, index)) - 0.5 for index in indices]
-    return torch.stack(draws) if draws else torch.empty(0, *shape)
+    return _drawn(torch.rand, shape, seed, indices, stream) - 0.5
 
 
 def signs(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str) -> Tensor:
     """Random signs ±1, drawn as by `normal`: the probes of Hutchinson's estimator of a trace."""
-    draws = [torch.randint(2, tuple(shape), generator=generator(seed, stream, index)) for index in indices]
-    return 2.0 * torch.stack(draws) - 1.0 if draws else torch.empty(0, *shape)
+    return 2.0 * _drawn(functools.partial(torch.randint, 2), shape, seed, indices, stream) - 1.0
+
+
+def _drawn(draw: Callable[..., Tensor], shape: Sequence[int], seed: int, indices: Iterable[int], stream: str) -> Tensor:
+    draws = [draw(tuple(shape), generator=generator(seed, stream, index)) for index in indices]
+    return torch.stack(draws) if draws else torch.empty(0, *shape)
