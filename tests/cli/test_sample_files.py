@@ -1,11 +1,14 @@
-"""`vpfb sample -o FOLDER`: what becomes of what is there already."""
+"""The files of `vpfb sample`: a folder that is there already, and the classes in an archive."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from cli_runner import Vpfb
 from PIL import Image
+
+from vpfb_core import data
 
 DRAW = ("sample", "-o", "pictures/", "--nfe", "4", "--seed")
 
@@ -26,3 +29,19 @@ def test_a_picture_of_another_program_is_not_overwritten(vpfb: Vpfb) -> None:
     assert refused.code == 2
     assert "000001.png would be overwritten, and vpfb did not write it" in refused.err
     assert [path.name for path in Path("pictures").iterdir()] == ["000001.png"]
+
+
+def test_samples_of_classes_keep_their_labels_in_an_archive(vpfb: Vpfb) -> None:
+    assert (
+        vpfb("sample", "-m", "digits", "-n", "5", "--class", "3", "--class", "1", "--nfe", "2", "-o", "s.npz").code == 0
+    )
+    drawn = data.load("s.npz", conditional=True)
+    assert drawn.labels is not None
+    names = [drawn.groups[0].classes[i] for i in drawn.labels[:, 0].tolist()]
+    assert names == ["3", "1", "3", "1", "3"]
+    assert drawn.groups[0].classes == tuple("0123456789")
+
+
+def test_samples_of_no_class_have_no_labels(vpfb: Vpfb) -> None:
+    assert vpfb("sample", "-m", "digits", "-n", "2", "--nfe", "2", "-o", "s.npz").code == 0
+    assert np.load("s.npz").files == ["images"]
