@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from vpfb_core import data, methods, names
 from vpfb_core.data import InMemory, LoadOptions, Source
 from vpfb_core.data.single import read_weights
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, did_you_mean
 from vpfb_core.machine import noise
 from vpfb_core.model import model_file
 from vpfb_core.model.lock import changing
@@ -163,8 +162,7 @@ def check_names(
                 raise _needs_file(name)
             read_weights(mask_file(name, masks), tuple(source.shape))  # raises DataError
         elif name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"statistics: {', '.join(known)}"
+            hint = did_you_mean(name, known).rstrip() or f"statistics: {', '.join(known)}"
             if name == "classes":
                 hint = "it needs --conditional, and a method with densities"
             raise ConfigError(f"--match {text}: the model will have no statistic {name!r}", hint=hint)

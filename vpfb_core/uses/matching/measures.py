@@ -6,7 +6,6 @@ own, such as "histogram:0.5". "brightness:FILE" is the mean of the pixels weight
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from vpfb_core import methods
 from vpfb_core.data.single import read_weights
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.table_statistics import TableStatistics
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, did_you_mean
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
 from vpfb_core.uses.matching.masks import has_mask, mask_file
 
@@ -166,12 +165,11 @@ def _columns(groups: dict[str, Group], name: str) -> tuple[str, ...]:
             "the statistic classes needs a conditional model with calibrated densities",
             hint="train with --conditional and a method that has densities, and use vpfb info --calibrate MODEL",
         )
-    near = difflib.get_close_matches(name, [*groups, *columns], 1)
     several = [f"{group} ({', '.join(each.columns)})" if len(each.columns) > 1 else group
                for group, each in groups.items()]  # fmt: skip
     raise ConfigError(
         f"unknown statistic {name!r}",
-        hint=f"did you mean {near[0]!r}?" if near else f"statistics: {', '.join(several)}",
+        hint=did_you_mean(name, [*groups, *columns]).rstrip() or f"statistics: {', '.join(several)}",
     )
 
 
