@@ -16,6 +16,7 @@ STEPS, SMALLEST_STEP = 200, 1e-11
 SINGULAR = 1e-9  # the least eigenvalue of a covariance, relative to the largest one, that is not zero
 # The largest λ, in nats per standard deviation of a statistic. Beyond it a single sample has all the weight.
 LARGEST = 50.0
+DISTANCE = 0.01  # the total variation that independence Metropolis may leave
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,6 @@ class Dual:
     def share(self) -> float:
         """The effective sample size (Kish), as a share of the number of samples."""
         return float(1 / (self.probabilities.square().sum() * len(self.probabilities)))
-
-    @property
-    def worst(self) -> float:
-        """The largest ratio of the tilted density to the density at a sample."""
-        return float(self.probabilities.max() * len(self.probabilities))
 
 
 def maximise(statistics: Tensor, target: Tensor, ridge: float, log_weights: Tensor | None = None) -> Dual | None:
@@ -105,15 +101,14 @@ def moments(statistics: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (probabilities[:, None] * apart).T @ apart
 
 
-def rounds_for(worst: float, distance: float = 0.01) -> float:
-    """The number of rounds after which independence Metropolis is within a total variation of the tilted density.
+def rounds_for(worst: float) -> float:
+    """The number of rounds after which independence Metropolis is within `DISTANCE` of the tilted density.
 
     Args:
         worst: the largest ratio of the tilted density to that of the proposals.
-        distance: the total variation.
     Returns:
-        The least whole R with (1 − 1/worst)^R ≤ distance; infinite if `worst` is.
+        The least whole R with (1 − 1/worst)^R ≤ DISTANCE; infinite if `worst` is.
     """
     if worst <= 1 + 1e-9:
         return 0
-    return float(math.ceil(math.log(distance) / math.log1p(-1 / worst)))
+    return float(math.ceil(math.log(DISTANCE) / math.log1p(-1 / worst)))
