@@ -12,8 +12,12 @@ from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEner
 from vpfb_core.methods.step import Batch, Moment
 
 
-def squared_error(field: StaticEnergy, z: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
-    """‖−∇V(x) − (a z − x₀)‖²/d at x = (1 − t) x₀ + t a z for each sample, (N,).
+def squared_error(
+    field: StaticEnergy, z: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None, arrival: float = 0.0
+) -> Tensor:
+    """‖−∇V(x) − s (a z − x₀)‖²/d at x = (1 − t) x₀ + t a z for each sample, (N,).
+
+    The speed s is 1 until the time 1 − `arrival`, and then falls linearly to 0 at the data.
 
     Args:
         field: the field.
@@ -21,17 +25,22 @@ def squared_error(field: StaticEnergy, z: Tensor, t: Tensor, noise: Tensor, cond
         t: positions on the straight paths, (N,).
         noise: x₀, like z.
         condition: class indices, int64 (N, G), or None.
+        arrival: the time before the data at which the descent begins to slow down.
     """
     x, t = DATA_STD * z, expand_to(t, z)
     point = ((1 - t) * noise + t * x) / DATA_STD
-    return (field(point, condition) - (x - noise)).flatten(1).square().mean(1)
+    speed = ((1 - t) / arrival).clamp(max=1) if arrival else 1.0
+    return (field(point, condition) - speed * (x - noise)).flatten(1).square().mean(1)
 
 
-def flow_loss(field: StaticEnergy, batch: Batch, at: Moment, *, coupled: bool) -> Callable[[slice], Tensor]:
+def flow_loss(
+    field: StaticEnergy, batch: Batch, at: Moment, *, coupled: bool, arrival: float = 0.0
+) -> Callable[[slice], Tensor]:
     """The mean of `squared_error` over some rows, where each datum occurs with x₀ and with −x₀.
 
     Args:
         field, batch, at: those of `Method.losses`.
+        arrival: that of `squared_error`.
         coupled: whether noise is assigned to data by minibatch optimal transport; otherwise it is paired at random.
     """
     draws, device = at.generator("flow"), batch.data.device
@@ -46,7 +55,7 @@ def flow_loss(field: StaticEnergy, batch: Batch, at: Moment, *, coupled: bool) -
         whole = batch.in_whole(rows)
         twice = None if condition is None else torch.cat([condition, condition])
         x0 = torch.cat([each[whole] for each in noises])
-        return squared_error(field, torch.cat([z, z]), t[whole].repeat(2), x0, twice).mean()
+        return squared_error(field, torch.cat([z, z]), t[whole].repeat(2), x0, twice, arrival).mean()
 
     return mean
 

@@ -83,6 +83,14 @@ class EnergyMatchingSettings(MethodSettings):
         return Journey(step, self.chain_steps or STEPS_PER_STEP[1], self.restarts, self.blur or 0.0, chains)
 
     @property
+    def arrival(self) -> float:
+        """The time before the data from which on the second phase asks for the score of data with noise.
+
+        This score asks for ε (a z − x)/blur² near a datum a z, where a z − x is (1 − t) times the velocity of the path.
+        """
+        return (self.blur or 0.0) ** 2 / (self.temperature or TEMPERATURES[0])
+
+    @property
     def cost(self) -> float:
         """The cost of a step of the second phase, in steps of the first one."""
         flow = FLOW_STEP_COST if self.flow_weight is None or self.flow_weight else 0
@@ -167,7 +175,9 @@ class EnergyMatching(Method):
         second = bool(self.phase(at.fraction) and contrast_weight)
         flow_weight = 1.0 if not second or settings.flow_weight is None else settings.flow_weight
         if flow_weight:
-            yield Loss("flow", flow_loss(field, batch, at, coupled=settings.coupling == "transport"), flow_weight)
+            arrival = settings.arrival if second else 0.0
+            value = flow_loss(field, batch, at, coupled=settings.coupling == "transport", arrival=arrival)
+            yield Loss("flow", value, flow_weight)
         if second:
             dimension = batch.data[0].numel()
             negatives, rows = self.pool.draw(field, batch, at, settings.journey)
