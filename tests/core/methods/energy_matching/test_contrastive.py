@@ -39,6 +39,31 @@ def test_the_regression_compares_the_descent_with_the_velocity_of_the_path() -> 
     torch.testing.assert_close(squared_error(StaticEnergy(Slope(0.7), 1.0), z, t, x0, None), exact)
 
 
+class AroundOnes(nn.Module):
+    """V = ½ k ‖x − a 1‖², up to a constant."""
+
+    def __init__(self, k: float) -> None:
+        super().__init__()
+        self.k = nn.Parameter(torch.tensor(k))
+
+    def forward(self, x: Tensor, level: None, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return 0.5 * self.k * (x - DATA_STD).square().sum(1) - 0.5 * x.square().sum(1)
+
+
+def test_from_the_arrival_on_the_regression_asks_for_the_score_of_a_datum_with_noise() -> None:
+    """The density N(a z, b²) is exp(−V/ε) with V = ½ (ε/b²) ‖x − a z‖², and the arrival is b²/ε before the data."""
+    temperature, blur = 0.1, 0.2
+    arrival = blur**2 / temperature
+    field, z, x0 = StaticEnergy(AroundOnes(temperature / blur**2), temperature), torch.ones(5, 3), normal(5, 3, seed=1)
+    t = torch.tensor([0.0, 1 - 1.5 * arrival, 1 - arrival, 1 - 0.5 * arrival, 1.0])
+    error = squared_error(field, z, t, x0, None, arrival)
+    torch.testing.assert_close(error[2:], torch.zeros(3), atol=1e-9, rtol=0)
+    assert (error[:2] > 0.1).all()
+    before = squared_error(field, z, t, x0, None)
+    assert torch.equal(error[:2], before[:2])
+    assert before[4] > 0.1, "without it the regression asks for the full speed at the data"
+
+
 @pytest.mark.parametrize("coupled", [False, True])
 def test_the_losses_of_parts_of_a_batch_add_up(coupled: bool) -> None:
     data = normal(6, 3)

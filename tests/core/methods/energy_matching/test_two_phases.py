@@ -67,6 +67,29 @@ def test_the_contrast_belongs_to_the_second_phase() -> None:
     assert losses[1].weight == pytest.approx(1 / 64)
 
 
+def test_the_descent_slows_down_at_the_data_in_the_second_phase_alone() -> None:
+    """With blur² = temperature it slows down on the whole way, and V = ½ ‖x − a z‖² is exact for a single datum."""
+
+    class AroundOnes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.centre = nn.Parameter(torch.tensor(DATA_STD))
+
+        def forward(self, x: Tensor, level: None, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
+            return -self.centre * x.flatten(1).sum(1)
+
+    trained = method(contrast_share=0.5, chain_step=0.5, temperature=0.04, blur=0.2)
+    assert trained.settings.arrival == pytest.approx(1.0)
+    batch = Batch(torch.ones(4, 1, 8, 8), None, 0, 4)
+    flow = [
+        float(next(iter(trained.losses(StaticEnergy(AroundOnes(), 0.04), batch, at))).value(slice(0, 4)))
+        for at in (Moment(0, 0.4), Moment(0, 0.6))
+    ]
+    assert flow[0] > 0.1
+    assert flow[1] == pytest.approx(0.0, abs=1e-9)
+    assert method(blur=0.0).settings.arrival == 0.0
+
+
 def test_the_second_phase_of_points_is_the_contrast_alone_with_exact_chains_and_data_without_noise() -> None:
     chosen = EnergyMatching.defaults(POINTS, {})
     assert (chosen["flow_weight"], chosen["chains"], chosen["blur"]) == (0.0, "mala", 0.0)
