@@ -30,14 +30,10 @@ class Likelihood:
         log_density: the log-density at each requested position, in nats and in the coordinates of the field,
             (positions, N), in the dtype of x.
         x: the encodings at these positions, (positions, N, …).
-        codes: the encodings at the prior, (N, …).
-        nfe: evaluations of the velocity and its divergence per point, (N,) int64.
     """
 
     log_density: Tensor
     x: Tensor
-    codes: Tensor
-    nfe: Tensor
 
 
 def log_likelihood(
@@ -75,13 +71,12 @@ def log_likelihood(
         return torch.cat([velocity.flatten(1), divergence[:, None]], dim=1)
 
     state = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], dim=1)
-    nfe = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     passed = [state]
     for start, end in pairwise([*positions, field.span[0]]):
         if end < start:
             with torch.no_grad(), true_float32(x.device):
                 solution = solver.solve(slope, state, start, end, field.grid, args=args, integrals=1).require_success()
-            state, nfe = solution.x, nfe + solution.nfe
+            state = solution.x
         passed.append(state)
     codes = state[:, :-1]
     prior = -0.5 * (codes.square().sum(1) + dimension * math.log(2 * math.pi))
@@ -89,8 +84,6 @@ def log_likelihood(
     return Likelihood(
         log_density=prior + (state[:, -1] - path[:, :, -1]),
         x=path[:, :, :-1].reshape(len(positions), *x.shape),
-        codes=codes.reshape(x.shape),
-        nfe=nfe,
     )
 
 

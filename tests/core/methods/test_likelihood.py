@@ -49,9 +49,8 @@ def test_codes_of_a_gaussian_are_the_whitened_points() -> None:
     covariance = math.sin(angle) ** 2 * mixture.covariance / mixture.std**2 + math.cos(angle) ** 2 * torch.eye(2)
     variances, axes = torch.linalg.eigh(covariance)
     whitened = u @ axes @ torch.diag(variances.rsqrt()) @ axes.T
-    found = log_likelihood(exact_field(mixture), u, [angle], solver=PRECISE)
-    torch.testing.assert_close(found.codes, whitened, rtol=0, atol=3e-4)
-    assert (found.nfe > 0).all()
+    found = log_likelihood(exact_field(mixture), u, [angle, 0.0], solver=PRECISE)
+    torch.testing.assert_close(found.x[1], whitened, rtol=0, atol=3e-4)
 
 
 def test_divergence_of_a_quadratic_potential_is_the_trace_of_its_matrix() -> None:
@@ -91,7 +90,6 @@ def test_likelihood_of_a_point_does_not_depend_on_its_batch() -> None:
     together = log_likelihood(field, u, [angle])
     alone = [log_likelihood(field, row[None], [angle]) for row in u]
     torch.testing.assert_close(together.log_density[0], torch.cat([one.log_density[0] for one in alone]))
-    assert together.nfe.tolist() == [int(one.nfe) for one in alone]
 
 
 def test_an_encoding_that_goes_astray_is_an_error() -> None:
