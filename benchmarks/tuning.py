@@ -56,7 +56,7 @@ def trial(
             used, step = used + time.process_time() - began, step + 1
             if used >= (len(path) + 1) * seconds / CHECKS:
                 field.load_state_dict(trainer.average.state_dict())
-            path.append((used, step, checks.validate(model)["val_residual"]))
+                path.append((used, step, checks.validate(model)["val_residual"]))
     distance = None
     if samples:
         asked = evaluation.prepare(model, data, ("frechet",), n=samples, extractor="classifier", root=data_root)
