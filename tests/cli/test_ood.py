@@ -20,7 +20,7 @@ from vpfb_core.uses.ood.altered import CONTROLS
 
 COLUMNS = {"out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", "n_in", "n_out"}
 COLUMNS_OF_SCORES = ["file", "score", "energy", "bits_per_dim"]
-VERDICT = ["p_value", "flagged", "recording", "detail", "content", "shape", "shading", "nearest"]
+VERDICT = ["p_value", "flagged", "recording", "denoising", "detail", "content", "shape", "shading", "nearest"]
 
 
 @pytest.fixture

@@ -36,9 +36,10 @@ TAIL = 0.25  # the share of the members that are in the tail, whose p-values are
 _LARGEST = torch.finfo(torch.half).max
 _SMALLEST_DISTANCE = 1e-3  # in whitened units, so that duplicate images do not have a log distance of minus infinity
 _SMALLEST_SPREAD = 0.1  # of the statistics in the tail, for sets of almost equal images
-# The kinds of evidence: energies and score norms of the model at its noise levels; strength of details of each size and
-# the mean colour; features of the model; directions of edges; directions from dark to light.
-KINDS = ("recording", "detail", "content", "shape", "shading")
+# The kinds of evidence: energies and score norms of the model at its noise levels; score norms at three of them, which
+# say how much the model would change the image to remove noise; strength of details of each size and the mean colour;
+# features of the model; directions of edges; directions from dark to light.
+KINDS = ("recording", "denoising", "detail", "content", "shape", "shading")
 OWN = "network"  # the kind of evidence from a network of the user's own
 _EARLIER_NAMES = {"scalars": "recording", "features": "content"}  # the kinds in files of earlier versions
 

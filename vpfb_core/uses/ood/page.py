@@ -70,6 +70,10 @@ COLUMNS = {
 
 KINDS = {
     "recording": Column("drawn or recorded differently", "Its energies at the noise levels of the model are unusual."),
+    "denoising": Column(
+        "harder or easier to denoise",
+        "To remove noise, the model would change unusually much of it, or unusually little.",
+    ),
     "content": Column("shows something else", "The features that the network sees in it are unusual."),
     "network": Column("unusual to your network", "The features of the network of --features are unusual."),
     "shape": Column("shaped differently", "Its edges run in unusual directions at some places."),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +21,15 @@ from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.networks import UNet
 from vpfb_core.uses import ood
-from vpfb_core.uses.ood.descriptors import LEVELS, SCALAR_LEVEL, describe, describe_all, levels_of, scalar_level
+from vpfb_core.uses.ood.descriptors import (
+    DENOISING_LEVELS,
+    LEVELS,
+    SCALAR_LEVEL,
+    describe,
+    describe_all,
+    levels_of,
+    scalar_level,
+)
 from vpfb_core.uses.ood.scores import SCORES, find_scores
 
 
@@ -117,6 +127,29 @@ def test_descriptors_hold_every_level_and_the_coarsest_layer(digits: tuple[Model
     assert isinstance(model.field.network, UNet)
     assert not model.field.network.middle._forward_hooks, "nothing is left behind"
     assert "content" not in describe_all(model_of().field, images_of(3), LEVELS)
+
+
+def test_how_much_gaussian_data_are_denoised_is_their_length_at_each_of_its_levels() -> None:
+    """The score of N(0, I) is minus the point."""
+    z = images_of(7).sub(0.5).div(0.1)
+    found = describe_all(model_of().field, z, LEVELS)["denoising"]
+    expected = torch.stack([(z.flatten(1).norm(dim=1) * unit(level)).log() for level in DENOISING_LEVELS], 1)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert "denoising" not in describe_all(model_of().field, z, LEVELS[:3]), "it has none of these levels"
+    assert "denoising" not in describe_all(model_of().field, z.flatten(1), LEVELS), "rows of a table"
+
+
+def test_a_reference_without_denoising_judges_as_before(digits: tuple[Model, ImageSet]) -> None:
+    """As a file of an earlier version has it."""
+    model, held_out = digits
+    assert model.reference is not None
+    kept = {kind: part for kind, part in model.reference.parts.items() if kind != "denoising"}
+    earlier = copy.copy(model)
+    earlier.reference = replace(model.reference, parts=kept)
+    found, now = ood.scores.judge(earlier, held_out.images[:20]), ood.scores.judge(model, held_out.images[:20])
+    assert found.evidence.keys() == kept.keys()
+    assert all(torch.equal(found.evidence[kind], now.evidence[kind]) for kind in kept)
+    assert torch.allclose(torch.stack(list(found.evidence.values())).log().norm(dim=0), found.score, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["multiscale", "typicality", "density"])
