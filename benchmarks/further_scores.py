@@ -1,12 +1,13 @@
-"""Scores of outliers that the product does not have: each alone, and as further evidence beside `multiscale`.
+"""Scores of outliers, each alone and as further evidence beside that of `multiscale`, less the kind `denoising`.
 
     python benchmarks/further_scores.py digits
     VPFB_DATA=data python benchmarks/further_scores.py mnist -m runs/mnist --background fashion
 
 The outliers are near ones: altered copies of members, and for MNIST letters that a program draws. All scores are
-computed without noise at two noise levels. As evidence, a score is the neighbourhood of its values at both levels among
-those of training images, with a p-value like that of the other kinds of evidence.
+computed without noise at three noise levels. As evidence, a score is the neighbourhood of its values at all levels
+among those of training images, with a p-value like that of the other kinds of evidence.
 
+- score norms: the logarithms of |score|. `multiscale` with them beside it is that of the product.
 - likelihood ratio: the energy minus that of a background model of other images (Ren et al. 2019).
 - eigenvalue: the largest eigenvalue of the covariance of the denoised image. It is a falling function of the smallest
   eigenvalue of the Hessian of the energy, which six steps of Lanczos find.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,11 +34,10 @@ from vpfb_core.machine import noise
 from vpfb_core.model.reference import Neighbourhood
 from vpfb_core.uses.ood import compare
 from vpfb_core.uses.ood.altered import CONTROLS
-from vpfb_core.uses.ood.descriptors import LEVELS
+from vpfb_core.uses.ood.descriptors import DENOISING_LEVELS
 from vpfb_core.uses.ood.intrinsic_dimension import lanczos
 from vpfb_core.uses.ood.scores import judge
 
-AT = (LEVELS[5], LEVELS[7])  # 0.31 and 0.12
 STEPS = 6  # of Lanczos
 NEAR = ("turned", "mirrored", "with a hole", "blended", "averaged in pairs", "shifted", "thick", "drawn letters")
 Candidates = dict[str, Tensor]  # the values (N, levels) of N images by the name of the score
@@ -47,17 +48,18 @@ def candidates(model: Model, background: Model | None, images: Tensor, seed: int
     columns: dict[str, list[Tensor]] = {}
     data = model.standardise(images)
     probes = noise.normal((data[0].numel(),), seed, range(len(data)), "further scores").to(data)
-    for level in AT:
+    for level in DENOISING_LEVELS:
         x = model.field.at_level(data, level)
         energy, score = model.field.energy_and_score(x, level)
-        found = {"energy": energy}
+        norms = score.flatten(1).norm(dim=1)
+        found = {"energy": energy, "score norms": norms.log()}
 
         def product(directions: Tensor, x: Tensor = x, level: float = level) -> Tensor:
             return model.field.hessian_product(x, level, directions.reshape(x.shape).to(x)).flatten(1)
 
         nodes, weights = lanczos(product, probes, STEPS)
         found["eigenvalue"] = -nodes.min(1).values
-        found["score over curvature"] = score.flatten(1).square().sum(1) / ((nodes * weights).sum(1) * x[0].numel())
+        found["score over curvature"] = norms.square() / ((nodes * weights).sum(1) * x[0].numel())
         if background is not None:
             there = background.field.at_level(background.standardise(images), level)
             found["likelihood ratio"] = energy - background.field.energy_and_score(there, level)[0]
@@ -109,6 +111,9 @@ def main() -> None:
     sets = {"": inside} | outside
     usual = candidates(model, background, trained_on[: 3 * arguments.use], 0)
     values = {name: candidates(model, background, images[: arguments.use], 1) for name, images in sets.items()}
+    assert model.reference is not None, "the model has no reference: vpfb info --calibrate MODEL"
+    kinds = {kind: part for kind, part in model.reference.parts.items() if kind != "denoising"}
+    model.reference = replace(model.reference, parts=kinds)
     base = {name: judge(model, images[: arguments.use]).score.double() for name, images in sets.items()}
 
     def areas(scores: dict[str, Tensor]) -> dict[str, float]:
@@ -120,7 +125,7 @@ def main() -> None:
         more = {out: surprise(known, each[name]) for out, each in values.items()}
         found[name] = {
             f"level {level:.2g}": areas({out: each[name][:, i] for out, each in values.items()})
-            for i, level in enumerate(AT)
+            for i, level in enumerate(DENOISING_LEVELS)
         }
         found[name] |= {
             "neighbours": areas(more),
@@ -132,7 +137,7 @@ def main() -> None:
         for how, each in ways.items()
     ]
     show([f"AUROC, in: {arguments.source}", "", *outside, "mean"], rows)
-    figures = {"in": arguments.source, "model": training(model), "levels": AT, "auroc": found}
+    figures = {"in": arguments.source, "model": training(model), "levels": DENOISING_LEVELS, "auroc": found}
     record(f"further-scores-{arguments.source}", figures, model.device)
 
 
