@@ -132,7 +132,7 @@ def _neighbourhoods(found: list[Descriptors]) -> dict[str, Neighbourhood]:
             "the model's energies of its training images are not finite", hint="the training may have diverged"
         )
     # Energies and norms at different levels have different units. All other descriptors of one kind share theirs.
-    units = {kind: _spread(tables[kind]) for kind in ("recording", "denoising") if kind in tables}
+    units: dict[str, Tensor] = {kind: _spread(tables[kind]) for kind in ("recording", "denoising") if kind in tables}
     return {kind: Neighbourhood.of(table, units.get(kind)) for kind, table in tables.items()}
 
 
