@@ -37,8 +37,8 @@ class Drawn:
     path: Tensor | None = None
 
     @property
-    def rows(self) -> Tensor:
-        """The samples of a model of a table, which are the same as `images`."""
+    def data(self) -> Tensor:
+        """The samples, of images or of a table, which are the same as `images`."""
         return self.images
 
     @property

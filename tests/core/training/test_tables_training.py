@@ -54,10 +54,10 @@ def test_the_density_of_the_flow_is_in_the_units_of_the_columns(trained: vpfb.Mo
 
 def test_samples_are_rows_in_the_units_of_the_columns(trained: vpfb.Model) -> None:
     drawn = trained.sample(400, seed=3)
-    assert drawn.rows.dtype == torch.float64
-    np.testing.assert_allclose(drawn.rows.mean(0).numpy(), MEAN, atol=0.25 * np.sqrt((SCALES**2).sum(1)).max())
-    np.testing.assert_allclose(drawn.rows.std(0).numpy(), np.sqrt((SCALES**2).sum(1)), rtol=0.2)
-    torch.testing.assert_close(trained.sample(3, seed=3).rows, drawn.rows[:3])
+    assert drawn.data.dtype == torch.float64
+    np.testing.assert_allclose(drawn.data.mean(0).numpy(), MEAN, atol=0.25 * np.sqrt((SCALES**2).sum(1)).max())
+    np.testing.assert_allclose(drawn.data.std(0).numpy(), np.sqrt((SCALES**2).sum(1)), rtol=0.2)
+    torch.testing.assert_close(trained.sample(3, seed=3).data, drawn.data[:3])
 
 
 def test_encoding_is_undone_by_decoding(trained: vpfb.Model) -> None:

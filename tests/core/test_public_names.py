@@ -1,0 +1,39 @@
+"""The names of the library that people import, which stay where they are whatever moves below them."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+import vpfb_core as vpfb
+
+
+def test_a_model_draws_encodes_and_gives_densities_by_the_names_of_the_readme() -> None:
+    model = vpfb.load("digits")
+    drawn = model.sample(2, seed=0)
+    assert drawn.images.shape == (2, 1, 8, 8) and drawn.images is drawn.data
+    assert len(drawn.nfe) == len(drawn.status) == 2
+    assert model.encode(drawn.images).shape == (2, 1, 8, 8)
+    logp = model.log_density(drawn.images, level=0.1, condition="3", method="explicit", seed=0)
+    assert logp.shape == (2,) and torch.isfinite(logp).all()
+
+
+@pytest.mark.parametrize("name", ["ConfigError", "DataError", "CheckpointError", "DivergedError", "SolverError"])
+def test_errors_can_be_caught_by_name(name: str) -> None:
+    assert issubclass(getattr(vpfb.errors, name), Exception)
+
+
+def test_the_building_blocks_of_the_method_can_be_used_alone() -> None:
+    phi = vpfb.Potential(vpfb.networks.MLP(dim=2), homotopy=vpfb.homotopy.OT(sigma_min=1e-3), data_std=0.5)
+    loss = vpfb.objectives.stein(phi, torch.ones(3, 2), generator=torch.Generator().manual_seed(0))
+    assert loss.shape == ()
+    x, t = torch.zeros(3, 2), torch.full((3,), 0.5)
+    assert phi.value(x, t).shape == phi.log_density(x, t).shape == (3,)
+    assert phi.velocity(x, t).shape == phi.score(x, t).shape == (3, 2)
+
+
+def test_training_takes_a_configuration_and_a_callback() -> None:
+    assert vpfb.TrainConfig(data="digits", steps=2000).data.source == "digits"
+    assert list(inspect.signature(vpfb.train).parameters)[:2] == ["config", "on_step"]
