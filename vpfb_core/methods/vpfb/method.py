@@ -116,7 +116,7 @@ class VPFB(Method):
         return (f"the first {100 * share:g}% of the run regress the output of the network, without usable samples",)
 
     def phase(self, fraction: float) -> int:
-        return int(fraction >= (self.settings.regression_share or 0.0) > 0)
+        return int(0 < (self.settings.regression_share or 0.0) <= fraction)
 
     @property
     def divisible(self) -> bool:
@@ -144,7 +144,7 @@ class VPFB(Method):
 
             return mean
 
-        if self.settings.regression_share and not self.phase(at.fraction):
+        if at.fraction < (self.settings.regression_share or 0.0):
             yield Loss("regression", mean_of(regression, "step"))
             return
         # Both terms of energies begin when the learning rate falls. Earlier they would slow down learning to sample.

@@ -61,10 +61,15 @@ def keep_masks(kept: Path, texts: Iterable[str]) -> None:
         texts: statistics, which may have a value.
     """
     for text in texts:
-        name = text.rpartition("=")[0] if has_value(text) else text
+        name = _without_value(text)
         if has_mask(name) and (file := mask_file(name, kept)).parent != kept and file.is_file():
             kept.mkdir(exist_ok=True)
             write_bytes(kept / _copy(name), file.read_bytes())
+
+
+def _without_value(text: str) -> str:
+    """The statistic of a text, which may have a value."""
+    return text.rpartition("=")[0] if has_value(text) else text
 
 
 def _copy(name: str) -> str:
@@ -74,8 +79,7 @@ def _copy(name: str) -> str:
 
 
 def _exists(text: str, kept: Path | None) -> bool:
-    name = text.rpartition("=")[0] if has_value(text) else text
-    return mask_file(name, kept).is_file()
+    return mask_file(_without_value(text), kept).is_file()
 
 
 def _is_number(text: str) -> bool:
