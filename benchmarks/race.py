@@ -76,7 +76,7 @@ def main() -> None:
     checks = inputs.checks()
 
     def residual_of(trainer: Trainer) -> float:
-        model = TrainedModel(trainer.method, trainer.average, plan.network, inputs.statistics, plan.images.shape)
+        model = TrainedModel(trainer.method, trainer.average, plan.network, plan.statistics, plan.images.shape)
         return checks.validate(model)["val_residual"]
 
     waiting = list(runners.values())

@@ -63,7 +63,10 @@ class Bench:
         config = presets.resolve(config, images, self.device)
         described, method = presets.network_description(config, images), presets.method_of(config, images)
         parameters = sum(parameter.numel() for parameter in networks.build(described).parameters())
-        self.config, self.plan = config, Plan(config, {}, images, method, described, parameters, None)
+        self.config, self.plan = (
+            config,
+            Plan(config, {}, images, images.statistics(), method, described, parameters, None),
+        )
         self.inputs = Inputs.of(self.plan)
 
     def step(self, trainer: Trainer, images: int) -> Callable[[], None]:
@@ -105,7 +108,7 @@ def share(row: dict[str, Any]) -> dict[str, Any]:
     bench, images = Bench(row | {"micro_batch": None}), row["batch_size"]
     ours, alone = bench.inputs.trainer(), Trainer(
         bench.config.replace(micro_batch=images), bench.plan.method, bench.plan.network, bench.plan.data_shape,
-        bench.inputs.statistics, bench.device, Group(Place()),
+        bench.plan.statistics, bench.device, Group(Place()),
     )  # fmt: skip
     one = bench.step(alone, images)
     steps = {"shared": bench.step(ours, images), "alone": one if group.first else lambda: None}

@@ -46,7 +46,7 @@ def trial(
     method = inputs.trainer(angle_mean=1.0, angle_std=1.2).method
     field = method.field(networks.build(plan.network), plan.data_shape).eval().requires_grad_(False)
     about = {"data": {"name": plan.images.name}}
-    model = Model(method, field, plan.network, inputs.statistics, plan.images.shape, plan.images.groups, about)
+    model = Model(method, field, plan.network, plan.statistics, plan.images.shape, plan.images.groups, about)
     used, step = 0.0, 0
     path: list[tuple[float, int, float]] = []
     with keeping_freed_memory(plan.device):

@@ -267,6 +267,26 @@ def test_an_error_has_at_most_two_lines_and_its_exit_code(
     assert (report["exit_code"], set(report)) == (code, {"kind", "message", "hint", "exit_code"})
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("--data moons --set regression_share=0.3", 2, "the regression needs a network"),
+        ("--data moons --objective official", 2, "the official objective needs a network"),
+        ("--data moons --method flow-matching", 2, "flow matching needs a network"),
+        ("--data digits --set angle_mean=9 --set angle_std=0.1", 2, "misses the range of the schedule"),
+        ("--data digits --init digits --set widths=[16]", 4, "do not fit this run"),
+        ("--data table.csv --columns a,b", 3, "constant: b"),
+    ],
+)
+def test_a_run_that_cannot_be_trained_is_refused_before_anything_is_written(
+    line: str, code: int, words: str, vpfb: Vpfb
+) -> None:
+    Path("table.csv").write_text("a,b\n" + "".join(f"{i},1\n" for i in range(30)))
+    ran = vpfb("train", *line.split(), "--out", "run")
+    assert (ran.code, words in ran.err) == (code, True), ran.err
+    assert not Path("run").exists()
+
+
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "newer"])
 def test_a_damaged_model_is_refused_with_the_reason(harm: str, vpfb: Vpfb, trained: Run) -> None:
     model = trained.model

@@ -83,17 +83,18 @@ class Method(ABC):
         """The settings that runs of earlier versions did not have, with the values that describe those runs."""
         return {}
 
-    def check(self, data: DataShape, *, decay: float, processes: int) -> None:
-        """Check that the settings fit the data and the run.
+    def check(self, data: DataShape, *, scalar: bool, decay: float, processes: int) -> None:
+        """Check that the settings fit the data, the network and the run.
 
         Args:
             data: the shape of the data that the model is for.
+            scalar: whether the network returns one number per sample, and not the shape of its input.
             decay: the share of the run over which the learning rate falls.
             processes: the number of processes that divide a batch.
         Raises:
             ConfigError: they do not fit; the hint says what to change.
         """
-        del data, decay, processes
+        del data, scalar, decay, processes
 
     def notes(self) -> tuple[str, ...]:
         """Sentences that the user should read before a run begins."""

@@ -63,6 +63,15 @@ class FlowMatching(Method):
     def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
         return super().defaults(data, asked) | path_defaults(data)
 
+    def check(self, data: DataShape, *, scalar: bool, decay: float, processes: int) -> None:
+        del decay, processes
+        self.settings.require_angles()
+        if scalar:
+            raise ConfigError(
+                "flow matching needs a network whose output has the shape of its input, not one number per sample",
+                hint="--set network=unet" if len(data.shape) == 3 else "use another method, such as vpfb",
+            )
+
     def field(self, network: nn.Module, data: DataShape) -> VelocityField:
         return VelocityField(network, self.settings, has_null=self.trains_null(data))
 

@@ -43,6 +43,7 @@ class Decoder(Network):
     """
 
     name = "decoder"
+    scalar = True
     Settings = DecoderSettings
 
     def __init__(

@@ -38,6 +38,7 @@ class MLP(Network):
     """
 
     name = "mlp"
+    scalar = True
     Settings = MLPSettings
 
     def __init__(self, dim: int, width: int = 128, depth: int = 3, classes: Sequence[int] = ()) -> None:

@@ -20,9 +20,11 @@ class Network(nn.Module):
     Attributes:
         name: the name of the network on the command line and in descriptions.
         Settings: the class of its settings. A setting that is None is chosen from the data and the preset.
+        scalar: whether it returns one number per sample. Not every method can train such a network.
     """
 
     name: ClassVar[str]
+    scalar: ClassVar[bool] = False
     Settings: ClassVar[type[Settings]]
 
     @classmethod

@@ -62,7 +62,7 @@ class CurrentRun:
         self.inputs = group.together(lambda: Inputs.of(plan))
         self.trainer = self.inputs.trainer()
         self.checks = self.inputs.checks()
-        self.record = Record(self.inputs, folder, self.trainer.average)
+        self.record = Record(plan, folder, self.trainer.average)
         self.clock = Clock(self.config, began)
         self.figures = Figures(self.config.optimiser.batch_size or 1, group)
         self.agenda = Agenda(self.config.run, self.clock, group)

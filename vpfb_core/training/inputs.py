@@ -1,4 +1,4 @@
-"""The inputs of a training run: split data, statistics, batches, trainer and checks."""
+"""The inputs of a training run: split data, batches, trainer and checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from vpfb_core.data import InMemory
 from vpfb_core.data.batches import Batches, Order
 from vpfb_core.data.splits import split
-from vpfb_core.data.statistics import Statistics
 from vpfb_core.machine import distributed
 from vpfb_core.training import presets
 from vpfb_core.training.checks import VALIDATION_IMAGES, Checks, spread
@@ -24,14 +23,12 @@ class Inputs:
 
     Attributes:
         plan: the plan of the run.
-        statistics: the statistics of the data.
         rows: the rows of the training data in the plan's data, int64 (M,).
         measured: the validation data; some of the training data if none are held out.
         batches: this process's share of every batch.
     """
 
     plan: Plan
-    statistics: Statistics
     rows: Tensor
     measured: InMemory
     batches: Batches
@@ -47,7 +44,6 @@ class Inputs:
         order = Order(len(rows), batch_size, config.run.seed, config.data.augment == "flip", share)
         return cls(
             plan=plan,
-            statistics=images.statistics(),
             rows=rows,
             measured=held_out if len(held_out) else images.subset(spread(rows, VALIDATION_IMAGES)),
             batches=images.batches(rows, order, plan.device, held_out),
@@ -60,10 +56,10 @@ class Inputs:
             config = presets.resolve(config, self.plan.images, self.plan.device)
             method = presets.method_of(config, self.plan.images)
         return Trainer(
-            config, method, self.plan.network, self.plan.data_shape, self.statistics, self.plan.device,
+            config, method, self.plan.network, self.plan.data_shape, self.plan.statistics, self.plan.device,
             distributed.group(),
         )  # fmt: skip
 
     def checks(self) -> Checks:
         """The checks of the run."""
-        return Checks(self.measured, self.statistics, self.plan.device, self.plan.config.run.seed)
+        return Checks(self.measured, self.plan.statistics, self.plan.device, self.plan.config.run.seed)

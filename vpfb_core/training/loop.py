@@ -10,8 +10,9 @@ from vpfb_core.training.agenda import Due
 from vpfb_core.training.current_run import CurrentRun
 from vpfb_core.training.ending import calibrate_in_time, match_in_time
 from vpfb_core.training.figures import NotFiniteError
+from vpfb_core.training.initial_weights import weights_for
 from vpfb_core.training.progress import Result
-from vpfb_core.training.resuming import read_calibration, restore, start_from
+from vpfb_core.training.resuming import read_calibration, restore
 from vpfb_core.training.state import Counters, State, read_state
 
 MAX_ROLLBACKS = 5
@@ -82,11 +83,18 @@ def _begin(run: CurrentRun, damaged: tuple[Path, ...]) -> None:
     run.figures.start(run.counters.step)
     if run.counters.step == 0:
         if (init := run.config.run.init) is not None:
-            run.group.together(lambda: start_from(run.trainer, init))
+            run.group.together(lambda: _start_from(run, init))
         run.check()
         run.save("running")
     run.clock.begin_steps()
     run.agenda.checked(run.counters.step)
+
+
+def _start_from(run: CurrentRun, name: str) -> None:
+    """Give the trainer the weights of a model. Optional tensors that the model lacks keep their initial values."""
+    given = weights_for(run.trainer.field, name, str(run.plan.device))
+    for field in (run.trainer.field, run.trainer.average):
+        field.load_state_dict(given, strict=False)
 
 
 # --- the steps --------------------------------------------------------------------------------------------------------

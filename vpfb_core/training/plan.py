@@ -10,7 +10,7 @@ import torch
 
 from vpfb_core import data, methods, networks
 from vpfb_core.config import TrainConfig
-from vpfb_core.data import LoadOptions, Source
+from vpfb_core.data import LoadOptions, Source, Statistics
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import resolve_device
@@ -19,6 +19,7 @@ from vpfb_core.methods.base import Method
 from vpfb_core.methods.step import DataShape
 from vpfb_core.model.runs import Run
 from vpfb_core.training import continuation, presets, tensorboard
+from vpfb_core.training.initial_weights import weights_for
 from vpfb_core.uses.matching.kept import check_names
 
 COPIES = 5  # float32 values per parameter in training: the weight, its gradient, its average and Adam's two moments
@@ -32,6 +33,7 @@ class Plan:
         config: the configuration, with all settings chosen.
         requested: the settings that the user gave, as JSON values by path. A run is found again by them.
         images: all data of the run, for training and validation.
+        statistics: the statistics of the data.
         method: the training method.
         network: the description of the network.
         parameters: the number of parameters of the field.
@@ -41,6 +43,7 @@ class Plan:
     config: TrainConfig
     requested: dict[str, Any]
     images: Source
+    statistics: Statistics
     method: Method
     network: dict[str, Any]
     parameters: int
@@ -69,7 +72,8 @@ def prepare(config: TrainConfig) -> Plan:
 
     Raises:
         ConfigError: a setting does not exist, or it contradicts another one, the data or the run to resume.
-        DataError: the data cannot be read.
+        CheckpointError: the model whose weights the run begins with is missing, damaged, or does not fit.
+        DataError: the data cannot be read, or a column of a table is constant.
     """
     require_threads(config.machine.threads)
     require_threads(config.machine.workers, "workers")
@@ -96,9 +100,13 @@ def prepare(config: TrainConfig) -> Plan:
             raise ConfigError("--match needs samples without a class", hint="--set condition_dropout=0.1")
     with networks.shapes_only():
         field = method.field(networks.build(network, config.run.seed), presets.data_shape(images))
+    if config.run.init is not None and begun.existing is None:
+        init = config.run.init
+        group.together(lambda: weights_for(field, init))  # refuses weights that do not fit
     parameters = sum(parameter.numel() for parameter in field.parameters())
+    statistics = group.together(images.statistics)
     images = replace(images, notes=(*images.notes, *begun.notes))
-    return Plan(config, begun.requested, images, method, network, parameters, begun.existing)
+    return Plan(config, begun.requested, images, statistics, method, network, parameters, begun.existing)
 
 
 def _fingerprint(config: TrainConfig) -> str:

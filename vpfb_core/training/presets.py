@@ -169,10 +169,13 @@ def method_of(config: TrainConfig, images: Source) -> Method:
     """The method of a resolved configuration.
 
     Raises:
-        ConfigError: its settings do not fit the data or the run.
+        ConfigError: its settings do not fit the data, the network or the run.
     """
     method = methods.build(str(config.method.name), config.method.settings)
-    method.check(data_shape(images), decay=config.optimiser.decay or 0.0, processes=place().count)
+    method.check(
+        data_shape(images), scalar=networks.find(str(config.network.name)).scalar,
+        decay=config.optimiser.decay or 0.0, processes=place().count,
+    )  # fmt: skip
     return method
 
 

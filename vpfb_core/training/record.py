@@ -25,7 +25,7 @@ from vpfb_core.methods.fields import Field
 from vpfb_core.model import model_file, run_data, run_log
 from vpfb_core.model.runs import Run, new_run
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.training.inputs import Inputs
+from vpfb_core.training.plan import Plan
 from vpfb_core.training.progress import Progress
 from vpfb_core.training.state import Counters, save_state, set_aside, write_status
 from vpfb_core.training.tensorboard import Events
@@ -53,7 +53,7 @@ class Record:
     """The folder of a run in progress.
 
     Args:
-        inputs: the inputs of the run.
+        plan: the plan of the run.
         folder: the run folder.
         average: the field with the averaged weights.
 
@@ -64,8 +64,8 @@ class Record:
         save_seconds: the duration of the last save.
     """
 
-    def __init__(self, inputs: Inputs, folder: Run, average: Field) -> None:
-        self.inputs, self.plan, self.average = inputs, inputs.plan, average
+    def __init__(self, plan: Plan, folder: Run, average: Field) -> None:
+        self.plan, self.average = plan, average
         self._run = folder
         self._open = OpenFolder(folder.path) if place().first else None  # the other processes may not even see it
         self.fingerprint = self.plan.images.fingerprint()
@@ -125,7 +125,7 @@ class Record:
 
     def grid(self, step: int, samples: Tensor) -> None:
         """Write samples as a file that shows them: a grid of images, or rows."""
-        shown = snapshot(self.inputs.statistics, samples)
+        shown = snapshot(self.plan.statistics, samples)
         write_bytes(self.folder.samples / f"step-{step:07d}{shown.ending}", shown.content)
         if self._events is not None and shown.picture is not None:
             self._events.grid(step, shown.picture)
@@ -189,7 +189,7 @@ class Record:
             method=plan.method,
             field=self.average,
             network=plan.network,
-            statistics=self.inputs.statistics,
+            statistics=plan.statistics,
             shape=images.shape,
             groups=images.groups,
             about={

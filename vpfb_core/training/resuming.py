@@ -1,4 +1,4 @@
-"""What a run starts from: a saved state of the same run, its finished model, or the weights of another model."""
+"""What a run is resumed from: a saved state, or its finished model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training.continuation import LENGTH, SOURCE
 from vpfb_core.training.record import Record
 from vpfb_core.training.state import Restored, read_state
-from vpfb_core.training.trainer import Trainer
 
 
 def restore(record: Record) -> Restored | None:
@@ -75,35 +74,3 @@ def read_calibration(record: Record, model: TrainedModel) -> bool:
     if finished.tilt is not None:
         vars(model).update(vars(replace(model).with_tilt(finished.tilt)))  # the copy stays as the model without it
     return True
-
-
-def start_from(trainer: Trainer, name: str) -> None:
-    """Give a trainer the weights of a model.
-
-    Optional tensors of the field that the model lacks keep their initial values.
-
-    Args:
-        trainer: the trainer, which is changed in place.
-        name: a model file, a run folder, or the name of a built-in model.
-    Raises:
-        CheckpointError: there is no such model, or its weights do not fit. The message names the first difference.
-    """
-    model = model_file.load(TrainedModel, name, device=str(trainer.device))
-    given, wanted = model.field.state_dict(), trainer.field.state_dict()
-    for tensor in sorted(given.keys() | wanted.keys()):
-        if (tensor not in given or tensor not in wanted) and tensor.startswith(trainer.field.optional):
-            given.pop(tensor, None)
-            continue
-        if tensor not in given or tensor not in wanted:
-            owner, other = (name, "this run") if tensor in given else ("this run", name)
-            reason = f"{owner} has a tensor {tensor!r}, which {other} lacks"
-        elif given[tensor].shape != wanted[tensor].shape:
-            reason = f"{tensor!r} has shape {tuple(given[tensor].shape)}, not {tuple(wanted[tensor].shape)}"
-        else:
-            continue
-        raise CheckpointError(
-            f"the weights of {name} do not fit this run: {reason}",
-            hint="use the network, size and classes of that model: vpfb info MODEL shows them",
-        )
-    trainer.field.load_state_dict(given, strict=False)
-    trainer.average.load_state_dict(given, strict=False)

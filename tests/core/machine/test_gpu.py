@@ -186,7 +186,7 @@ LARGE_STEPS: list[dict[str, Any]] = [{"preset": "base", "blocks": 1}, {"preset":
 )
 def test_a_step_waits_for_nothing(gpu: GPU, settings: dict[str, Any]) -> None:
     inputs, trainer = begun(gpu, **{"precision": "bf16"} | settings)
-    inputs.statistics.standardise(inputs.batches[0][0])  # moves constants
+    inputs.plan.statistics.standardise(inputs.batches[0][0])  # moves constants
     for step in range(1 + bool(REAL)):
         with gpu.waits() as waited:
             loss, norm = trainer.step(inputs.batches[step], step, 0.9)

@@ -114,7 +114,7 @@ def test_a_method_that_states_nothing_has_no_state_calibration_or_demands(least:
     assert least.calibrate(field, data, (), None, 8) is None
     assert least.calibration_cost(field, (3,)) == 0
     least.load_state({})
-    least.check(DataShape((2,)), decay=0.5, processes=4)
+    least.check(DataShape((2,)), scalar=True, decay=0.5, processes=4)
     with pytest.raises(ValueError, match="least has no calibration"):
         least.read_calibration({"dimension": 2})
 

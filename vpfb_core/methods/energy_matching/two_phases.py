@@ -148,8 +148,8 @@ class EnergyMatching(Method):
             "contrast_share": rest / (1 + rest),
         }
 
-    def check(self, data: DataShape, *, decay: float, processes: int) -> None:
-        del data, decay
+    def check(self, data: DataShape, *, scalar: bool, decay: float, processes: int) -> None:
+        del data, scalar, decay
         if processes > 1 and (self.settings.contrast_share or self.settings.coupling != "random"):
             raise ConfigError(
                 "the contrastive term and the coupling transport look at the whole batch, which cannot be divided",

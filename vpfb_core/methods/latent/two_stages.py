@@ -96,8 +96,8 @@ class Latent(Method):
             "pool": max(128, min(1024, POOL_VALUES // data.dimension)),
         }
 
-    def check(self, data: DataShape, *, decay: float, processes: int) -> None:
-        del decay
+    def check(self, data: DataShape, *, scalar: bool, decay: float, processes: int) -> None:
+        del scalar, decay
         if data.classes:
             raise ConfigError(
                 "--method latent trains without classes", hint="leave out --conditional, or use another method"

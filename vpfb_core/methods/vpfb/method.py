@@ -20,7 +20,7 @@ from vpfb_core.methods.vpfb.draws import Part, ValidationPoints
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.normaliser import Normaliser, levels
-from vpfb_core.methods.vpfb.objectives import OBJECTIVES, Objective, regression, residual
+from vpfb_core.methods.vpfb.objectives import NEEDS_SHAPE, OBJECTIVES, Objective, regression, residual
 from vpfb_core.methods.vpfb.path import AngleDistribution, PathSettings, path_defaults
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.methods.vpfb.tilted import TiltedPotential
@@ -77,8 +77,14 @@ class VPFB(Method):
     def added_settings(cls) -> dict[str, Any]:
         return {"time_score": 0.0, "uniform_angles": 0.0, "regression_share": 0.0}
 
-    def check(self, data: DataShape, *, decay: float, processes: int) -> None:
+    def check(self, data: DataShape, *, scalar: bool, decay: float, processes: int) -> None:
         settings = self.settings
+        settings.require_angles()
+        if settings.objective == "official" and scalar:
+            raise ConfigError(
+                "the official objective needs a network whose output has the shape of its input",
+                hint="--objective stein",
+            )
         if settings.objective == "official" and settings.schedule != "ot":
             raise ConfigError("the official objective is defined for the schedule ot only", hint="--schedule ot")
         if settings.objective == "official" and processes > 1:
@@ -108,6 +114,8 @@ class VPFB(Method):
                 "the regression is for the head of this method, which the official objective does not have",
                 hint="--set regression_share=0",
             )
+        if settings.regression_share and scalar:
+            raise ConfigError(NEEDS_SHAPE, hint="--set regression_share=0")
 
     def notes(self) -> tuple[str, ...]:
         share = self.settings.regression_share

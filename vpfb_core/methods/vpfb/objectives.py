@@ -19,6 +19,8 @@ from vpfb_core.methods.vpfb.draws import Part, draw_pairs, normal_like
 from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution
 from vpfb_core.methods.vpfb.potential import Potential
 
+NEEDS_SHAPE = "the regression needs a network whose output has the shape of its input"
+
 
 def residual(
     potential: Potential, data: Tensor, angle: Tensor, noise: Tensor, condition: Tensor | None = None
@@ -104,9 +106,7 @@ def regression(
     u, y = arc.point(pairs.data / potential.data_std, pairs.angle, pairs.noise)
     output = potential.output(u, pairs.angle, pairs.condition)
     if output.shape != u.shape:
-        raise ConfigError(
-            "the regression needs a network whose output has the shape of its input", hint="--set regression_share=0"
-        )
+        raise ConfigError(NEEDS_SHAPE, hint="use a network such as unet")
     return (2 * output + y).square().mean()
 
 

@@ -62,6 +62,17 @@ class AngleDistribution:
             q: quantiles of the truncated distribution.
             angle_range: the angles between which the distribution is truncated.
         Raises:
+            ConfigError: as of `truncation`.
+        """
+        low, high = self.truncation(angle_range)
+        q = low + (high - low) * q
+        log_snr = self.mean + self.std * math.sqrt(2) * torch.erfinv(2 * q - 1)
+        return torch.atan(torch.exp(log_snr)).clamp(*angle_range)
+
+    def truncation(self, angle_range: tuple[float, float]) -> tuple[float, float]:
+        """The quantiles, before truncation, of the ends of a range of angles.
+
+        Raises:
             ConfigError: almost nothing of the distribution lies within the range.
         """
         low, high = (self._cumulative(angle) for angle in angle_range)
@@ -70,9 +81,7 @@ class AngleDistribution:
                 f"log tan phi with mean {self.mean} and standard deviation {self.std} misses the range of the schedule",
                 hint=f"the range ends at log tan phi = {math.log(math.tan(angle_range[1])):.3g}",
             )
-        q = low + (high - low) * q
-        log_snr = self.mean + self.std * math.sqrt(2) * torch.erfinv(2 * q - 1)
-        return torch.atan(torch.exp(log_snr)).clamp(*angle_range)
+        return low, high
 
     def sample(self, n: int, angle_range: tuple[float, float], *, like: Tensor, generator: torch.Generator) -> Tensor:
         """n stratified angles, one in each n-th of the distribution, (n,), with the dtype and the device of `like`.
@@ -132,6 +141,10 @@ class PathSettings(MethodSettings):
         default = AngleDistribution()
         mean = default.mean if self.angle_mean is None else self.angle_mean
         return AngleDistribution(mean, default.std if self.angle_std is None else self.angle_std)
+
+    def require_angles(self) -> None:
+        """Raise ConfigError if training would draw almost no angles within the range of the schedule."""
+        self.angles.truncation(self.homotopy.angle_range(self.data_std))
 
 
 def path_defaults(data: DataShape) -> dict[str, Any]:

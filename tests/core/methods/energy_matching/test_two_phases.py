@@ -111,8 +111,8 @@ def test_the_second_phase_of_points_is_the_contrast_alone_with_exact_chains_and_
 def test_what_looks_at_the_whole_batch_is_not_divided_among_processes() -> None:
     for settings in ({}, {"contrast_share": 0, "coupling": "transport"}):
         with pytest.raises(ConfigError, match="look at the whole batch"):
-            method(**settings).check(DATA, decay=0.5, processes=2)
-    method(contrast_share=0).check(DATA, decay=0.5, processes=2)
+            method(**settings).check(DATA, scalar=True, decay=0.5, processes=2)
+    method(contrast_share=0).check(DATA, scalar=True, decay=0.5, processes=2)
 
 
 def test_the_temperature_is_lower_for_large_data() -> None:

@@ -208,14 +208,17 @@ def test_contrast_is_weighed_by_default_where_there_are_classes_and_the_rate_fal
         ({"contrast": 0.1}, CLASSES, {"decay": 0.0}, "decay=0"),
         ({"time_score": 0.1}, PLANE, {"decay": 0.0}, "decay=0"),
         ({"time_score": 0.1, "objective": "ritz"}, PLANE, {}, "not ritz"),
+        ({"regression_share": 0.3}, PLANE, {"scalar": True}, "shape of its input"),
+        ({"objective": "official"}, PLANE, {"scalar": True}, "shape of its input"),
+        ({"angle_mean": 9.0, "angle_std": 0.1}, PLANE, {}, "misses the range of the schedule"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_or_the_run_are_refused(
     settings: dict[str, Any], data: DataShape, run: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        vpfb(**settings).check(data, **{"decay": 0.5, "processes": 1, **run})
-    vpfb().check(data, decay=0.5, processes=2)
+        vpfb(**settings).check(data, **{"scalar": False, "decay": 0.5, "processes": 1, **run})
+    vpfb().check(data, scalar=True, decay=0.5, processes=2)
 
 
 @pytest.mark.parametrize(
