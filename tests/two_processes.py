@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from short_runs import shorten
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -30,7 +31,7 @@ from vpfb_core.errors import DataError
 from vpfb_core.machine import distributed
 from vpfb_core.methods.step import DataShape
 from vpfb_core.methods.vpfb import objectives
-from vpfb_core.training import Result, agenda, checks
+from vpfb_core.training import Result
 from vpfb_core.training.trainer import Trainer
 from vpfb_core.uses import evaluation
 
@@ -244,6 +245,5 @@ if __name__ == "__main__":
     import torch._dynamo  # which the optimiser needs
 
     torch.set_num_threads(1)
-    checks.GRID_IMAGES, checks.GRID_NFE, agenda.CHECKS = 4, 2, 2
-    os.fsync = lambda fd: None
+    shorten()
     Path("codes.json").write_text(json.dumps({what: fork(what) for what in sys.argv[1:]}))

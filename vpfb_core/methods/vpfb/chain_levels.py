@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
@@ -29,7 +30,8 @@ def lowest_for_chains(
 ) -> float:
     """The lowest noise level down to which differences of energies are right to `TOLERANCE`.
 
-    The energies of the potential are compared with those of its copy in float64.
+    The energies of the potential are compared with those of its copy in float64. The error grows towards the data, so
+    that the level is found by bisection.
 
     Args:
         potential: the potential.
@@ -40,18 +42,19 @@ def lowest_for_chains(
     """
     home = z.device if sum_dtype(z) == torch.float64 else torch.device("cpu")
     exact = PotentialField(copy.deepcopy(potential).to(home).double())
-    field, lowest = PotentialField(potential), noises[0]
+    field = PotentialField(potential)
     if condition is not None:
         condition = condition.to(z.device)
-    for level in noises:
-        if level < HIGHEST_MEASURED:
-            x, moved = neighbours(field, z, level, condition, seed)
-            right = differences(exact, level, x.to(home).double(), moved.to(home).double(), condition)
-            error = differences(field, level, x, moved, condition) - right
-            if not float(error.square().mean().sqrt()) < TOLERANCE:
-                break
-        lowest = level
-    return lowest
+
+    def is_too_low(level: float) -> bool:
+        if level >= HIGHEST_MEASURED:
+            return False
+        x, moved = neighbours(field, z, level, condition, seed)
+        right = differences(exact, level, x.to(home).double(), moved.to(home).double(), condition)
+        error = differences(field, level, x, moved, condition) - right
+        return not float(error.square().mean().sqrt()) < TOLERANCE
+
+    return noises[max(0, bisect_left(noises, True, key=is_too_low) - 1)]
 
 
 def neighbours(
