@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from fokker_planck import fokker_planck_residual
 from record import parsed, record, settings, show, training
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -40,7 +41,6 @@ from vpfb_core.methods.fields import Transports
 from vpfb_core.methods.likelihood import log_likelihood
 from vpfb_core.methods.step import Validation
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.fokker_planck import fokker_planck_residual
 
 LOG_RATIOS = (-0.5, 0.5, 1.5, 2.3)  # of data to noise: log tan φ
 FLOW_LEVELS = (0.1, 0.2, 0.5)  # cot φ

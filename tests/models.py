@@ -15,8 +15,8 @@ from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.methods.fields import Calibration
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.method import VPFB, settings_of
-from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.methods.vpfb.method import VPFB, VPFBSettings
+from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.model.reference import Reference
 from vpfb_core.model.trained import TrainedModel
 
@@ -74,3 +74,18 @@ def vpfb_model(
         calibration=normaliser,
         reference=reference,
     )
+
+
+def settings_of(potential: Potential) -> VPFBSettings:
+    """The settings that describe a potential: its schedule, its objective and the standard deviation of its data.
+
+    Raises:
+        ValueError: the schedule has parameters that the settings cannot express.
+    """
+    description = potential.homotopy.to_dict()
+    floor = description.get("nu", description.get("sigma_min"))
+    objective = "official" if isinstance(potential, UnpreconditionedPotential) else "stein"
+    settings = VPFBSettings(objective=objective, schedule=description["name"], floor=floor, data_std=potential.data_std)
+    if settings.homotopy != potential.homotopy:
+        raise ValueError(f"no settings describe the schedule {description}")
+    return settings

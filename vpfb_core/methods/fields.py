@@ -111,6 +111,19 @@ class Field(nn.Module, ABC):
         """The energy alone, (N,), which may cost less. Arguments are those of `energy_and_score`."""
         return self.energy_and_score(x, level, condition)[0]
 
+    def energy_score_and_velocity(
+        self, x: Tensor, level: float, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The energy, the score and the velocity of the flow, like x, which is zero without a flow.
+
+        Where they have parts in common, a field computes these once. Arguments are those of `energy_and_score`.
+        """
+        energy, score = self.energy_and_score(x, level, condition)
+        if not isinstance(self, Transports):
+            return energy, score, torch.zeros_like(x)
+        with torch.no_grad():
+            return energy, score, self.velocity(x, x.new_full((len(x),), self.position(level)), condition)
+
 
 @runtime_checkable
 class Transports(Protocol):
@@ -137,17 +150,6 @@ class Transports(Protocol):
 
     def grid(self, start: float, end: float, steps: int) -> list[float]:
         """The steps + 1 positions of a fixed-step solve from `start` to `end`, in either direction."""
-        ...
-
-
-@runtime_checkable
-class EnergyFlow(Transports, Protocol):
-    """A field with both an energy and a flow, so that compositions of its densities have both."""
-
-    def energy_score_and_velocity(
-        self, x: Tensor, level: float, condition: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The energy (N,), the score and the velocity, like x. Arguments are those of `Field.energy_and_score`."""
         ...
 
 

@@ -16,7 +16,7 @@ from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods import transport
-from vpfb_core.methods.fields import EnergyFlow, Transports
+from vpfb_core.methods.fields import Transports
 from vpfb_core.methods.flow_matching import FlowMatching, VelocityField
 from vpfb_core.methods.likelihood import log_likelihood
 from vpfb_core.methods.step import Batch, DataShape, Moment, Validation
@@ -272,7 +272,6 @@ def test_a_model_has_the_likelihood_of_its_flow() -> None:
 def test_a_velocity_field_has_a_flow_and_no_energy() -> None:
     field = field_of(anisotropic())
     assert isinstance(field, Transports)
-    assert not isinstance(field, EnergyFlow)
     assert field.levels is None
     with pytest.raises(NotImplementedError):
         field.energy_and_score(normal(2), 0.5)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +48,20 @@ class Journey:
         return self.steps + self.restarts / 2 * DESCENT_STEPS
 
 
+class Drawn(NamedTuple):
+    """The negatives of a training step, which `Pool.keep` takes back.
+
+    Attributes:
+        batch: the negatives, as many as data.
+        rows: the rows of their chains in the pool, int64 (N,).
+        escaped: how many of the chains left for infinity and began anew.
+    """
+
+    batch: Batch
+    rows: Tensor
+    escaped: int
+
+
 class Pool:
     """Chains that go on from training step to training step. Half of them start at data and half at noise.
 
@@ -58,7 +73,7 @@ class Pool:
     """
 
     def __init__(self) -> None:
-        self.escaped = self._lost = 0
+        self.escaped = 0
         self.x = torch.empty(0)
         self.condition: Tensor | None = None
         self.begun = torch.empty(0, dtype=torch.bool)
@@ -81,8 +96,8 @@ class Pool:
         self.x, self.begun = self.x.to(device), self.begun.to(device)
         self.condition = None if self.condition is None else self.condition.to(device)
 
-    def draw(self, field: StaticEnergy, batch: Batch, at: Moment, journey: Journey) -> tuple[Batch, Tensor]:
-        """As many negatives as data, after more steps of their chains, and the rows of the pool for `keep`.
+    def draw(self, field: StaticEnergy, batch: Batch, at: Moment, journey: Journey) -> Drawn:
+        """Negatives after more steps of their chains. The pool stays as it is.
 
         A chain that the energy lets escape to infinity is at the datum of its row with noise instead.
         """
@@ -110,11 +125,10 @@ class Pool:
                     None if condition is None else condition[from_noise],
                 )  # fmt: skip
             x, lost = _walk(field, x, condition, journey, at)
-        self._lost = int(lost.sum())
         x = torch.where(lost.reshape(wide), starts, x)
         if condition is not None and batch.condition is not None:
             condition = torch.where(lost[:, None], batch.condition, condition)
-        return replace(batch, data=x, condition=condition), rows
+        return Drawn(replace(batch, data=x, condition=condition), rows, int(lost.sum()))
 
     def mean_energy(self, field: StaticEnergy, device: torch.device) -> Tensor:
         """The mean energy of the chains in nats, (); NaN before they have begun."""
@@ -124,12 +138,12 @@ class Pool:
         conditions = None if self.condition is None else self.condition[self.begun]
         return field.energy(self.x[self.begun], CLEAN, conditions).mean()
 
-    def keep(self, negatives: Batch, rows: Tensor) -> None:
-        """Let the chains in these rows go on from the negatives in a later step."""
-        self.x[rows], self.begun[rows] = negatives.data, True
-        self.escaped += self._lost
-        if self.condition is not None and negatives.condition is not None:
-            self.condition[rows] = negatives.condition
+    def keep(self, drawn: Drawn) -> None:
+        """Let the chains go on from these negatives in a later step."""
+        self.x[drawn.rows], self.begun[drawn.rows] = drawn.batch.data, True
+        self.escaped += drawn.escaped
+        if self.condition is not None and drawn.batch.condition is not None:
+            self.condition[drawn.rows] = drawn.batch.condition
 
 
 def blurred(batch: Batch, at: Moment, blur: float) -> Batch:

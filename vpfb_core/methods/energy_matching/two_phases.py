@@ -180,12 +180,12 @@ class EnergyMatching(Method):
             yield Loss("flow", value, flow_weight)
         if second:
             dimension = batch.data[0].numel()
-            negatives, rows = self.pool.draw(field, batch, at, settings.journey)
+            drawn = self.pool.draw(field, batch, at, settings.journey)
             margin = settings.margin * dimension * field.temperature
             positives = blurred(batch, at, settings.journey.blur)
-            value = contrastive_loss(field, positives, negatives, trim=settings.trim, margin=margin)
+            value = contrastive_loss(field, positives, drawn.batch, trim=settings.trim, margin=margin)
             yield Loss("contrast", value, contrast_weight / dimension)
-            self.pool.keep(negatives, rows)
+            self.pool.keep(drawn)
 
     def remarks(self) -> tuple[str, ...]:
         if not self.pool.escaped:

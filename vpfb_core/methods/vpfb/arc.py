@@ -50,10 +50,6 @@ class ArcPosition:
             return cls(0.0, 0.0, 1.0, 0.0)
         return cls(math.atan2(1.0, level), 1 / length, level / length, 1 / level)
 
-    def point(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """u = sin φ z + cos φ ε and its conditional velocity y = cos φ z − sin φ ε, both (N, …)."""
-        return _point(z, noise, self.sine, self.cosine)
-
     def energy(self, u: Tensor, value: Tensor) -> Tensor:
         """The energy ½‖u‖² − tan φ · N in nats up to C(φ), (N,), from u (N, …) and N (N,)."""
         return 0.5 * squared_norm(u) - self.tangent * value
@@ -81,10 +77,7 @@ def point(z: Tensor, angle: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         angle: φ of each datum, (N,).
         noise: ε, like z.
     """
-    return _point(z, noise, expand_to(torch.sin(angle), z), expand_to(torch.cos(angle), z))
-
-
-def _point(z: Tensor, noise: Tensor, sine: Tensor | float, cosine: Tensor | float) -> tuple[Tensor, Tensor]:
+    sine, cosine = expand_to(torch.sin(angle), z), expand_to(torch.cos(angle), z)
     return sine * z + cosine * noise, cosine * z - sine * noise
 
 

@@ -203,18 +203,3 @@ class VPFB(Method):
 
     def read_calibration(self, document: Mapping[str, Any]) -> Normaliser:
         return Normaliser.from_dict(document)
-
-
-def settings_of(potential: Potential) -> VPFBSettings:
-    """The settings that describe a potential: its schedule, its objective and the standard deviation of its data.
-
-    Raises:
-        ValueError: the schedule has parameters that the settings cannot express.
-    """
-    description = potential.homotopy.to_dict()
-    floor = description.get("nu", description.get("sigma_min"))
-    objective = "official" if isinstance(potential, UnpreconditionedPotential) else "stein"
-    settings = VPFBSettings(objective=objective, schedule=description["name"], floor=floor, data_std=potential.data_std)
-    if settings.homotopy != potential.homotopy:
-        raise ValueError(f"no settings describe the schedule {description}")
-    return settings

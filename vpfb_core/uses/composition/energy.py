@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.per_sample import squared_norm
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine.file_names import typed
+from vpfb_core.methods.fields import Transports
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.composition.expression import Expression, parse
 from vpfb_core.uses.composition.ratios import Ratio, Ratios, densities_of, mixtures_of, total_exponent
@@ -129,12 +130,11 @@ class Composition:
     @property
     def start(self) -> float:
         """The position of the prior along the composed flow."""
-        return max(self._field(model).span[0] for model in self._models.values())
+        return max(_flow_of(model).span[0] for model in self._models.values())
 
     def position(self, level: float) -> float:
         """The position of a noise level along the flow."""
-        position: float = self._field(self.model).position(level)
-        return position
+        return _flow_of(self.model).position(level)
 
     def energy_and_score(self, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
         """The composed energy (N,), in nats up to a constant, and the score, at points x (N, …) of a level."""
@@ -147,13 +147,12 @@ class Composition:
 
         If the densities of the models have different noise, the least of it is removed.
         """
-        field = min((self._field(model) for model in self._models.values()), key=lambda field: field.blur)
-        found: tuple[Tensor, int] = field.denoised(x, partial(self.energy_and_score, level=self.levels.lowest))
-        return found
+        field = min((model.field for model in self._models.values()), key=lambda field: field.blur)
+        return field.denoised(x, partial(self.energy_and_score, level=self.levels.lowest))
 
     def velocity(self, x: Tensor, s: float) -> Tensor:
         """The composed velocity at points x (N, …), all at one position s of the flow, like x."""
-        found = self._evaluate(x, self._field(self.model).level(s))
+        found = self._evaluate(x, _flow_of(self.model).level(s))
         return _mixed(found.ratios.of(self.expression), found.velocities)
 
     def rate(self, x: Tensor, s: float) -> Tensor:
@@ -162,7 +161,7 @@ class Composition:
         With these weights, points that follow the flow have the composed density. It presumes that the flow of every
         term carries the density of that term.
         """
-        level = self._field(self.model).level(s)
+        level = _flow_of(self.model).level(s)
         found = self._evaluate(x, level)
         products = torch.einsum("ind,jnd->ijn", found.velocities.flatten(2), found.scores.flatten(2))
         names = -products.diagonal().mT[: len(self.terms)]
@@ -172,11 +171,6 @@ class Composition:
             signal, deviation = self.model.field.scales(level)
             base, bend = torch.zeros_like(names[0]), -signal * deviation * (squared_norm(x) + x[0].numel())
         return found.ratios.rate(self.expression, products, torch.cat([names, base[None], bend[None]]))
-
-    @staticmethod
-    def _field(model: TrainedModel) -> Any:
-        """The field of a model, which has an energy and a flow."""
-        return model.field
 
     def _evaluate(self, x: Tensor, level: float) -> _Evaluated:
         """All terms at points x (N, …) of a level, by one batched evaluation per model."""
@@ -188,12 +182,7 @@ class Composition:
             conditions = None
             if model.groups:
                 conditions = self._conditions[name].repeat_interleave(len(x), 0)
-            field = self._field(model)
-            found = (
-                (*field.energy_and_score(copies, level, conditions), torch.zeros_like(copies))
-                if self.at_one_level
-                else field.energy_score_and_velocity(copies, level, conditions)
-            )
+            found = model.field.energy_score_and_velocity(copies, level, conditions)
             for i, row in enumerate(rows):
                 here = slice(i * len(x), (i + 1) * len(x))
                 energies[row], scores[row], velocities[row] = (values[here] for values in found)
@@ -228,6 +217,11 @@ class Composition:
             relative = constants - (constants[self._base].mean() if self._base else gaussian)
             self._constants[level] = relative.to(like)
         return self._constants[level]
+
+
+def _flow_of(model: TrainedModel) -> Transports:
+    """The flow of the field of a model, which a composition of flows has required."""
+    return cast(Transports, model.field)
 
 
 def _mixed(ratio: Ratio, gradients: Tensor) -> Tensor:

@@ -34,9 +34,9 @@ def batch_of(data: Tensor, condition: Tensor | None = None) -> Batch:
 
 def take(pool: Pool, field: StaticEnergy, batch: Batch, step: int, journey: Journey) -> Batch:
     """The negatives of a step, which the pool keeps."""
-    negatives, rows = pool.draw(field, batch, Moment(step), journey)
-    pool.keep(negatives, rows)
-    return negatives
+    drawn = pool.draw(field, batch, Moment(step), journey)
+    pool.keep(drawn)
+    return drawn.batch
 
 
 def test_a_journey_is_counted_in_gradients() -> None:
@@ -100,9 +100,8 @@ def test_negatives_depend_on_the_moment_and_on_what_was_kept_alone() -> None:
     field, data = StaticEnergy(Bowl(1.0, 0.0), 0.1).train(), batch_of(torch.ones(4, 3))
     pool, journey = Pool(), replace(ALWAYS, restarts=0.3)
     take(pool, field, data, 0, journey)
-    first, _ = pool.draw(field, data, Moment(1), journey)
-    again, _ = pool.draw(field, data, Moment(1), journey)
-    assert torch.equal(first.data, again.data), "what is not kept leaves no trace"
+    first, again = (pool.draw(field, data, Moment(1), journey) for _ in range(2))
+    assert torch.equal(first.batch.data, again.batch.data), "what is not kept leaves no trace"
     restored = Pool()
     restored.load({name: tensor.clone() for name, tensor in pool.tensors().items()})
     for step in range(1, 5):
@@ -138,13 +137,13 @@ def test_a_chain_that_escapes_begins_anew_at_its_datum_and_leaves_the_others_alo
     journey = replace(ALWAYS, restarts=0.0, chains=chains)
     here = torch.full((4 * POOL, 3), 1.0)
     pool.load({"chains": here.clone(), "begun": torch.ones(4 * POOL, dtype=torch.bool)})
-    undisturbed, rows = pool.draw(field, batch, Moment(7), journey)
-    here[rows[2], 0] = 20.0
+    undisturbed = pool.draw(field, batch, Moment(7), journey)
+    here[undisturbed.rows[2], 0] = 20.0
     pool.load({"chains": here, "begun": torch.ones(4 * POOL, dtype=torch.bool)})
     found = take(pool, field, batch, 7, journey)
     assert torch.equal(found.data[2], batch.data[2])
     others = torch.tensor([0, 1, 3])
-    assert torch.equal(found.data[others], undisturbed.data[others])
+    assert torch.equal(found.data[others], undisturbed.batch.data[others])
     assert pool.escaped == 1
     restored = Pool()
     restored.load(pool.tensors())

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from fokker_planck import fokker_planck_residual
 from present import present
 from problems import STD, ExactNetwork, Mixture, anisotropic, draw_at, exact_field, ring, scattered
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from vpfb_core import networks
 from vpfb_core.methods.vpfb import arc
 from vpfb_core.methods.vpfb.draws import Part
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.fokker_planck import fokker_planck_residual
 from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.objectives import stein
