@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vpfb_core.data.labelling import listed
 from vpfb_core.errors import DataError
-from vpfb_core.machine.csv_files import csv_table
+from vpfb_core.machine.csv_files import csv_lines
 
 TOLERATED = 0.05  # fraction of unreadable image files up to which they are skipped
 _FEWEST = 200  # files to try before a part of a folder says something about the rest of it
@@ -27,7 +27,7 @@ def counted(unread: Sequence[tuple[str, str]]) -> str:
 
 def table(unread: Sequence[tuple[str, str]]) -> bytes:
     """A CSV file of (file, reason) pairs."""
-    return csv_table(["file", "reason"], unread)
+    return csv_lines([("file", "reason"), *unread])
 
 
 def too_many(root: Path, unread: Sequence[tuple[str, str]], total: int) -> DataError:

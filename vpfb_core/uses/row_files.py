@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from vpfb_core.data.table_statistics import TableStatistics
-from vpfb_core.machine.csv_files import csv_table
+from vpfb_core.machine.csv_files import csv_lines
 
 
 def rows_file(ending: str, statistics: TableStatistics, rows: Tensor, classes: Sequence[str] | None = None) -> bytes:
@@ -33,4 +33,4 @@ def rows_file(ending: str, statistics: TableStatistics, rows: Tensor, classes: S
     )
     if classes:
         lines = ([*line, name] for line, name in zip(lines, classes, strict=True))
-    return csv_table(columns, lines, "\t" if ending == ".tsv" else ",")
+    return csv_lines([columns, *lines], "\t" if ending == ".tsv" else ",")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vpfb_core.machine.csv_files import csv_table
+from vpfb_core.machine.csv_files import csv_lines
 from vpfb_core.machine.file_names import expanded, printable, typed
 
 # Persian with a joiner, Hindi, a family of joined emoji, a no-break and an ideographic space, é as one sign and as two.
@@ -54,5 +54,5 @@ def test_a_tilde_is_the_home_folder_unless_something_has_that_name(
 
 def test_every_name_comes_back_from_a_table() -> None:
     names = [*SPOKEN, *CONTROLS, "a,b", 'say "hi"', "-x.png", "=1+2", " a ", "\r\n"]
-    text = csv_table(["file", "score"], [[name, 1] for name in names]).decode("utf-8", "surrogateescape")
+    text = csv_lines([["file", "score"], *([name, 1] for name in names)]).decode("utf-8", "surrogateescape")
     assert [row[0] for row in csv.reader(io.StringIO(text, newline=""))] == ["file", *names]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.population import effective_sample_size
+
 STEPS, SMALLEST_STEP = 200, 1e-11
 SINGULAR = 1e-9  # the least eigenvalue of a covariance, relative to the largest one, that is not zero
 # The largest λ, in nats per standard deviation of a statistic. Beyond it a single sample has all the weight.
@@ -38,10 +40,10 @@ class Dual:
     @property
     def share(self) -> float:
         """The effective sample size (Kish), as a share of the number of samples."""
-        return float(1 / (self.probabilities.square().sum() * len(self.probabilities)))
+        return float(effective_sample_size(self.probabilities.log()) / len(self.probabilities))
 
 
-def maximise(statistics: Tensor, target: Tensor, ridge: float, log_weights: Tensor | None = None) -> Dual | None:
+def maximise(statistics: Tensor, target: Tensor, ridge: float) -> Dual | None:
     """The tilt whose means are the target, by Newton's method; None if no weights of the samples have these means.
 
     Args:
@@ -49,11 +51,9 @@ def maximise(statistics: Tensor, target: Tensor, ridge: float, log_weights: Tens
         target: t, (m,).
         ridge: the variance of the error of t − E T, in units of the covariance of T. Each λ is then the mode for a
             normal prior, so that a difference within its own error has no effect.
-        log_weights: the logarithms of weights that the samples have, (M,); None if all are equal.
     """
     samples, columns = statistics.shape
-    base = torch.log_softmax(statistics.new_zeros(samples) if log_weights is None else log_weights, 0)
-    mean, covariance = moments(statistics, base.exp())
+    mean, covariance = moments(statistics, statistics.new_full((samples,), 1 / samples))
     scale = covariance.diagonal().clamp(min=0).sqrt()
     varies = scale > 1e-12 * (1 + mean.abs())
     unit = torch.where(varies, scale, 1.0)
@@ -66,11 +66,11 @@ def maximise(statistics: Tensor, target: Tensor, ridge: float, log_weights: Tens
     weights = statistics.new_zeros(columns)
 
     def objective(weights: Tensor) -> float:
-        return float(weights @ goal - torch.logsumexp(base + whitened @ weights, 0) - 0.5 * weights @ prior @ weights)
+        return float(weights @ goal - _log_mean_exp(whitened @ weights) - 0.5 * weights @ prior @ weights)
 
     value = objective(weights)
     for _ in range(STEPS):
-        probabilities = torch.softmax(base + whitened @ weights, 0)
+        probabilities = torch.softmax(whitened @ weights, 0)
         found, spread = moments(whitened, probabilities)
         gradient = goal - found - prior @ weights
         # The statistics may depend on each other, such as shares that sum to 1. The pseudo-inverse ignores that.
@@ -85,13 +85,17 @@ def maximise(statistics: Tensor, target: Tensor, ridge: float, log_weights: Tens
         if float((length * step).abs().max()) < SMALLEST_STEP or length <= 1e-6:
             break
     exponents = whitened @ weights
-    probabilities = torch.softmax(base + exponents, 0)
+    probabilities = torch.softmax(exponents, 0)
     weights = weights / unit
     means = probabilities @ statistics
     if bool(((means - target).abs() > 0.05 * unit).any()):  # what the ridge holds back is far less
         return None
-    log_partition = float(torch.logsumexp(base + exponents, 0) + weights @ mean)
+    log_partition = float(_log_mean_exp(exponents) + weights @ mean)
     return Dual(weights, probabilities, log_partition, means)
+
+
+def _log_mean_exp(exponents: Tensor) -> Tensor:
+    return torch.logsumexp(exponents, 0) - math.log(len(exponents))
 
 
 def moments(statistics: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from vpfb_core import methods, names
 from vpfb_core.data import InMemory
 from vpfb_core.data.table_statistics import TableStatistics
+from vpfb_core.dynamics.population import effective_sample_size
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.tilt import Tilt, TiltedStatistic
@@ -172,7 +173,7 @@ class _Fitting:
         total = weights + rest
         constants = self._constants(log_partition, first[0], images) if calibrated and bool(self.shifted.any()) else {}
         nats = self._divergence(found, weights, rest, statistics, data) - log_partition
-        ess = _share(first[1] @ total)
+        ess = float(effective_sample_size(first[1] @ total)) / len(first[1])
         if self.on_progress is not None:
             self.on_progress(1.0)
         entries = zip(self.measures.columns, self.target.tolist(), total.tolist(), self.shifted.tolist(), strict=True)
@@ -357,12 +358,6 @@ class _Relaxed:
             self._factor = min(max(factor, 0.1), 1.0)
         self._last = units
         return self._factor * change
-
-
-def _share(log_weights: Tensor) -> float:
-    """The effective sample size of weights (M,), by Kish, as a share of their number."""
-    weights = torch.softmax(log_weights, 0)
-    return float(1 / (weights.square().sum() * len(weights)))
 
 
 def _directions(model: TrainedModel, templates: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.own_files import is_own_picture
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import distributed
-from vpfb_core.machine.csv_files import csv_table
+from vpfb_core.machine.csv_files import csv_lines
 from vpfb_core.machine.file_names import label
 from vpfb_core.machine.files import write_bytes
 from vpfb_core.uses.ood.detection import Detection, compare
@@ -198,9 +198,10 @@ def _file_names(sources: Sequence[str]) -> dict[str, str]:
 def scores_table(sets: Sets, scores: Scores) -> bytes:
     """A CSV file with one row per datum: its set, its role (in or out), its name, and one column per score."""
     names = list(next(iter(scores.values())))
+    header = ["set", "role", next(iter(sets.values())).noun.removesuffix("s"), *names]
     rows = (
         [name, role, image_name(images, index), *(cell(float(scores[name, role][each][index])) for each in names)]
         for (name, role), images in sets.items()
         for index in range(len(images))
     )
-    return csv_table(["set", "role", next(iter(sets.values())).noun.removesuffix("s"), *names], rows)
+    return csv_lines([header, *rows])

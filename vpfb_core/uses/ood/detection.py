@@ -103,14 +103,14 @@ def average_precision(negatives: Tensor, positives: Tensor) -> float:
     return float((torch.diff(recall, prepend=torch.zeros(1).double()) * found / taken).sum())
 
 
-def fpr_at_tpr(in_scores: Tensor, out_scores: Tensor, tpr: float = TPR) -> float:
-    """The share of out-of-distribution images at or below the threshold that accepts a share `tpr` of the others.
+def fpr_at_tpr(in_scores: Tensor, out_scores: Tensor) -> float:
+    """The share of out-of-distribution images at or below the threshold that accepts a share `TPR` of the others.
 
-    In-distribution images are the positives, as is usual. 0 is perfect, and `tpr` is chance. Errors are those of
+    In-distribution images are the positives, as is usual. 0 is perfect, and `TPR` is chance. Errors are those of
     `compare`.
     """
     _check(in_scores, out_scores)
-    needed = math.ceil(tpr * len(in_scores) - 1e-9)  # 0.95 · 20 must give 19 despite rounding
+    needed = math.ceil(TPR * len(in_scores) - 1e-9)  # 0.95 · 20 must give 19 despite rounding
     threshold = in_scores.sort().values[max(needed, 1) - 1]
     return float((out_scores <= threshold).double().mean())
 

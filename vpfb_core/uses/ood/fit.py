@@ -26,11 +26,9 @@ def fit_reference(
     model: TrainedModel,
     images: Tensor,
     *,
-    seed: int = 0,
     count: int = IMAGES,
     rows: Tensor | None = None,
     batch_size: int = 64,
-    on_batch: Callable[[int], None] | None = None,
 ) -> Reference:
     """The reference of a model, from descriptors of members. It costs eleven gradients per image.
 
@@ -38,18 +36,16 @@ def fit_reference(
         model: the model.
         images: members, such as the images of its training, uint8 or in [0, 1], (N, C, H, W) in the model's shape,
             N ≥ 2.
-        seed: the seed of the choice of images, if there are more than `count`.
-        count: the largest number of images that are used.
+        count: the largest number of images that are used. Of more, the same random ones are always chosen.
         rows: the row of each image in the data of the training, int64 (N,); None if it is the index of the image.
         batch_size: the number of images that are computed at once.
-        on_batch: called with the number of images that are done.
     Raises:
         DataError: there are fewer than two images, or a descriptor is not finite.
         ConfigError: the method has no energy, or the unconditional field was not trained.
     """
     model.require("free-energy", "an out-of-distribution reference")
     model.require_null("an out-of-distribution reference")
-    chosen = _choose(images, seed, count)
+    chosen = _choose(images, 0, count)
     levels, scalar = levels_of(model.field), scalar_level(model.field)
     found: list[Descriptors] = []
     energies: list[Tensor] = []
@@ -57,8 +53,6 @@ def fit_reference(
         data = model.standardise(images[some])
         found.append(describe_all(model.field, data, levels, PLACES) | describe_fixed(images[some]))
         energies.append(describe(model.field, data, scalar).energy.cpu().double())
-        if on_batch is not None:
-            on_batch(sum(map(len, energies)))
     return Reference(
         _neighbourhoods(found),
         identities_of(images[chosen]),
@@ -69,18 +63,17 @@ def fit_reference(
     )
 
 
-def judge_without_model(
-    images: Tensor, *, seed: int = 0, count: int = IMAGES, own: Callable[[Tensor], Tensor] | None = None
-) -> Judgement:
+def judge_without_model(images: Tensor, *, seed: int = 0, own: Callable[[Tensor], Tensor] | None = None) -> Judgement:
     """How well each image fits among the others by their fixed descriptors, without a model.
 
     Near copies of an image are judged as it is, each without the others.
 
     Args:
+        seed: the seed of the choice of the others, if there are more than `IMAGES`.
         own: the function from images to the features of a network of the user's own (`own_features.find`); None for no
-            such features. Other arguments and errors are those of `fit_reference`.
+            such features. Images and errors are those of `fit_reference`.
     """
-    chosen, identities = _choose(images, seed, count), identities_of(images)
+    chosen, identities = _choose(images, seed, IMAGES), identities_of(images)
     first = chosen[first_copies(images[chosen])]
     identities[chosen] = identities[first]  # copies are left out of each other's neighbours
     chosen = first.unique()

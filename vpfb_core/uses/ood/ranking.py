@@ -15,7 +15,7 @@ from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import DataError, FeatureError
-from vpfb_core.machine.csv_files import csv_table
+from vpfb_core.machine.csv_files import csv_lines
 from vpfb_core.model.reference import Judgement
 from vpfb_core.uses import density
 from vpfb_core.uses.ood.fit import judge_without_model
@@ -91,7 +91,7 @@ class Ranking:
             [one.name, cell(one.score), *map(cell, one.figures.values()), *map(_cell, one.verdict.values())]
             for one in self.ranked
         )
-        return csv_table((*self.columns, *self.ranked[0].verdict), rows)
+        return csv_lines([(*self.columns, *self.ranked[0].verdict), *rows])
 
     def documents(self, count: int) -> list[dict[str, Any]]:
         """The first `count` data as JSON values."""

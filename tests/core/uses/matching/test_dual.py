@@ -1,21 +1,13 @@
-"""The dual of a tilt against closed forms of Gaussians, on nodes of quadrature."""
+"""The dual of a tilt against closed forms."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch.nn.functional import one_hot
 
 from vpfb_core.uses.matching.dual import Dual, maximise, rounds_for
-
-
-def gaussian_nodes(count: int = 80) -> tuple[Tensor, Tensor]:
-    """Nodes of N(0, 1) and the logarithms of their weights."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
-    return torch.tensor(nodes), torch.log(torch.tensor(weights))
 
 
 def solved(*found: Dual | None) -> Dual:
@@ -23,23 +15,16 @@ def solved(*found: Dual | None) -> Dual:
     return found[0]
 
 
-@pytest.mark.parametrize(("mean", "deviation"), [(0.7, 0.8), (-1.1, 1.1), (0.0, 0.65)])
-def test_mean_and_variance_of_a_gaussian_give_its_log_density_ratio(mean: float, deviation: float) -> None:
-    x, log_weights = gaussian_nodes()
-    target = torch.tensor([mean, mean**2 + deviation**2], dtype=torch.float64)
-    found = solved(maximise(torch.stack([x, x**2], 1), target, 0.0, log_weights))
-    np.testing.assert_allclose(found.weights, [mean / deviation**2, 0.5 * (1 - 1 / deviation**2)], atol=1e-9)
-    assert found.log_partition == pytest.approx(0.5 * mean**2 / deviation**2 + math.log(deviation), abs=1e-9)
-    np.testing.assert_allclose(found.means, target, atol=1e-9)
-
-
-def test_the_gain_is_the_divergence_of_the_tilted_density() -> None:
-    x, log_weights = gaussian_nodes()
-    target = torch.tensor([0.5, 0.9], dtype=torch.float64)
-    found = solved(maximise(torch.stack([x, x**2], 1), target, 0.0, log_weights))
-    base = torch.softmax(log_weights, 0)
-    kl = float((found.probabilities * torch.log(found.probabilities / base)).nan_to_num().sum())
-    assert float(found.weights @ target) - found.log_partition == pytest.approx(kl, abs=1e-9)
+def test_shares_of_classes_are_moved_by_their_log_odds_and_the_gain_is_the_divergence() -> None:
+    counts, target = np.array([60, 30, 10]), np.array([0.2, 0.5, 0.3])
+    kind = torch.tensor(np.repeat([0, 1, 2], counts))
+    found = solved(maximise(one_hot(kind).double()[:, 1:], torch.tensor(target[1:]), 0.0))
+    gain = np.log(target / (counts / 100))
+    np.testing.assert_allclose(found.weights, gain[1:] - gain[0], atol=1e-9)
+    assert found.log_partition == pytest.approx(-gain[0], abs=1e-9)
+    np.testing.assert_allclose(found.means, target[1:], atol=1e-9)
+    divergence = float((found.probabilities * torch.log(100 * found.probabilities)).sum())
+    assert divergence == pytest.approx(target @ gain, abs=1e-9)
 
 
 def test_statistics_that_depend_on_each_other_are_matched() -> None:
