@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from vpfb_core.data.copies import rows_by_digest
 from vpfb_core.data.decoding import Header, UnreadableError, read_header, read_picture, warnings_silenced
 from vpfb_core.data.divisions import Division
 from vpfb_core.data.framing import choose_size
@@ -142,18 +142,20 @@ def _without_copies(images: ImageSet) -> ImageSet:
     """
     if images.held_out is None:
         return images
-    digests = [hashlib.blake2b(pixels.tobytes(), digest_size=16).digest() for pixels in images.images.numpy()]
-    held_out = {digest for digest, is_out in zip(digests, images.held_out.tolist(), strict=True) if is_out}
-    kept = images.held_out | torch.tensor([digest not in held_out for digest in digests])
-    copies = int((~kept).sum())
+    held_out = set(images.held_out.nonzero()[:, 0].tolist())
+    same = [rows for rows in rows_by_digest(images.images).values() if not held_out.isdisjoint(rows)]
+    copies = [row for rows in same for row in rows if row not in held_out]
     if not copies:
         return images
+    kept = torch.ones_like(images.held_out)
+    kept[copies] = False
     if torch.equal(kept, images.held_out):
         note = (
             "the images for training are exact copies of those for validation, so figures of validation are optimistic"
         )
         return replace(images, notes=(*images.notes, note))
-    note = f"left out of training: {copies:,} exact {'copy' if copies == 1 else 'copies'} of images for validation"
+    noun = "copy" if len(copies) == 1 else "copies"
+    note = f"left out of training: {len(copies):,} exact {noun} of images for validation"
     return replace(images.subset(kept), notes=(*images.notes, note), held_out=images.held_out[kept])
 
 

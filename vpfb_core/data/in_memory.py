@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.data.batches import Batches, BatchesInMemory, Order
+from vpfb_core.data.copies import rows_by_digest
 from vpfb_core.data.source import ConditionGroup, Remaining
 from vpfb_core.data.statistics import Statistics
 from vpfb_core.machine.devices import placed
@@ -129,11 +129,7 @@ class InMemory(ABC):
         """
         if self.held_out is not None:
             return self.held_out.nonzero()[:, 0]
-        copies = defaultdict(list)
-        for i, values in enumerate(self.data.numpy()):
-            digest = hashlib.blake2b(f"{seed}:".encode(), digest_size=16)
-            digest.update(values.tobytes())
-            copies[digest.digest()].append(i)
+        copies = rows_by_digest(self.data, f"{seed}:")
         ranked = [copies[key] for key in sorted(copies)]
         rows: list[int] = []
         remaining = Remaining(self.labels)

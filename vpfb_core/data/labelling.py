@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import DataError
+from vpfb_core.machine.csv_files import csv_rows
 from vpfb_core.machine.file_names import printable
 
 TABLE = "attributes.csv"
@@ -134,7 +133,7 @@ class _Row:
 
 def _parse(path: Path) -> tuple[list[str], dict[str, _Row]]:
     """The names of the attributes and, by file, the line and the values (0, 1, or −1 for unknown)."""
-    lines = _lines(path)
+    lines = csv_rows(path, LARGEST_TABLE)
     _, header = next(lines, (1, []))
     attributes = [cell.strip() for cell in header[1:]]
     if not attributes:
@@ -178,27 +177,6 @@ def _parse(path: Path) -> tuple[list[str], dict[str, _Row]]:
     if not rows:
         raise DataError(f"{path} has no rows after its first line", hint=_EXAMPLE)
     return attributes, rows
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each line that is not blank."""
-    try:
-        if not path.is_file() or path.stat().st_size > LARGEST_TABLE:
-            raise DataError(f"{path} cannot be read: it is not a file of at most {LARGEST_TABLE / 2**30:g} GiB")
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}: line {line} is not UTF-8 text", hint="save the table as UTF-8 CSV") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield reader.line_num, cells
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num} is not CSV: {error}", hint=_EXAMPLE) from error
 
 
 def _plain(name: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from vpfb_core.data.copies import rows_by_digest
 from vpfb_core.data.labelling import listed
 from vpfb_core.data.source import Source
 
@@ -30,7 +29,7 @@ def _of_images(source: Source) -> list[str]:
     low, high = _extremes(images)
     blank = (high - low).amax(1) <= CONTRAST
     dark = (high.amax(1) <= DARK) & ~blank
-    copies = _copies(images)
+    copies = sorted(row for same in rows_by_digest(images).values() for row in same[1:])
     files = source.files if len(images) == len(source) else None
 
     def named(rows: Sequence[int]) -> str:
@@ -79,14 +78,6 @@ def _extremes(images: Tensor) -> tuple[Tensor, Tensor]:
     low = torch.cat([part.flatten(2).amin(2) for part in parts])
     high = torch.cat([part.flatten(2).amax(2) for part in parts])
     return low.to(torch.int16), high.to(torch.int16)
-
-
-def _copies(images: Tensor) -> list[int]:
-    """The rows of images that equal an earlier image."""
-    rows = defaultdict(list)
-    for i, pixels in enumerate(images.numpy()):
-        rows[hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()].append(i)
-    return sorted(row for same in rows.values() for row in same[1:])
 
 
 def _counted(which: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.data.batches import Batch, Epoch, Order, mirror
+from vpfb_core.data.copies import digest
 from vpfb_core.data.reader import Reader
 from vpfb_core.data.stacking import thread_count
 from vpfb_core.errors import DataError
@@ -68,7 +68,7 @@ class StreamedBatches:
         self._reader, self._order, self._device = reader, order, device
         self._rows = rows.tolist()
         self._labels = None if labels is None else labels[rows]
-        self._held_out = {_digest(pixels) for pixels in held_out.numpy()}
+        self._held_out = {digest(pixels) for pixels in held_out.numpy()}
         self._begun: dict[int, list[Future[list[_Image]]]] = {}
         self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(thread_count(workers), thread_name_prefix="vpfb-read")
@@ -119,14 +119,10 @@ class StreamedBatches:
                 raise CancelledError
             row = int(epoch.rows[(place + step) % count])
             pixels = self._reader.take(self._rows[row])
-            if pixels is not None and _digest(pixels) not in self._held_out:
+            if pixels is not None and digest(pixels) not in self._held_out:
                 return _Image(row, bool(epoch.mirrored[row]), pixels)
         raise DataError(
             f"no image is left to train on in '{self._reader.root}': those that were read are exact copies of "
             "held-out images, or cannot be read",
             hint="--val-fraction 0 holds no images out",
         )
-
-
-def _digest(pixels: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()

@@ -6,10 +6,9 @@ x1, and so on.
 
 from __future__ import annotations
 
-import csv
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vpfb_core.errors import DataError, MissingError
+from vpfb_core.machine.csv_files import csv_rows, separator_of
 from vpfb_core.machine.file_names import printable
 
 SEPARATORS = {".csv": ",;\t|", ".tsv": "\t"}  # the separators that are tried
@@ -102,14 +102,15 @@ def numbered(count: int) -> list[str]:
 
 
 def _read_text(path: Path, label: str | None) -> Cells:
-    lines = _lines(path)
+    separator = separator_of(path, SEPARATORS.get(path.suffix.lower(), SEPARATORS[".csv"]))
+    lines = csv_rows(path, LARGEST_TABLE, separator)
     first = next(lines, None)
     if first is None:
         raise DataError(f"'{path}' is empty", hint="a table has a line of names, and one line per row")
     line, cells = first
     if len(cells) > MOST_COLUMNS:
         raise DataError(f"'{path}' has {len(cells):,} columns, more than {MOST_COLUMNS:,}")
-    comma = _separator(path) == ";"
+    comma = separator == ";"
     named = all(_number(cell, comma) is None for cell in cells)
     names = [cell.strip() for cell in cells] if named else numbered(len(cells))
     _require_distinct(path, names)
@@ -189,36 +190,6 @@ def _require_distinct(path: Path, names: list[str]) -> None:
     if double:
         shown = printable(double[0])
         raise DataError(f"'{path}': two columns have the name '{shown}'", hint="give every column a name of its own")
-
-
-def _separator(path: Path) -> str:
-    """The separator of a text file: of those that are possible, the one that divides the first line most often."""
-    possible = SEPARATORS.get(path.suffix.lower(), SEPARATORS[".csv"])
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        first = next((line for line in file if line.strip()), "")
-    counts = {each: len(next(csv.reader([first], delimiter=each), [])) for each in possible}
-    return max(counts, key=lambda each: counts[each])
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The line number and the cells of each line that is not blank."""
-    try:
-        if path.stat().st_size > LARGEST_TABLE:
-            raise DataError(f"'{path}' is larger than {LARGEST_TABLE / 2**30:g} GiB")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=_separator(path), strict=True)
-            try:
-                for cells in reader:
-                    if any(cell.strip() for cell in cells):
-                        yield reader.line_num, cells
-            except csv.Error as error:
-                raise DataError(f"'{path}', line {reader.line_num + 1}: {error}", hint="the file is not CSV") from error
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"'{path}' is not UTF-8 text, after line {reader.line_num}", hint="save the table as UTF-8 CSV"
-                ) from error
-    except OSError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror or error}", hint="check its permissions") from error
 
 
 def _read_parquet(path: Path, label: str | None) -> Cells:

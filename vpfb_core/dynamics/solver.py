@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -17,13 +16,6 @@ DEFAULT_NFE = 16
 DEFAULT_TOLERANCE = 1e-4
 
 Grid = Callable[[float, float, int], list[float]]  # (start, end, steps) → the steps + 1 times of a fixed-step solve
-
-
-class Layout(NamedTuple):
-    """A fixed-step method and the times of its steps."""
-
-    method: str
-    grid: list[float]
 
 
 @dataclass(frozen=True)
@@ -80,22 +72,6 @@ class Solver:
         """The name of the method, with the tolerances of an adaptive one."""
         return self.method if self.nfe else f"{self.method}, rtol {self.rtol:g}, atol {self.atol:g}"
 
-    def layout(self, start: float, end: float, grid: Grid, *, entry: float | None = None) -> Layout | None:
-        """The method and the times of this solver from `start` to `end`; None if it is adaptive.
-
-        Args:
-            start, end: times, in either order; time 0 is pure noise.
-            grid: returns the times of a fixed-step solve.
-            entry: the time of the points, if it is not `start`. Only the steps of the usual grid after it are taken.
-        """
-        if self.nfe is None:
-            return None
-        # arc3 does not evaluate the velocity at its first point, which is accurate only from pure noise (see HALFWAY).
-        elsewhere = self.method == ARC3.name and (start if entry is None else entry) != 0
-        method = AB3.name if elsewhere else self.method
-        times = grid(start, end, steps_for(method, self.nfe))
-        return Layout(method, times if entry is None else [entry, *(time for time in times if time > entry)])
-
     def solve(
         self,
         velocity: Callable[..., Tensor],
@@ -111,20 +87,29 @@ class Solver:
     ) -> Solution:
         """Solve dx/ds = velocity(x, s, *args) from `start`, or from `entry` if it is given, to `end`.
 
-        Arguments are those of `layout` and `ode.solve`.
-
+        Args:
+            start, end: times, in either order; time 0 is pure noise.
+            grid: returns the times of a fixed-step solve.
+            entry: the time of the points, if it is not `start`. Only the steps of the usual grid after it are taken.
+            velocity, x, args, integrals, keep_path: as of `ode.solve`.
         Raises:
             ConfigError: `keep_path` is given with an adaptive method.
         """
-        layout = self.layout(start, end, grid, entry=entry)
-        if layout is not None:
-            return solve(velocity, x, method=layout.method, args=args, grid=layout.grid, keep_path=keep_path)
+        begin = start if entry is None else entry
+        if self.nfe is not None:
+            # arc3 does not evaluate the velocity at its first point, which is accurate only from pure noise (see
+            # HALFWAY).
+            elsewhere = self.method == ARC3.name and begin != 0
+            method = AB3.name if elsewhere else self.method
+            times = grid(start, end, steps_for(method, self.nfe))
+            if entry is not None:
+                times = [entry, *(time for time in times if time > entry)]
+            return solve(velocity, x, method=method, args=args, grid=times, keep_path=keep_path)
         if keep_path:
             raise ConfigError(
                 f"{self.method} chooses its own steps, so it keeps no path",
                 hint="use a fixed-step method, such as arc3",
             )
-        begin = start if entry is None else entry
         return solve(
             velocity, x, begin, end, self.method, args=args, rtol=self.rtol, atol=self.atol, integrals=integrals
         )

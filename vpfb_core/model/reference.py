@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vpfb_core.data.image_statistics import in_unit_range
 from vpfb_core.errors import CheckpointError
 
 AXES = 64  # the largest number of principal directions
@@ -363,8 +364,7 @@ def identities_of(values: Tensor) -> Tensor:
 
     It is a random linear form of the bits of the values modulo 2⁶⁴.
     """
-    images = values.float() / 255 if values.dtype == torch.uint8 else values.float()
-    bits = images.flatten(1).contiguous().cpu().view(torch.int32).long()
+    bits = in_unit_range(values).flatten(1).contiguous().cpu().view(torch.int32).long()
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, (bits.shape[1],), generator=generator)
     return torch.cat([(part * factors).sum(1) for part in bits.split(64)])

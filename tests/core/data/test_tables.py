@@ -78,8 +78,8 @@ def test_a_first_line_with_a_number_is_a_row(written: Any, tmp_path: Path) -> No
         ("a\n" + "5\n" * 30, "no column of numbers that differ"),
         ("a\n" + "text\n" * 30, "no column of numbers that differ"),
         (lines([["a", "b"], *([i if i % 5 else "", i] for i in range(30))]), "6 of 30 rows have a missing"),
-        ("a,b\n1,2\n\xff\n".encode("latin-1"), "not UTF-8"),
-        (NAMED + '"1,2,3\n', "line 3"),
+        ("a,b\n1,2\n\xff\n".encode("latin-1"), "line 3 is not UTF-8"),
+        (NAMED + '"1,2,3\n', "line 32 is not CSV"),
     ],
 )
 def test_a_table_that_cannot_be_learned_is_refused_with_its_line_or_column(

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from vpfb_core.data.framing import MAX_BYTES
+from vpfb_core.data.image_statistics import to_bytes
 from vpfb_core.data.images import ImageSet
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.named_set import NamedSet
@@ -202,7 +203,7 @@ def _paint(labels: Tensor, jitter: Tensor, size: int, finer: int) -> Tensor:
 
     covered = coverage(shape, columns, rows, radii, size, finer)[:, None].double()
     colours = ground[..., None, None] + covered * (paint - ground)[..., None, None]
-    return (colours.clamp(0, 1) * 255).round().to(torch.uint8)
+    return to_bytes(colours)
 
 
 def _values(values: Iterable[float | tuple[float, ...]]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vpfb_core.data.image_statistics import in_unit_range
+from vpfb_core.data.image_statistics import in_unit_range, to_bytes
 from vpfb_core.machine import noise
 
 BLUR = 1.0  # the standard deviation of the blur, in pixels
@@ -48,17 +48,13 @@ def blurred(images: Tensor) -> Tensor:
     channels = images.shape[1]
     padded = F.pad(in_unit_range(images), (3, 3, 3, 3), mode="replicate")
     down = F.conv2d(padded, weights.reshape(1, 1, 7, 1).expand(channels, 1, 7, 1), groups=channels)
-    return _as_bytes(F.conv2d(down, weights.reshape(1, 1, 1, 7).expand(channels, 1, 1, 7), groups=channels))
+    return to_bytes(F.conv2d(down, weights.reshape(1, 1, 1, 7).expand(channels, 1, 1, 7), groups=channels))
 
 
 def noised(images: Tensor) -> Tensor:
     """Images with Gaussian noise."""
     draws = torch.randn(images.shape, generator=noise.generator(0, "noised")).to(images.device)
-    return _as_bytes(in_unit_range(images) + NOISE * draws)
-
-
-def _as_bytes(images: Tensor) -> Tensor:
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+    return to_bytes(in_unit_range(images) + NOISE * draws)
 
 
 CONTROLS: dict[str, Callable[[Tensor], Tensor]] = {
