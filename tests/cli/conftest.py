@@ -28,6 +28,12 @@ def vpfb(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     return call
 
 
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine has no other device. The exact values and the tiny models of a test are those of a CPU."""
+    monkeypatch.setattr("vpfb_core.machine.devices.available_devices", lambda: ["cpu"])
+
+
 @pytest.fixture(scope="session")
 def process() -> Iterator[WarmProcess]:
     """Runs command lines in processes of their own, which need not import torch first."""

@@ -19,14 +19,10 @@ from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import inpainting
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
 CLASSES = ("ring", "bar")
 SAMPLE = {"model", "output", "n", "nfe", "solver", "seconds", "seed"}
-
-
-@pytest.fixture
-def vpfb(vpfb: Vpfb) -> Vpfb:
-    """Runs a command line in an empty folder, on the CPU."""
-    return lambda *argv: vpfb(*argv, "--device", "cpu")
 
 
 def write_model(path: Path, classes: tuple[str, ...]) -> str:

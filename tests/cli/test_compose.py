@@ -19,6 +19,8 @@ from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
 GROUPS = (ConditionGroup("colour", ("red", "green", "light blue")), ConditionGroup("large", ("~large", "large")))
 QUICK = ["--levels", "4", "-n", "2"]
 
@@ -59,7 +61,7 @@ def vpfb(vpfb: Vpfb, models: Path, tmp_path: Path) -> Vpfb:
     """Runs a command line in a folder with models."""
     for model in models.iterdir():
         (tmp_path / model.name).symlink_to(model)
-    return lambda *argv: vpfb("compose", *argv, "--device", "cpu")
+    return lambda *argv: vpfb("compose", *argv)
 
 
 def test_an_expression_becomes_a_grid(vpfb: Vpfb) -> None:

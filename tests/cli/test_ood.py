@@ -18,15 +18,11 @@ from vpfb_core.data import InMemory, split
 from vpfb_core.uses import ood
 from vpfb_core.uses.ood.altered import CONTROLS
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
 COLUMNS = {"out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", "n_in", "n_out"}
 COLUMNS_OF_SCORES = ["file", "score", "energy", "bits_per_dim"]
 VERDICT = ["p_value", "flagged", "recording", "denoising", "detail", "content", "shape", "shading", "nearest"]
-
-
-@pytest.fixture
-def vpfb(vpfb: Vpfb) -> Vpfb:
-    """Runs a command line in an empty folder, on the CPU."""
-    return lambda *argv: vpfb(*argv, "--device", "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,7 @@ from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses import ood
 from vpfb_core.uses.ood import training_set
 
-
-@pytest.fixture
-def vpfb(vpfb: Vpfb) -> Vpfb:
-    """Runs a command line in an empty folder, on the CPU."""
-    return lambda *argv: vpfb(*argv, "--device", "cpu")
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 @pytest.fixture(scope="session")
