@@ -31,7 +31,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.machine import noise
-from vpfb_core.model.reference import Neighbourhood
+from vpfb_core.model.neighbourhood import Neighbourhood
 from vpfb_core.uses.ood import compare
 from vpfb_core.uses.ood.altered import CONTROLS
 from vpfb_core.uses.ood.descriptors import DENOISING_LEVELS

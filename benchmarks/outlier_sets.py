@@ -30,7 +30,8 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core.errors import DataError
-from vpfb_core.model.reference import Neighbourhood, Reference, identities_of
+from vpfb_core.model.neighbourhood import Neighbourhood
+from vpfb_core.model.reference import Reference, identities_of
 from vpfb_core.uses.ood import compare, fit_reference
 from vpfb_core.uses.ood.fixed import describe_fixed
 from vpfb_core.uses.ood.scores import judge

@@ -29,7 +29,8 @@ from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Anchor, Constants, Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import description
-from vpfb_core.model.reference import Neighbourhood, Reference
+from vpfb_core.model.neighbourhood import Neighbourhood
+from vpfb_core.model.reference import Reference
 from vpfb_core.model.runs import Run
 from vpfb_core.model.tilt import Tilt, TiltedStatistic
 from vpfb_core.training.state import Counters, read_state, save_state

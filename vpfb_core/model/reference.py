@@ -1,10 +1,8 @@
 """The reference of the multi-scale out-of-distribution score: descriptors of members, by kind of evidence.
 
-Members are pictures that belong, such as those of the training. For each kind of evidence, the statistic of an image is
-the log distance of its descriptors from their nearest neighbours among those of the members. A member is left out of
-its own neighbours, so that the statistics of members say what is usual, and pictures of the training set are judged
-like others. Each statistic has a p-value p, and the score is the norm of all -log p. Compared with their sum (Fisher),
-it found more outliers, since most outliers are very unusual in one way only.
+Members are pictures that belong, such as those of the training. For each kind of evidence, an image has a statistic
+with a p-value p (`neighbourhood.py`), and the score is the norm of all -log p. Compared with their sum (Fisher), it
+found more outliers, since most outliers are very unusual in one way only.
 """
 
 from __future__ import annotations
@@ -16,27 +14,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vpfb_core.data.image_statistics import in_unit_range
-from vpfb_core.errors import CheckpointError
+from vpfb_core.model.neighbourhood import Neighbourhood, Usual
 
-AXES = 64  # the largest number of principal directions
-# With 8, fewer outliers were found in small folders, and new images looked less usual than members, to which axes are
-# fitted.
-_MEMBERS_PER_AXIS = 32
-_FLOOR = 0.1  # of the variance in any direction, as a share of the mean variance
-NEIGHBOURS = 10
-NEAREST = 3  # the number of neighbours that a judgement names
-# The weight of the neighbours' own spacing: 0 gives the plain distance, 1 the local outlier factor (Breunig et al.
-# 2000). It corrects for kinds of images that vary more than others, but outliers far from all members often have
-# neighbours of wide spacing.
-SPACING_WEIGHT = 0.25
-ROBUST_SHARE = 0.9  # the share of the members, the most usual ones, that defines the space
-TAIL = 0.25  # the share of the members that are in the tail, whose p-values are exponential
-_LARGEST = torch.finfo(torch.half).max
-_SMALLEST_DISTANCE = 1e-3  # in whitened units, so that duplicate images do not have a log distance of minus infinity
-_SMALLEST_SPREAD = 0.1  # of the statistics in the tail, for sets of almost equal images
 # The kinds of evidence: energies and score norms of the model at its noise levels; score norms at three of them, which
 # say how much the model would change the image to remove noise; strength of details of each size and the mean colour;
 # features of the model; directions of edges; directions from dark to light.
@@ -45,166 +26,6 @@ OWN = "network"  # the kind of evidence from a network of the user's own
 _EARLIER_NAMES = {"scalars": "recording", "features": "content"}  # the kinds in files of earlier versions
 
 Descriptors = dict[str, Tensor]  # the descriptors (N, F) of N images by kind of evidence, on the CPU
-
-
-@dataclass(frozen=True, eq=False)
-class Usual:
-    """The distribution of a statistic among members.
-
-    Attributes:
-        values: the statistic of each member, (M,).
-    """
-
-    values: Tensor
-
-    @cached_property
-    def _ordered(self) -> Tensor:
-        return self.values.double().sort().values
-
-    @cached_property
-    def _tail(self) -> tuple[float, float]:
-        """Where the tail begins, and its scale.
-
-        The scale is the maximum likelihood of an exponential tail of which the most unusual members are only known to
-        be beyond the last one that defines what is usual. They may be outliers, and how far out they are is ignored.
-        """
-        start, end = (float(self._ordered.quantile(share, interpolation="lower")) for share in (1 - TAIL, ROBUST_SHARE))
-        excess = (self._ordered[self._ordered > start] - start).clamp(max=end - start)
-        known = max(1, int((excess < end - start).sum()))
-        return start, max(float(excess.sum()) / known, _SMALLEST_SPREAD)
-
-    def surprise(self, statistics: Tensor) -> Tensor:
-        """The negative logarithms of the p-values of statistics (N,), float64 (N,).
-
-        The p-value is the share of members that are at least as unusual, or in the tail that of the exponential tail if
-        it is smaller. The first is exact if all members belong. The second also finds outliers among the members.
-        """
-        statistics = statistics.double().contiguous()
-        not_below = len(self._ordered) - torch.searchsorted(self._ordered, statistics)
-        body = -((1 + not_below) / (1 + len(self._ordered))).log()
-        start, scale = self._tail
-        tail = (statistics - start) / scale - torch.tensor(TAIL).log()
-        return torch.where(statistics > start, torch.maximum(tail, body), body)
-
-
-class Neighbours(NamedTuple):
-    """The neighbours of N images.
-
-    Attributes:
-        statistic: the log distance from the neighbours, relative to half of their own spacing, (N,).
-        nearest: the members that are nearest, nearest first, int64 (N, K).
-    """
-
-    statistic: Tensor
-    nearest: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Neighbourhood:
-    """A space of descriptors with the points of members.
-
-    A point has coordinates along the principal axes and a last one, the distance from the space of the axes. The parts
-    of two points outside of the axes are almost orthogonal to each other, so that their squares add up in the distance.
-
-    Attributes:
-        mean: the mean of the descriptors, (F,).
-        unit: the unit of each descriptor, (F,).
-        axes: the principal axes of the descriptors, (F, K).
-        stretch: what the K coordinates and the last one are multiplied with, (K + 1,).
-        points: the points of the members, (M, K + 1).
-    """
-
-    mean: Tensor
-    unit: Tensor
-    axes: Tensor
-    stretch: Tensor
-    points: Tensor
-
-    @classmethod
-    def of(cls, descriptors: Tensor, unit: Tensor | None = None) -> Neighbourhood:
-        """The neighbourhood of members with these descriptors, (M, F), M ≥ 2.
-
-        The most unusual members do not define the space.
-
-        Args:
-            descriptors: (M, F).
-            unit: the unit of each descriptor, (F,); None if all have the same one.
-        """
-        unit = torch.ones(descriptors.shape[1]) if unit is None else unit.float()
-        first = cls._of(descriptors, descriptors, unit)
-        kept = first.members.statistic.argsort()[: max(2, round(ROBUST_SHARE * len(descriptors)))]
-        return cls._of(descriptors, descriptors[kept], unit)
-
-    @classmethod
-    def _of(cls, descriptors: Tensor, usual: Tensor, unit: Tensor) -> Neighbourhood:
-        """The neighbourhood of members in the space that some of them define."""
-        mean = usual.double().mean(0).float()
-        centred = (usual - mean) / unit
-        variances, axes = principal_axes(centred)
-        axes = axes.half().float()  # as they are in a file
-        total, (dimension, count) = float(centred.square().sum()) / len(usual), axes.shape
-        rest = max(total - float(variances.sum()), 0.0) / max(dimension - count, 1)
-        variances = torch.cat([variances, torch.tensor([rest])]) + _FLOOR * total / dimension
-        empty = cls(mean, unit, axes, variances.clamp(min=1e-6).rsqrt(), axes.new_empty(0, count + 1))
-        return replace(empty, points=empty._project(descriptors))
-
-    def _project(self, descriptors: Tensor) -> Tensor:
-        """The points (N, K + 1) of descriptors (N, F), with the precision that they have in a file."""
-        centred = (descriptors.float() - self.mean) / self.unit
-        along = centred @ self.axes
-        outside = (centred - along @ self.axes.T).norm(dim=1, keepdim=True)
-        points = torch.cat([along, outside], 1) * self.stretch
-        return points.clamp(-_LARGEST, _LARGEST).half().float()
-
-    @cached_property
-    def members(self) -> Neighbours:
-        """The neighbours of the members, each of which is left out of its own."""
-        return self._neighbours(self.points, torch.arange(len(self.points)))
-
-    @cached_property
-    def usual(self) -> Usual:
-        """The distribution of the statistic among members."""
-        return Usual(self.members.statistic)
-
-    @cached_property
-    def _spacing(self) -> Tensor:
-        """The log distance of each member from its neighbours, (M,)."""
-        return _log_mean(self._distances(self.points, torch.arange(len(self.points)))[0])
-
-    def neighbours(self, descriptors: Tensor, own: Tensor) -> Neighbours:
-        """The neighbours of images with these descriptors, (N, F).
-
-        Args:
-            descriptors: (N, F).
-            own: the member that is the image itself and is left out, int64 (N,); −1 if there is none.
-        Raises:
-            CheckpointError: the descriptors have another dimension than those of the members.
-        """
-        if descriptors.shape[1] != len(self.mean):
-            raise CheckpointError(
-                f"the model computes {descriptors.shape[1]} descriptors per image, but its reference has "
-                f"{len(self.mean)}",
-                hint="fit the reference again with vpfb info --calibrate MODEL",
-            )
-        return self._neighbours(self._project(descriptors), own)
-
-    def _neighbours(self, points: Tensor, own: Tensor) -> Neighbours:
-        distances, rows = self._distances(points, own)
-        return Neighbours(_log_mean(distances) - SPACING_WEIGHT * self._spacing[rows].mean(1), rows[:, :NEAREST])
-
-    def _distances(self, points: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """The distances of points (N, K) from their neighbours, and which members these are, (N, k) each."""
-        along = torch.cdist(points[:, :-1], self.points[:, :-1])
-        distances = (along.square() + points[:, -1:].square() + self.points[:, -1].square()).sqrt()
-        itself = (own >= 0).nonzero()[:, 0]
-        distances[itself, own[itself]] = torch.inf
-        found = distances.topk(min(NEIGHBOURS, len(self.points) - 1), largest=False)
-        return found.values, found.indices
-
-
-def _log_mean(distances: Tensor) -> Tensor:
-    """The logarithm of the mean distance, (N, k) → (N,)."""
-    return distances.mean(1).clamp(min=_SMALLEST_DISTANCE).log()
 
 
 class Judgement(NamedTuple):
@@ -368,20 +189,3 @@ def identities_of(values: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, (bits.shape[1],), generator=generator)
     return torch.cat([(part * factors).sum(1) for part in bits.split(64)])
-
-
-def principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest variances (K,) of M centred points (M, F) and their directions (F, K).
-
-    There are at most `AXES`, and several points for each.
-    """
-    count, dimension = centred.shape
-    # The matrix of the inner products of points has the same eigenvalues; the smaller of both matrices is used.
-    wide = dimension > count
-    matrix = (centred @ centred.T if wide else centred.T @ centred).double() / count
-    variances, vectors = torch.linalg.eigh(matrix)
-    kept = min(AXES, max(1, count // _MEMBERS_PER_AXIS), dimension)
-    variances, directions = variances[-kept:].clamp(min=0).float(), vectors[:, -kept:].float()
-    if wide:
-        directions = F.normalize(centred.T @ directions, dim=0)
-    return variances, directions

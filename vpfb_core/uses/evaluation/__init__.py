@@ -5,8 +5,9 @@ report = evaluation.evaluate(model, plan)
 report.metrics["precision"].value
 """
 
-from vpfb_core.uses.evaluation.measurement import Figure, Gaps, Report, evaluate
+from vpfb_core.uses.evaluation.measurement import evaluate
 from vpfb_core.uses.evaluation.metrics import METRICS
 from vpfb_core.uses.evaluation.preparation import Plan, prepare
+from vpfb_core.uses.evaluation.results import Figure, Gaps, Report
 
 __all__ = ["METRICS", "Figure", "Gaps", "Plan", "Report", "evaluate", "prepare"]

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from vpfb_core.data.image_statistics import in_unit_range
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
-from vpfb_core.model.reference import OWN, Descriptors, Judgement, Neighbourhood, Reference, identities_of
+from vpfb_core.model.neighbourhood import Neighbourhood
+from vpfb_core.model.reference import OWN, Descriptors, Judgement, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.ood.descriptors import PLACES, describe, describe_all, levels_of, scalar_level
 from vpfb_core.uses.ood.fixed import describe_fixed

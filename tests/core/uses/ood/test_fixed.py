@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from vpfb_core.data import ImageSet
-from vpfb_core.model.reference import Neighbourhood, Reference
+from vpfb_core.model.neighbourhood import Neighbourhood
+from vpfb_core.model.reference import Reference
 from vpfb_core.uses.ood.altered import BLUR, CONTROLS, blurred, with_a_hole
 from vpfb_core.uses.ood.fit import first_copies
 from vpfb_core.uses.ood.fixed import BANDS, CELLS, COLOUR_WEIGHT, EDGES, describe_fixed, gradient_histograms

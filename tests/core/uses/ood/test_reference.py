@@ -18,15 +18,8 @@ from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container as checkpoint
-from vpfb_core.model.reference import (
-    NEIGHBOURS,
-    SPACING_WEIGHT,
-    Neighbourhood,
-    Reference,
-    Usual,
-    identities_of,
-    principal_axes,
-)
+from vpfb_core.model.neighbourhood import NEIGHBOURS, SPACING_WEIGHT, Neighbourhood, Usual, principal_axes
+from vpfb_core.model.reference import Reference, identities_of
 from vpfb_core.uses import ood
 
 
