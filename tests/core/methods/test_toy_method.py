@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from cli_runner import Ran, Vpfb
+from stopped_runs import assert_equal_bit_for_bit, state_of
 from torch import Tensor, nn
 
 from vpfb_cli import signals
@@ -24,7 +25,6 @@ from vpfb_core import methods, names
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.solver import Solver
-from vpfb_core.machine import container
 from vpfb_core.methods.base import Method, MethodSettings
 from vpfb_core.methods.fields import Field
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
@@ -125,10 +125,6 @@ def vpfb(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     return call
 
 
-def weights(run: str) -> dict[str, Tensor]:
-    return container.read(Run(Path(run)).state, "state").tensors
-
-
 def test_it_trains_resumes_and_serves_every_command_that_an_energy_serves(
     vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,9 +136,7 @@ def test_it_trains_resumes_and_serves_every_command_that_an_energy_serves(
         assert vpfb(*train, "--out", "parts").code == 130
     resumed = vpfb("train", "--resume", "parts", "--json")
     assert (resumed.code, resumed.json["steps"]) == (0, 40), resumed.err
-    ours, theirs = weights("parts"), weights("whole")
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert_equal_bit_for_bit(state_of("parts"), state_of("whole"))
     rows = list(csv.DictReader(Run(Path("whole")).log.open()))
     assert float(rows[-1]["val_nll"]) < float(rows[0]["val_nll"]) - 0.1
 

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stopped_runs
 import torch
+from stopped_runs import assert_equal_bit_for_bit, state_of
 
 import vpfb_core as vpfb
 from vpfb_cli.output import describe
 from vpfb_core import training
 from vpfb_core.errors import CheckpointError, ConfigError, NoStepError
-from vpfb_core.machine import container, devices
+from vpfb_core.machine import devices
 from vpfb_core.machine import launch as launching
 from vpfb_core.model.runs import Run
 from vpfb_core.training import Result, prepare
@@ -37,15 +39,9 @@ def train(**settings: Any) -> Result:
     return vpfb.train(vpfb.TrainConfig(**(SMALL | settings)))
 
 
-def assert_equal_states(one: str, other: str) -> None:
-    ours, theirs = (container.read(Run(Path(name)).state, "state").tensors for name in (one, other))
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-
-
 def furthest_apart(one: str, other: str) -> float:
     """The largest difference between two runs in any value of their states."""
-    ours, theirs = (container.read(Run(Path(name)).state, "state").tensors for name in (one, other))
+    ours, theirs = state_of(one), state_of(other)
     return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
@@ -65,7 +61,7 @@ def test_a_run_that_is_moved_and_extended_twice_equals_the_run_in_one_piece_and_
         result = vpfb.train(vpfb.TrainConfig(resume="moved", steps=steps))
         assert (result.status, result.step) == ("finished", steps)
     train(out="whole", steps=6)
-    assert_equal_states("moved", "whole")
+    assert_equal_bit_for_bit(state_of("moved"), state_of("whole"))
     with pytest.raises(ConfigError, match="has already taken 6 steps, so it cannot go on to 4"):
         vpfb.train(vpfb.TrainConfig(resume="moved", steps=4))
     status = json.loads(Path("moved/state.json").read_text())
@@ -75,21 +71,17 @@ def test_a_run_that_is_moved_and_extended_twice_equals_the_run_in_one_piece_and_
 
 
 def test_an_unfinished_run_goes_on_to_a_later_end_and_equals_the_run_in_one_piece() -> None:
-    seen: list[int] = []
-    config = vpfb.TrainConfig(**SMALL, out="pieces", steps=5)
-    stopped = vpfb.train(config, on_step=lambda now: seen.append(now.step), should_stop=lambda: len(seen) >= 2)
+    stopped = stopped_runs.train(vpfb.TrainConfig(**SMALL, out="pieces", steps=5), stop_after=2)
     assert (stopped.status, stopped.step) == ("interrupted", 2)
     longer = vpfb.train(vpfb.TrainConfig(resume="pieces", steps=6))
     assert (longer.status, longer.step) == ("finished", 6)
     train(out="whole", steps=6)
-    assert_equal_states("pieces", "whole")
+    assert_equal_bit_for_bit(state_of("pieces"), state_of("whole"))
 
 
 def test_a_finished_run_goes_on_by_a_time_budget() -> None:
     train(out="run", steps=2)
-    seen: list[int] = []
-    longer = vpfb.TrainConfig(resume="run", time_budget=36_000.0)
-    stopped = vpfb.train(longer, on_step=lambda now: seen.append(now.step), should_stop=lambda: len(seen) >= 2)
+    stopped = stopped_runs.train(vpfb.TrainConfig(resume="run", time_budget=36_000.0), stop_after=2)
     assert (stopped.status, stopped.step) == ("interrupted", 4)
     kept = prepare(vpfb.TrainConfig(resume="run")).config.optimiser
     assert (kept.steps, kept.time_budget) == (None, 36_000.0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stopped_runs
 from PIL import Image
 
 import vpfb_core as vpfb
@@ -42,9 +43,7 @@ def plan(**settings: Any) -> Any:
 
 def begin(**settings: Any) -> Result:
     """A run that is stopped after its first step."""
-    taken: list[int] = []
-    config = vpfb.TrainConfig(**(SMALL | {"data": "imgs"} | settings))
-    return vpfb.train(config, on_step=lambda now: taken.append(now.step), should_stop=lambda: len(taken) > 0)
+    return stopped_runs.train(vpfb.TrainConfig(**(SMALL | {"data": "imgs"} | settings)), stop_after=1)
 
 
 def continued(**settings: Any) -> Run | None:

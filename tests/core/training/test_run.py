@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import stopped_runs
 import torch
 from present import present
+from stopped_runs import assert_equal_bit_for_bit, state_of
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -37,13 +39,7 @@ def config(**settings: Any) -> vpfb.TrainConfig:
 
 def train(stop_after: int | None = None, **settings: Any) -> Result:
     """A run of `config`, asked to stop after some steps of this session."""
-    taken = 0
-
-    def count(_progress: Progress) -> None:
-        nonlocal taken
-        taken += 1
-
-    return vpfb.train(config(**settings), on_step=count, should_stop=lambda: taken == stop_after)
+    return stopped_runs.train(config(**settings), stop_after)
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +48,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return train(out=str(tmp_path_factory.mktemp("whole") / "run"))
 
 
-def tensors(run: Run) -> dict[str, Tensor]:
-    return checkpoint.read(run.state, "state").tensors
-
-
 def model_tensors(run: Run) -> dict[str, Tensor]:
     return checkpoint.read(run.model, "model").tensors
-
-
-def assert_equal_bit_for_bit(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
 def test_a_run_folder_has_all_documented_files() -> None:
@@ -120,7 +107,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(settings: dict[s
     assert (again.status, again.step) == ("interrupted", 5)
     rest = train(out="parts", resume="auto", **settings)
     assert (rest.status, rest.step) == ("finished", 8)
-    assert_equal_bit_for_bit(tensors(rest.run), tensors(whole.run))
+    assert_equal_bit_for_bit(state_of(rest.run), state_of(whole.run))
     assert rest.val_residual == whole.val_residual
     steps = [int(row["step"]) for row in csv.DictReader(rest.run.log.open())]
     assert steps == sorted(steps), "the log has no line twice"
@@ -137,7 +124,7 @@ def test_a_run_killed_after_its_last_save_repeats_the_lost_steps(whole: Result) 
     with pytest.raises(KilledError):
         vpfb.train(config(out="killed", save_every=4, log_every=1), on_step=kill)
     assert present(read_state(Run(Path("killed")))).counters.step == 4
-    assert_equal_bit_for_bit(tensors(train(out="killed", resume="auto").run), tensors(whole.run))
+    assert_equal_bit_for_bit(state_of(train(out="killed", resume="auto").run), state_of(whole.run))
 
 
 def test_a_run_stopped_during_its_calibration_is_calibrated_when_it_is_resumed() -> None:
@@ -162,7 +149,7 @@ def test_a_run_stopped_during_its_calibration_is_calibrated_when_it_is_resumed()
 
 def test_seeds_differ_and_the_same_seed_repeats() -> None:
     runs = (train(out=name, seed=seed, steps=2).run for name, seed in (("a", 1), ("b", 1), ("c", 2)))
-    first, same, other = map(tensors, runs)
+    first, same, other = map(state_of, runs)
     assert_equal_bit_for_bit(first, same)
     assert not torch.equal(*(found["network/potential.network.first.weight"] for found in (first, other)))
 
@@ -195,10 +182,10 @@ def test_a_batch_in_parts_trains_the_same_model(settings: dict[str, Any]) -> Non
     settings |= {"warmup": 0, "log_every": 100, "steps": 3}  # Adam magnifies rounding from step to step
     whole, parts = train(out="whole", **settings), train(out="parts", micro_batch=3, **settings)
     untrained = train(out="untrained", **settings | {"lr": 1e-12, "steps": 1})
-    for name, one in tensors(whole.run).items():
+    for name, one in state_of(whole.run).items():
         if not name.startswith("adam/"):
-            moved = (one - tensors(untrained.run)[name]).norm()
-            assert (tensors(parts.run)[name] - one).norm() < 2e-3 * moved
+            moved = (one - state_of(untrained.run)[name]).norm()
+            assert (state_of(parts.run)[name] - one).norm() < 2e-3 * moved
     assert parts.loss == pytest.approx(whole.loss, rel=1e-4)
     assert parts.val_residual == pytest.approx(whole.val_residual, rel=1e-4)
 
@@ -210,7 +197,7 @@ def test_the_contrast_of_conditions_sets_in_as_the_rate_falls() -> None:
     halfway = [checkpoint.read(run.earlier_state(1), "state") for run in runs]
     assert [state.document["counters"]["step"] for state in halfway] == [5, 5]
     assert_equal_bit_for_bit(*(state.tensors for state in halfway))
-    assert not torch.equal(*(tensors(run)["network/potential.network.first.weight"] for run in runs))
+    assert not torch.equal(*(state_of(run)["network/potential.network.first.weight"] for run in runs))
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -252,7 +239,7 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_with_half_the_images_at_a
     memory_for(rows, monkeypatch, error)
     scarce = train(out="scarce", **settings)
     assert (scarce.status, scarce.loss) == ("finished", small.loss)
-    assert_equal_bit_for_bit(tensors(scarce.run), tensors(small.run))
+    assert_equal_bit_for_bit(state_of(scarce.run), state_of(small.run))
 
 
 def test_without_memory_for_one_image_the_run_ends_at_its_last_save_and_resumes_with_more_memory(
@@ -267,7 +254,7 @@ def test_without_memory_for_one_image_the_run_ends_at_its_last_save_and_resumes_
     assert (status["status"], status["step"], state.counters.step) == ("interrupted", 4, 4)
     result = train(out="run", resume="auto")
     assert result.status == "finished"
-    assert_equal_bit_for_bit(tensors(result.run), tensors(whole.run))
+    assert_equal_bit_for_bit(state_of(result.run), state_of(whole.run))
 
 
 def test_a_loss_over_the_whole_batch_is_not_divided_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +349,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(monkeypat
     assert "step 4 is kept" in (error.value.hint or "")
     run = Run(Path("run"))
     assert run.status()["status"] == "diverged"
-    assert all(tensor.isfinite().all() for tensor in tensors(run).values())
+    assert all(tensor.isfinite().all() for tensor in state_of(run).values())
     assert all(tensor.isfinite().all() for tensor in checkpoint.read(run.model, "model").tensors.values())
 
 

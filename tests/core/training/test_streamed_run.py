@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+import stopped_runs
 from miniatures import write_folder
-from torch import Tensor
+from stopped_runs import assert_equal_bit_for_bit, state_of
 
 import vpfb_core as vpfb
 from vpfb_core.data import reader, streaming
 from vpfb_core.errors import DataError
-from vpfb_core.machine import container as checkpoint
 from vpfb_core.model.runs import Run
 from vpfb_core.training import Progress, Result
 from vpfb_core.training.state import read_state
@@ -43,24 +42,8 @@ def reading_threads() -> list[threading.Thread]:
 
 def train(stop_after: int | None = None, **settings: Any) -> Result:
     """A short run on the folder, asked to stop after some steps of this session."""
-    taken = 0
-
-    def count(_progress: Progress) -> None:
-        nonlocal taken
-        taken += 1
-
     small = {"data": "imgs", "widths": (8,), "batch_size": 16, "steps": 12, "threads": 1, "sample_every": 50}
-    config = vpfb.TrainConfig(**(small | settings))
-    return vpfb.train(config, on_step=count, should_stop=lambda: taken == stop_after)
-
-
-def state(run: Run) -> dict[str, Tensor]:
-    return checkpoint.read(run.state, "state").tensors
-
-
-def assert_equal_bit_for_bit(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    return stopped_runs.train(vpfb.TrainConfig(**(small | settings)), stop_after)
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +55,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(folder: Path, mo
     monkeypatch.setattr(reader, "KEPT_BYTES", 0)
     rest = train(out="parts", resume="auto", workers=2, conditional=True)
     assert (rest.status, rest.step) == ("finished", 12)
-    assert_equal_bit_for_bit(state(rest.run), state(whole.run))
+    assert_equal_bit_for_bit(state_of(rest.run), state_of(whole.run))
     assert rest.val_residual == whole.val_residual
     assert whole.notes == ("left out 1 unreadable file: odd/bad.png (not an image)",)
     assert not reading_threads()
@@ -122,7 +105,7 @@ def test_a_folder_that_vanishes_stops_the_run_and_the_run_resumes_once_it_is_bac
     with pytest.raises(DataError, match="'imgs' has disappeared"):
         vpfb.train(config, on_step=take_away)
     Path("away").rename(folder)
-    assert_equal_bit_for_bit(state(train(out="run", resume="auto").run), state(whole.run))
+    assert_equal_bit_for_bit(state_of(train(out="run", resume="auto").run), state_of(whole.run))
 
 
 def test_an_exception_in_the_middle_leaves_no_thread(folder: Path) -> None:

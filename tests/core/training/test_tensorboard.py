@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import stopped_runs
 
 import vpfb_core as vpfb
 from vpfb_core.errors import ConfigError
@@ -35,8 +36,7 @@ def test_the_events_of_a_run_that_was_continued_are_those_of_its_log(tmp_path: P
         log="tensorboard",
         out=str(tmp_path / "run"),
     )
-    taken: list[int] = []
-    vpfb.train(config, on_step=lambda now: taken.append(now.step), should_stop=lambda: len(taken) == 4)
+    stopped_runs.train(config, stop_after=4)
     run = vpfb.train(config.replace(resume="auto")).run
     events = EventAccumulator(str(run.events))
     events.Reload()

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stopped_runs
 import torch
+from stopped_runs import assert_equal_bit_for_bit, state_of
 from torch import Tensor
 
 import vpfb_core as vpfb
@@ -32,21 +34,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def state(run: Path) -> dict[str, Tensor]:
-    return container.read(run / "state.safetensors", "state").tensors
-
-
 @pytest.mark.parametrize(
     "stop", [BEGINS + 2, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (BEGINS - 1, BEGINS))]
 )
 def test_a_run_is_resumed_bit_for_bit_in_either_phase(whole: Path, tmp_path: Path, stop: int) -> None:
     parts = tmp_path / "parts"
-    taken = []
-    vpfb.train(configuration(parts), on_step=lambda now: taken.append(now.step), should_stop=lambda: len(taken) == stop)
+    stopped_runs.train(configuration(parts), stop)
     vpfb.train(vpfb.TrainConfig(resume=str(parts)))
-    ours, theirs = state(parts), state(whole)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours, theirs = state_of(parts), state_of(whole)
+    assert_equal_bit_for_bit(ours, theirs)
     assert ours["phase"].tolist() == [1, BEGINS]
     assert ours["method/begun"].any(), "the chains of the negatives are part of the state"
 

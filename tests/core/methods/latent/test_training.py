@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stopped_runs
 import torch
-from torch import Tensor
+from stopped_runs import assert_equal_bit_for_bit, state_of
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import vpfb_core as vpfb
 from vpfb_core.errors import ConfigError
-from vpfb_core.machine import container
 from vpfb_core.methods.latent import posterior
 from vpfb_core.uses import composition
 
@@ -41,27 +41,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def state(run: Path) -> dict[str, Tensor]:
-    return container.read(run / "state.safetensors", "state").tensors
-
-
 @pytest.mark.parametrize(
     "stop", [BEGINS + 2, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (BEGINS - 1, BEGINS))]
 )
 def test_a_run_is_resumed_bit_for_bit_in_either_stage(whole: Path, tmp_path: Path, stop: int) -> None:
     parts = tmp_path / "parts"
-    taken = []
-    vpfb.train(configuration(parts), on_step=lambda now: taken.append(now.step), should_stop=lambda: len(taken) == stop)
+    stopped_runs.train(configuration(parts), stop)
     vpfb.train(vpfb.TrainConfig(resume=str(parts)))
-    ours, theirs = state(parts), state(whole)
-    assert ours.keys() == theirs.keys()
+    ours, theirs = state_of(parts), state_of(whole)
+    assert_equal_bit_for_bit(ours, theirs)
     assert {"method/codes", "network/pool", "network/step_sizes", "network/pool_steps"} <= ours.keys()
-    assert all(torch.equal(ours[name].nan_to_num(9.0), theirs[name].nan_to_num(9.0)) for name in ours)
     assert int(ours["network/pool_steps"]) == 4 * (STEPS - BEGINS)
 
 
 def test_every_visited_image_has_a_code_of_its_own(whole: Path) -> None:
-    codes = state(whole)["method/codes"]
+    codes = state_of(whole)["method/codes"]
     visited = ~codes.isnan().any(1)
     assert int(visited.sum()) == STEPS * 16
     assert len(codes[visited].unique(dim=0)) == STEPS * 16
