@@ -7,9 +7,8 @@ of a folder always come from the same files.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -174,22 +173,19 @@ def too_large(count: int, options: LoadOptions) -> bool:
 
 
 def first_by_hash(files: Sequence[str], count: int, key: str) -> list[int]:
-    """The indices of `count` of the files, increasing.
-
-    They are chosen by a hash of (key, name), so that the choice hardly changes when files are added or removed.
-    """
-
-    return sorted(heapq.nsmallest(count, range(len(files)), key=_rank(files, key)))
+    """The indices of the first `count` of the files in the order of `by_hash`, increasing."""
+    return sorted(by_hash(files, key)[:count])
 
 
 def by_hash(files: Sequence[str], key: str) -> list[int]:
-    """The indices of all files, in the order in which `first_by_hash` chooses them."""
-    return sorted(range(len(files)), key=_rank(files, key))
+    """The indices of all files in the order of a hash of (key, name).
 
-
-def _rank(files: Sequence[str], key: str) -> Callable[[int], bytes]:
+    What is chosen by this order hardly changes when files are added or removed.
+    """
     prefix = f"{key}:".encode()
-    return lambda i: hashlib.blake2b(prefix + os.fsencode(files[i]), digest_size=8).digest()
+    return sorted(
+        range(len(files)), key=lambda i: hashlib.blake2b(prefix + os.fsencode(files[i]), digest_size=8).digest()
+    )
 
 
 def stream(root: Path, found: Listing, labels: Labels | None, options: LoadOptions) -> StreamedSet:
