@@ -1,4 +1,4 @@
-"""The built-in model with a reference, and a compiler that has seen nothing."""
+"""The built-in model with a reference, a compiler that has seen nothing, and folders that are soon too large."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 import vpfb_core as vpfb
 from vpfb_core.api import Model
-from vpfb_core.data import InMemory, split
+from vpfb_core.data import InMemory, split, streaming
 from vpfb_core.networks import autograd_functions
 from vpfb_core.uses import ood
 
@@ -30,3 +30,11 @@ def untold(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(autograd_functions, "_told", False)
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of more than 50 files are streamed, after a look at 20 of them, and 8 of them are held out."""
+    monkeypatch.setattr(streaming, "STREAMED_FILES", 50)
+    monkeypatch.setattr(streaming, "SAMPLE", 20)
+    monkeypatch.setattr(streaming, "MOST_HELD_OUT", 8)

@@ -16,19 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from vpfb_core import data
-from vpfb_core.data import ImageSet, LoadOptions, Source, StreamedSet, reader, streamed_batches, streaming
+from vpfb_core.data import ImageSet, LoadOptions, Source, StreamedSet, reader, streamed_batches
 from vpfb_core.data.batches import Batches, Order
 from vpfb_core.errors import DataError
 
 CPU = torch.device("cpu")
 NONE = ImageSet("none", torch.empty(0, 3, 8, 8, dtype=torch.uint8))
 
-
-@pytest.fixture(autouse=True)
-def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders of more than 50 files are streamed, after a look at 20 of them."""
-    monkeypatch.setattr(streaming, "STREAMED_FILES", 50)
-    monkeypatch.setattr(streaming, "SAMPLE", 20)
+pytestmark = pytest.mark.usefixtures("small_limits")
 
 
 @pytest.fixture

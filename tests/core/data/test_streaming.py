@@ -23,14 +23,6 @@ from vpfb_core.errors import DataError
 
 
 @pytest.fixture
-def small_limits(monkeypatch):
-    """Folders of more than 50 files are streamed, after a look at 20 of them."""
-    monkeypatch.setattr(streaming, "STREAMED_FILES", 50)
-    monkeypatch.setattr(streaming, "SAMPLE", 20)
-    monkeypatch.setattr(streaming, "MOST_HELD_OUT", 8)
-
-
-@pytest.fixture
 def decoded(monkeypatch):
     """Counts how often each file is decoded by a reader."""
     count: Counter[str] = Counter()

@@ -21,13 +21,12 @@ from vpfb_core.model.runs import Run
 from vpfb_core.training import Progress, Result
 from vpfb_core.training.state import read_state
 
+pytestmark = pytest.mark.usefixtures("small_limits")
+
 
 @pytest.fixture(autouse=True)
-def small_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Folders of more than 50 files are streamed, after a look at 20 of them; runs outside of the tree."""
-    monkeypatch.setattr(streaming, "STREAMED_FILES", 50)
-    monkeypatch.setattr(streaming, "SAMPLE", 20)
-    monkeypatch.setattr(streaming, "MOST_HELD_OUT", 8)
+def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No run of ours in the tree."""
     monkeypatch.chdir(tmp_path)
 
 
