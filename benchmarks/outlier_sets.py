@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sets_of_outliers as sets
+import outlier_kinds as sets
 import torch
 from outliers import EVERY, gradients, neighbours, pixels
 from record import parsed, record, show, training

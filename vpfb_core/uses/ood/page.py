@@ -94,10 +94,9 @@ def page(
     summary: Sequence[str],
     folder: Path,
     moved: Mapping[str, Path] | None = None,
-    most: int = MOST,
     on_picture: Callable[[int], None] | None = None,
 ) -> bytes:
-    """A page of the greatest outliers of a ranking, in HTML.
+    """A page of the `MOST` greatest outliers of a ranking, in HTML.
 
     Args:
         ranking: the ranking.
@@ -107,10 +106,9 @@ def page(
         summary: sentences below the heading.
         folder: the folder of the page, from which it links to the files.
         moved: the new places of files that are moved before anybody opens the page, by their names.
-        most: the largest number of pictures on the page.
         on_picture: called with the number of pictures whose thumbnails are done.
     """
-    shown = ranking.ranked[:most]
+    shown = ranking.ranked[:MOST]
     nearest = [[] if members is None else [members.places[row] for row in one.nearest] for one in shown]
     small, own, theirs = _thumbnails(images, shown, members, nearest, on_picture)
     names = [name for name in COLUMNS if any(_figure(one, name) is not None for one in shown)]

@@ -151,9 +151,10 @@ def test_figures_are_numbers_with_six_digits_and_columns_without_values_are_left
     assert sum(document["histogram"]["counts"]) == 1
 
 
-def test_the_histogram_counts_every_score_and_the_page_shows_the_first_ones() -> None:
+def test_the_histogram_counts_every_score_and_the_page_shows_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vpfb_core.uses.ood.page.MOST", 7)
     names = [f"{index}.png" for index in range(30)]
-    document = parsed(ranking_of(names), images_of(30, names), most=7).document
+    document = parsed(ranking_of(names), images_of(30, names)).document
     assert sum(document["histogram"]["counts"]) == 30
     assert (document["histogram"]["low"], document["histogram"]["high"]) == (-29, 0)
     assert document["total"] == 30
