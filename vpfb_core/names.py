@@ -81,6 +81,7 @@ NETWORKS: dict[str, str] = {
     "paper-unet": "vpfb_core.networks.paper:PaperUNet",
     "mlp": "vpfb_core.networks.mlp:MLP",
     "residual-mlp": "vpfb_core.networks.residual_mlp:ResidualMLP",
+    "vector-mlp": "vpfb_core.networks.vector_mlp:VectorMLP",
     "decoder": "vpfb_core.networks.decoder:Decoder",
 }
 PRESETS = ("tiny", "small", "base", "paper", "celeba64", "mlp")

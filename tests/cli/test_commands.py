@@ -272,7 +272,7 @@ def test_an_error_has_at_most_two_lines_and_its_exit_code(
     [
         ("--data moons --set regression_share=0.3", 2, "the regression needs a network"),
         ("--data moons --objective official", 2, "the official objective needs a network"),
-        ("--data moons --method flow-matching", 2, "flow matching needs a network"),
+        ("--data moons --method flow-matching --set network=mlp", 2, "flow matching needs a network"),
         ("--data digits --set angle_mean=9 --set angle_std=0.1", 2, "misses the range of the schedule"),
         ("--data digits --init digits --set widths=[16]", 4, "do not fit this run"),
         ("--data table.csv --columns a,b", 3, "constant: b"),

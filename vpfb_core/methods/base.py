@@ -54,6 +54,7 @@ class Method(ABC):
         Settings: the class of the settings.
         SamplingOptions: the class of the options of `draw` that only this method has, beside the solver.
         optimiser: settings of the optimiser that replace those of a preset.
+        trains_scalars: whether it can train a network that returns one number per sample.
     """
 
     name: ClassVar[str]
@@ -62,6 +63,7 @@ class Method(ABC):
     Settings: ClassVar[type[MethodSettings]]
     SamplingOptions: ClassVar[type[MethodSampling]] = MethodSampling
     optimiser: ClassVar[Mapping[str, Any]] = {}
+    trains_scalars: ClassVar[bool] = True
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

@@ -58,6 +58,7 @@ class FlowMatching(Method):
     name: ClassVar[str] = "flow-matching"
     Settings = PathSettings
     settings: PathSettings
+    trains_scalars: ClassVar[bool] = False
 
     @classmethod
     def defaults(cls, data: DataShape, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +70,7 @@ class FlowMatching(Method):
         if scalar:
             raise ConfigError(
                 "flow matching needs a network whose output has the shape of its input, not one number per sample",
-                hint="--set network=unet" if len(data.shape) == 3 else "use another method, such as vpfb",
+                hint=f"--set network={'unet' if len(data.shape) == 3 else 'vector-mlp'}",
             )
 
     def field(self, network: nn.Module, data: DataShape) -> VelocityField:

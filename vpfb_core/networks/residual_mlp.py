@@ -50,9 +50,13 @@ class ResidualMLP(MLP):
         chosen: dict[str, Any] = {"width": 64 if shape[0] <= FEW else 128, "depth": 3, **preset}
         return {name: chosen[name] for name in cls.Settings.names()}
 
-    def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+    def features(self, u: Tensor, level: Tensor | None, condition: Tensor | None) -> Tensor:
+        """The input of the last layer, (N, width)."""
         embedding = self.embedding(u, level, condition)
         hidden = self.first(u)
         for inner, outer in zip(self.inner, self.outer, strict=True):
             hidden = hidden + outer(F.silu(inner(F.silu(hidden + embedding))))
-        return torch.squeeze(self.last(F.silu(hidden + embedding)), 1)
+        return F.silu(hidden + embedding)
+
+    def forward(self, u: Tensor, level: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        return torch.squeeze(self.last(self.features(u, level, condition)), 1)

@@ -39,8 +39,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 64, "lr": 2e-4, "warmup": 5_000, "steps": 400_000,
     },
     "mlp": {
-        "network": "residual-mlp", "batch_size": 256, "lr": 5e-3, "warmup": 20, "steps": 4_000, "epochs": 128,
-        "cpu_seconds": 50.0, "keep_best": True,
+        "network": "residual-mlp", "vector_network": "vector-mlp", "batch_size": 256, "lr": 5e-3, "warmup": 20,
+        "steps": 4_000, "epochs": 128, "cpu_seconds": 50.0, "keep_best": True,
     },
 }  # fmt: skip
 DEFAULTS = {"network": "unet", "warmup": 100, "decay": 0.5, "keep_best": False}  # of presets that do not contain them
@@ -68,7 +68,8 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     preset_name = config.run.preset or choose_preset(data.shape, device)
     kind, only_network = methods.find(str(config.method.name)), names.METHODS[str(config.method.name)].network
     preset = {**DEFAULTS, **PRESETS[preset_name], **kind.optimiser}
-    preset["network"] = only_network or preset["network"]
+    fitting = "network" if kind.trains_scalars else "vector_network"
+    preset["network"] = only_network or preset.get(fitting, preset["network"])
     preset["keep_best"] = preset["keep_best"] and kind.judged
     config = config.replace(**_from_data(config, images), device=str(device))
     config = _filled(config, {"run.preset": preset_name, "network.name": preset["network"]})

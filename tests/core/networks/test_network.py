@@ -13,7 +13,7 @@ from vpfb_core.networks.network import level_sizes
 
 PRESET = {"widths": (8, 16), "attention": 4, "prototypes": True, "patch": 2, "batch_size": 32, "lr": 5e-3}
 VECTORS, IMAGES = (3,), (2, 9, 9)
-OF_VECTORS = ("mlp", "residual-mlp")
+OF_VECTORS = ("mlp", "residual-mlp", "vector-mlp")
 # The decoder of the method latent takes no level and no classes, and both kinds of data.
 every_network = pytest.mark.parametrize("name", [name for name in names.NETWORKS if name != "decoder"])
 

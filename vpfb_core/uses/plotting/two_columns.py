@@ -66,6 +66,8 @@ def plane(
     Returns:
         The content of a PNG file.
     """
+    from matplotlib.ticker import MaxNLocator
+
     drawn = figure(2 * _SQUARE + 1.2, 2 * _SQUARE)
     (top, right), (below, last) = drawn.subplots(2, 2)
     for axes, points, name, colour in ((top, data, "data", BLUE), (right, samples, "samples", VERMILION)):
@@ -79,7 +81,7 @@ def plane(
         cmap=COLOUR_MAP, extend="min",
     )  # fmt: skip
     below.set_title(density_name)
-    drawn.colorbar(shown, ax=below, label="nats").ax.yaxis.set_major_formatter("{x:.0f}")
+    drawn.colorbar(shown, ax=below, label="nats", ticks=MaxNLocator(integer=True), format="{x:.0f}")
     for path in paths.swapaxes(0, 1):
         last.plot(path[:, 0], path[:, 1], color="0.6", linewidth=0.6, zorder=1)
     _scatter(last, paths[0], "0.35", size=9)
