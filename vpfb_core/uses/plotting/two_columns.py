@@ -15,7 +15,7 @@ from vpfb_core.uses.plotting.figure import BLUE, VERMILION, figure, literal, pla
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DEPTH = 10.0  # nats below the highest log-density that are told apart by colour
+DEPTH = 10  # nats below the highest log-density that are told apart by colour
 COLOUR_MAP = "cividis"  # its lightness rises evenly, also for colour-blind people and in grey print
 MARGIN = 0.15  # beyond the data on each side, as a share of their range
 MOST_POINTS = 2_000  # in a scatter plot
@@ -66,8 +66,6 @@ def plane(
     Returns:
         The content of a PNG file.
     """
-    from matplotlib.ticker import MaxNLocator
-
     drawn = figure(2 * _SQUARE + 1.2, 2 * _SQUARE)
     (top, right), (below, last) = drawn.subplots(2, 2)
     for axes, points, name, colour in ((top, data, "data", BLUE), (right, samples, "samples", VERMILION)):
@@ -75,13 +73,13 @@ def plane(
         axes.set_title(f"{name} ({len(points):,})")
     side = round(len(log_density) ** 0.5)
     highest = float(np.nanmax(log_density))
-    levels = np.linspace(highest - DEPTH, highest, 21)
+    levels = np.ceil(highest) + np.linspace(-DEPTH, 0, 2 * DEPTH + 1)  # two per nat
     shown = below.contourf(
         np.linspace(*window.x, side), np.linspace(*window.y, side), log_density.reshape(side, side), levels.tolist(),
         cmap=COLOUR_MAP, extend="min",
     )  # fmt: skip
     below.set_title(density_name)
-    drawn.colorbar(shown, ax=below, label="nats", ticks=MaxNLocator(integer=True), format="{x:.0f}")
+    drawn.colorbar(shown, ax=below, label="nats", ticks=levels[::2].tolist(), format="{x:.0f}")
     for path in paths.swapaxes(0, 1):
         last.plot(path[:, 0], path[:, 1], color="0.6", linewidth=0.6, zorder=1)
     _scatter(last, paths[0], "0.35", size=9)
