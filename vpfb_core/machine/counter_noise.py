@@ -16,6 +16,8 @@ from torch import Tensor
 from vpfb_core.machine.noise import derive_seed
 
 ROUNDS = 10
+# Steps are drawn in blocks, since Philox is some two hundred small operations, whatever the number of counters.
+MOST_STEPS, AT_ONCE = 16, 2**16  # the most steps of a block, and the most numbers unless a single step has more
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _INCREMENTS = 0x9E3779B9, 0xBB67AE85
 _WORD = 0xFFFFFFFF
@@ -52,28 +54,40 @@ class ChainNoise:
         self._key = key >> 32, key & _WORD
         self._shape, self._dtype = like.shape, like.dtype
         self._chains = torch.arange(first, first + len(like), device=like.device)[:, None]
+        self._steps = max(1, min(MOST_STEPS, AT_ONCE // max(1, like.numel())))
+        self._block, self._kept = -1, (like, like)
 
     def normal(self, step: int) -> Tensor:
-        """Standard normal noise of one step, (N, …), by the method of Box and Muller (1958)."""
-        numbers = math.prod(self._shape[1:])
-        words = torch.cat(self._words(step, range(1, 1 + -(-numbers // 4))), 1)
-        radius, turn = words.chunk(2, 1)
-        radius = (-2 * _unit(radius).log()).sqrt()
-        turn = 2 * math.pi * _unit(turn)
-        drawn = torch.cat([radius * turn.cos(), radius * turn.sin()], 1)[:, :numbers]
-        return drawn.reshape(self._shape).to(self._dtype)
+        """Standard normal noise of one step, (N, …)."""
+        return self._drawn(step)[0][step % self._steps]
 
     def uniform(self, step: int) -> Tensor:
         """Numbers uniform in (0, 1] of one step, one per chain, (N,)."""
-        return _unit(self._words(step, range(1))[0][:, 0]).to(self._dtype)
+        return self._drawn(step)[1][step % self._steps]
 
-    def _words(self, step: int, positions: range) -> tuple[Tensor, ...]:
-        """Four words (N, positions) each."""
-        position = torch.arange(positions.start, positions.stop, device=self._chains.device)
-        counters = torch.broadcast_tensors(
-            position, torch.full_like(position, step), self._chains & _WORD, self._chains >> 32
-        )
-        return philox(counters, self._key)
+    def _drawn(self, step: int) -> tuple[Tensor, Tensor]:
+        """Normal and uniform numbers of all steps of the block of this step, (steps, N, …) and (steps, N)."""
+        block = step // self._steps
+        if block != self._block:
+            self._block, self._kept = block, self._draw(block * self._steps)
+        return self._kept
+
+    def _draw(self, first: int) -> tuple[Tensor, Tensor]:
+        """The numbers of a block, uniform ones from position 0 of the counter and normal ones from the others.
+
+        The latter are made by the method of Box and Muller (1958).
+        """
+        numbers, device = math.prod(self._shape[1:]), self._chains.device
+        step = torch.arange(first, first + self._steps, device=device)[:, None, None]
+        position = torch.arange(1 + -(-numbers // 4), device=device)
+        words = philox(
+            torch.broadcast_tensors(position, step, self._chains & _WORD, self._chains >> 32), self._key
+        )  # each (steps, N, positions)
+        radius, turn = torch.cat([word[..., 1:] for word in words], 2).chunk(2, 2)
+        radius = (-2 * _unit(radius).log()).sqrt()
+        turn = 2 * math.pi * _unit(turn)
+        normal = torch.cat([radius * turn.cos(), radius * turn.sin()], 2)[..., :numbers]
+        return normal.reshape(-1, *self._shape).to(self._dtype), _unit(words[0][..., 0]).to(self._dtype)
 
 
 def _unit(words: Tensor) -> Tensor:

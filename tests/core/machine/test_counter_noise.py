@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from vpfb_core.machine.counter_noise import ChainNoise, philox
+from vpfb_core.machine.counter_noise import AT_ONCE, ChainNoise, philox
 
 # The test vectors of the Random123 library for philox4x32-10: counter, key, words.
 PUBLISHED = [
@@ -55,6 +55,13 @@ def test_the_numbers_of_a_chain_do_not_depend_on_the_batch() -> None:
     whole, part = chains(6, 3, 5), chains(2, 3, 5, first=4)
     assert torch.equal(whole.normal(9)[4:], part.normal(9))
     assert torch.equal(whole.uniform(9)[4:], part.uniform(9))
+
+
+def test_the_numbers_of_a_step_do_not_depend_on_how_many_steps_are_drawn_at_once() -> None:
+    one_at_a_time, in_blocks = chains(AT_ONCE, 3), chains(2, 3, first=4)
+    for step in (40, 0, 9, 10):
+        assert torch.equal(one_at_a_time.normal(step)[4:6], in_blocks.normal(step))
+        assert torch.equal(one_at_a_time.uniform(step)[4:6], in_blocks.uniform(step))
 
 
 def test_chains_beyond_32_bits_are_chains_of_their_own() -> None:
