@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from cli_runner import Ran, Vpfb
 from warm_process import WarmProcess, warm_process
 
@@ -14,15 +15,20 @@ from vpfb_cli.__main__ import run
 from vpfb_cli.app import build
 
 
+@pytest.fixture(scope="session")
+def app() -> typer.Typer:
+    return build()
+
+
 @pytest.fixture
-def vpfb(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
+def vpfb(app: typer.Typer, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
     """Runs a command line in an empty folder, with no setting from the environment."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("VPFB_")]:
         monkeypatch.delenv(name)
 
     def call(*argv: str) -> Ran:
-        code = run(build(), list(argv))
+        code = run(app, list(argv))
         return Ran(code, *capsys.readouterr())
 
     return call
