@@ -109,7 +109,7 @@ def langevin(
     free = torch.ones_like(x) if mask is None else mask.to(x).expand_as(x)
     unit = variance * free.flatten(1).sum(1).clamp(min=1) ** (-1 / 3)
     c = torch.as_tensor(scale, dtype=x.dtype, device=x.device).expand(len(x))
-    draws = ChainNoise(seed, stream, first, x)
+    draws = ChainNoise(seed, stream, first, x, steps)
     accepted = torch.zeros_like(c)
     with torch.no_grad():
         now = State(x, *target(x))

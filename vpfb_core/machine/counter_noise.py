@@ -16,8 +16,9 @@ from torch import Tensor
 from vpfb_core.machine.noise import derive_seed
 
 ROUNDS = 10
-# Steps are drawn in blocks, since Philox is some two hundred small operations, whatever the number of counters.
-MOST_STEPS, AT_ONCE = 16, 2**16  # the most steps of a block, and the most numbers unless a single step has more
+# Steps are drawn in blocks of at most so many numbers, unless a single step has more, since Philox is some two hundred
+# small operations, whatever the number of counters.
+AT_ONCE = 2**16
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _INCREMENTS = 0x9E3779B9, 0xBB67AE85
 _WORD = 0xFFFFFFFF
@@ -47,35 +48,40 @@ class ChainNoise:
         stream: the purpose of the noise; different streams are independent.
         first: the index of the first chain.
         like: the states of the chains, (N, …), whose shape, dtype and device the noise has.
+        steps: how many steps will be drawn; no number depends on it.
     """
 
-    def __init__(self, seed: int, stream: str, first: int, like: Tensor) -> None:
+    def __init__(self, seed: int, stream: str, first: int, like: Tensor, steps: int = 1) -> None:
         key = derive_seed(seed, stream)
         self._key = key >> 32, key & _WORD
         self._shape, self._dtype = like.shape, like.dtype
         self._chains = torch.arange(first, first + len(like), device=like.device)[:, None]
-        self._steps = max(1, min(MOST_STEPS, AT_ONCE // max(1, like.numel())))
-        self._block, self._kept = -1, (like, like)
+        self._steps = max(1, min(steps, AT_ONCE // max(1, like.numel())))
+        self._begins = 0  # the first step of the block that is drawn
+        self._normal, self._uniform = self._draw(0)
 
     def normal(self, step: int) -> Tensor:
         """Standard normal noise of one step, (N, …)."""
-        return self._drawn(step)[0][step % self._steps]
+        self._reach(step)
+        return self._normal[step - self._begins]
 
     def uniform(self, step: int) -> Tensor:
         """Numbers uniform in (0, 1] of one step, one per chain, (N,)."""
-        return self._drawn(step)[1][step % self._steps]
+        self._reach(step)
+        return self._uniform[step - self._begins]
 
-    def _drawn(self, step: int) -> tuple[Tensor, Tensor]:
-        """Normal and uniform numbers of all steps of the block of this step, (steps, N, …) and (steps, N)."""
-        block = step // self._steps
-        if block != self._block:
-            self._block, self._kept = block, self._draw(block * self._steps)
-        return self._kept
+    def _reach(self, step: int) -> None:
+        """Draw the block of a step, unless it is the present one."""
+        begins = step - step % self._steps
+        if begins != self._begins:
+            self._begins = begins
+            self._normal, self._uniform = self._draw(begins)
 
     def _draw(self, first: int) -> tuple[Tensor, Tensor]:
-        """The numbers of a block, uniform ones from position 0 of the counter and normal ones from the others.
+        """Normal and uniform numbers of a block of steps, (steps, N, …) and (steps, N).
 
-        The latter are made by the method of Box and Muller (1958).
+        The uniform ones are from position 0 of the counter, and the normal ones from the others, by the method of Box
+        and Muller (1958).
         """
         numbers, device = math.prod(self._shape[1:]), self._chains.device
         step = torch.arange(first, first + self._steps, device=device)[:, None, None]
@@ -87,7 +93,7 @@ class ChainNoise:
         radius = (-2 * _unit(radius).log()).sqrt()
         turn = 2 * math.pi * _unit(turn)
         normal = torch.cat([radius * turn.cos(), radius * turn.sin()], 2)[..., :numbers]
-        return normal.reshape(-1, *self._shape).to(self._dtype), _unit(words[0][..., 0]).to(self._dtype)
+        return normal.reshape(self._steps, *self._shape).to(self._dtype), _unit(words[0][..., 0]).to(self._dtype)
 
 
 def _unit(words: Tensor) -> Tensor:

@@ -28,8 +28,8 @@ def test_philox_returns_the_published_words(
     assert tuple(int(word) for word in philox((a, b, c, d), key)) == words
 
 
-def chains(n: int, *shape: int, first: int = 0, seed: int = 3, stream: str = "chain") -> ChainNoise:
-    return ChainNoise(seed, stream, first, torch.empty(n, *shape))
+def chains(n: int, *shape: int, first: int = 0, seed: int = 3, stream: str = "chain", steps: int = 1) -> ChainNoise:
+    return ChainNoise(seed, stream, first, torch.empty(n, *shape), steps)
 
 
 def test_normal_noise_is_normal_and_uniform_noise_is_uniform() -> None:
@@ -58,10 +58,10 @@ def test_the_numbers_of_a_chain_do_not_depend_on_the_batch() -> None:
 
 
 def test_the_numbers_of_a_step_do_not_depend_on_how_many_steps_are_drawn_at_once() -> None:
-    one_at_a_time, in_blocks = chains(AT_ONCE, 3), chains(2, 3, first=4)
+    one_at_a_time, many_at_once = chains(AT_ONCE, 3, steps=50), chains(2, 3, first=4, steps=16)
     for step in (40, 0, 9, 10):
-        assert torch.equal(one_at_a_time.normal(step)[4:6], in_blocks.normal(step))
-        assert torch.equal(one_at_a_time.uniform(step)[4:6], in_blocks.uniform(step))
+        assert torch.equal(one_at_a_time.normal(step)[4:6], many_at_once.normal(step))
+        assert torch.equal(one_at_a_time.uniform(step)[4:6], many_at_once.uniform(step))
 
 
 def test_chains_beyond_32_bits_are_chains_of_their_own() -> None:

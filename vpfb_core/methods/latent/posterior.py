@@ -122,7 +122,7 @@ def _beginning(field: LatentField, u: Tensor) -> Tensor:
 
 def _walk(field: LatentField, u: Tensor, z: Tensor, burn_in: int, steps: int) -> Iterator[State]:
     """The states of chains of codes after their burn-in, one after the other."""
-    target, draws = field.given(u), ChainNoise(0, "posterior", 0, z[:1])
+    target, draws = field.given(u), ChainNoise(0, "posterior", 0, z[:1], burn_in + steps)
     eta, free = field.step_sizes[0].expand(len(z)), torch.ones_like(z)
     now = State(z, *target(z))
     for step in range(burn_in + steps):
