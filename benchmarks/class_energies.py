@@ -1,8 +1,8 @@
 """How well energies agree across classes and noise levels: classification by energies and other figures.
 
-    vpfb train --data digits --conditional --time-budget 5m --set time_score=0 --out runs/without
-    vpfb train --data digits --conditional --time-budget 5m --out runs/with
-    python benchmarks/class_energies.py -m runs/without -m runs/with [-n 256] [--flow 32] [--seed 99]
+    vpfb train --data digits --conditional --out runs/contrast
+    vpfb train --data digits --conditional --set time_score=0.06 --set uniform_angles=0.2 --out runs/both
+    python benchmarks/class_energies.py -m runs/contrast -m runs/both [-n 256] [--flow 32] [--seed 99]
 
 The images are new ones for `shapes`, and otherwise the validation data of the model. They get noise of one level, and
 the log-density under each class of a group is the energy with the constant of the class. Per level and group:

@@ -1,6 +1,7 @@
 """The share of composed pictures that satisfy an expression, as judged from their pixels.
 
     python benchmarks/compose.py [--time-budget 15m] [-n 256] [--runs runs/compose]
+    python benchmarks/compose.py -m MODEL -n 64 -e "circle & red" -e "circle | square" --ways flow mala
 
 Trains two conditional models on `shapes`, 16×16 in colour, the second without any red circle. Both draw pairs, triples,
 "not" and "or": by the composed flow alone, with MALA, with sequential Monte Carlo, and directly, by a condition on all
@@ -9,7 +10,7 @@ alternate between them. A reader that involves no training determines the classe
 clear single shape satisfies nothing. For "or", the share of the first side among the pictures that satisfy the
 expression is given as well; it should be one half. --runs keeps the models, and a second call evaluates those that
 exist. -m evaluates another model of `shapes` instead, for the expressions that need no left-out pair unless --left-out-
-model is given too.
+model is given too. --ways draws in some of the five ways only.
 """
 
 from __future__ import annotations
@@ -51,7 +52,12 @@ LEFT_OUT = (
 WITHOUT = (("circle", "red"),)
 
 GUIDANCE = 4.0
-WAYS = ("flow", "mala", "smc", "direct", "guided")
+# The ways of drawing, with the heading of their column: composed flows by their kind of Monte Carlo, then directly.
+WAYS = {
+    "flow": "flow alone", "mala": "with MALA", "smc": "with SMC",
+    "direct": "directly", "guided": f"directly, guidance {GUIDANCE:g}",
+}  # fmt: skip
+MCMC = {"flow": "none", "mala": "mala", "smc": "smc"}
 SHOWN = 8  # of each expression in the picture
 
 
@@ -128,30 +134,39 @@ def evaluate(
     composed = Composition(expression, model)
     drawn: dict[str, Tensor] = {}
     figures: dict[str, Any] = {}
-    for way, mcmc in (("flow", "none"), ("mala", "mala"), ("smc", "smc")):
+    for way in arguments.ways:
         began = time.perf_counter()
-        found = sample(composed, n, seed, mcmc=mcmc, batch_size=arguments.batch_size)
-        drawn[way] = found.images
-        figures[way] = {"seconds": time.perf_counter() - began, "nfe": found.nfe, "acceptance": found.acceptance}
-    for way, guidance in (("direct", None), ("guided", GUIDANCE)):
-        drawn[way] = model.sample(
-            n, seed, condition=ways(expression, model.groups), guidance=guidance, batch_size=arguments.batch_size
-        ).images
+        if way in MCMC:
+            composition = sample(composed, n, seed, mcmc=MCMC[way], batch_size=arguments.batch_size)
+            drawn[way], nfe, acceptance = composition.images, composition.nfe, composition.acceptance
+        else:
+            guidance = GUIDANCE if way == "guided" else None
+            directly = model.sample(
+                n, seed, condition=ways(expression, model.groups), guidance=guidance, batch_size=arguments.batch_size
+            )
+            drawn[way], nfe, acceptance = directly.images, int(directly.nfe.max()), None
+        figures[way] = {"seconds": time.perf_counter() - began, "nfe": nfe, "acceptance": acceptance}
     judgements = {way: judged(expression, read(images), model.groups) for way, images in drawn.items()}
-    return {way: figures.get(way, {}) | judgement for way, judgement in judgements.items()}, drawn
+    return {way: figures[way] | judgement for way, judgement in judgements.items()}, drawn
+
+
+def sampling_options(parser: argparse.ArgumentParser, n: int, batch_size: int) -> None:
+    """Add the options that `evaluate` reads, with their defaults."""
+    parser.add_argument("-n", type=int, default=n, help="number of pictures per expression")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="ways of drawing")
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--seed", type=int, default=0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    sampling_options(parser, n=256, batch_size=256)
     parser.add_argument("--time-budget", default="15m", help="time budget of each of the two trainings")
     parser.add_argument("--steps", type=int, help="steps of each training, instead of a time budget")
-    parser.add_argument("-n", type=int, default=256, help="number of pictures per expression")
     parser.add_argument("-m", "--model", help="a model trained on all of shapes")
     parser.add_argument("--left-out-model", help="a model trained without red circles")
     parser.add_argument("-e", "--expression", action="append", help="for the model of all shapes; by default thirteen")
     parser.add_argument("--runs", type=Path, help="folder in which the models are kept")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="compose", help="name of the files of results")
     parser.add_argument("--prototypes", action="store_true", default=None, help="train with prototypes")
     arguments = parsed(parser)
@@ -166,10 +181,9 @@ def main() -> None:
     for name, text in asked:
         figures, drawn = evaluate(models[name], text, lambda images: shapes_reader.read(images).labels, arguments)
         results.append({"data": name, "expression": text, **figures})
-        rows.append([name, text, *(shown(figures[way]) for way in WAYS)])
-        grids.append(drawn["mala"][:SHOWN])
-    columns = ["flow alone", "with MALA", "with SMC", "directly", f"directly, guidance {GUIDANCE:g}"]
-    show(["data", "expression", *columns], rows)
+        rows.append([name, text, *(shown(figures[way]) for way in arguments.ways)])
+        grids.append(drawn["mala" if "mala" in drawn else arguments.ways[0]][:SHOWN])
+    show(["data", "expression", *(WAYS[way] for way in arguments.ways)], rows)
     real = shapes.draw(arguments.n, 16, arguments.seed + 1)
     assert real.labels is not None  # shapes are always labelled
     read = float((shapes_reader.read(real.images).labels == real.labels).all(1).double().mean())

@@ -6,7 +6,7 @@
 The classifier is that of `vpfb eval --fit-features`, trained on nine tenths of the data. It judges pictures that are
 composed by the flow alone, with MALA and with sequential Monte Carlo, direct samples of the conditional model without
 and with guidance, real pictures that satisfy the expression, which are an upper bound, and unconditional samples. The
-image shows eight samples per expression, with MALA and with guidance.
+image shows eight samples per expression, with MALA and with guidance. --ways draws in some of these ways only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from compose import GUIDANCE, SHOWN, WAYS, evaluate, holds, judged, shown
+from compose import SHOWN, WAYS, evaluate, holds, judged, sampling_options, shown
 from record import folder, parsed, record, show, training
 from torch import Tensor
 
@@ -33,9 +33,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--data-root")
     parser.add_argument("--name", help="name of the files of results; by default that of the data")
-    parser.add_argument("-n", type=int, default=64, help="number of pictures per expression")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
+    sampling_options(parser, n=64, batch_size=64)
     arguments = parsed(parser)
     model = vpfb.load(arguments.model, device=arguments.device)
     channels, size, _ = model.shape
@@ -65,10 +63,11 @@ def main() -> None:
         figures["real"] = judged(expression, read(members.float() / 255), model.groups)
         figures["anything"] = judged(expression, anything, model.groups)
         results.append({"expression": text, **figures})
-        rows.append([text, *(shown(figures[way]) for way in ("real", "anything", *WAYS))])
-        grids += [drawn["mala"][:SHOWN], drawn["guided"][:SHOWN]]
-    guided = f"directly, guidance {GUIDANCE:g}"
-    show(["expression", "real", "unconditional", "flow alone", "with MALA", "with SMC", "directly", guided], rows)
+        rows.append([text, *(shown(figures[way]) for way in ("real", "anything", *arguments.ways))])
+        grids += [drawn[way][:SHOWN] for way in arguments.ways if way in ("mala", "guided")] or [
+            drawn[arguments.ways[0]][:SHOWN]
+        ]
+    show(["expression", "real", "unconditional", *(WAYS[way] for way in arguments.ways)], rows)
     print(f"the classifier is right on {judge.accuracy:.1%} of the labels of {judge.held_out} held-out pictures")
     name = f"compose-{arguments.name or images.name.rsplit('/', 1)[-1]}"
     grid = pictures.tile(torch.cat(grids), columns=min(SHOWN, arguments.n))

@@ -8,7 +8,7 @@ regression of the network's output first (`--set regression_share=0.3`). As in t
 clock is the processor time of that thread without evaluation. Runs go side by side, one per core, each in a process of
 its own. A minute is one minute of two cores, so a run takes twice as much processor time. Samples have 16 evaluations,
 and are compared with real images over the features of the fitted classifier (`vpfb eval --fit-features`) or of another
-extractor of `vpfb eval`.
+extractor of `vpfb eval`. --models keeps the models.
 """
 
 from __future__ import annotations
@@ -39,18 +39,23 @@ CORES = 2  # whose time a minute is
 SHOWN = 64
 
 
-def run(data: str, name: str, minutes: float, samples: int, extractor: str) -> dict[str, Any]:
+def run(
+    data: str, name: str, minutes: float, seed: int, samples: int, extractor: str, models: Path | None
+) -> dict[str, Any]:
     """Train one model in this process. Returns the figures of its line, and writes a picture of its samples."""
     torch.set_num_threads(1)
-    figures, model = trial(data, None, TRIALS[name], 60 * CORES * minutes)
+    figures, model = trial(data, None, f"{TRIALS[name]} seed={seed}", 60 * CORES * minutes, levels=True)
+    label = f"{Path(data).name}-{name.replace(', ', '-').replace(' ', '-')}-{minutes:g}m" + (f"-{seed}" if seed else "")
+    if models is not None:
+        models.mkdir(parents=True, exist_ok=True)
+        model.save(models / f"{label}.safetensors")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     plan = evaluation.prepare(model, data, ("frechet", "1nn"), n=samples, extractor=extractor, download=False)
     report = evaluation.evaluate(model, plan)
     drawn = model.sample(SHOWN)
-    path = folder() / f"equal-time-{Path(data).name}-{name.replace(', ', '-').replace(' ', '-')}-{minutes:g}m.png"
-    path.write_bytes(pictures.png(pictures.tile(drawn.images)))
+    (folder() / f"equal-time-{label}.png").write_bytes(pictures.png(pictures.tile(drawn.images)))
     return figures | {
-        "name": name, "minutes": minutes, "peak_gib": peak, "samples": samples, "nfe": report.nfe,
+        "name": name, "minutes": minutes, "seed": seed, "peak_gib": peak, "samples": samples, "nfe": report.nfe,
         "metrics": {name: figure.document() for name, figure in report.metrics.items()},
     }  # fmt: skip
 
@@ -60,19 +65,23 @@ def main() -> None:
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--minutes", type=float, nargs="+", default=[2.0, 8.0, 20.0])
     parser.add_argument("--methods", nargs="+", choices=TRIALS, default=list(TRIALS))
+    parser.add_argument("--seed", type=int, default=0, help="seed of the trainings")
+    parser.add_argument("--models", type=Path, help="folder in which the models are kept")
     parser.add_argument("--samples", type=int, default=1000, help="samples, and real images at most")
     parser.add_argument("--extractor", default="classifier", help="features of the distances")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(int(limits.cores()), get_context("spawn"), max_tasks_per_child=1) as processes:
+        common = (arguments.seed, arguments.samples, arguments.extractor, arguments.models)
         runs = [
-            processes.submit(run, arguments.data, name, minutes, arguments.samples, arguments.extractor)
+            processes.submit(run, arguments.data, name, minutes, *common)
             for minutes in arguments.minutes
             for name in arguments.methods
         ]
         lines = [each.result() for each in runs]
     lengths = "-".join(f"{minutes:g}m" for minutes in arguments.minutes)
-    record(f"equal-time-{Path(arguments.data).name}-{lengths}", lines)
+    seed = f"-seed-{arguments.seed}" if arguments.seed else ""
+    record(f"equal-time-{Path(arguments.data).name}-{lengths}{seed}", lines)
     show(
         ["minutes of two cores", "method", "parameters", "steps", "residual", "Fréchet", "1-NN", "memory, GiB"],
         [

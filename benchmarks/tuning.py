@@ -6,7 +6,8 @@
 Every trial changes the given settings of the preset. It runs on one thread, and its clock is the CPU time of that
 thread without evaluation, so that trials may run beside each other and beside other work. The lines are added to those
 in the file of results and replace earlier lines of the same trial. With --samples, the Fréchet distance of samples to
-real images, over the features of a fitted classifier, is measured as well.
+real images, over the features of a fitted classifier, is measured as well. With --levels, the residual close to each of
+seven noise levels is measured at the end.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from vpfb_core.training.inputs import Inputs
 from vpfb_core.uses import evaluation
 
 CHECKS = 4
+LEVELS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # ℓ = log tan φ
+NARROW = 0.05  # the standard deviation of ℓ around each of them
+IMAGES_PER_LEVEL = 256
 
 
 def trial(
-    data: str, data_root: Path | None, words: str, seconds: float, samples: int = 0
+    data: str, data_root: Path | None, words: str, seconds: float, samples: int = 0, levels: bool = False
 ) -> tuple[dict[str, Any], Model]:
     """Train from scratch. Returns the figures of the line, and the model."""
     settings = dict(map(parse_setting, words.split()))
@@ -42,11 +46,15 @@ def trial(
     plan = prepare(vpfb.TrainConfig(**(base | settings)))
     inputs = Inputs.of(plan)
     trainer, checks = inputs.trainer(), inputs.checks()
-    # Measured where angles are drawn by default in few dimensions, wherever the trial draws them.
-    method = inputs.trainer(angle_mean=1.0, angle_std=1.2).method
-    field = method.field(networks.build(plan.network), plan.data_shape).eval().requires_grad_(False)
     about = {"data": {"name": plan.images.name}}
-    model = Model(method, field, plan.network, plan.statistics, plan.images.shape, plan.images.groups, about)
+
+    def measured_at(level: float, deviation: float) -> Model:
+        """An untrained model of the trial, whose held-out figures are for these ℓ wherever the trial draws them."""
+        method = inputs.trainer(angle_mean=level, angle_std=deviation).method
+        field = method.field(networks.build(plan.network), plan.data_shape).eval().requires_grad_(False)
+        return Model(method, field, plan.network, plan.statistics, plan.images.shape, plan.images.groups, about)
+
+    model = measured_at(1.0, 1.2)  # as angles are drawn by default in few dimensions
     used, step = 0.0, 0
     path: list[tuple[float, int, float]] = []
     with keeping_freed_memory(plan.device):
@@ -55,8 +63,13 @@ def trial(
             trainer.step(inputs.batches[step], step, min(1.0, used / seconds))
             used, step = used + time.process_time() - began, step + 1
             if used >= (len(path) + 1) * seconds / CHECKS:
-                field.load_state_dict(trainer.average.state_dict())
+                model.field.load_state_dict(trainer.average.state_dict())
                 path.append((used, step, checks.validate(model)["val_residual"]))
+    residuals: dict[str, float] = {}
+    for level in LEVELS if levels else ():
+        there = measured_at(level, NARROW)
+        there.field.load_state_dict(trainer.average.state_dict())
+        residuals[f"{level:g}"] = checks.validate(there, images=IMAGES_PER_LEVEL)["val_residual"]
     distance = None
     if samples:
         asked = evaluation.prepare(model, data, ("frechet",), n=samples, extractor="classifier", root=data_root)
@@ -64,7 +77,7 @@ def trial(
     figures = {
         "trial": words, "seconds": seconds, "parameters": plan.parameters,
         "batch_size": plan.config.optimiser.batch_size, "lr": plan.config.optimiser.lr, "steps": step,
-        "residual": path[-1][2], "path": path, "frechet": distance, "samples": samples,
+        "residual": path[-1][2], "path": path, "frechet": distance, "samples": samples, "levels": residuals,
     }  # fmt: skip
     return figures, model
 
@@ -75,12 +88,15 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--seconds", type=float, default=150.0)
     parser.add_argument("--samples", type=int, default=0)
+    parser.add_argument("--levels", action="store_true")
     parser.add_argument("trials", nargs="*", default=[""])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     name = f"tuning-{arguments.data}"
     for words in arguments.trials:
-        line, _ = trial(arguments.data, arguments.data_root, words, arguments.seconds, arguments.samples)
+        line, _ = trial(
+            arguments.data, arguments.data_root, words, arguments.seconds, arguments.samples, arguments.levels
+        )
         path = folder() / f"{name}.json"
         lines = json.loads(path.read_text())["figures"] if path.exists() else []
         same = {"trial": words, "seconds": arguments.seconds}
