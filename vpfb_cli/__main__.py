@@ -13,7 +13,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.machine.limits import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
-    import typer
+    from typer.core import TyperGroup
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def run(app: typer.Typer, argv: Sequence[str]) -> int:
+def run(app: TyperGroup, argv: Sequence[str]) -> int:
     """Run a command line, report errors, and return the exit code."""
     output.start(json_mode=output.asks_for_json(argv))
     stdout, stderr = sys.stdout, sys.stderr
@@ -55,7 +55,7 @@ def run(app: typer.Typer, argv: Sequence[str]) -> int:
     return code
 
 
-def _invoke(app: typer.Typer, argv: Sequence[str]) -> int:
+def _invoke(app: TyperGroup, argv: Sequence[str]) -> int:
     """Run a command line and return its exit code.
 
     Typer returns the code of `typer.Exit`. After a KeyboardInterrupt it returns 130, which becomes an exception again.

@@ -1,4 +1,4 @@
-"""The Typer app: the list of commands, and the options of `vpfb` itself."""
+"""The command line: the list of commands, and the options of `vpfb` itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 import vpfb_core
 from vpfb_cli import output
@@ -41,8 +43,8 @@ VersionOption = Annotated[
 ]
 
 
-def build(commands: tuple[Callable[..., None], ...] = COMMANDS) -> typer.Typer:
-    """The app with these commands, to be run by `__main__.run`."""
+def build(commands: tuple[Callable[..., None], ...] = COMMANDS) -> TyperGroup:
+    """The command line with these commands, to be run by `__main__.run`."""
     app = typer.Typer(
         name="vpfb",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -52,7 +54,9 @@ def build(commands: tuple[Callable[..., None], ...] = COMMANDS) -> typer.Typer:
     app.callback(epilog=_escaped("Example:\nvpfb sample -n 64 -o grid.png"))(vpfb)
     for command in commands:
         register(app, command)
-    return app
+    built = get_command(app)
+    assert isinstance(built, TyperGroup)  # it has more than one command
+    return built
 
 
 def register(app: typer.Typer, command: Callable[..., None]) -> None:

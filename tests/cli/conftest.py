@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer
 from cli_runner import Ran, Vpfb
+from typer.core import TyperGroup
 from warm_process import WarmProcess, warm_process
 
 from vpfb_cli.__main__ import run
@@ -16,12 +16,12 @@ from vpfb_cli.app import build
 
 
 @pytest.fixture(scope="session")
-def app() -> typer.Typer:
+def app() -> TyperGroup:
     return build()
 
 
 @pytest.fixture
-def vpfb(app: typer.Typer, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
+def vpfb(app: TyperGroup, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
     """Runs a command line in an empty folder, with no setting from the environment."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("VPFB_")]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from cli_runner import Vpfb
 from PIL import Image
 
@@ -26,7 +25,7 @@ PAGES = [
     page for page in (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md"))
     if page.exists()
 ]  # fmt: skip
-GROUP: Any = typer.main.get_command(app.build())
+GROUP: Any = app.build()
 
 pytestmark = pytest.mark.skipif(not PAGES, reason="the documents are not installed with the package")
 

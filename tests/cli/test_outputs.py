@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import typer.main
 from cli_runner import Vpfb
 from PIL import Image
 
@@ -321,7 +320,7 @@ def test_every_option_that_names_a_path_knows_the_tilde(monkeypatch: pytest.Monk
     monkeypatch.setenv("HOME", "/home/somebody")
     words = {"DIR", "FILE", "OUT", "DATA", "MODEL", "IMAGE", "MASK", "IN", "DIR|FILE", "auto|never|DIR", "OUT.csv",
              "OUT.png", "A.png", "B.png", "FILE.toml"}  # fmt: skip
-    commands = typer.main.get_command(build()).commands  # type: ignore[attr-defined]
+    commands = build().commands
     found = [(command, each) for command in commands.values() for each in command.params if each.metavar in words]
     assert len(found) > 25
     for command, parameter in found:
