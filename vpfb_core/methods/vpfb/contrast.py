@@ -1,4 +1,4 @@
-"""The contrast loss, which trains the energy of one class at the data of another."""
+"""The contrast loss, which trains the energies of different classes relative to each other."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def contrast(
     angles: AngleDistribution = DEFAULT_ANGLES,
     part: Part | None = None,
 ) -> Tensor:
-    """The cross-entropy of classifying which of two points has which condition, in nats.
+    """The cross-entropy of classifying two points by their conditions, in nats, summed over the two.
 
-    u is drawn under c, and u' at the same angle under c'. The energies give the log-odds of this assignment against the
-    exchanged one as
+    u is drawn under c, and u' at the same angle under c'. The energies give the log-odds that u was drawn under c, and
+    that u' was drawn under c', as
 
-        tan φ [N(u|c) + N(u'|c') − N(u|c') − N(u'|c)].
+        tan φ [N(u|c) − N(u|c')]    and    tan φ [N(u'|c') − N(u'|c)].
 
-    Terms that depend on only one point or one condition cancel, and so do the normalisers. The loss is minimal only for
-    the ratios of the true densities (noise-contrastive estimation, Gutmann & Hyvärinen 2010; energies as a classifier,
-    Grathwohl et al. 2020), so that it has the same minimiser as `stein`. It is needed because gradients at the data of
-    one class do not determine the energy of that class at the distant data of another. The quotients of a composition
-    and its Metropolis tests depend on that energy. In half of the pairs c' is unconditional.
+    The loss is minimal only if these are the log-ratios of the true, normalised densities (noise-contrastive
+    estimation, Gutmann & Hyvärinen 2010; energies as a classifier, Grathwohl et al. 2020), so that it has the same
+    minimiser as `stein`. It is needed because gradients at the data of one class determine neither the energy of that
+    class at the distant data of another, nor the constant between the energies of two classes. The quotients of a
+    composition and its Metropolis tests depend on both. In half of the pairs c' is unconditional.
 
     With several condition groups, a pair compares one group, drawn at random, and leaves the others open. Otherwise the
     group that is easiest to recognise, such as the colour, would determine the loss, and the others would not be
@@ -72,7 +72,7 @@ def contrast(
     own, exchanged = (torch.tan(angle).repeat(4) * value).chunk(2)
     of_first, of_second = (own - exchanged).chunk(2)
     weight = torch.tan(angle).clamp(min=1).reciprocal()  # without it the largest angles would dominate
-    loss = (weight * F.softplus(-of_first - of_second)).sum()
+    loss = (weight * (F.softplus(-of_first) + F.softplus(-of_second))).sum()
     return loss * (part.total / (len(data) * total))
 
 
