@@ -29,7 +29,9 @@ from vpfb_core.settings import setting
 
 # The least share of the weight of the time score. It trains the gauge from the beginning, and hardly the network.
 LEAST_RAMP = 1e-3
-CONTRAST = 0.02  # at the end of a run one nat of the contrast counts as much as 2 % of the variance of the velocity
+# The default weight of the contrast is the first number, and in more dimensions the second one divided by their number:
+# energies grow with the dimension, and the other losses do not.
+CONTRAST, CONTRAST_OVER_DIMENSION = 0.02, 1.3
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class VPFB(Method):
         contrasted = data.classes and asked.get("decay", 1) and asked.get("objective") != "official"
         chosen = super().defaults(data, asked) | path_defaults(data)
         return chosen | {
-            "contrast": CONTRAST if contrasted else 0.0,
+            "contrast": min(CONTRAST, CONTRAST_OVER_DIMENSION / data.dimension) if contrasted else 0.0,
             "time_score": 0.0,
             "uniform_angles": 0.0,
             "regression_share": 0.0,

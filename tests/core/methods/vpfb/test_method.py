@@ -193,6 +193,7 @@ def test_held_out_residual_goes_with_the_condition() -> None:
 
 def test_contrast_is_weighed_by_default_where_there_are_classes_and_the_rate_falls() -> None:
     assert VPFB.defaults(CLASSES, {})["contrast"] == CONTRAST
+    assert VPFB.defaults(DataShape((3, 16, 16), (3,)), {})["contrast"] == pytest.approx(1.3 / 768)
     for data, asked in ((PLANE, {}), (CLASSES, {"decay": 0}), (CLASSES, {"objective": "official"})):
         assert VPFB.defaults(data, asked)["contrast"] == 0
 
