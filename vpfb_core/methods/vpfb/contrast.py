@@ -72,8 +72,13 @@ def contrast(
     own, exchanged = (torch.tan(angle).repeat(4) * value).chunk(2)
     of_first, of_second = (own - exchanged).chunk(2)
     weight = torch.tan(angle).clamp(min=1).reciprocal()  # without it the largest angles would dominate
-    loss = (weight * (F.softplus(-of_first) + F.softplus(-of_second))).sum()
+    loss = (weight * cross_entropy(of_first, of_second)).sum()
     return loss * (part.total / (len(data) * total))
+
+
+def cross_entropy(of_first: Tensor, of_second: Tensor) -> Tensor:
+    """The cross-entropy of both points of a pair, (pairs,), by the log-odds of their own condition, (pairs,) each."""
+    return F.softplus(-of_first) + F.softplus(-of_second)
 
 
 def _pairs_before(row: int) -> int:

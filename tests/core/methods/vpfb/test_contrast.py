@@ -75,7 +75,7 @@ def test_contrast_is_least_at_the_exact_energies() -> None:
 
 
 def test_contrast_is_least_without_a_constant_between_the_energies_of_classes() -> None:
-    slopes = []
+    slopes: list[Tensor] = []
     for offset in (-1.0, 0.0, 1.0):
         network = Classes(offset=offset)
         slopes += torch.autograd.grad(contrasted(network), network.offset)

@@ -82,7 +82,8 @@ def test_what_training_held_out_is_known_of_the_very_same_set(digits: Model) -> 
 
 def test_a_run_that_held_nothing_out_is_measured_on_what_there_is(digits: Model) -> None:
     model = vpfb.load("digits", device="cpu")
-    model.about = model.about | {"config": model.about["config"] | {"val_fraction": 0}}
+    config = model.about["config"]
+    model.about = model.about | {"config": config | {"data": config["data"] | {"val_fraction": 0}}}
     found = real.load(model, "digits", 50, fewest=1)
     assert found.unseen_split == "all"
     assert torch.equal(found.unseen, found.images)
