@@ -150,6 +150,12 @@ def test_info_lists_the_runs_and_shows_a_model(vpfb: Vpfb) -> None:
     assert vpfb("info", "runs/001-digits").code == 4
 
 
+def test_info_names_the_model_that_a_run_started_from(vpfb: Vpfb) -> None:
+    assert vpfb("info", "shapes", "--json").json["init"] == "vpfb:shapes", "the one of an earlier version"
+    assert vpfb("info", "digits", "--json").json["init"] is None
+    assert "random weights" in vpfb("info", "digits").out
+
+
 def test_the_curves_of_runs_are_drawn_together(vpfb: Vpfb) -> None:
     for out in ("a", "b"):
         vpfb(*TRAIN, "--out", out)

@@ -198,6 +198,7 @@ def _show(say: Output, path: Path) -> None:
         **statistics.facts(),
         "parameters": described.parameters,
         "steps": about.get("step"),
+        "init": _began_with(about),
         "schedule": described.settings.get("schedule"),
         "calibrated": calibration is not None,
         "normaliser": levels,
@@ -221,6 +222,7 @@ def _in_words(facts: dict[str, Any], calibration: Calibration | None) -> list[tu
         "shape": "x".join(map(str, facts["shape"])),
         "parameters": f"{facts['parameters']:,}",
         "steps": UNKNOWN if facts["steps"] is None else f"{facts['steps']:,}",
+        "init": facts["init"] or "random weights",
         "calibrated": _calibrated(facts["method"], calibration),
         "match": "none"
         if facts["match"] is None
@@ -229,12 +231,19 @@ def _in_words(facts: dict[str, Any], calibration: Calibration | None) -> list[tu
         "figures": ", ".join(f"{_spoken(name)} {_figure(value)}" for name, value in facts["figures"].items()),
         "seconds": UNKNOWN if facts["seconds"] is None else duration(facts["seconds"]),
     }
-    names = {"seconds": "training time"}
+    names = {"init": "started from", "seconds": "training time"}
     return [
         (names.get(name, name), shown.get(name, UNKNOWN if value is None else value))
         for name, value in facts.items()
         if name != "normaliser"
     ]
+
+
+def _began_with(about: dict[str, Any]) -> str | None:
+    """The model whose weights the run started from; None if they were random. Earlier versions had no sections."""
+    config = about.get("config", {})
+    section = config["run"] if isinstance(config.get("run"), dict) else config
+    return None if section.get("init") is None else str(section["init"])
 
 
 def _matched(tilt: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:
