@@ -198,7 +198,7 @@ def _show(say: Output, path: Path) -> None:
         **statistics.facts(),
         "parameters": described.parameters,
         "steps": about.get("step"),
-        "init": _began_with(about),
+        "init": description.setting_of(about.get("config", {}), "run", "init"),
         "schedule": described.settings.get("schedule"),
         "calibrated": calibration is not None,
         "normaliser": levels,
@@ -237,13 +237,6 @@ def _in_words(facts: dict[str, Any], calibration: Calibration | None) -> list[tu
         for name, value in facts.items()
         if name != "normaliser"
     ]
-
-
-def _began_with(about: dict[str, Any]) -> str | None:
-    """The model whose weights the run started from; None if they were random. Earlier versions had no sections."""
-    config = about.get("config", {})
-    section = config["run"] if isinstance(config.get("run"), dict) else config
-    return None if section.get("init") is None else str(section["init"])
 
 
 def _matched(tilt: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:

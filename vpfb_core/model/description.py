@@ -24,6 +24,12 @@ LARGEST_SIDE = 2**16  # pixels
 IMAGES, TABLE = "images", "table"
 
 
+def setting_of(config: dict[str, Any], section: str, name: str) -> Any:
+    """A setting in the configuration of a model file, with sections or, as in earlier versions, without; else None."""
+    found = config.get(section)
+    return (found if isinstance(found, dict) else config).get(name)
+
+
 @dataclass(frozen=True)
 class Description:
     """The description of a trained model in its file.
@@ -209,8 +215,7 @@ def _check_about(about: dict[str, Any]) -> None:
         _text(value, "versions")
     if "config" in about:
         config = _mapping(about, "config")
-        section = config["data"] if isinstance(config.get("data"), dict) else config
-        _number(section.get("val_fraction"), "config")
+        _number(setting_of(config, "data", "val_fraction"), "config")
 
 
 def _value(holder: Any, name: str) -> Any:

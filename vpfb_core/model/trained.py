@@ -17,6 +17,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Method
 from vpfb_core.methods.fields import Calibration, Field
 from vpfb_core.methods.step import DataShape
+from vpfb_core.model.description import setting_of
 from vpfb_core.model.reference import Reference
 from vpfb_core.model.tilt import Tilt
 
@@ -145,7 +146,8 @@ class TrainedModel:
         """
         if source.fingerprint() != self.about.get("data", {}).get("fingerprint") or "config" not in self.about:
             return None
-        return split(source, val_fraction_of(self.about["config"]), self.about.get("seed", 0))
+        val_fraction = float(setting_of(self.about["config"], "data", "val_fraction"))
+        return split(source, val_fraction, self.about.get("seed", 0))
 
     def require(self, capability: str, use: str) -> None:
         """Raise ConfigError if the method of the model lacks a capability. Arguments are those of `methods.require`."""
@@ -164,9 +166,3 @@ class TrainedModel:
                 f"{use} needs the unconditional model, which was not trained (condition_dropout = 0)",
                 hint="name a class, or train with --set condition_dropout=0.1",
             )
-
-
-def val_fraction_of(config: dict[str, Any]) -> float:
-    """The share of validation data, from the configuration in a model file, with sections or without."""
-    section = config.get("data")
-    return float(section["val_fraction"] if isinstance(section, dict) else config["val_fraction"])
