@@ -182,6 +182,11 @@ def typed_model(path: Path) -> str:
     return typed(f"./{path}" if str(path) in words else path)
 
 
+def lasting_name(name: str) -> str:
+    """The name of a model that keeps its meaning when a run in the current folder gets the same name."""
+    return f"{names.OURS}{name}" if name in builtin_models() else name
+
+
 def find_model(name: str | os.PathLike[str] | None = None) -> Path:
     """The path of a model file.
 

@@ -134,6 +134,13 @@ def test_a_run_begins_with_the_weights_of_a_model_and_names_the_first_that_does_
     assert describe(refused.value).exit_code == 4
 
 
+def test_a_run_may_have_the_name_of_the_built_in_model_that_it_begins_with() -> None:
+    train(out="digits", steps=1, lr=1e-12, widths=None, conditional=True, init="digits")
+    ours, theirs = (vpfb.load(name, device="cpu").field.state_dict() for name in ("./digits", "vpfb:digits"))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)
+
+
 def test_a_run_with_the_time_score_begins_with_a_model_without_it_and_the_other_way_round() -> None:
     for name, first, then in (("on", 0.0, 0.1), ("off", 0.1, 0.0)):
         train(out=f"before {name}", steps=2, decay=0.5, time_score=first)
