@@ -60,7 +60,7 @@ def compose(
             "--mcmc NAME",
             CHAINS,
             f"{one_of(MCMC)}. mala is exact within a mode; smc also for the shares of modes, with a large -n; "
-            "none is the flow alone, biased for & and ~.",
+            "none is the flow alone, biased for &.",
         ),
     ] = "mala",
     mcmc_steps: Annotated[
@@ -76,7 +76,7 @@ def compose(
 
     red & large   both;              2*red & large   red counts twice
     red | blue    one or the other;  2*red | blue    red twice as often
-    ~red          not red
+    ~red          any other colour
 
     Operators bind in the order ~, *, &, |. Parentheses change the order.
 

@@ -58,7 +58,7 @@ class Composition:
             model. They must have one shape and one device, and their data must have the same mean and standard
             deviation, since otherwise the same image would be a different point in each model.
     Attributes:
-        expression: the expression with each ~ of a group of two classes replaced by the other class.
+        expression: the expression with each ~ of a class replaced by the other classes of its group.
         terms: the distinct densities of the expression, including the unconditional density of each conditional model.
             An evaluation of the composed density takes one gradient of the energy of each.
         at_one_level: whether the density is that of one noise level, so that there is no flow to it.

@@ -1,6 +1,6 @@
 """The expressions of composition and their parser.
 
-    circle & red & ~large        and, not
+    circle & red & ~large        and, not: any other class of the group
     (circle | square) & 2*red    or; a weight is the exponent of a density, or its weight in an |
     4*circle,red                 one class of each of several groups as one condition of the model, whereas & multiplies
                                  the densities of single classes; with a weight, this is guidance

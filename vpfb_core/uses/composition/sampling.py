@@ -92,7 +92,7 @@ def sample(
         mcmc: what corrects the flow at each level. "mala" runs Metropolis-adjusted chains, which are exact within a
             mode. "smc" weights and copies samples as well, which makes the shares of modes right in a large population.
             "ula" has a small bias that depends on its step. "none" is the composed flow alone, which is biased for &
-            and ~ and exact for |.
+            and for quotients, and exact for | and for ~ of a class.
         mcmc_steps: the number of steps of the chains per level; None is `STEPS`.
         levels: the number of noise levels. Below the lowest level at which the models allow chains there is only the
             flow.

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import parse_condition
-from vpfb_core.uses.composition.expression import And, Expression, Name, Not, Or, Weighted, names_of
+from vpfb_core.uses.composition.expression import And, Expression, Name, Not, Or, Weighted, names_of, parts_of
 
 if TYPE_CHECKING:
     from vpfb_core.data.source import ConditionGroup
     from vpfb_core.model.trained import TrainedModel
+
+MOST_OTHERS = 9  # the most classes in the mixture of a ~
 
 ModelName = str | None  # the name of a model in an expression; None for the default model
 
@@ -38,8 +40,11 @@ def models_named(expression: Expression) -> tuple[ModelName, ...]:
 def resolve(expression: Expression, models: Mapping[ModelName, TrainedModel]) -> tuple[Expression, dict[Name, Term]]:
     """A simplified expression, and the term of every name in it.
 
-    In a group of two classes, such as the presence of an attribute, ~name is replaced by the other class. ~~ is
-    removed.
+    ~name is replaced by the other class of its group, such as the absence of an attribute, or by the mixture of the
+    other classes, each as likely as the others: the density of what is not of the class, at every level. It stays a
+    quotient if a model is not calibrated for all of them, which a mixture needs, or if there are more than
+    `MOST_OTHERS`, each of which costs a gradient per evaluation. ~(a | b) is the same for several classes of a group,
+    and ~~ is removed.
 
     Raises:
         ExpressionError: a name does not exist, is in several groups, or belongs to an unconditional model.
@@ -49,12 +54,12 @@ def resolve(expression: Expression, models: Mapping[ModelName, TrainedModel]) ->
 
 
 def _without_complements(expression: Expression, models: Mapping[ModelName, TrainedModel]) -> Expression:
-    """The expression with ~ replaced by the other class wherever a group has two."""
+    """The expression with ~ replaced by the other classes of the group."""
     match expression:
         case Not(Not(part)):
             return _without_complements(part, models)
-        case Not(Name() as name) if (other := _other_class(name, models[name.model].groups)) is not None:
-            return other
+        case Not(part) if (others := _other_classes(part, models)) is not None:
+            return others
         case Not() | Weighted():
             return replace(expression, part=_without_complements(expression.part, models))
         case And() | Or():
@@ -62,13 +67,29 @@ def _without_complements(expression: Expression, models: Mapping[ModelName, Trai
     return expression
 
 
-def _other_class(name: Name, groups: Sequence[ConditionGroup]) -> Name | None:
-    """The other class of a group of two classes; None in a larger group."""
-    asked = [(group, index) for group, index in zip(groups, _condition(name, groups), strict=True) if index >= 0]
-    if len(asked) != 1 or len(asked[0][0].classes) != 2:
+def _other_classes(part: Expression, models: Mapping[ModelName, TrainedModel]) -> Expression | None:
+    """What a class, or a mixture of classes of one group, leaves of its group; None where ~ stays a quotient."""
+    names = [name for name in (part.parts if isinstance(part, Or) else (part,)) if isinstance(name, Name)]
+    if not isinstance(part, Name) and len(names) != len(parts_of(part)):
         return None
-    group, index = asked[0]
-    return replace(name, name=f"{group.name}={group.classes[1 - index]}")
+    model = models[names[0].model]
+    asked = [
+        (name.model, row, index)
+        for name in names
+        for row, index in enumerate(_condition(name, models[name.model].groups)) if index >= 0
+    ]  # fmt: skip
+    if len(asked) != len(names) or len({(which, row) for which, row, _ in asked}) != 1:
+        return None
+    group, taken = model.groups[asked[0][1]], {index for _, _, index in asked}
+    others = [
+        replace(names[0], name=f"{group.name}={name}") for index, name in enumerate(group.classes) if index not in taken
+    ]
+    if len(others) == 1:
+        return others[0]
+    calibration = model.calibration
+    if not 2 <= len(others) <= MOST_OTHERS or calibration is None:
+        return None
+    return Or(tuple(others)) if all(calibration.knows(_term(other, models).condition) for other in others) else None
 
 
 def _term(name: Name, models: Mapping[ModelName, TrainedModel]) -> Term:

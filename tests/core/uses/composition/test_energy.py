@@ -70,8 +70,8 @@ def test_and_not_and_weights_are_products_of_powers_at_every_level(level: float)
     for text, exact in {
         "red": red,
         "red & green": red + green - free,
-        "red & ~blue": red + free - blue,
-        "2*red & 0.5*(green & ~blue)": free + 2 * (red - free) + 0.5 * (green - blue),
+        "red & ~(blue & green)": red + 2 * free - blue - green,
+        "2*red & 0.5*(green & ~(2*blue))": free + 2 * (red - free) + 0.5 * (green + free - 2 * blue),
         "~~red": red,
     }.items():
         assert_equal_up_to_a_constant(composed_density(text, x, level), exact)
@@ -102,7 +102,9 @@ def test_or_is_the_mixture_at_every_level(level: float) -> None:
         "red | green": torch.logaddexp(red, green),
         "3*red | green | 0.5*blue": torch.logsumexp(torch.stack([red + math.log(6), green + math.log(2), blue]), 0),
         "blue & (red | green)": blue - free + torch.logaddexp(red, green),
-        "~(red | green) & blue": blue + free - torch.logaddexp(red, green) + math.log(2),
+        "~blue": torch.logaddexp(red, green),
+        "red & ~blue": red - free + torch.logaddexp(red, green),
+        "~(red | 2*green) & blue": blue + free - torch.logaddexp(red, green + math.log(2)),
         "(red & green) | blue": torch.logaddexp(red + green - free, blue),
     }.items():
         assert_equal_up_to_a_constant(composed_density(text, x, level), exact)
@@ -117,7 +119,8 @@ def test_classes_of_a_tilted_model_are_composed_as_tilted_densities(level: float
     free, red, green, blue = (exact_density(part, x, level) for part, _ in parts.values())
     for text, exact in {
         "red": red,
-        "red & ~blue": red + free - blue,
+        "red & ~blue": red - free + torch.logaddexp(red, green),
+        "red & ~(2*blue)": red + 2 * (free - blue),
         "red | green": torch.logaddexp(red, green),
         "blue & (red | green)": blue - free + torch.logaddexp(red, green),
     }.items():
@@ -222,8 +225,9 @@ def exact_log_density(text: str, x: Tensor, angle: Tensor, models: object = MODE
     return {
         "red": lambda: red,
         "red & green": lambda: red + green - free,
-        "red & ~blue": lambda: red + free - blue,
-        "2*red & 0.5*(green & ~blue)": lambda: free + 2 * (red - free) + 0.5 * (green - blue),
+        "red & ~blue": lambda: red - free + torch.logaddexp(red, green) - math.log(2),
+        "red & ~(2*blue)": lambda: red + 2 * (free - blue),
+        "2*red & 0.5*(green & ~(2*blue))": lambda: free + 2 * (red - free) + 0.5 * (green + free - 2 * blue),
         "red | green": lambda: torch.logaddexp(red, green) - math.log(2),
         "(red & green) | 3*blue": lambda: torch.logaddexp(red + green - free, blue + math.log(3)) - math.log(4),
         "blue & (red | green)": lambda: blue - free + torch.logaddexp(red, green) - math.log(2),
@@ -236,8 +240,8 @@ def exact_log_density(text: str, x: Tensor, angle: Tensor, models: object = MODE
 @pytest.mark.parametrize(
     "text",
     [
-        "red", "red & green", "red & ~blue", "2*red & 0.5*(green & ~blue)", "red | green", "(red & green) | 3*blue",
-        "blue & (red | green)", "r: & b:", "2*r: | b:",
+        "red", "red & green", "red & ~blue", "red & ~(2*blue)", "2*red & 0.5*(green & ~(2*blue))", "red | green",
+        "(red & green) | 3*blue", "blue & (red | green)", "r: & b:", "2*r: | b:",
     ],
 )  # fmt: skip
 def test_the_rate_of_the_weights_is_the_departure_of_the_flow_from_the_density(text: str, level: float) -> None:

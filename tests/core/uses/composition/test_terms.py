@@ -10,8 +10,8 @@ from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.uses.composition import Composition, parse
-from vpfb_core.uses.composition.expression import And, ExpressionError, Name, Not
-from vpfb_core.uses.composition.terms import Term, models_named, resolve
+from vpfb_core.uses.composition.expression import And, ExpressionError, Name, Not, Or, Weighted
+from vpfb_core.uses.composition.terms import MOST_OTHERS, Term, models_named, resolve
 
 GROUPS = (
     ConditionGroup("shape", ("circle", "square", "blob")),
@@ -59,9 +59,33 @@ def test_not_in_a_group_of_two_is_the_other_class() -> None:
     assert condition("~~Smiling") == (-1, 1, -1, -1)
 
 
-def test_not_in_a_larger_group_stays_a_quotient() -> None:
+def test_not_in_a_larger_group_is_a_mixture_of_the_other_classes() -> None:
+    shapes = [(0, -1, -1, -1), (1, -1, -1, -1), (2, -1, -1, -1)]
+    density = gaussian([0.0], [1.0])
+    model = exact_model(dict.fromkeys([NONE, *shapes], density), GROUPS)
+    others = Or((Name("shape=square"), Name("shape=blob")))
+    for text, left in {
+        "~circle": others,
+        "~shape=circle": others,
+        "2*~circle": Weighted(2, others),
+        "~~circle": Name("circle"),
+        "~(circle | square)": Name("shape=blob"),
+        "~(circle | square | blob)": Not(Or((Name("circle"), Name("square"), Name("blob")))),
+        "~(circle | Smiling)": Not(Or((Name("circle"), Name("Smiling")))),
+        "~(circle & square)": Not(And((Name("circle"), Name("square")))),
+        "~(circle | 2*square)": Not(Or((Name("circle"), Weighted(2, Name("square"))))),
+    }.items():
+        assert resolve(parse(text), {None: model})[0] == left, text
+
+
+def test_not_is_a_quotient_where_a_mixture_is_not_calibrated_or_too_large() -> None:
     expression, _ = resolve(parse("~circle & ~~square"), {None: make()})
     assert expression == And((Not(Name("circle")), Name("square")))
+    for count in (MOST_OTHERS + 1, MOST_OTHERS + 2):
+        group = ConditionGroup("kind", tuple(f"k{i}" for i in range(count)))
+        model = exact_model({(i,): gaussian([0.0], [1.0]) for i in range(-1, count)}, (group,))
+        expression, _ = resolve(parse("~k0"), {None: model})
+        assert isinstance(expression, Or if count == MOST_OTHERS + 1 else Not)
 
 
 def test_the_models_of_an_expression_are_named_once() -> None:
