@@ -153,3 +153,11 @@ def test_the_built_in_fashion_has_ten_classes_at_28_pixels_and_is_calibrated_and
     drawn = model.sample(2, condition="sneaker", nfe=4).images
     assert model.log_density(drawn, condition="sneaker").isfinite().all()
     assert model.score(drawn).isfinite().all()
+
+
+@pytest.mark.parametrize("name", runs.builtin_models())
+def test_a_built_in_model_names_no_folder_of_the_machine_that_trained_it(name: str) -> None:
+    config = vpfb.load(f"vpfb:{name}", device="cpu").about["config"]
+    texts = [value for section in config.values() for value in section.values() if isinstance(value, str)]
+    assert texts
+    assert not [text for text in texts if "/" in text or "\\" in text]
