@@ -13,23 +13,23 @@ import argparse
 import math
 from collections.abc import Callable
 
-import torch
-from record import record, show, training
+from record import parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core.methods.fields import Transports
 from vpfb_core.uses import evaluation
 
-Velocity = Callable[..., Tensor]
+Velocity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def exchanged(early: Velocity, late: Velocity, at: float) -> Velocity:
+def exchanged(early: Transports, late: Transports, at: float) -> Velocity:
     """The velocity of `early` below ℓ = `at`, where there is more noise, and that of `late` from there on."""
+    before, after, noise = early.velocity, late.velocity, math.exp(-at)
 
-    def velocity(x: Tensor, s: Tensor | float, *rest: object, **options: object) -> Tensor:
-        angle = float(s.flatten()[0]) if isinstance(s, Tensor) else s  # all points of a fixed grid are at one angle
-        return (late if math.tan(angle) >= math.exp(at) else early)(x, s, *rest, **options)
+    def velocity(x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
+        level = early.level(float(s[0]))  # all points of a fixed grid are at one position
+        return (after if level <= noise else before)(x, s, condition)
 
     return velocity
 
@@ -41,23 +41,23 @@ def main() -> None:
     parser.add_argument("--at", type=float, nargs="+", default=[0.0])
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--name", default="exchanged-levels")
-    arguments = parser.parse_args()
-    one, other = (vpfb.load(path, device="cpu") for path in arguments.models)
-    assert isinstance(one.field, Transports) and isinstance(other.field, Transports)
+    arguments = parsed(parser)
+    one, other = (vpfb.load(path, device=arguments.device) for path in arguments.models)
+    ours, theirs = one.field, other.field
+    assert isinstance(ours, Transports) and isinstance(theirs, Transports)
     plan = evaluation.prepare(one, arguments.data, ("frechet",), n=arguments.samples, extractor="classifier")
-    ours, theirs = one.field.velocity, other.field.velocity
-    ways: dict[str, Velocity] = {"the first": ours, "the second": theirs}
+    ways: dict[str, Velocity] = {"the first": ours.velocity, "the second": theirs.velocity}
     for at in arguments.at:
         ways[f"the first, then the second from ℓ = {at:g} on"] = exchanged(ours, theirs, at)
         ways[f"the second, then the first from ℓ = {at:g} on"] = exchanged(theirs, ours, at)
     found = {}
     for name, velocity in ways.items():
-        one.field.velocity = velocity  # type: ignore[method-assign]
+        ours.velocity = velocity  # type: ignore[assignment, method-assign]
         found[name] = evaluation.evaluate(one, plan).metrics["frechet"].value
     show(["velocity of", "Fréchet"], [[name, f"{value:.2f}"] for name, value in found.items()])
-    record(arguments.name, {"frechet": found, "samples": arguments.samples, "models": [training(one), training(other)]})
+    about = [training(one), training(other)]
+    record(arguments.name, {"frechet": found, "samples": arguments.samples, "models": about}, one.device)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import parse_condition
-from vpfb_core.uses.composition.expression import And, Expression, Name, Not, Or, Weighted, names_of, parts_of
+from vpfb_core.uses.composition.expression import And, Expression, Name, Not, Or, Weighted, names_of
 
 if TYPE_CHECKING:
     from vpfb_core.data.source import ConditionGroup
@@ -69,18 +69,17 @@ def _without_complements(expression: Expression, models: Mapping[ModelName, Trai
 
 def _other_classes(part: Expression, models: Mapping[ModelName, TrainedModel]) -> Expression | None:
     """What a class, or a mixture of classes of one group, leaves of its group; None where ~ stays a quotient."""
-    names = [name for name in (part.parts if isinstance(part, Or) else (part,)) if isinstance(name, Name)]
-    if not isinstance(part, Name) and len(names) != len(parts_of(part)):
+    names = [side for side in (part.parts if isinstance(part, Or) else (part,)) if isinstance(side, Name)]
+    if names != list(names_of(part)):  # the part is neither a class nor a mixture of classes
         return None
-    model = models[names[0].model]
-    asked = [
-        (name.model, row, index)
-        for name in names
-        for row, index in enumerate(_condition(name, models[name.model].groups)) if index >= 0
-    ]  # fmt: skip
-    if len(asked) != len(names) or len({(which, row) for which, row, _ in asked}) != 1:
+    conditions = [_condition(name, models[name.model].groups) for name in names]
+    asked = [[row for row, index in enumerate(condition) if index >= 0] for condition in conditions]
+    if any(name.model != names[0].model or rows != asked[0] for name, rows in zip(names, asked, strict=True)):
         return None
-    group, taken = model.groups[asked[0][1]], {index for _, _, index in asked}
+    if len(asked[0]) != 1:  # classes of several groups, or all that a model draws
+        return None
+    model, (row,) = models[names[0].model], asked[0]
+    group, taken = model.groups[row], {condition[row] for condition in conditions}
     others = [
         replace(names[0], name=f"{group.name}={name}") for index, name in enumerate(group.classes) if index not in taken
     ]
