@@ -47,7 +47,8 @@ def resolve(expression: Expression, models: Mapping[ModelName, TrainedModel]) ->
     and ~~ is removed.
 
     Raises:
-        ExpressionError: a name does not exist, is in several groups, or belongs to an unconditional model.
+        ExpressionError: a name does not exist, is in several groups, or belongs to an unconditional model; or a ~
+            leaves no class of a group.
     """
     simplified = _without_complements(expression, models)
     return simplified, {name: _term(name, models) for name in names_of(simplified)}
@@ -83,6 +84,10 @@ def _other_classes(part: Expression, models: Mapping[ModelName, TrainedModel]) -
     others = [
         replace(names[0], name=f"{group.name}={name}") for index, name in enumerate(group.classes) if index not in taken
     ]
+    if not others:
+        raise names[0].place.error(
+            f"~ of every class of the group {group.name!r} leaves nothing", "leave at least one class of the group out"
+        )
     if len(others) == 1:
         return others[0]
     calibration = model.calibration

@@ -70,7 +70,6 @@ def test_not_in_a_larger_group_is_a_mixture_of_the_other_classes() -> None:
         "2*~circle": Weighted(2, others),
         "~~circle": Name("circle"),
         "~(circle | square)": Name("shape=blob"),
-        "~(circle | square | blob)": Not(Or((Name("circle"), Name("square"), Name("blob")))),
         "~(circle | Smiling)": Not(Or((Name("circle"), Name("Smiling")))),
         "~(circle & square)": Not(And((Name("circle"), Name("square")))),
         "~(circle | 2*square)": Not(Or((Name("circle"), Weighted(2, Name("square"))))),
@@ -109,6 +108,7 @@ def test_a_class_of_another_model_is_its_term_and_so_is_all_that_it_draws() -> N
         ("~dog", 1, ["unknown class 'dog'"]),
         ("blob & circle,dog", 7, ["unknown class 'dog'"]),
         ("circle,square", 0, ["exclude each other"]),
+        ("blob & ~(circle | square | blob)", 9, ["every class of the group 'shape'", "leave at least one class"]),
     ],
 )
 def test_a_name_that_does_not_exist_is_pointed_at(text: str, position: int, words: list[str]) -> None:
