@@ -76,6 +76,7 @@ def trial(
         distance = evaluation.evaluate(model, asked).metrics["frechet"].value
     figures = {
         "trial": words, "seconds": seconds, "parameters": plan.parameters,
+        "algorithm": plan.config.optimiser.algorithm, "precision": plan.config.machine.precision,
         "batch_size": plan.config.optimiser.batch_size, "lr": plan.config.optimiser.lr, "steps": step,
         "residual": path[-1][2], "path": path, "frechet": distance, "samples": samples, "levels": residuals,
     }  # fmt: skip
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("trials", nargs="*", default=[""])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    name = f"tuning-{arguments.data}"
+    name = f"tuning-{Path(arguments.data).name}"
     for words in arguments.trials:
         line, _ = trial(
             arguments.data, arguments.data_root, words, arguments.seconds, arguments.samples, arguments.levels

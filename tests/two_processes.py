@@ -41,7 +41,7 @@ STEPS, BATCH = 6, 7  # which two processes cannot share equally
 
 def config(**settings: Any) -> vpfb.TrainConfig:
     small = {"data": "digits", "conditional": True, "val_fraction": 0.02, "widths": (8,), "batch_size": BATCH}
-    steps = {"steps": STEPS, "warmup": 0, "lr": 1e-3, "log_every": 2, "threads": 1}
+    steps = {"steps": STEPS, "warmup": 0, "lr": 1e-3, "log_every": 2, "threads": 1, "precision": "fp32"}
     return vpfb.TrainConfig(**(small | steps | settings))
 
 
@@ -78,9 +78,7 @@ def gradients(name: str, micro_batch: int = BATCH, *, compiled: bool = False) ->
         "time-score": {"contrast": 0.0, "time_score": 0.7, "uniform_angles": 0.3},
     }  # fmt: skip
     settings = of_loss.get(name, {"objective": name, "contrast": 0.0})
-    common = {
-        "angle_mean": 1.0, "angle_std": 1.2, "condition_dropout": 0.2, "clip": 1e9, "precision": "fp32", "decay": 0.5,
-    }  # fmt: skip
+    common = {"angle_mean": 1.0, "angle_std": 1.2, "condition_dropout": 0.2, "clip": 1e9, "decay": 0.5}
     chosen = config(micro_batch=micro_batch, **common | settings)
     method = methods.build(str(chosen.method.name), chosen.method.settings)
     network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [3]}

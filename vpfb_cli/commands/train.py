@@ -76,7 +76,7 @@ def train(
     steps: Annotated[int | None, option("--steps N", LENGTH, "Number of training steps; not together with --time-budget.")] = None,
     time_budget: Annotated[str | None, option("--time-budget TIME", LENGTH, "Length of the run, including calibration and saving: 90s, 10m, 1h30m.")] = None,
     batch_size: Annotated[int | None, option("--batch-size N", LENGTH, "Number of images per step, over all processes.", show_default="set by the preset")] = None,
-    lr: Annotated[float | None, option("--lr RATE", METHOD, "Learning rate of Adam.", show_default="set by the preset")] = None,
+    lr: Annotated[float | None, option("--lr RATE", METHOD, "Learning rate.", show_default="set by the preset")] = None,
     method: Annotated[str, _choice("method", "--method NAME", METHOD, "Training method: {}.")] = names.DEFAULT_METHOD,
     objective: Annotated[str, _choice("objective", "--objective NAME", METHOD, "Training loss: {}.")] = names.OBJECTIVES[0],
     schedule: Annotated[str, _choice("schedule", "--schedule NAME", METHOD, "Noise schedule: {}.")] = names.SCHEDULES[0],

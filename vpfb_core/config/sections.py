@@ -32,7 +32,8 @@ class OptimiserSettings(Settings):
     steps: int | None = setting(None, help="Number of training steps.", low=1, high=1e12)
     time_budget: float | None = setting(None, help="Length of the run in seconds.", low=1, high=1e9)
     batch_size: int | None = setting(None, help="Data per step, over all processes.", low=1, high=1e6)
-    lr: float | None = setting(None, help="Learning rate of Adam.", low=1e-12, high=10)
+    algorithm: str | None = setting(None, help="How gradients change the weights.", choices=("adam", "muon"))
+    lr: float | None = setting(None, help="Learning rate.", low=1e-12, high=10)
     warmup: int | None = setting(None, help="Steps over which the learning rate rises.", low=0, high=1e9)
     decay: float | None = setting(None, help="Share of the run over which the learning rate falls to 0.", low=0, high=1)
     keep_best: bool | None = setting(

@@ -1,4 +1,4 @@
-"""True float32 for everything that returns an energy, and sums in float64.
+"""The precision of computations: bf16 in training where it pays, and true float32 for whatever returns an energy.
 
 By default cuDNN computes convolutions of float32 tensors in TF32, which keeps 10 bits of the mantissa. That is accurate
 enough for training and sampling, but not for energies, since near the data an error of the network is multiplied by up
@@ -49,6 +49,16 @@ def in_true_float32(function: Function) -> Function:
             return function(self, x, *args, **settings)
 
     return wrapper  # type: ignore[return-value]
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies matrices of bf16 with units of its own, several times as fast as those of float32.
+
+    These are recent GPUs, and CPUs with AMX (Intel, from 2023 on).
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def sum_dtype(x: Tensor) -> torch.dtype:

@@ -192,10 +192,11 @@ def _source(run: Run, stored: str, asked: str) -> str:
 
 
 def _with_added_settings(stored: TrainConfig) -> TrainConfig:
-    """The configuration of a run, in which settings of the method that are newer than the run leave it as it was."""
-    kind, settings = methods.find(str(stored.method.name)), stored.method.settings
-    added = {name: value for name, value in kind.added_settings().items() if settings.get(name) is None}
-    return stored.replace(**{f"method.{name}": value for name, value in added.items()})
+    """The configuration of a run, in which settings that are newer than the run leave it as it was."""
+    of_method = methods.find(str(stored.method.name)).added_settings()
+    added = {f"method.{name}": value for name, value in of_method.items()} | {"optimiser.algorithm": "adam"}
+    known = stored.flat()
+    return stored.replace(**{path: value for path, value in added.items() if known.get(path) is None})
 
 
 def _require_longer(run: Run, length: Mapping[str, float]) -> None:

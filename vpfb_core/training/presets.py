@@ -16,6 +16,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.machine.devices import default_threads
 from vpfb_core.machine.launch import place
 from vpfb_core.machine.limits import cores, memory_share
+from vpfb_core.machine.precision import has_fast_bf16
 from vpfb_core.methods.base import Method
 from vpfb_core.methods.step import DataShape
 
@@ -24,7 +25,8 @@ from vpfb_core.methods.step import DataShape
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"widths": (32, 64), "batch_size": 32, "lr": 5e-3, "steps": 5_000},
     "small": {
-        "widths": (48, 96, 128), "patch": 2, "prototypes": True, "batch_size": 32, "lr": 5e-3, "steps": 20_000,
+        "widths": (48, 96, 128), "patch": 2, "prototypes": True,
+        "algorithm": "muon", "batch_size": 32, "lr": 5e-3, "steps": 20_000,
     },
     "base": {
         "widths": (128, 192, 256), "blocks": 2, "attention": 16, "prototypes": True,
@@ -43,7 +45,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 4_000, "epochs": 128, "cpu_seconds": 50.0, "keep_best": True,
     },
 }  # fmt: skip
-DEFAULTS = {"network": "unet", "warmup": 100, "decay": 0.5, "keep_best": False}  # of presets that do not contain them
+DEFAULTS = {
+    "network": "unet",
+    "algorithm": "adam",
+    "warmup": 100,
+    "decay": 0.5,
+    "keep_best": False,
+}  # of presets that do not contain them
 CPU_TIME_BUDGET = 15 * 60.0  # of presets without `cpu_seconds`
 LEAST_STEPS = 60  # of presets with `epochs`, the largest number of passes over the data
 # The number of images at once on a CPU, where the system kills a process that runs out of memory, so that it cannot try
@@ -73,7 +81,7 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     preset["keep_best"] = preset["keep_best"] and kind.judged
     config = config.replace(**_from_data(config, images), device=str(device))
     config = _filled(config, {"run.preset": preset_name, "network.name": preset["network"]})
-    optimiser = ("batch_size", "lr", "warmup", "decay", "keep_best")
+    optimiser = ("algorithm", "batch_size", "lr", "warmup", "decay", "keep_best")
     config = _filled(config, {f"optimiser.{name}": preset[name] for name in optimiser})
     config = _filled(config, _length(config, preset, device, len(images)) | _from_machine(device))
     config = _filled(config, _network_settings(config, data, preset) | _method_settings(config, data))
@@ -119,9 +127,8 @@ def _length(config: TrainConfig, preset: Mapping[str, Any], device: torch.device
 
 def _from_machine(device: torch.device) -> dict[str, Any]:
     """The precision and the numbers of threads that suit this machine."""
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return {
-        "machine.precision": "bf16" if bf16 else "fp32",
+        "machine.precision": "bf16" if has_fast_bf16(device) else "fp32",
         "machine.threads": default_threads(),
         "machine.workers": max(1, cores() // place().local_count),
     }

@@ -23,8 +23,7 @@ from vpfb_core.methods.base import Method
 from vpfb_core.methods.fields import Field
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment
 from vpfb_core.training import ema
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+from vpfb_core.training.optimiser import Optimiser
 
 
 class Trainer:
@@ -57,7 +56,7 @@ class Trainer:
         if config.machine.precision == "bf16":  # the average is measured as it will be used: in float32
             self.field.autocast_dtype = torch.bfloat16
         group.broadcast([*self.field.parameters(), *self.average.parameters()])
-        self.optimizer = torch.optim.Adam(self.field.parameters(), betas=(0.9, 0.99), fused=True)
+        self.optimiser = Optimiser(self.field, config.optimiser.algorithm or "adam")
         self._has_dropout = any(isinstance(layer, nn.Dropout) and layer.p for layer in self.field.modules())
         self._phase = self._phase_began = 0  # the phase of the method, and its first step
         self._set_rates()
@@ -86,9 +85,7 @@ class Trainer:
         loss = self.micro_batch.fit(lambda at_once: self._differentiate(batch, at, at_once))
         self.group.average_gradients(self.field.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.field.parameters(), self.config.optimiser.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * self.learning_rate(step, fraction, rollbacks)
-        self.optimizer.step()
+        self.optimiser.step(self.learning_rate(step, fraction, rollbacks))
         since = step + 1 - self._phase_began
         ema.update(self._weights(self.average), self._weights(self.field), since, self._ema_exponent)
         return loss, norm
@@ -100,14 +97,8 @@ class Trainer:
         self._set_rates()
 
     def _set_rates(self) -> None:
-        """Group the parameters by the factors of their learning rates in the present phase."""
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.field.named_parameters():
-            groups.setdefault(self.method.rate(name, self._phase), []).append(parameter)
-        common = self.optimizer.param_groups[0]
-        self.optimizer.param_groups = [
-            {**common, "params": parameters, "factor": factor} for factor, parameters in groups.items()
-        ]
+        """Set the factors of the learning rates in the present phase."""
+        self.optimiser.set_factors(lambda name: self.method.rate(name, self._phase))
 
     def _batch(self, images: LabelledImages, at: Moment) -> Batch:
         """Standardised data and their conditions, of which some are hidden."""
@@ -136,7 +127,7 @@ class Trainer:
         Args:
             at_once: the number of rows per micro-batch.
         """
-        self.optimizer.zero_grad()
+        self.field.zero_grad()
         total = torch.zeros((), device=self.device)
         for loss in self.method.losses(self.field, batch, at):
             for rows in parts(batch, loss, at_once):
@@ -171,9 +162,7 @@ class Trainer:
         tensors |= {f"method/{name}": tensor for name, tensor in self.method.state().items()}
         if self._phase:
             tensors["phase"] = torch.tensor([self._phase, self._phase_began])
-        for name, parameter in self.field.named_parameters():
-            state = self.optimizer.state.get(parameter, {})
-            tensors |= {f"adam/{moment}/{name}": state[moment] for moment in _MOMENTS if moment in state}
+        tensors |= self.optimiser.tensors()
         return tensors
 
     def load(self, tensors: dict[str, Tensor], step: int, format_version: int = 2) -> None:
@@ -191,16 +180,7 @@ class Trainer:
         self.method.load_state(_under("method/", tensors))
         self._phase, self._phase_began = tensors["phase"].tolist() if "phase" in tensors else (0, 0)
         self._set_rates()
-        self.optimizer.state.clear()
-        if step:
-            for name, parameter in self.field.named_parameters():
-                kept = {moment: tensors[f"adam/{moment}/{name}"] for moment in _MOMENTS}
-                if any(tensor.shape != parameter.shape for tensor in kept.values()):
-                    raise RuntimeError(f"the moments of {name} do not have its shape")
-                # In the parameter's layout: the fused optimiser walks through both as they lie in memory.
-                moments = {moment: torch.empty_like(parameter).copy_(tensor) for moment, tensor in kept.items()}
-                count = torch.tensor(float(step), device=self.device)
-                self.optimizer.state[parameter] = {"step": count, **moments}
+        self.optimiser.load(tensors, step)
 
     def _new_field(self, network: dict[str, object], data: DataShape) -> Field:
         field = self.method.field(networks.build(network, self.config.run.seed), data)

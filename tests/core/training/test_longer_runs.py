@@ -26,6 +26,7 @@ from vpfb_core.training import Result, prepare
 
 SMALL: dict[str, Any] = {
     "data": "digits", "widths": (8,), "batch_size": 8, "val_fraction": 0.02, "threads": 1, "decay": 0.0,
+    "precision": "fp32",
 }  # fmt: skip
 
 
@@ -152,13 +153,15 @@ def test_a_run_with_the_time_score_begins_with_a_model_without_it_and_the_other_
 
 
 def test_a_run_without_a_setting_that_was_added_later_goes_on_without_it() -> None:
-    train(out="run", steps=2, time_score=0.0)
+    train(out="run", steps=2, preset="small", time_score=0.0, algorithm="adam")
     config = Path("run/config.toml")
-    lines = [line for line in config.read_text().splitlines() if "time_score" not in line]
-    assert len(lines) == len(config.read_text().splitlines()) - 1
+    added = ("time_score", "algorithm")
+    lines = [line for line in config.read_text().splitlines() if not line.startswith(added)]
+    assert len(lines) == len(config.read_text().splitlines()) - len(added)
     config.write_text("\n".join(lines) + "\n")
     assert vpfb.train(vpfb.TrainConfig(resume="run", steps=3)).step == 3
-    assert prepare(vpfb.TrainConfig(resume="run", steps=4)).config.method.settings["time_score"] == 0
+    resumed = prepare(vpfb.TrainConfig(resume="run", steps=4)).config
+    assert (resumed.method.settings["time_score"], resumed.optimiser.algorithm) == (0, "adam")
 
 
 def test_a_run_without_time_for_a_step_is_an_error_and_stays_interrupted() -> None:

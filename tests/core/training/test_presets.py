@@ -191,6 +191,35 @@ def test_a_gpu_that_only_emulates_bf16_computes_in_float32(
 
 
 @pytest.mark.parametrize(
+    ("preset", "method", "algorithm"),
+    [
+        ("tiny", "vpfb", "adam"),
+        ("small", "vpfb", "muon"),
+        ("small", "flow-matching", "muon"),
+        ("small", "energy-matching", "adam"),
+        ("small", "latent", "adam"),
+        ("base", "vpfb", "adam"),
+    ],
+)
+def test_preset_and_method_choose_the_optimiser(preset: str, method: str, algorithm: str) -> None:
+    found = chosen(image_set(32), preset=preset, method=method)
+    assert found["optimiser.algorithm"] == algorithm
+    other = {"adam": "muon", "muon": "adam"}[algorithm]
+    asked = chosen(image_set(32), preset=preset, method=method, algorithm=other)
+    assert asked["optimiser.algorithm"] == other
+
+
+@pytest.mark.parametrize(("amx", "precision"), [(True, "bf16"), (False, "fp32"), (None, "fp32")])
+def test_a_cpu_trains_in_bf16_if_it_has_units_for_it(
+    amx: bool | None, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capabilities = {"avx512_bf16": True} | ({} if amx is None else {"amx_bf16": amx})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert chosen(image_set(8))["machine.precision"] == precision
+    assert chosen(image_set(8), precision="fp32")["machine.precision"] == "fp32"
+
+
+@pytest.mark.parametrize(
     ("settings", "device", "at_once"),
     [
         ({"preset": "tiny"}, "cpu", 32),

@@ -111,7 +111,7 @@ class EnergyMatching(Method):
 
     name: ClassVar[str] = "energy-matching"
     figures: ClassVar[tuple[str, ...]] = ("residual", "gap")
-    optimiser: ClassVar[Mapping[str, Any]] = {"decay": DECAY}
+    optimiser: ClassVar[Mapping[str, Any]] = {"algorithm": "adam", "decay": DECAY}  # Muon was not measured
     judged: ClassVar[bool] = False  # the residual does not see the well of the second phase
     Settings = EnergyMatchingSettings
     SamplingOptions = EnergyMatchingSampling

@@ -76,7 +76,7 @@ class Latent(Method):
     name: ClassVar[str] = "latent"
     Settings = LatentSettings
     SamplingOptions = LatentSampling
-    optimiser: ClassVar[Mapping[str, Any]] = {"batch_size": 128, "lr": 2e-3, "warmup": 100}
+    optimiser: ClassVar[Mapping[str, Any]] = {"algorithm": "adam", "batch_size": 128, "lr": 2e-3, "warmup": 100}
     settings: LatentSettings
 
     def __init__(self, settings: Any) -> None:

@@ -67,8 +67,10 @@ def contrast(
     left_out = _all_groups_but_one((one >= 0) & (other >= 0), order)
     one, other = one.masked_fill(left_out, -1), other.masked_fill(left_out | hides_second, -1)
 
-    # Each point is evaluated under its own condition, and then under that of the other point.
-    value = potential.potential(u.repeat(2, *[1] * (u.ndim - 1)), angle.repeat(4), torch.cat([one, other, other, one]))
+    # Each point is evaluated under its own condition, and then under that of the other point. The log-odds are small
+    # differences of large energies, which are lost in bf16.
+    conditions = torch.cat([one, other, other, one])
+    value = potential.potential_in_float32(u.repeat(2, *[1] * (u.ndim - 1)), angle.repeat(4), conditions)
     own, exchanged = (torch.tan(angle).repeat(4) * value).chunk(2)
     of_first, of_second = (own - exchanged).chunk(2)
     weight = torch.tan(angle).clamp(min=1).reciprocal()  # without it the largest angles would dominate

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.dynamics.per_sample import expand_to, squared_norm
-from vpfb_core.machine.precision import in_true_float32
+from vpfb_core.machine.precision import in_true_float32, true_float32
 from vpfb_core.methods.scalar import read_head, value_and_gradients
 from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.homotopy import Homotopy, Time
@@ -82,6 +82,15 @@ class Potential(nn.Module):
         """
         value = read_head(u, self.output(u, angle, condition))
         return value if self.gauge is None else value + self.gauge(angle, condition).to(value.dtype)
+
+    def potential_in_float32(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
+        """`potential` without autocast and without TF32, (N,), for a loss that compares energies."""
+        dtype, self.autocast_dtype = self.autocast_dtype, None
+        try:
+            with true_float32(u.device):
+                return self.potential(u, angle, condition)
+        finally:
+            self.autocast_dtype = dtype
 
     def arc(
         self, u: Tensor, angle: Tensor, condition: Tensor | None = None, *, with_rate: bool = False

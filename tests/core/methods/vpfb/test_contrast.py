@@ -17,6 +17,7 @@ from vpfb_core.methods.vpfb.draws import Part
 from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.path import AngleDistribution
 from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.networks.unet import UNet
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -146,3 +147,15 @@ def test_contrast_asks_about_one_group_at_a_time_and_about_each_as_often() -> No
         assert torch.equal(right[right >= 0], rows[right >= 0])
     assert (ours >= 0).double().mean(0) == pytest.approx(torch.tensor([0.5, 0.5, 0.0]), abs=0.03)
     assert float((theirs >= 0).any(1).double().mean()) == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_contrast_is_in_float32_where_training_is_in_bf16() -> None:
+    """Near the data, log-odds are small differences of energies that bf16 rounds to several nats."""
+    network = UNet(1, 8, widths=[8, 8], classes=[2])
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1, generator=generator())
+    potential = Potential(network, OT())
+    data, condition = torch.randn(8, 1, 8, 8, generator=generator()), torch.arange(8)[:, None] % 2
+    exact = contrast(potential, data, condition, generator=generator())
+    potential.autocast_dtype = torch.bfloat16
+    assert torch.equal(contrast(potential, data, condition, generator=generator()), exact)

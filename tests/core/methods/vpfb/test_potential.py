@@ -399,6 +399,17 @@ def test_network_in_bf16_gives_value_and_gradient_in_float32(name: str, recordin
         assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)
 
 
+def test_a_potential_in_float32_is_that_without_autocast_which_stays_as_it_was() -> None:
+    network, shape = networks()["unet"]
+    potential = Potential(network, OT())
+    u, angle = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0)), torch.linspace(0.1, 1.5, 5)
+    exact = potential.potential(u, angle)
+    potential.autocast_dtype = torch.bfloat16
+    assert not torch.equal(potential.potential(u, angle), exact)
+    assert torch.equal(potential.potential_in_float32(u, angle), exact)
+    assert potential.autocast_dtype == torch.bfloat16
+
+
 def test_the_gradient_is_the_same_under_inference_mode() -> None:
     network = MLP(3, classes=[2])
     potential = Potential(network, OT())
