@@ -50,7 +50,9 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, matrix: nn.Parameter) -> Tensor:
         state: dict[str, Tensor] = self.state[matrix]
-        return state.setdefault("momentum", torch.zeros_like(matrix))
+        if not state:
+            state["momentum"] = torch.zeros_like(matrix)
+        return state["momentum"]
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

@@ -45,13 +45,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 4_000, "epochs": 128, "cpu_seconds": 50.0, "keep_best": True,
     },
 }  # fmt: skip
-DEFAULTS = {
-    "network": "unet",
-    "algorithm": "adam",
-    "warmup": 100,
-    "decay": 0.5,
-    "keep_best": False,
-}  # of presets that do not contain them
+# Of presets that do not contain them.
+DEFAULTS = {"network": "unet", "algorithm": "adam", "warmup": 100, "decay": 0.5, "keep_best": False}
 CPU_TIME_BUDGET = 15 * 60.0  # of presets without `cpu_seconds`
 LEAST_STEPS = 60  # of presets with `epochs`, the largest number of passes over the data
 # The number of images at once on a CPU, where the system kills a process that runs out of memory, so that it cannot try
