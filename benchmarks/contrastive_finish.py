@@ -25,7 +25,7 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.dynamics.langevin import langevin
-from vpfb_core.methods.vpfb.arc import ArcPosition
+from vpfb_core.methods.path.arc import ArcPosition
 from vpfb_core.methods.vpfb.objectives import stein
 from vpfb_core.training import ema
 from vpfb_core.uses.evaluation.neighbours import compare

@@ -26,9 +26,9 @@ import vpfb_core as vpfb
 from vpfb_core import data
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.methods.likelihood import log_likelihood
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.estimation import calibrate
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import calibration

@@ -28,11 +28,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 from problems import Mixture, draw, ring  # noqa: E402
 
 from vpfb_core import networks  # noqa: E402
+from vpfb_core.methods.path.angles import DEFAULT_ANGLES, AngleDistribution  # noqa: E402
+from vpfb_core.methods.path.homotopy import OT, Homotopy  # noqa: E402
 from vpfb_core.methods.vpfb.contrast import contrast  # noqa: E402
 from vpfb_core.methods.vpfb.gauge import Gauge  # noqa: E402
-from vpfb_core.methods.vpfb.homotopy import OT, Homotopy  # noqa: E402
 from vpfb_core.methods.vpfb.objectives import stein  # noqa: E402
-from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution  # noqa: E402
 from vpfb_core.methods.vpfb.potential import Potential  # noqa: E402
 from vpfb_core.methods.vpfb.time_score import stein_and_time_score  # noqa: E402
 from vpfb_core.training import ema  # noqa: E402

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.solver import Solver
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.transport import decode
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT
 
 Steps = Callable[[int], Sequence[float]]  # number of steps → their angles
 PATH_STEPS = 64

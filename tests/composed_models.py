@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vpfb_core.api import Model
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.methods.vpfb.homotopy import OT, Homotopy
+from vpfb_core.methods.path.homotopy import OT, Homotopy
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
 

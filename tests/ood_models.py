@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vpfb_core.api import Model
 from vpfb_core.data.image_statistics import ImageStatistics
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 
 SHAPE = (1, 2, 2)

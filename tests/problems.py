@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from vpfb_core.methods.path.homotopy import OT, VP, Homotopy, LogHomotopy, Time, as_time
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy, LogHomotopy, Time, as_time
 from vpfb_core.methods.vpfb.potential import Potential
 
 STD = 0.5  # a: the standard deviation of the problems' data per dimension, unless said otherwise

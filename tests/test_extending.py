@@ -16,8 +16,8 @@ import vpfb_core as vpfb
 from vpfb_core import data, methods, names, networks
 from vpfb_core.data import LoadOptions, catalogue
 from vpfb_core.dynamics import ode, tableaux
+from vpfb_core.methods.path import homotopy
 from vpfb_core.methods.step import DataShape
-from vpfb_core.methods.vpfb import homotopy
 from vpfb_core.methods.vpfb.method import VPFB
 from vpfb_core.uses.ood import scores
 from vpfb_core.uses.ood.descriptors import describe

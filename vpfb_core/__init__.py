@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from vpfb_core import data, errors, networks
     from vpfb_core.api import Model, load, train
     from vpfb_core.config import TrainConfig
-    from vpfb_core.methods.vpfb import homotopy, objectives
+    from vpfb_core.methods.path import homotopy
+    from vpfb_core.methods.vpfb import objectives
     from vpfb_core.methods.vpfb.potential import Potential
 
 __version__ = names.VERSION
@@ -29,7 +30,7 @@ __version__ = names.VERSION
 _MODULES = {
     "data": "data",
     "errors": "errors",
-    "homotopy": "methods.vpfb.homotopy",
+    "homotopy": "methods.path.homotopy",
     "networks": "networks",
     "objectives": "methods.vpfb.objectives",
 }

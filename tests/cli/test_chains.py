@@ -15,7 +15,7 @@ from vpfb_core import networks
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.dynamics.solver import DEFAULT_NFE
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import inpainting
 

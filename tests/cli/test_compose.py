@@ -15,7 +15,7 @@ from PIL import Image
 from vpfb_core import networks
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
 

@@ -18,8 +18,8 @@ from vpfb_cli.app import build
 from vpfb_core import networks
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb import estimation
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import calibration
 from vpfb_core.uses.ood import fit

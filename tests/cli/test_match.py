@@ -14,7 +14,7 @@ from PIL import Image
 import vpfb_core
 from vpfb_core import networks
 from vpfb_core.data.image_statistics import ImageStatistics
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses.matching import kept, tilting
 

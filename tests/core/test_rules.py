@@ -10,7 +10,7 @@ import io
 import re
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import vpfb_core
@@ -22,10 +22,20 @@ LOOSE = {"__init__", "api", "errors", "names", "settings"}
 PUBLIC = {ROOT / "__init__.py", ROOT / "names.py"}
 
 
-def sources(*, outside: str) -> list[Path]:
-    """The modules of both packages outside of a folder of vpfb_core."""
+def sources(*, outside: Iterable[str]) -> list[Path]:
+    """The modules of both packages outside of files and folders of vpfb_core."""
     found = [*ROOT.rglob("*.py"), *(ROOT.parent / "vpfb_cli").rglob("*.py")]
-    return [path for path in found if ROOT / outside not in path.parents and path not in PUBLIC]
+    left_out = {ROOT / each for each in outside}
+    return [path for path in found if not left_out & {path, *path.parents} and path not in PUBLIC]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """What a file imports, each as module.name or as a module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
 
 
 def words(path: Path) -> Iterator[tuple[str, int]]:
@@ -36,26 +46,32 @@ def words(path: Path) -> Iterator[tuple[str, int]]:
                 yield part.lower(), token.start[0]
 
 
-def test_nothing_outside_of_vpfb_mentions_the_arc() -> None:
+def test_only_the_path_and_the_methods_that_train_on_it_mention_the_arc() -> None:
     own = {"angle", "angles", "φ", "phi", "arc", "homotopy", "homotopies"}
-    found = [
-        (path, line, word) for path in sources(outside="methods/vpfb") for word, line in words(path) if word in own
-    ]
-    borrows = ROOT / "methods" / "flow_matching.py"  # the same path from noise to data, and its coordinates
-    assert [entry for entry in found if entry[0] != borrows] == []
+    on_the_path = ("methods/path", "methods/vpfb", "methods/flow_matching.py")
+    assert [
+        (path, line, word) for path in sources(outside=on_the_path) for word, line in words(path) if word in own
+    ] == []
+
+
+def method_rooms() -> set[str]:
+    """The file or folder of each method, as the third part of the names of its modules."""
+    return {row.module.split(".")[2] for row in names.METHODS.values()}
+
+
+def test_no_method_imports_another() -> None:
+    for room in method_rooms():
+        own = ROOT / "methods" / room
+        for path in [*own.rglob("*.py")] or [own.with_suffix(".py")]:
+            of_methods = {each.split(".")[2] for each in imported(path) if each.startswith("vpfb_core.methods.")}
+            assert of_methods & method_rooms() <= {room}, path
 
 
 def test_nothing_outside_of_methods_names_a_method() -> None:
-    for path in sources(outside="methods"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom | ast.Import):
-                modules = (
-                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
-                )
-                assert not [each for each in modules if re.match(r"vpfb_core\.methods\.(vpfb|flow_matching)", each)], (
-                    path
-                )
+    private = tuple(f"vpfb_core.methods.{room}" for room in (*method_rooms(), "path"))
+    for path in sources(outside=["methods"]):
+        assert [each for each in imported(path) if each.startswith(private)] == [], path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert node.value not in names.METHODS.keys() - {"vpfb"}, (path, node.lineno)
             if isinstance(node, ast.Compare):  # "vpfb" is also the name of the program
@@ -65,13 +81,7 @@ def test_nothing_outside_of_methods_names_a_method() -> None:
 
 def test_the_core_does_not_know_the_command_line() -> None:
     for path in ROOT.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom | ast.Import):
-                modules = (
-                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
-                )
-                assert not [each for each in modules if each.split(".")[0] in ("typer", "rich", "vpfb_cli")], path
+        assert not {each.split(".")[0] for each in imported(path)} & {"typer", "rich", "vpfb_cli"}, path
 
 
 def test_no_loose_modules_and_no_two_modules_of_one_name() -> None:
@@ -105,7 +115,7 @@ def test_the_registry_describes_methods_correctly() -> None:
 def test_the_names_that_people_type_are_those_of_the_modules() -> None:
     from vpfb_core import networks
     from vpfb_core.dynamics.tableaux import METHODS
-    from vpfb_core.methods.vpfb.homotopy import SCHEDULES
+    from vpfb_core.methods.path.homotopy import SCHEDULES
     from vpfb_core.methods.vpfb.objectives import OBJECTIVES
     from vpfb_core.training.presets import PRESETS
     from vpfb_core.uses.ood.scores import SCORES

@@ -25,7 +25,7 @@ from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import CheckpointError, SolverError
 from vpfb_core.machine import container as checkpoint
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Anchor, Constants, Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import description

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Method
+from vpfb_core.methods.path import arc
+from vpfb_core.methods.path.angles import AngleDistribution
+from vpfb_core.methods.path.draws import Part, ValidationPoints, draw_pairs
+from vpfb_core.methods.path.path_field import PathField
+from vpfb_core.methods.path.path_settings import PathSettings, path_defaults
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
-from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.draws import Part, ValidationPoints, draw_pairs
-from vpfb_core.methods.vpfb.path import AngleDistribution, PathField, PathSettings, path_defaults
 
 
 class VelocityField(PathField):

@@ -34,8 +34,8 @@ from vpfb_core.errors import DivergedError
 from vpfb_core.machine import container
 from vpfb_core.machine.devices import place_network
 from vpfb_core.machine.precision import true_float32
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb import objectives
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.reference import Reference
 from vpfb_core.networks.embedding import ConditionEmbedding

@@ -19,8 +19,9 @@ from vpfb_core.methods import transport
 from vpfb_core.methods.fields import Transports
 from vpfb_core.methods.flow_matching import FlowMatching, VelocityField
 from vpfb_core.methods.likelihood import log_likelihood
+from vpfb_core.methods.path.angles import AngleDistribution
+from vpfb_core.methods.path.path_settings import PathSettings
 from vpfb_core.methods.step import Batch, DataShape, Moment, Validation
-from vpfb_core.methods.vpfb.path import AngleDistribution, PathSettings
 from vpfb_core.networks import MLP
 
 PRECISE = Solver.choose("dopri5", rtol=1e-9, atol=1e-9)

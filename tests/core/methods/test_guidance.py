@@ -12,9 +12,9 @@ from vpfb_core.dynamics.langevin import langevin
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.guidance import Guided, check_guidance
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.transport import decode, encode
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 
 PRECISE = Solver.choose("dopri5", rtol=1e-9, atol=1e-9)

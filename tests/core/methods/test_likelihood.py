@@ -13,8 +13,8 @@ from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import SolverError
 from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import log_likelihood, velocity_and_divergence
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 
 PRECISE = Solver.choose("dopri5", rtol=1e-5)

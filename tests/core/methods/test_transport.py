@@ -15,9 +15,9 @@ from vpfb_core.dynamics.solver import DEFAULT_SOLVER, Solver
 from vpfb_core.dynamics.tableaux import METHODS, is_adaptive
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.likelihood import log_likelihood
+from vpfb_core.methods.path.homotopy import OT, VP, Homotopy
 from vpfb_core.methods.transport import decode, encode
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy
 from vpfb_core.methods.vpfb.potential import Potential
 
 FIXED = [name for name, method in METHODS.items() if not is_adaptive(method)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from vpfb_core import networks
 from vpfb_core.api import Model
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 
 KNOWN = torch.tensor([True, False]).repeat(8, 4)[None]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core import networks
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.methods.vpfb.gauge import Gauge
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.methods.vpfb.time_score import stein_and_time_score
 from vpfb_core.networks.convolution import Conv2d

@@ -17,7 +17,7 @@ from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.dynamics.per_sample import rms_distance
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 
 SHAPE = (1, 2, 2)

@@ -16,7 +16,7 @@ from vpfb_core import data, networks
 from vpfb_core.api import Model
 from vpfb_core.data import ImageSet, InMemory, LoadOptions
 from vpfb_core.errors import CheckpointError, ConfigError, DataError
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import codes
 from vpfb_core.uses.evaluation.features import Extractor

@@ -18,10 +18,10 @@ from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.methods.flow_matching import FlowMatching
+from vpfb_core.methods.path.homotopy import OT, Homotopy
 from vpfb_core.methods.step import DataShape
 from vpfb_core.methods.vpfb import estimation
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT, Homotopy
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses import density

@@ -14,7 +14,7 @@ from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.dynamics.ode import Status
 from vpfb_core.errors import ConfigError, SolverError
 from vpfb_core.machine.devices import place_network
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 
 

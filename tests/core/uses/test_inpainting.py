@@ -10,8 +10,8 @@ from problems import STD, Mixture, correlated_gaussian, exact_field, scattered
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.uses.inpainting import inpaint
 
 

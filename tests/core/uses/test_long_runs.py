@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.uses.long_runs import long_run, noised
 
 N = 600

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.draws import Part
-from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution
+from vpfb_core.methods.path import arc
+from vpfb_core.methods.path.angles import DEFAULT_ANGLES, AngleDistribution
+from vpfb_core.methods.path.draws import Part
 from vpfb_core.methods.vpfb.potential import Potential
 
 # The first two of every four rows of a batch are a pair. That uses half of the images and a fifth of the cost of a

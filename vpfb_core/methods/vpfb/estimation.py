@@ -20,8 +20,8 @@ from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import DivergedError, SolverError
 from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, Likelihood, log_likelihood
-from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.arc import ArcPosition
+from vpfb_core.methods.path import arc
+from vpfb_core.methods.path.arc import ArcPosition
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.normaliser import Anchor, Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential

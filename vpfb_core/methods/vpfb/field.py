@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.methods.fields import Calibration
-from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.arc import ArcPosition
+from vpfb_core.methods.path import arc
+from vpfb_core.methods.path.angles import DEFAULT_ANGLES, AngleDistribution
+from vpfb_core.methods.path.arc import ArcPosition
+from vpfb_core.methods.path.path_field import PathField
 from vpfb_core.methods.vpfb.normaliser import Normaliser
-from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution, PathField
 from vpfb_core.methods.vpfb.potential import Potential
 
 # The lowest level of chains before calibration, which measures it for each model (`chain_levels.py`). It is right for

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from vpfb_core import names
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Method
+from vpfb_core.methods.path.angles import AngleDistribution
+from vpfb_core.methods.path.draws import Part, ValidationPoints
+from vpfb_core.methods.path.path_settings import PathSettings, path_defaults
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.methods.vpfb import chain_levels, estimation
 from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
-from vpfb_core.methods.vpfb.draws import Part, ValidationPoints
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.normaliser import Normaliser, levels
 from vpfb_core.methods.vpfb.objectives import NEEDS_SHAPE, OBJECTIVES, Objective, regression, residual
-from vpfb_core.methods.vpfb.path import AngleDistribution, PathSettings, path_defaults
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.methods.vpfb.tilted import TiltedPotential
 from vpfb_core.methods.vpfb.time_score import stein_and_time_score

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.draws import Part, draw_pairs, normal_like
-from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution
+from vpfb_core.methods.path import arc
+from vpfb_core.methods.path.angles import DEFAULT_ANGLES, AngleDistribution
+from vpfb_core.methods.path.draws import Part, draw_pairs, normal_like
 from vpfb_core.methods.vpfb.potential import Potential
 
 NEEDS_SHAPE = "the regression needs a network whose output has the shape of its input"

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.per_sample import expand_to, squared_norm
 from vpfb_core.machine.precision import in_true_float32, true_float32
+from vpfb_core.methods.path.homotopy import Homotopy, Time
 from vpfb_core.methods.scalar import read_head, value_and_gradients
 from vpfb_core.methods.vpfb.gauge import Gauge
-from vpfb_core.methods.vpfb.homotopy import Homotopy, Time
 from vpfb_core.networks.autograd_functions import tell_compiler
 
 

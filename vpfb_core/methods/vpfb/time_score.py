@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.per_sample import sum_per_sample
-from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.draws import Part, draw_pairs
-from vpfb_core.methods.vpfb.path import DEFAULT_ANGLES, AngleDistribution
+from vpfb_core.methods.path import arc
+from vpfb_core.methods.path.angles import DEFAULT_ANGLES, AngleDistribution
+from vpfb_core.methods.path.draws import Part, draw_pairs
 from vpfb_core.methods.vpfb.potential import Potential, ValueAndGradient
 
 

@@ -9,9 +9,9 @@ import torch
 from models import vpfb_model
 from torch import Tensor, nn
 
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.chain_levels import lowest_for_chains
 from vpfb_core.methods.vpfb.field import LEAST_FOR_CHAINS
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.tilt import Tilt

@@ -12,10 +12,10 @@ from problems import STD
 from scipy import stats
 from torch import Tensor, nn
 
+from vpfb_core.methods.path.angles import AngleDistribution
+from vpfb_core.methods.path.draws import Part
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.contrast import contrast
-from vpfb_core.methods.vpfb.draws import Part
-from vpfb_core.methods.vpfb.homotopy import OT
-from vpfb_core.methods.vpfb.path import AngleDistribution
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.networks.unet import UNet
 

@@ -11,9 +11,9 @@ from problems import MIXTURES, ExactNetwork, Mixture, anisotropic, ring
 from torch import Tensor, nn
 
 from vpfb_core.errors import ConfigError, DivergedError
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.estimation import calibrate
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
 

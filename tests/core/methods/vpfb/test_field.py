@@ -11,8 +11,8 @@ from problems import MIXTURES, SCHEDULES, STD, Mixture, anisotropic, draw_at, ex
 from torch import Tensor, nn
 
 from vpfb_core.methods.fields import Field, Transports
+from vpfb_core.methods.path.homotopy import OT, Homotopy
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT, Homotopy
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.networks import MLP
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from problems import draw, ring
 
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.transport import decode
 from vpfb_core.methods.vpfb.field import PotentialField
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 
 MIXTURE = ring(std=1.0)

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.errors import ConfigError
+from vpfb_core.methods.path.angles import AngleDistribution
+from vpfb_core.methods.path.draws import ValidationPoints
+from vpfb_core.methods.path.homotopy import OT, VP, Homotopy, LogHomotopy
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
-from vpfb_core.methods.vpfb.draws import ValidationPoints
-from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy, LogHomotopy
 from vpfb_core.methods.vpfb.method import CONTRAST, LEAST_RAMP, VPFB, VPFBSettings
 from vpfb_core.methods.vpfb.normaliser import levels
 from vpfb_core.methods.vpfb.objectives import OBJECTIVES
-from vpfb_core.methods.vpfb.path import AngleDistribution
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.methods.vpfb.time_score import stein_and_time_score
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from problems import ExactNetwork, ring
 
-from vpfb_core.methods.vpfb.homotopy import OT, LogHomotopy
+from vpfb_core.methods.path.homotopy import OT, LogHomotopy
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser, levels
 from vpfb_core.methods.vpfb.potential import Potential
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.angles import AngleDistribution
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.objectives import OBJECTIVES, Objective, official, regression, residual, ritz, stein
-from vpfb_core.methods.vpfb.path import AngleDistribution
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())

@@ -11,7 +11,7 @@ from present import present
 from problems import MIXTURES, SCHEDULES, STD, ExactNetwork, Mixture, anisotropic, correlated_gaussian, draw, scattered
 from torch import Tensor, nn
 
-from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy
+from vpfb_core.methods.path.homotopy import OT, VP, Homotopy
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
 from vpfb_core.networks import MLP, UNet
 

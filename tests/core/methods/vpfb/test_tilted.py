@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.methods import transport
-from vpfb_core.methods.vpfb import arc
+from vpfb_core.methods.path import arc
 from vpfb_core.methods.vpfb import tilted as tilted_module
 from vpfb_core.methods.vpfb.method import VPFB, VPFBSettings
 from vpfb_core.methods.vpfb.potential import Potential

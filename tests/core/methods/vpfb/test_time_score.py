@@ -12,13 +12,13 @@ from problems import STD, ExactNetwork, Mixture, anisotropic, draw_at, exact_fie
 from torch import Tensor, nn
 
 from vpfb_core import networks
-from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.draws import Part
+from vpfb_core.methods.path import arc
+from vpfb_core.methods.path.angles import AngleDistribution
+from vpfb_core.methods.path.draws import Part
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.gauge import Gauge
-from vpfb_core.methods.vpfb.homotopy import OT
 from vpfb_core.methods.vpfb.objectives import stein
-from vpfb_core.methods.vpfb.path import AngleDistribution
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.methods.vpfb.time_score import stein_and_time_score, time_score_error
 

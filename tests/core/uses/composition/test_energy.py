@@ -17,7 +17,7 @@ from vpfb_core.api import Model
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.fields import Transports
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.model.tilt import Tilt
 from vpfb_core.uses.composition import Composition
 

@@ -9,7 +9,7 @@ from models import vpfb_model
 import vpfb_core as vpfb
 from vpfb_core import networks
 from vpfb_core.data.image_statistics import ImageStatistics
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.training.checks import Checks
 from vpfb_core.uses.evaluation import Plan, evaluate

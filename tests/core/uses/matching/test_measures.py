@@ -18,7 +18,7 @@ from vpfb_core.data import InMemory
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError, DataError
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.uses.matching.gaps import gaps
 from vpfb_core.uses.matching.measures import Measures

@@ -13,7 +13,7 @@ from problems import ExactNetwork, isotropic_gaussian
 from vpfb_core.api import Model
 from vpfb_core.dynamics.ode import Solution, Status
 from vpfb_core.machine import noise
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.tilt import Tilt, TiltedStatistic
 from vpfb_core.uses.draw import Drawn

@@ -20,7 +20,7 @@ from vpfb_core.data import InMemory
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import container
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.tilt import Tilt, TiltedStatistic

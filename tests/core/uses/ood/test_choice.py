@@ -16,7 +16,7 @@ from vpfb_core import networks
 from vpfb_core.api import Model
 from vpfb_core.data import ImageSet, split
 from vpfb_core.errors import CheckpointError, ConfigError
-from vpfb_core.methods.vpfb.homotopy import OT
+from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model import runs
 from vpfb_core.uses.ood import choice

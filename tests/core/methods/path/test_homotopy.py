@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.vpfb.homotopy import OT, VP, Homotopy, LogHomotopy, from_dict
+from vpfb_core.methods.path.homotopy import OT, VP, Homotopy, LogHomotopy, from_dict
 
 TIMES = torch.linspace(0, 1, 41, dtype=torch.float64)
 LOG_HOMOTOPIES = {name: schedule for name, schedule in SCHEDULES.items() if isinstance(schedule, LogHomotopy)}

@@ -12,8 +12,8 @@ from scipy import stats
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.methods.vpfb.homotopy import OT, VP
-from vpfb_core.methods.vpfb.path import LEAST_UNIFORM_NOISE, AngleDistribution
+from vpfb_core.methods.path.angles import LEAST_UNIFORM_NOISE, AngleDistribution
+from vpfb_core.methods.path.homotopy import OT, VP
 
 RANGES = {"ot": OT().angle_range(STD), "vp": VP(0.1).angle_range(STD), "inner": (0.3, 1.2)}
 

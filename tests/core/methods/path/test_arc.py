@@ -12,8 +12,8 @@ import torch
 from problems import MIXTURES, STD, ExactNetwork, Mixture, draw_at
 from torch import Tensor
 
-from vpfb_core.methods.vpfb import arc
-from vpfb_core.methods.vpfb.arc import ArcPosition
+from vpfb_core.methods.path import arc
+from vpfb_core.methods.path.arc import ArcPosition
 
 LEVELS = (1e-6, 1.7e-4, 2e-3, 0.1, 1 / 3, 1.0, math.sqrt(3), 31.6, 1e5)
 DIGITS = 1e-15  # a few roundings of float64

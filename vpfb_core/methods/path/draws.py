@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vpfb_core.machine import noise
+from vpfb_core.methods.path.angles import AngleDistribution
 from vpfb_core.methods.step import Validation
-from vpfb_core.methods.vpfb.path import AngleDistribution
 
 
 class Part(NamedTuple):
