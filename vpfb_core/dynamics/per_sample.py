@@ -24,6 +24,11 @@ def sum_per_sample(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1, dtype=sum_dtype(x)).to(x.dtype)
 
 
+def mean_squared_error(first: Tensor, second: Tensor) -> Tensor:
+    """The mean over the dimensions of the squared difference of each pair of samples, (N, …) twice → (N,)."""
+    return (first - second).flatten(1).square().mean(1)
+
+
 def rms_distance(first: Tensor, second: Tensor) -> Tensor:
     """Root mean square difference of each pair of samples, in their units; (N, …) twice → (N,)."""
-    return (first - second).flatten(1).square().mean(1).sqrt()
+    return mean_squared_error(first, second).sqrt()

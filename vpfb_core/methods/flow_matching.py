@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vpfb_core.dynamics.per_sample import mean_squared_error
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Method
 from vpfb_core.methods.path import arc
@@ -99,4 +100,4 @@ class FlowMatching(Method):
 def squared_error(field: VelocityField, z: Tensor, angle: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
     """‖f(u, φ) − y‖²/d for each sample, (N,). Arguments are those of `arc.point`, and the condition."""
     u, y = arc.point(z, angle, noise)
-    return (field(u, angle, condition) - y).flatten(1).square().mean(1)
+    return mean_squared_error(field(u, angle, condition), y)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vpfb_core.dynamics.per_sample import expand_to
+from vpfb_core.dynamics.per_sample import expand_to, mean_squared_error
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
 from vpfb_core.methods.step import Batch, Moment
 
@@ -30,7 +30,7 @@ def squared_error(
     x, t = DATA_STD * z, expand_to(t, z)
     point = ((1 - t) * noise + t * x) / DATA_STD
     speed = ((1 - t) / arrival).clamp(max=1) if arrival else 1.0
-    return (field(point, condition) - speed * (x - noise)).flatten(1).square().mean(1)
+    return mean_squared_error(field(point, condition), speed * (x - noise))
 
 
 def flow_loss(

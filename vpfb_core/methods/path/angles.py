@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.methods.path import arc
 
 # Quantiles closer to 0 or 1 than this are coarse in float32.
 _LEAST_SHARE = 1e-4
@@ -68,7 +69,7 @@ class AngleDistribution:
         if high - low < _LEAST_SHARE:
             raise ConfigError(
                 f"log tan phi with mean {self.mean} and standard deviation {self.std} misses the range of the schedule",
-                hint=f"the range ends at log tan phi = {math.log(math.tan(angle_range[1])):.3g}",
+                hint=f"the range ends at log tan phi = {_log_snr(angle_range[1]):.3g}",
             )
         return low, high
 
@@ -89,14 +90,17 @@ class AngleDistribution:
 
     def _uniform_range(self, angle_range: tuple[float, float]) -> tuple[float, float]:
         """The values of ℓ between which it is drawn uniformly."""
-        start, end = (math.log(math.tan(angle)) if angle > 0 else -math.inf for angle in angle_range)
+        start, end = (_log_snr(angle) for angle in angle_range)
         return max(self.mean - 2 * self.std, start), min(-math.log(LEAST_UNIFORM_NOISE), end)
 
     def _cumulative(self, angle: float) -> float:
         """The cumulative distribution at φ before truncation."""
-        if angle <= 0:
-            return 0.0
-        return 0.5 * (1 + math.erf((math.log(math.tan(angle)) - self.mean) / (self.std * math.sqrt(2))))
+        return 0.5 * (1 + math.erf((_log_snr(angle) - self.mean) / (self.std * math.sqrt(2))))
+
+
+def _log_snr(angle: float) -> float:
+    """ℓ = log tan φ of an angle; −∞ at φ = 0."""
+    return -math.log(arc.level(angle))
 
 
 DEFAULT_ANGLES = AngleDistribution()

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vpfb_core.dynamics.per_sample import expand_to, squared_norm
+from vpfb_core.dynamics.per_sample import expand_to, squared_norm, sum_per_sample
 
 # The steps of the flow are spaced in a time τ with tan φ = r τ / (1 − τ), which is the time of straight paths to data
 # of standard deviation r, as τ = τ_max (1 − (1 − q)^p) with q uniform. Steps are shortest where the flow leaves the
@@ -51,12 +51,12 @@ class ArcPosition:
         return cls(math.atan2(1.0, level), 1 / length, level / length, 1 / level)
 
     def energy(self, u: Tensor, value: Tensor) -> Tensor:
-        """The energy ½‖u‖² − tan φ · N in nats up to C(φ), (N,), from u (N, …) and N (N,)."""
-        return 0.5 * squared_norm(u) - self.tangent * value
+        """The energy at points u (N, …) from N (N,), as in `energy`."""
+        return energy(u, value, self.tangent)
 
     def score(self, u: Tensor, gradient: Tensor) -> Tensor:
-        """The score −u + tan φ · ∇N, like u."""
-        return self.tangent * gradient - u
+        """The score at points u from ∇N, as in `score`."""
+        return score(u, gradient, self.tangent)
 
 
 def level(angle: float) -> float:
@@ -79,6 +79,37 @@ def point(z: Tensor, angle: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """
     sine, cosine = expand_to(torch.sin(angle), z), expand_to(torch.cos(angle), z)
     return sine * z + cosine * noise, cosine * z - sine * noise
+
+
+def innovation(z: Tensor, angle: Tensor, noise: Tensor) -> Tensor:
+    """g = z·ε − tan φ (‖ε‖² − d), the derivative ∂ log p(u | z)/∂φ at fixed u, (N,); its mean over ε is 0.
+
+    Up to a factor −2 and a constant it is γ in Loo et al. 2025 (arXiv 2504.16262), Proposition 1, with φ as the time.
+    Arguments are those of `point`.
+    """
+    return sum_per_sample(z * noise) - torch.tan(angle) * (squared_norm(noise) - z[0].numel())
+
+
+def energy(u: Tensor, value: Tensor, tangent: Tensor | float) -> Tensor:
+    """The energy ½‖u‖² − tan φ · N in nats up to C(φ), (N,).
+
+    Args:
+        u: points of the arc, (N, …).
+        value: N(u, φ), (N,).
+        tangent: tan φ, a number or (N,).
+    """
+    return 0.5 * squared_norm(u) - tangent * value
+
+
+def score(u: Tensor, gradient: Tensor, tangent: Tensor | float) -> Tensor:
+    """The score −u + tan φ · ∇N, like u.
+
+    Args:
+        u: points of the arc, (N, …).
+        gradient: ∇N(u, φ), like u.
+        tangent: tan φ, a number or (N,).
+    """
+    return (expand_to(tangent, u) if isinstance(tangent, Tensor) else tangent) * gradient - u
 
 
 def grid(start: float, end: float, steps: int) -> list[float]:

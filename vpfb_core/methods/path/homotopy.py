@@ -102,26 +102,6 @@ class Homotopy(ABC):
         """
         return expand_to(self.mean(t), data) * data + expand_to(self.std(t), data) * noise
 
-    def velocity(self, data: Tensor, t: Time, noise: Tensor) -> Tensor:
-        """u = μ̇ x̄ + σ̇ ε, the conditional velocity at x = μ x̄ + σ ε, like data. Arguments are those of `sample`."""
-        return expand_to(self.mean_derivative(t), data) * data + expand_to(self.std_derivative(t), data) * noise
-
-    def innovation(self, data: Tensor, t: Time, noise: Tensor) -> Tensor:
-        """g = ∂ₜ log ρ(x | x̄, t) at x = μ x̄ + σ ε, the innovation of the Deep Ritz functional.
-
-        Up to a factor −2 and a constant it is γ in Loo et al. 2025 (arXiv 2504.16262), Proposition 1.
-
-        Args:
-            data: x̄, standardised, (N, …).
-            t: homotopy time in [0, 1], (N,) or ().
-            noise: ε, like data.
-        Returns:
-            (N,), of mean zero at every t.
-        """
-        data, noise = data.flatten(1), noise.flatten(1)
-        excess = noise.square().sum(1) - noise.shape[1]
-        return (self.std_derivative(t) * excess + self.mean_derivative(t) * (data * noise).sum(1)) / self.std(t)
-
     def to_dict(self) -> dict[str, Any]:
         """The name and the parameters, from which `from_dict` returns this schedule."""
         return {"name": self.name, **asdict(self)}

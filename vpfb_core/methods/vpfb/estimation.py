@@ -166,7 +166,7 @@ def _constants(
     if not (gain.isfinite().all() and tilt.isfinite().all()):
         raise DivergedError(_NOT_FINITE, hint="train it again")
     prior = -0.5 * z[0].numel() * math.log(2 * math.pi)
-    return prior + _integrate(gain, noises, potential.angle_range[0]) - tilt
+    return prior + _integrate(gain, noises, arc.level(potential.angle_range[0])) - tilt
 
 
 def _log_ratios(
@@ -257,12 +257,17 @@ def _without(values: Tensor, excess: Tensor) -> Tensor:
     return values - slope * excess
 
 
-def _integrate(gains: Tensor, noises: Sequence[float], start: float) -> Tensor:
+def _integrate(gains: Tensor, noises: Sequence[float], prior: float) -> Tensor:
     """The integral over log tan φ from the prior to each level, by a cubic spline through the levels, (levels, n).
 
     From the prior to the first level the integrand is taken as proportional to tan⁴ φ, since ∇N ∝ φ for an exact N.
+
+    Args:
+        gains: the integrand at each level and datum, (levels, n).
+        noises: the levels.
+        prior: the noise level of the prior.
     """
-    before = 0.25 * gains[:1] * (1 - (math.tan(start) * noises[0]) ** 4)
+    before = 0.25 * gains[:1] * (1 - (noises[0] / prior) ** 4)
     if len(noises) == 1:
         return before
     from scipy.interpolate import CubicSpline  # takes a second, which drawing samples need not wait for

@@ -37,6 +37,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.methods.path import arc
 
 if TYPE_CHECKING:
     from vpfb_core.methods.vpfb.potential import Potential
@@ -182,7 +183,7 @@ class Normaliser:
             anchor = anchors.get(_level(noise))
             rows.append({
                 "noise": noise,
-                "angle": math.atan(1 / noise),
+                "angle": arc.angle(noise),
                 "blur": noise * unit,
                 "constant": constants.value[i],
                 "error": constants.error[i],
@@ -248,9 +249,9 @@ def _number(value: object) -> float:
 
 def levels(potential: Potential) -> tuple[float, ...]:
     """The noise levels of a normaliser: cot φ = 10^(−k/10) for integers k, from `HIGHEST_NOISE` down to the floor."""
-    start, floor = potential.angle_range
-    first = max(_level(HIGHEST_NOISE), math.ceil(LEVELS_PER_DECADE * math.log10(max(math.tan(start), 1e-9))))
-    last = math.floor(LEVELS_PER_DECADE * math.log10(math.tan(floor)) + 1e-9)
+    start, floor = (arc.level(angle) for angle in potential.angle_range)
+    first = math.ceil(-LEVELS_PER_DECADE * math.log10(min(start, HIGHEST_NOISE)) - 1e-9)
+    last = math.floor(-LEVELS_PER_DECADE * math.log10(floor) + 1e-9)
     return tuple(10 ** (-k / LEVELS_PER_DECADE) for k in range(first, last + 1))
 
 

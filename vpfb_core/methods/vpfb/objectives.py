@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vpfb_core.dynamics.per_sample import mean_squared_error, squared_norm
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.path import arc
 from vpfb_core.methods.path.angles import DEFAULT_ANGLES, AngleDistribution
@@ -38,7 +39,7 @@ def residual(
         condition: class indices, int64 (N, G), or None.
     """
     u, y = arc.point(data / potential.data_std, angle, noise)
-    return (potential(u, angle, condition).gradient - y).flatten(1).square().mean(1)
+    return mean_squared_error(potential(u, angle, condition).gradient, y)
 
 
 class Objective(Protocol):
@@ -125,18 +126,15 @@ def ritz(
     E[N g] ≈ ½ Σ± (N(u±) − N(sin φ z)) g±. Without it the variance is hundreds of times larger.
     """
     pairs = draw_pairs(data, condition, potential.angle_range, generator, angles, part)
-    z, tangent = pairs.data / potential.data_std, torch.tan(pairs.angle)
+    z = pairs.data / potential.data_std
     u, _ = arc.point(z, pairs.angle, pairs.noise)
     field = potential(u, pairs.angle, pairs.condition)
     noiseless, _ = arc.point(z[: len(data)], pairs.angle[: len(data)], torch.zeros_like(data))
     first_condition = None if pairs.condition is None else pairs.condition[: len(data)]
     baseline = potential.potential(noiseless, pairs.angle[: len(data)], first_condition).repeat(2)
 
-    flat_z, flat_noise = z.flatten(1), pairs.noise.flatten(1)
-    dimension = flat_z.shape[1]
-    innovation = (flat_z * flat_noise).sum(1) - tangent * (flat_noise.square().sum(1) - dimension)
-    kinetic = field.gradient.flatten(1).square().sum(1)
-    return (kinetic - 2 * (field.value - baseline) * innovation).mean() / dimension
+    innovation = arc.innovation(z, pairs.angle, pairs.noise)
+    return (squared_norm(field.gradient) - 2 * (field.value - baseline) * innovation).mean() / z[0].numel()
 
 
 def official(

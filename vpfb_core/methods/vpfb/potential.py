@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.per_sample import expand_to, squared_norm
 from vpfb_core.machine.precision import in_true_float32, true_float32
+from vpfb_core.methods.path import arc
 from vpfb_core.methods.path.homotopy import Homotopy, Time
 from vpfb_core.methods.scalar import read_head, value_and_gradients
 from vpfb_core.methods.vpfb.gauge import Gauge
@@ -149,7 +150,7 @@ class Potential(nn.Module):
         scale, angle = self.scale(t), self.angle(t)
         u = x / expand_to(scale, x)
         gradient = self.arc(u, angle, condition).gradient
-        return (expand_to(torch.tan(angle), u) * gradient - u) / expand_to(scale, u)
+        return arc.score(u, gradient, torch.tan(angle)) / expand_to(scale, u)
 
     @in_true_float32
     def log_density(self, x: Tensor, t: Time, condition: Tensor | None = None) -> Tensor:
@@ -162,8 +163,8 @@ class Potential(nn.Module):
         t = _times(x, t)
         scale, angle = self.scale(t), self.angle(t)
         u = x / expand_to(scale, x)
-        gaussian = -0.5 * squared_norm(u) - u[0].numel() * (torch.log(scale) + 0.5 * math.log(2 * math.pi))
-        return gaussian + torch.tan(angle) * self.potential(u, angle, condition)
+        energy = arc.energy(u, self.potential(u, angle, condition), torch.tan(angle))
+        return -energy - u[0].numel() * (torch.log(scale) + 0.5 * math.log(2 * math.pi))
 
     def angle(self, t: Time) -> Tensor:
         """φ(t), like t."""

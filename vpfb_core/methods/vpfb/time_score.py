@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vpfb_core.dynamics.per_sample import sum_per_sample
+from vpfb_core.dynamics.per_sample import mean_squared_error
 from vpfb_core.methods.path import arc
 from vpfb_core.methods.path.angles import DEFAULT_ANGLES, AngleDistribution
 from vpfb_core.methods.path.draws import Part, draw_pairs
@@ -36,7 +36,7 @@ def time_score_error(field: ValueAndGradient, z: Tensor, angle: Tensor, noise: T
     dimension = z[0].numel()
     # Both sides are divided by sin φ, so that no factor vanishes at φ = 0.
     predicted = (field.value + sine * cosine * field.rate) / cosine
-    innovation = cosine * sum_per_sample(z * noise) - sine * (sum_per_sample(noise.square()) - dimension)
+    innovation = cosine * arc.innovation(z, angle, noise)
     variance = dimension * (1 + sine.square())
     return (predicted - innovation).square() / (variance * torch.tan(angle).clamp(min=1))
 
@@ -59,5 +59,5 @@ def stein_and_time_score(
     z = pairs.data / potential.data_std
     u, y = arc.point(z, pairs.angle, pairs.noise)
     field = potential(u, pairs.angle, pairs.condition, with_rate=True)
-    residual = (field.gradient - y).flatten(1).square().mean(1)
-    return (residual + weight * time_score_error(field, z, pairs.angle, pairs.noise)).mean()
+    error = time_score_error(field, z, pairs.angle, pairs.noise)
+    return (mean_squared_error(field.gradient, y) + weight * error).mean()

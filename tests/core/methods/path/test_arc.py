@@ -11,6 +11,7 @@ import pytest
 import torch
 from problems import MIXTURES, STD, ExactNetwork, Mixture, draw_at
 from torch import Tensor
+from torch.distributions import Normal
 
 from vpfb_core.methods.path import arc
 from vpfb_core.methods.path.arc import ArcPosition
@@ -115,6 +116,26 @@ def test_a_point_is_noise_at_the_start_and_moves_towards_the_data() -> None:
     u, y = arc.point(z, torch.zeros(len(z), dtype=torch.float64), noise)
     torch.testing.assert_close(u, noise, rtol=0, atol=0)
     torch.testing.assert_close(y, z, rtol=0, atol=0)
+
+
+def test_innovation_is_the_derivative_of_the_conditional_log_density_in_the_angle() -> None:
+    z, angle, noise = draws(50, 2, 3)
+    u, _ = arc.point(z, angle, noise)
+    turned = angle.clone().requires_grad_()
+    sine, cosine = (function(turned)[:, None, None] for function in (torch.sin, torch.cos))
+    (exact,) = torch.autograd.grad(Normal(sine * z, cosine).log_prob(u).sum(), turned)
+    torch.testing.assert_close(arc.innovation(z, angle, noise), exact, rtol=1e-6, atol=1e-9)
+
+
+def test_innovation_has_mean_zero_given_the_datum() -> None:
+    # Gauss–Hermite quadrature is exact for the quadratic polynomial that the innovation is in ε.
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    noise = torch.cartesian_prod(torch.tensor(nodes), torch.tensor(nodes))
+    weight = torch.outer(torch.tensor(weights), torch.tensor(weights)).flatten() / (2 * math.pi)
+    z = torch.tensor([[0.7, -1.9]], dtype=torch.float64).expand(9, 2)
+    for angle in (0.0, 0.5, 1.2, 1.57):
+        innovation = arc.innovation(z, torch.full((9,), angle, dtype=torch.float64), noise)
+        assert abs((weight * innovation).sum().item()) < 1e-12 * (1 + innovation.abs().max().item())
 
 
 # --- the grid ---------------------------------------------------------------------------------------------------------
