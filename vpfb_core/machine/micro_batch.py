@@ -1,4 +1,4 @@
-"""The number of images that are computed at once, which is halved when the memory is full."""
+"""The number of images that are computed at once, which is halved when the memory is full, and the parts it makes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import torch
 from vpfb_core.errors import StepTooLargeError, is_out_of_memory
 
 T = TypeVar("T")
+
+
+def parts_of(count: int, at_once: int) -> list[slice]:
+    """`count` rows in the fewest parts of at most `at_once` rows, whose sizes differ by at most one."""
+    parts = -(-count // at_once)
+    return [slice(part * count // parts, (part + 1) * count // parts) for part in range(parts)]
 
 
 class MicroBatch:

@@ -70,6 +70,8 @@ class Moment:
         rollbacks: how often the run has returned to an earlier state.
         seed: the seed of the run.
         device: the device on which random numbers are drawn.
+        at_once: the number of rows that are computed at once. The trainer divides the rows of the losses by it, and a
+            method divides what it evaluates beside them.
     """
 
     step: int
@@ -78,6 +80,7 @@ class Moment:
     rollbacks: int = 0
     seed: int = 0
     device: torch.device | str = "cpu"
+    at_once: int = 128
 
     def generator(self, stream: str) -> torch.Generator:
         """A new generator for one purpose. Every generator of the same stream draws the same numbers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -17,7 +18,7 @@ from vpfb_core.data.statistics import Statistics
 from vpfb_core.machine import noise
 from vpfb_core.machine.devices import place_network
 from vpfb_core.machine.distributed import Group
-from vpfb_core.machine.micro_batch import MicroBatch
+from vpfb_core.machine.micro_batch import MicroBatch, parts_of
 from vpfb_core.methods import version_1
 from vpfb_core.methods.base import Method
 from vpfb_core.methods.fields import Field
@@ -82,7 +83,7 @@ class Trainer:
         at = Moment(step, fraction, self._cooled(fraction), rollbacks, self.config.run.seed, self.device)
         batch = self._batch(images, at)
         self.field.train()
-        loss = self.micro_batch.fit(lambda at_once: self._differentiate(batch, at, at_once))
+        loss = self.micro_batch.fit(lambda at_once: self._differentiate(batch, replace(at, at_once=at_once)))
         self.group.average_gradients(self.field.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.field.parameters(), self.config.optimiser.clip)
         self.optimiser.step(self.learning_rate(step, fraction, rollbacks))
@@ -118,19 +119,16 @@ class Trainer:
         learned = self.statistics.for_training(values, cells)
         return Batch(self.statistics.standardise(learned, self.device), condition, first, total, keys)
 
-    def _differentiate(self, batch: Batch, at: Moment, at_once: int) -> Tensor:
+    def _differentiate(self, batch: Batch, at: Moment) -> Tensor:
         """Compute the gradient of the share's part of the loss in the parameters, and return that loss.
 
         The random numbers of the method do not depend on how the batch is divided. The division changes only the order
         of sums and the masks of dropout.
-
-        Args:
-            at_once: the number of rows per micro-batch.
         """
         self.field.zero_grad()
         total = torch.zeros((), device=self.device)
         for loss in self.method.losses(self.field, batch, at):
-            for rows in parts(batch, loss, at_once):
+            for rows in parts(batch, loss, at.at_once):
                 share = self.group.count * (rows.stop - rows.start) / batch.total
                 with self._dropout_stream(at, batch.first + rows.start):
                     scaled = loss.weight * share * loss.value(rows)
@@ -210,8 +208,7 @@ def parts(batch: Batch, loss: Loss, at_once: int) -> list[slice]:
     if not loss.divisible or count <= at_once:
         return [slice(0, count)]
     if loss.unit == 1:
-        pieces = -(-count // at_once)
-        return [slice(piece * count // pieces, (piece + 1) * count // pieces) for piece in range(pieces)]
+        return parts_of(count, at_once)
     stride = loss.unit * max(1, at_once // loss.unit)
     start = batch.first - batch.first % stride
     edges = [0, *range(start + stride - batch.first, count, stride), count]

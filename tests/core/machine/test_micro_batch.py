@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vpfb_core.errors import StepTooLargeError
-from vpfb_core.machine.micro_batch import MicroBatch
+from vpfb_core.machine.micro_batch import MicroBatch, parts_of
 
 CPU = torch.device("cpu")
 OUT_OF_MEMORY = [
@@ -29,6 +29,15 @@ def fitting(most: int, error: Exception, tried: list[int]) -> Callable[[int], in
         return 7
 
     return work
+
+
+def test_parts_cover_all_rows_in_order_and_differ_by_one_row_at_most() -> None:
+    for count, at_once in ((7, 3), (6, 3), (2, 5), (0, 4)):
+        parts = parts_of(count, at_once)
+        sizes = [part.stop - part.start for part in parts]
+        assert [row for part in parts for row in range(count)[part]] == list(range(count))
+        assert len(parts) == -(-count // at_once)
+        assert max(sizes, default=0) - min(sizes, default=0) <= 1
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.per_sample import expand_to, mean_squared_error
+from vpfb_core.machine.micro_batch import parts_of
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
 from vpfb_core.methods.step import Batch, Moment
 
@@ -70,7 +71,7 @@ def nearest(data: Tensor, noise: Tensor) -> Tensor:
 
 
 def contrastive_loss(
-    field: StaticEnergy, positives: Batch, negatives: Batch, *, trim: float, margin: float
+    field: StaticEnergy, positives: Batch, negatives: Batch, *, trim: float, margin: float, at_once: int
 ) -> Callable[[slice], Tensor]:
     """The mean over some rows of V(data) − V(negatives), whose gradient is zero once it is below −margin.
 
@@ -79,9 +80,11 @@ def contrastive_loss(
         positives, negatives: data, and as many negatives.
         trim: the share of the negatives that is left out, those with the highest V.
         margin: the difference, in units of V, at which the energy is steep enough.
+        at_once: the largest number of data whose values are computed at once.
     """
+    parts = parts_of(len(positives.data), at_once)
     with field.measuring(), torch.no_grad():
-        real, drawn = (field.value(each.data, each.condition) for each in (positives, negatives))
+        real, drawn = (torch.cat([field.value(*each.rows(rows)) for rows in parts]) for each in (positives, negatives))
     kept = torch.zeros_like(drawn)
     kept[drawn.argsort()[: max(1, round((1 - trim) * len(drawn)))]] = 1.0
     weight = kept / kept.mean()

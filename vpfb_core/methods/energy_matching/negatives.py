@@ -15,10 +15,10 @@ from vpfb_core.dynamics.langevin import langevin
 from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.dynamics.relaxation import Chain, relax
 from vpfb_core.dynamics.solver import Solver
+from vpfb_core.machine.micro_batch import parts_of
 from vpfb_core.methods.energy_matching.static_energy import CLEAN, DATA_STD, StaticEnergy
 from vpfb_core.methods.step import Batch, Moment
 
-AT_ONCE = 128  # the number of chains that are computed at once
 DESCENT_STEPS = 20  # from noise to data, by Euler's method
 POOL = 4  # chains per datum of a batch
 UNREACHABLE = 1e30  # the energy of points at which it is not finite, in nats
@@ -122,7 +122,7 @@ class Pool:
             if bool(from_noise.any()):
                 x[from_noise] = _descend(
                     field, field.at_level(torch.zeros_like(noise), math.inf, noise)[from_noise],
-                    None if condition is None else condition[from_noise],
+                    None if condition is None else condition[from_noise], at.at_once,
                 )  # fmt: skip
             x, lost = _walk(field, x, condition, journey, at)
         x = torch.where(lost.reshape(wide), starts, x)
@@ -130,13 +130,20 @@ class Pool:
             condition = torch.where(lost[:, None], batch.condition, condition)
         return Drawn(replace(batch, data=x, condition=condition), rows, int(lost.sum()))
 
-    def mean_energy(self, field: StaticEnergy, device: torch.device) -> Tensor:
-        """The mean energy of the chains in nats, (); NaN before they have begun."""
+    def mean_energy(self, field: StaticEnergy, device: torch.device, at_once: int) -> Tensor:
+        """The mean energy of the chains in nats, (); NaN before they have begun.
+
+        Args:
+            field: the field.
+            device: the device of the computation.
+            at_once: the largest number of chains whose energies are computed at once.
+        """
         if not bool(self.begun.any()):
             return torch.tensor(math.nan, device=device)
         self._place(device)
-        conditions = None if self.condition is None else self.condition[self.begun]
-        return field.energy(self.x[self.begun], CLEAN, conditions).mean()
+        x, condition = self.x[self.begun], None if self.condition is None else self.condition[self.begun]
+        parts = parts_of(len(x), at_once)
+        return torch.cat([field.energy(x[rows], CLEAN, _rows(condition, rows)) for rows in parts]).mean()
 
     def keep(self, drawn: Drawn) -> None:
         """Let the chains go on from these negatives in a later step."""
@@ -152,15 +159,20 @@ def blurred(batch: Batch, at: Moment, blur: float) -> Batch:
     return replace(batch, data=batch.data + blur / DATA_STD * noise)
 
 
-def _descend(field: StaticEnergy, x: Tensor, condition: Tensor | None) -> Tensor:
+def _descend(field: StaticEnergy, x: Tensor, condition: Tensor | None, at_once: int) -> Tensor:
+    """The ends of the descent from points of noise x, NaN where it failed."""
+
     def target(x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return field.energy_and_score(x, CLEAN, condition)
 
-    found = relax(
-        target, x, field.chain_variance(CLEAN), Solver.choose("euler", nfe=DESCENT_STEPS), Chain(0, 1.0),
-        args=() if condition is None else (condition,),
-    )  # fmt: skip
-    return torch.where((found.status == 0).reshape(-1, *[1] * (x.ndim - 1)), found.x, math.nan)
+    ends = []
+    for rows in parts_of(len(x), at_once):
+        found = relax(
+            target, x[rows], field.chain_variance(CLEAN), Solver.choose("euler", nfe=DESCENT_STEPS), Chain(0, 1.0),
+            args=() if condition is None else (condition[rows],),
+        )  # fmt: skip
+        ends.append(torch.where(expand_to(found.status == 0, found.x), found.x, math.nan))
+    return torch.cat(ends)
 
 
 def _walk(
@@ -168,18 +180,21 @@ def _walk(
 ) -> tuple[Tensor, Tensor]:
     """The ends of chains from the points x, and whether each chain has left for infinity, bool (N,)."""
 
-    def target(x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        energy, score = field.energy_and_score(x, CLEAN, condition)
+    def target(x: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        energy, score = field.energy_and_score(x, CLEAN, _rows(condition, rows))
         finite = energy.isfinite() & score.flatten(1).isfinite().all(1)
         return torch.where(finite, energy, UNREACHABLE), torch.where(expand_to(finite, score), score, 0.0)
 
     walks = [
         langevin(
-            partial(target, condition=None if condition is None else condition[rows]), x[rows],
-            field.chain_variance(CLEAN), steps=journey.steps, seed=at.seed,
+            partial(target, rows=rows), x[rows], field.chain_variance(CLEAN), steps=journey.steps, seed=at.seed,
             stream=f"negatives {at.step} {at.rollbacks}", first=rows.start, method=journey.chains,
             scale=journey.step * x[0].numel() ** (1 / 3),
         )
-        for rows in (slice(first, first + AT_ONCE) for first in range(0, len(x), AT_ONCE))
+        for rows in parts_of(len(x), at.at_once)
     ]  # fmt: skip
     return torch.cat([walk.x for walk in walks]), torch.cat([walk.energy for walk in walks]) >= UNREACHABLE
+
+
+def _rows(condition: Tensor | None, rows: slice) -> Tensor | None:
+    return None if condition is None else condition[rows]

@@ -183,7 +183,9 @@ class EnergyMatching(Method):
             drawn = self.pool.draw(field, batch, at, settings.journey)
             margin = settings.margin * dimension * field.temperature
             positives = blurred(batch, at, settings.journey.blur)
-            value = contrastive_loss(field, positives, drawn.batch, trim=settings.trim, margin=margin)
+            value = contrastive_loss(
+                field, positives, drawn.batch, trim=settings.trim, margin=margin, at_once=at.at_once
+            )
             yield Loss("contrast", value, contrast_weight / dimension)
             self.pool.keep(drawn)
 
@@ -207,7 +209,7 @@ class EnergyMatching(Method):
         x0 = noise.normal(z.shape[1:], data.seed, rows, "held-out").to(z)
         with torch.no_grad():
             residual = squared_error(field, z, t, x0, condition)
-        of_chains = data.once("the mean energy of the chains", lambda: self.pool.mean_energy(field, z.device))
+        of_chains = data.once("the mean energy of the chains", lambda: self.pool.mean_energy(field, z.device, len(z)))
         blurred = z + self.settings.journey.blur / DATA_STD * x0
         return {"residual": residual, "gap": field.energy(blurred, CLEAN, condition) - of_chains}
 

@@ -84,7 +84,7 @@ def test_the_contrast_is_the_difference_of_mean_values_without_the_highest_negat
     field = StaticEnergy(Slope(0.0), 1.0)
     data, negatives = torch.zeros(5, 2), torch.tensor([[2.0, 0.0], [4.0, 0.0], [6.0, 0.0], [8.0, 0.0], [100.0, 0.0]])
     values = 0.5 * (DATA_STD * negatives[:, 0]).square()
-    loss = contrastive_loss(field, batch_of(data), batch_of(negatives), trim=0.2, margin=1e9)
+    loss = contrastive_loss(field, batch_of(data), batch_of(negatives), trim=0.2, margin=1e9, at_once=2)
     torch.testing.assert_close(loss(slice(0, 5)), -values[:4].mean())
     parts = 2 / 5 * loss(slice(0, 2)) + 3 / 5 * loss(slice(2, 5))
     torch.testing.assert_close(parts, loss(slice(0, 5)))
@@ -93,12 +93,12 @@ def test_the_contrast_is_the_difference_of_mean_values_without_the_highest_negat
 def test_the_contrast_lowers_data_and_raises_negatives_until_the_margin() -> None:
     field = StaticEnergy(Slope(0.0), 1.0)
     data, negatives = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]])
-    value = contrastive_loss(field, batch_of(data), batch_of(negatives), trim=0.0, margin=0.5)(slice(0, 1))
+    value = contrastive_loss(field, batch_of(data), batch_of(negatives), trim=0.0, margin=0.5, at_once=1)(slice(0, 1))
     value.backward()
     gradient = field.network.get_parameter("s").grad
     assert gradient is not None
     torch.testing.assert_close(gradient, torch.tensor(DATA_STD * (2.0 - 1.0)))
-    steep = contrastive_loss(field, batch_of(negatives), batch_of(data), trim=0.0, margin=0.1)(slice(0, 1))
+    steep = contrastive_loss(field, batch_of(negatives), batch_of(data), trim=0.0, margin=0.1, at_once=1)(slice(0, 1))
     assert float(steep.detach()) == pytest.approx(-0.1)
     field.zero_grad()
     steep.backward()

@@ -113,11 +113,11 @@ def test_negatives_depend_on_the_moment_and_on_what_was_kept_alone() -> None:
 
 def test_the_mean_energy_of_the_chains_is_that_of_those_that_have_begun_in_nats() -> None:
     field, pool = StaticEnergy(Bowl(1.0, 0.0), 0.1), Pool()
-    assert pool.mean_energy(field, torch.device("cpu")).isnan()
+    assert pool.mean_energy(field, torch.device("cpu"), 2).isnan()
     begun = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     pool.load({"chains": torch.cat([begun, torch.full((3, 2), 99.0)]), "begun": torch.arange(5) < 2})
     exact = torch.tensor(0.5 / 0.1 * DATA_STD**2 * (1 + 4) / 2)
-    torch.testing.assert_close(pool.mean_energy(field, torch.device("cpu")), exact)
+    torch.testing.assert_close(pool.mean_energy(field, torch.device("cpu"), 2), exact)
 
 
 class Ledge(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core.machine import container
+from vpfb_core.methods.energy_matching.static_energy import StaticEnergy
 from vpfb_core.methods.energy_matching.two_phases import EnergyMatching
 from vpfb_core.training import ema
 from vpfb_core.uses import composition
@@ -45,6 +46,22 @@ def test_a_run_is_resumed_bit_for_bit_in_either_phase(whole: Path, tmp_path: Pat
     assert_equal_bit_for_bit(ours, theirs)
     assert ours["phase"].tolist() == [1, BEGINS]
     assert ours["method/begun"].any(), "the chains of the negatives are part of the state"
+
+
+def test_a_run_fits_into_the_memory_for_one_image_at_a_time_in_both_phases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vpfb.train(configuration(tmp_path / "small", micro_batch=1))
+    value = StaticEnergy.value
+
+    def scarce(field: StaticEnergy, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        if len(z) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return value(field, z, condition)
+
+    monkeypatch.setattr(StaticEnergy, "value", scarce)
+    vpfb.train(configuration(tmp_path / "scarce"))
+    assert_equal_bit_for_bit(state_of(tmp_path / "scarce"), state_of(tmp_path / "small"))
 
 
 def test_the_second_phase_starts_from_the_average_and_averages_anew(

@@ -67,6 +67,38 @@ def test_the_contrast_belongs_to_the_second_phase() -> None:
     assert losses[1].weight == pytest.approx(1 / 64)
 
 
+class Seen(Zero):
+    """Notes the numbers of points that it receives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[int] = []
+
+    def forward(self, x: Tensor, level: None, condition: Tensor | None = None) -> Tensor:
+        self.counts.append(len(x))
+        return super().forward(x, level, condition)
+
+
+def test_a_step_in_parts_computes_no_more_points_at_once_and_the_same_losses_and_negatives() -> None:
+    data = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    condition = torch.arange(6)[:, None] % 3
+
+    def taken(at_once: int) -> tuple[list[Tensor], dict[str, Tensor], int]:
+        trained, network = method(restarts=0.5, chain_step=0.1, trim=0.2), Seen()
+        field, values = trained.field(network, DATA), []
+        parts = [slice(first, first + at_once) for first in range(0, 6, at_once)]
+        for step in range(4):
+            for loss in trained.losses(field, Batch(data, condition, 0, 6), Moment(step, 0.9, at_once=at_once)):
+                values.append(torch.stack([loss.value(rows).detach() for rows in parts]).mean())
+        trained.held_out(field, Validation(data, condition).part(range(at_once)))
+        return values, trained.state(), max(network.counts)
+
+    (whole, negatives, all_at_once), (parts, same, few_at_once) = taken(6), taken(2)
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(same, negatives)
+    assert (all_at_once, few_at_once) == (12, 4), "each datum with its negative, or with two points of noise"
+
+
 def test_the_descent_slows_down_at_the_data_in_the_second_phase_alone() -> None:
     """With blur² = temperature it slows down on the whole way, and V = ½ ‖x − a z‖² is exact for a single datum."""
 
@@ -153,7 +185,9 @@ def test_a_check_in_parts_evaluates_the_chains_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(StaticEnergy, "energy", counted)
     data = Validation(torch.zeros(6, 1, 8, 8))
     parts = [trained.held_out(field, data.part(rows))["gap"] for rows in (range(2), range(2, 6))]
-    assert sorted(counts) == [2, 4, 4], "the chains of one batch, and the data of each part"
+    assert sorted(counts) == [2, 2, 2, 4], (
+        "the chains of one batch in parts of the first size, and each part of the data"
+    )
     whole = trained.held_out(field, Validation(torch.zeros(6, 1, 8, 8)))["gap"]
     assert torch.equal(torch.cat(parts), whole)
 
