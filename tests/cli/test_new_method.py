@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,12 +19,21 @@ from torch import Tensor, nn
 
 import vpfb_core
 from vpfb_core import methods, names
+from vpfb_core.api import Model
+from vpfb_core.data.image_statistics import ImageStatistics
+from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.dynamics.ladder import Levels
+from vpfb_core.dynamics.langevin import Target, Walk, langevin
 from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.machine import noise
 from vpfb_core.methods.base import Method, MethodSettings
 from vpfb_core.methods.fields import Field
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
+from vpfb_core.uses import chains, composition, inpainting, long_runs
+from vpfb_core.uses.composition import sampling
+from vpfb_core.uses.plotting.model_plot import density_of_energy
+from vpfb_core.uses.plotting.two_columns import Window
 
 LOW, HIGH = 0.2, 1.5
 
@@ -41,6 +51,9 @@ class DenoisingField(Field):
 
     def scales(self, level: float) -> tuple[float, float]:
         return math.cos(math.atan(level)), math.sin(math.atan(level))
+
+    def chain_variance(self, level: float) -> float:
+        return 0.7 * self.scales(level)[1] ** 2
 
     def forward(self, x: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
         half = 0.5 * x.flatten(1).square().sum(1)
@@ -131,8 +144,52 @@ def test_the_gaussian_field_is_exact() -> None:
 
 
 class Nothing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = nn.Parameter(torch.zeros(1))
+
     def forward(self, x: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:  # noqa: ARG002
         return torch.zeros_like(x)
+
+
+def model_of(shape: tuple[int, ...], statistics: Statistics) -> Model:
+    """A model of standard normal data in the units of the field."""
+    field = DenoisingField(Nothing()).eval()
+    return Model(method=Denoising(MethodSettings()), field=field, network={}, statistics=statistics, shape=shape)
+
+
+@pytest.mark.parametrize("use", [sampling, inpainting, long_runs], ids=lambda use: use.__name__.rpartition(".")[2])
+def test_chains_measure_their_steps_in_the_units_of_the_field(use: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    variances: list[float] = []
+
+    def recorded(target: Target, x: Tensor, variance: float, **settings: Any) -> Walk:
+        variances.append(variance)
+        return langevin(target, x, variance, **settings)
+
+    monkeypatch.setattr(use, "langevin", recorded)
+    model = model_of((1, 2, 2), ImageStatistics((0.5,), 0.25))
+    images = torch.full((2, 1, 2, 2), 0.5)
+    if use is sampling:
+        composition.sample(composition.Composition("a: & b:", {"a": model, "b": model}), 2, levels=3)
+    elif use is inpainting:
+        chains.inpaint(model, images[0], torch.tensor([[[True, False], [True, True]]]), 2, levels=3)
+    else:
+        chains.long_run(model, images, 2, level=math.tan(LOW))
+    assert min(variances) == pytest.approx(0.7 * math.sin(LOW) ** 2)
+
+
+def test_the_plotted_density_is_that_of_the_lowest_level_of_the_energy() -> None:
+    """Data that are standard normal have the variance 1 + level² with the noise of that level."""
+    statistics = TableStatistics.of(torch.tensor([[1.0, 30.0], [3.0, 10.0], [2.0, 50.0]]).double(), ("a", "b"))
+    model = model_of((2,), statistics)
+    centre, deviation = (torch.tensor(each).double() for each in (statistics.mean, statistics.std))
+    spread = deviation / math.cos(LOW)
+    (left, low), (right, high) = ((centre + sign * 7 * spread).tolist() for sign in (-1, 1))
+    window = Window((left, right), (low, high))
+    points = torch.from_numpy(window.grid(100))
+    exact = torch.distributions.Normal(centre, spread).log_prob(points).sum(1)
+    near = exact > exact.max() - 8
+    torch.testing.assert_close(density_of_energy(model, points, window)[near], exact[near], atol=2e-3, rtol=0)
 
 
 def test_a_method_in_one_file_trains_resumes_samples_detects_and_is_evaluated(vpfb: Vpfb) -> None:

@@ -269,8 +269,8 @@ class _Descent:
     def chain(self, level: float) -> Callable[..., Walk]:
         """`langevin` for the composed density of a level; it takes the states and the other settings."""
         target = partial(self.composition.energy_and_score, level=level)
-        _, deviation = self.composition.model.field.scales(level)
-        return partial(langevin, target, variance=deviation**2, seed=self.seed)
+        variance = self.composition.model.field.chain_variance(level)
+        return partial(langevin, target, variance=variance, seed=self.seed)
 
 
 def _stay(x: Tensor, level: float, index: int) -> Tensor:  # noqa: ARG001

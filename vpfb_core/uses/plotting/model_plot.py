@@ -70,7 +70,7 @@ def plot(model: TrainedModel, rows: Tensor, title: str, seed: int = 0) -> bytes:
 
 
 def density_of_energy(model: TrainedModel, points: Tensor, window: Window) -> Tensor:
-    """The log-density of the energy of clean data, whose constant is that of the sum over a regular grid.
+    """The log-density of the energy at its lowest noise level, whose constant is that of the sum over a regular grid.
 
     Args:
         model: a model of two columns with an energy.
@@ -79,7 +79,10 @@ def density_of_energy(model: TrainedModel, points: Tensor, window: Window) -> Te
     Returns:
         Nats in the units of the columns, float64 (N,).
     """
-    energy = model.field.energy(model.statistics.standardise(points, model.device), 0.0)
+    field = model.field
+    assert field.levels is not None
+    data, level = model.statistics.standardise(points, model.device), field.levels.lowest
+    energy = field.energy(field.at_level(data, level), level)
     cell = math.prod(high - low for low, high in (window.x, window.y)) / (round(math.sqrt(len(points))) - 1) ** 2
     return (-energy.double()).log_softmax(0).cpu() - math.log(cell)
 
