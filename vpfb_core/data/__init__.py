@@ -97,11 +97,9 @@ def find(source: str, options: LoadOptions) -> Source:
     images = resolve(source)(options)
     _require_kind(source, images, options)
     notes = images.notes
-    if options.limit is not None and len(images) > options.limit:
-        images = images.subset(options.rows(len(images)))
-    if len(images) == options.limit:
-        notes += (f"limited to {options.limit:,} of them, a fixed choice",)
-    elif len(images) == 1 and images.fewest == 1:
+    if cut := options.cut(len(images)):
+        images, notes = images.subset(options.rows(len(images))), notes + cut
+    if len(images) == 1 and images.fewest == 1:
         notes += ("a single image: a model trained on it learns to reproduce that image and nothing else",)
     if canonical(source) not in SETS:
         notes += remarks(images)

@@ -46,16 +46,17 @@ def load_arrays(path: Path, options: LoadOptions) -> InMemory:
     if path.suffix.lower() == ".npy" and arrays["images"].ndim == 2 and arrays["images"].dtype != np.uint8:
         return table_of_array(str(path), arrays["images"], options)
     pixels = _images(path, arrays)
-    rows = options.rows(len(pixels))
+    total = len(pixels)
+    rows = options.rows(total)
     labels: torch.Tensor | None = None
     groups: tuple[ConditionGroup, ...] = ()
     if options.conditional:
         if "labels" not in arrays:
             raise DataError(f"'{path}' has no array named 'labels'", hint="add it, or train without --conditional")
-        labels, group = _labels(path, arrays, len(pixels))
+        labels, group = _labels(path, arrays, total)
         labels, groups = labels[rows], (group,)
 
-    if len(rows) < len(pixels):
+    if len(rows) < total:
         pixels = pixels[rows.numpy()]
     count, height, width, depth = pixels.shape
     planes = options.channels or min(depth, 3)
@@ -63,7 +64,8 @@ def load_arrays(path: Path, options: LoadOptions) -> InMemory:
     taken = stack_array(pixels, size=size, channels=options.channels, workers=options.workers)
     # Grey arrays often hold characters, and a mirrored 3 is not a 3.
     flips = taken.images.shape[1] == 3
-    return ImageSet(str(path), taken.images, labels, groups, flips=flips, notes=taken.notes)
+    notes = taken.notes + options.cut(total)
+    return ImageSet(str(path), taken.images, labels, groups, flips=flips, notes=notes)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

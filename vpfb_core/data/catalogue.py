@@ -160,9 +160,8 @@ def _fixed_part(entry: NamedSet, split: str, options: LoadOptions) -> Source:
     train, test = split_source(entry.load(LoadOptions()), TEST_FRACTION, _TEST_SEED)
     rows = test if split == "test" else train
     part = entry.load(replace(options, limit=None)).subset(rows[options.rows(len(rows))])
-    return replace(
-        part, notes=(*part.notes, f"{len(part):,} of them, from a fixed split into {len(train)} and {len(test)}")
-    )
+    note = f"{len(rows):,} of them, from a fixed split into {len(train)} and {len(test)}"
+    return replace(part, notes=(*part.notes, note, *options.cut(len(rows))))
 
 
 def _load_shuffled(load: Loader, options: LoadOptions) -> InMemory:

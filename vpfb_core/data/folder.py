@@ -106,7 +106,8 @@ def _load(root: Path, found: Listing, read: _LabelReader, options: LoadOptions) 
     images = load_files(root, replace(found, files=chosen, total=len(found.files)), labels, options)
     others = found.others - Counter([Path(TABLE).suffix] if labels else [])
     notes = replace(found, others=others).notes()
-    return replace(images, notes=(*images.notes, *notes, *(labels.notes if labels else ())))
+    cut = options.cut(len(found.files))
+    return replace(images, notes=(*images.notes, *notes, *(labels.notes if labels else ()), *cut))
 
 
 def _with_validation(

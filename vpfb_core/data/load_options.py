@@ -70,3 +70,9 @@ class LoadOptions:
         if self.limit is None or self.limit >= count:
             return torch.arange(count)
         return torch.randperm(count, generator=generator("limit", count))[: self.limit].sort().values
+
+    def cut(self, count: int) -> tuple[str, ...]:
+        """The note of a loader that the limit leaves out some of `count` data; () if it leaves out none."""
+        if self.limit is None or self.limit >= count:
+            return ()
+        return (f"limited to {self.limit:,} of {count:,}, a fixed choice",)

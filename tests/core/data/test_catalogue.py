@@ -133,9 +133,23 @@ def test_any_source_can_be_limited(tmp_path, good):
     for source in ("photos", "file.npz"):
         found = data.load(str(tmp_path / source), limit=4)
         assert len(found) == 4
-        assert "limited to 4 of them, a fixed choice" in found.notes
+        assert "limited to 4 of 9, a fixed choice" in found.notes
     labels = present(data.load(str(tmp_path / "file.npz"), limit=4, conditional=True).labels)
     assert labels[:, 0].tolist() == data.LoadOptions(limit=4).rows(9).tolist()
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [("noise", 1_000), ("shapes", 10_000), ("moons", 20_000), ("digits", 1_797), ("digits:test", 359),
+     ("shuffled:digits", 1_797), ("photos", 9)],
+)  # fmt: skip
+def test_a_limit_is_noted_once_and_only_where_it_leaves_data_out(source, count, tmp_path, good, monkeypatch):
+    good(tmp_path / "photos", 9)
+    monkeypatch.chdir(tmp_path)
+    for limit, noted in ((7, [f"limited to 7 of {count:,}, a fixed choice"]), (count, []), (count + 1, [])):
+        found = data.load(source, limit=limit)
+        assert len(found) == min(limit, count)
+        assert [note for note in found.notes if "limit" in note] == noted
 
 
 @pytest.mark.parametrize("source", ["digits:valid", "cifar:val"])

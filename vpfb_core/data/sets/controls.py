@@ -44,9 +44,10 @@ def _drawn(name: str, draw: Callable[[int, tuple[int, int, int]], Tensor], optio
         raise DataError(f"'{name}' has no classes", hint="train without --conditional")
     size = options.size or min(_SIZE, options.max_size or _SIZE)
     shape = (options.channels or _CHANNELS, size, size)
-    images = torch.stack([draw(i, shape) for i in range(options.limit or COUNT)])
+    images = torch.stack([draw(i, shape) for i in range(min(COUNT, options.limit or COUNT))])
     kind = "colour" if shape[0] == 3 else "grey"
-    return ImageSet(name, images, notes=(f"{len(images):,} {kind} images of {size}x{size}, drawn from a fixed seed",))
+    note = f"{len(images):,} {kind} images of {size}x{size}, drawn from a fixed seed"
+    return ImageSet(name, images, notes=(note, *options.cut(COUNT)))
 
 
 SETS = (

@@ -98,7 +98,7 @@ def load(name: str, drawing: Drawing, classes: tuple[str, ...], options: LoadOpt
     given = options.conditional
     table = Table(
         name, points, labels[:, None] if given else None, (ConditionGroup("class", classes),) if given else (),
-        notes=(f"{len(points):,} points drawn from a fixed seed",), columns=COLUMNS,
+        notes=(f"{len(points):,} points drawn from a fixed seed", *options.cut(COUNT)), columns=COLUMNS,
     )  # fmt: skip
     return table if options.columns is None else table.select(options.columns)
 

@@ -101,11 +101,12 @@ def load_shapes(options: LoadOptions) -> ImageSet:
     if options.channels == 1:
         pixels = drawn.images.permute(0, 2, 3, 1).numpy()
         drawn = replace(drawn, data=stack_array(pixels, size=size, channels=1, workers=options.workers).images)
-    note = f"{len(drawn):,} {'grey' if options.channels == 1 else 'colour'} images of {size}x{size}, drawn from a seed"
+    kind = "grey" if options.channels == 1 else "colour"
+    notes = (f"{len(drawn):,} {kind} images of {size}x{size}, drawn from a seed", *options.cut(COUNT))
     if not options.conditional or drawn.labels is None:
-        return replace(drawn, labels=None, groups=(), notes=(note,))
+        return replace(drawn, labels=None, groups=(), notes=notes)
     kept = [column for column, group in enumerate(GROUPS) if options.channels != 1 or group.name != "colour"]
-    return replace(drawn, labels=drawn.labels[:, kept], groups=tuple(GROUPS[i] for i in kept), notes=(note,))
+    return replace(drawn, labels=drawn.labels[:, kept], groups=tuple(GROUPS[i] for i in kept), notes=notes)
 
 
 def draw(n: int, size: int = SIZE, seed: int = 0, *, without: Iterable[Sequence[str]] = ()) -> ImageSet:

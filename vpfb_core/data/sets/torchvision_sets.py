@@ -162,8 +162,8 @@ def _from_array(
         raise DataError(
             f"'{known.name}' is damaged: {len(pixels)} images, {len(labels)} labels, {len(classes)} classes"
         )
-    rows = options.rows(len(pixels))
-    if len(rows) < len(pixels):
+    rows, cut = options.rows(len(pixels)), options.cut(len(pixels))
+    if cut:
         pixels = pixels[rows.numpy()]
     chosen = torch.from_numpy(labels)[rows]
     count, height, width, planes = pixels.shape
@@ -175,7 +175,7 @@ def _from_array(
         labels=chosen[:, None] if options.conditional else None,
         groups=(ConditionGroup("class", tuple(classes)),) if options.conditional else (),
         flips=known.flips,
-        notes=taken.notes,
+        notes=taken.notes + cut,
     )
 
 
@@ -196,7 +196,7 @@ def _from_files(
     found.sizes = {file: _bytes(folder / file) for file in found.files}
     options = replace(options, channels=options.channels or 3)
     images = load_files(folder, found, Labels(labels[rows], groups, ()) if options.conditional else None, options)
-    return replace(images, flips=known.flips)
+    return replace(images, flips=known.flips, notes=images.notes + options.cut(len(files)))
 
 
 def _bytes(path: Path) -> int:

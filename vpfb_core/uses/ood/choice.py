@@ -134,8 +134,9 @@ def load_in_distribution(model: TrainedModel, source: str, limit: int | None, **
     if (parts := model.split_of(images)) is not None and 0 < len(parts[1]) < len(images):
         rows = parts[1]
         note = f"the model was trained on this set, so only its {len(rows):,} validation images are used"
-    chosen = rows[data.LoadOptions(limit=limit).rows(len(rows))]
-    return replace(images.subset(chosen), notes=(*images.notes, note))
+    limited = data.LoadOptions(limit=limit)
+    chosen = rows[limited.rows(len(rows))]
+    return replace(images.subset(chosen), notes=(*images.notes, note, *limited.cut(len(rows))))
 
 
 def load_out_of_distribution(model: TrainedModel, source: str, limit: int | None, **options: Any) -> InMemory:
