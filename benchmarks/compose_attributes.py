@@ -19,11 +19,11 @@ from record import folder, parsed, record, show, training
 from torch import Tensor
 
 import vpfb_core as vpfb
+from vpfb_core.data.catalogue import identity
 from vpfb_core.data.image_statistics import to_bytes
 from vpfb_core.uses import pictures
 from vpfb_core.uses.composition import parse
 from vpfb_core.uses.evaluation import classifier
-from vpfb_core.uses.ood.choice import identity
 
 
 def main() -> None:

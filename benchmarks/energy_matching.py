@@ -32,13 +32,14 @@ import vpfb_core as vpfb
 from vpfb_core import methods, names
 from vpfb_core.api import Model
 from vpfb_core.config import parse_setting
+from vpfb_core.data import catalogue
 from vpfb_core.data.image_statistics import to_bytes
 from vpfb_core.dynamics.langevin import langevin
 from vpfb_core.model.runs import Run
 from vpfb_core.uses import evaluation, pictures
 from vpfb_core.uses.evaluation import classifier, distances
 from vpfb_core.uses.evaluation.neighbours import compare as nearest
-from vpfb_core.uses.ood import choice, compare, score
+from vpfb_core.uses.ood import compare, score
 from vpfb_core.uses.ood.altered import CONTROLS
 from vpfb_core.uses.ood.scores import is_ready
 from vpfb_core.uses.plotting.histogram import histogram
@@ -206,7 +207,7 @@ def main() -> None:
     arguments = parsed(parser)
     models = {method: trained(method, arguments) for method in arguments.methods}
     first = next(iter(models.values()))
-    if classifier.find(choice.identity(arguments.data), tuple(first.shape)) is None:
+    if classifier.find(catalogue.identity(arguments.data), tuple(first.shape)) is None:
         classifier.fit_source(arguments.data, shape=first.shape, device=first.device)
 
     found: dict[str, dict[str, Any]] = {}

@@ -26,9 +26,9 @@ import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.uses import pictures
 from vpfb_core.uses.evaluation.distances import frechet
-from vpfb_core.uses.matching.gaps import gaps
-from vpfb_core.uses.matching.measures import Measures
 from vpfb_core.uses.matching.tilting import Targets, fit
+from vpfb_core.uses.measuring.gaps import gaps
+from vpfb_core.uses.measuring.measures import Measures
 
 DEVIATIONS = (-2, -1, 0, 1, 2)
 COLUMNS = 16

@@ -19,8 +19,10 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.data.catalogue import canonical
-from vpfb_core.uses.ood import SCORES, choice, compare, score
+from vpfb_core.model.choice import choose_model
+from vpfb_core.uses.ood import SCORES, compare, score
 from vpfb_core.uses.ood.altered import CONTROLS
+from vpfb_core.uses.ood.sources import load_in_distribution, load_out_of_distribution
 
 COLUMNS = 4  # of scores side by side, so that a table fits into 80 columns
 
@@ -43,10 +45,10 @@ def main() -> None:
     parser.add_argument("--scores", nargs="+", default=list(SCORES), choices=list(SCORES))
     parser.add_argument("--name", help="name of the file of results")
     arguments = parsed(parser)
-    model = vpfb.load(arguments.model or choice.choose_model(arguments.in_set), device=arguments.device)
-    inside = choice.load_in_distribution(model, arguments.in_set, arguments.limit).images
+    model = vpfb.load(arguments.model or choose_model(arguments.in_set), device=arguments.device)
+    inside = load_in_distribution(model, arguments.in_set, arguments.limit).images
     outside = {
-        name: choice.load_out_of_distribution(model, name, arguments.limit).images for name in arguments.out_sets
+        name: load_out_of_distribution(model, name, arguments.limit).images for name in arguments.out_sets
     } | {name: change(inside) for name, change in CONTROLS.items()}  # fmt: skip
 
     detections: dict[str, dict[str, dict[str, object]]] = {name: {} for name in outside}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vpfb_cli.output import Output
     from vpfb_core.api import Model
     from vpfb_core.model.tilt import Tilt
-    from vpfb_core.uses.matching.measures import Measures
+    from vpfb_core.uses.measuring.measures import Measures
 
 
 class Reached:
@@ -27,7 +27,7 @@ class Reached:
     @classmethod
     def of(cls, model: Model, targets: Mapping[str, float]) -> Reached | None:
         """Those of a model that was matched to these targets; None without targets."""
-        from vpfb_core.uses.matching.measures import Measures
+        from vpfb_core.uses.measuring.measures import Measures
 
         if not targets or model.tilt is None:
             return None

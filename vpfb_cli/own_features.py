@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vpfb_core.model.trained import TrainedModel
-    from vpfb_core.uses.ood.training_set import TrainingSet
+    from vpfb_core.uses.training_set import TrainingSet
 
 
 @dataclass(frozen=True)

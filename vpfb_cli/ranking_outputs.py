@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vpfb_core.machine.relocation import Placement
     from vpfb_core.uses.ood.members import Members
     from vpfb_core.uses.ood.ranking import Ranking
-    from vpfb_core.uses.ood.training_set import TrainingSet
+    from vpfb_core.uses.training_set import TrainingSet
 
 FLAGGED = "Flagged images"
 _IN_NOTE = 10  # how many new places are listed

@@ -15,7 +15,7 @@ from PIL import Image
 from vpfb_cli import image_writer, models, writers
 from vpfb_cli.app import build
 from vpfb_core.api import Model
-from vpfb_core.uses.draw import Drawn
+from vpfb_core.uses.drawn import Drawn
 
 LINUX = pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is of Linux")
 RUN = ["train", "--data", "digits", "--steps", "2"]

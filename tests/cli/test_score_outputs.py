@@ -19,8 +19,7 @@ from torch import Tensor
 import vpfb_core as vpfb_package
 from vpfb_core.data import Source, split
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.uses import ood
-from vpfb_core.uses.ood import training_set
+from vpfb_core.uses import ood, training_set
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu")
 

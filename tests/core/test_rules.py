@@ -11,7 +11,10 @@ import re
 import tokenize
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import vpfb_core
 from vpfb_core import names
@@ -77,6 +80,23 @@ def test_nothing_outside_of_methods_names_a_method() -> None:
             if isinstance(node, ast.Compare):  # "vpfb" is also the name of the program
                 compared = [each.value for each in node.comparators if isinstance(each, ast.Constant)]
                 assert "vpfb" not in compared, (path, node.lineno)
+
+
+@pytest.mark.parametrize("folder", ["", "methods", "uses"])
+def test_rooms_do_not_import_each_other_in_a_circle(folder: str) -> None:
+    """A room is a file or a folder. What a package offers by itself, such as `methods.find`, is above its rooms."""
+    prefix = f"vpfb_core.{folder}." if folder else "vpfb_core."
+    files = {room.stem: [room, *room.rglob("*.py")] for room in (ROOT / folder).iterdir() if room.stem != "__init__"}
+    needs = {
+        room: {
+            other
+            for path in paths if path.suffix == ".py"
+            for each in imported(path) if each.startswith(prefix)
+            if (other := each.removeprefix(prefix).split(".")[0]) in files.keys() - {room}
+        }
+        for room, paths in files.items()
+    }  # fmt: skip
+    TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
 
 
 def test_the_core_does_not_know_the_command_line() -> None:

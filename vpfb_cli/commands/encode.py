@@ -97,8 +97,8 @@ def encode(
         from vpfb_core.data.image_statistics import ImageStatistics
         from vpfb_core.machine.devices import resolve_device
         from vpfb_core.machine.files import replacing, write_bytes
+        from vpfb_core.model import choice
         from vpfb_core.uses import codes, pictures
-        from vpfb_core.uses.ood import choice
     flow.choose()  # refuses a wrong solver before the model is loaded
     compute: Callable[[Tensor], Tensor]
     reading: dict[str, Any]

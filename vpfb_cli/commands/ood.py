@@ -93,16 +93,16 @@ def ood(
     with signals.importing():
         from vpfb_core.machine import distributed
         from vpfb_core.machine.files import require_writable_folder
-        from vpfb_core.uses.ood import choice, comparison
+        from vpfb_core.uses.ood import comparison, sources
         from vpfb_core.uses.ood.altered import CONTROLS
         from vpfb_core.uses.ood.scores import find_scores
-        from vpfb_core.uses.ood.training_set import TrainingSet
+        from vpfb_core.uses.training_set import TrainingSet
     names = find_scores(scores or [])
     own.require_usable(names)
     if folder is not None:
         require_writable_folder(folder)
     for out_set in out_sets:
-        choice.check_different(in_set, out_set)
+        sources.check_different(in_set, out_set)
     loaded, model_name = _open(say, model, in_set, machine)
     names = _ready(say, loaded, names, scores or [])
     own.add_to(loaded, TrainingSet(loaded, **access.settings))
@@ -113,9 +113,9 @@ def ood(
         comparison.older_report(folder, [*out_sets, *altered], names)
 
     def load_sets() -> dict[tuple[str, str], InMemory]:
-        sets = {(in_set, "in"): choice.load_in_distribution(loaded, in_set, limit, **access.settings)}
+        sets = {(in_set, "in"): sources.load_in_distribution(loaded, in_set, limit, **access.settings)}
         for name in out_sets:
-            sets[name, "out"] = choice.load_out_of_distribution(loaded, name, limit, **access.settings)
+            sets[name, "out"] = sources.load_out_of_distribution(loaded, name, limit, **access.settings)
         inside = sets[in_set, "in"]
         for name, change in altered.items():
             sets[name, "out"] = replace(inside, data=change(inside.images), notes=(), files=None)
@@ -143,13 +143,14 @@ def ood(
 
 def _open(say: Output, model: str | None, in_set: str, machine: Machine) -> tuple[Model, str]:
     """The model that was named, or else the one that suits the data, with a warning if it was trained on other data."""
-    from vpfb_core.uses.ood import choice
+    from vpfb_core.data.catalogue import same_set
+    from vpfb_core.model.choice import choose_model
 
-    loaded, name = open_model(say, model or str(choice.choose_model(in_set)), machine)
+    loaded, name = open_model(say, model or str(choose_model(in_set)), machine)
     if model is None:
         say.note(f"model: {name}")
     trained_on = str(loaded.about.get("data", {}).get("name"))
-    if not choice.same_set(trained_on, in_set):
+    if not same_set(trained_on, in_set):
         say.warn(f"{name} was trained on {trained_on!r}, not on {in_set!r}, so its scores do not describe {in_set!r}")
     return loaded, name
 

@@ -42,8 +42,8 @@ def plot(
     loaded, name = open_model(say, model, machine)
     with signals.importing():
         from vpfb_core.machine.files import write_bytes
-        from vpfb_core.uses.calibration import training_images
         from vpfb_core.uses.plotting import curves, model_plot
+        from vpfb_core.uses.training_set import training_images
     animated = Path(out).suffix.lower() == ".gif"
     if animated or model_plot.columns_of(loaded):
         model_plot.require_columns(loaded)

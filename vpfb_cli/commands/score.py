@@ -126,12 +126,12 @@ def score(
         from vpfb_core import data
         from vpfb_core.machine.devices import resolve_device
         from vpfb_core.machine.files import write_bytes
+        from vpfb_core.model import choice
         from vpfb_core.uses import pictures
         from vpfb_core.uses.density import METHODS
-        from vpfb_core.uses.ood import choice
         from vpfb_core.uses.ood.ranking import rank, rank_without_model
         from vpfb_core.uses.ood.scores import find_score, require_ready
-        from vpfb_core.uses.ood.training_set import TrainingSet
+        from vpfb_core.uses.training_set import TrainingSet
     find_score(name)
     if density not in (None, *METHODS):
         raise ConfigError(f"unknown density {density!r}", hint=f"--density {one_of(METHODS)}")

@@ -34,7 +34,7 @@ from vpfb_core.config import (
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
 from vpfb_core.model.runs import typed_model
-from vpfb_core.uses.matching.masks import statistics_in
+from vpfb_core.uses.measuring.masks import statistics_in
 
 if TYPE_CHECKING:
     from vpfb_core.training import Plan, Progress, Result

@@ -129,6 +129,27 @@ def has_splits(source: str) -> bool:
     return division is not None and not division.doubt
 
 
+def identity(source: str) -> str:
+    """A name that is the same for all spellings of a data set: its aliases, its splits and the forms of its path."""
+    name = canonical(source)
+    if name in SETS:
+        return name
+    plain, _ = split_off(source)
+    if plain.partition(":")[0] != plain and not Path(plain).exists():  # a made data set such as shuffled:NAME
+        return name
+    return str(Path(expanded(plain)).resolve())
+
+
+def same_set(one: str, other: str) -> bool:
+    """Whether two sources are the same data set, possibly with different splits."""
+    return identity(one) == identity(other)
+
+
+def part_of(source: str, default: str) -> str | None:
+    """The split that a source names, else `default` if the data set has splits, else None for the whole set."""
+    return split_off(source)[1] or (default if has_splits(source) else None)
+
+
 def _is_path(source: str) -> bool:
     """Whether the source is written as a path: with a separator, or as ., .. or ~."""
     return source in (".", "..", "~") or "/" in source or os.sep in source

@@ -29,7 +29,7 @@ from vpfb_core.training.plan import Plan
 from vpfb_core.training.progress import Progress
 from vpfb_core.training.state import Counters, save_state, set_aside, write_status
 from vpfb_core.training.tensorboard import Events
-from vpfb_core.uses.matching.masks import keep_masks
+from vpfb_core.uses.measuring.masks import keep_masks
 from vpfb_core.uses.plotting.curves import curves
 from vpfb_core.uses.snapshots import snapshot
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpfb_core import data, methods
-from vpfb_core.data import InMemory, LoadOptions, Source
-from vpfb_core.errors import ConfigError, DataError
+from vpfb_core import methods
+from vpfb_core.data import InMemory, Source
+from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
 from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.step import Validation
@@ -25,8 +25,8 @@ from vpfb_core.model.lock import changing
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.ood import fit
 from vpfb_core.uses.ood.descriptors import levels_of
+from vpfb_core.uses.training_set import IMAGES, training_data
 
-IMAGES = 4096  # the largest number of images that are used, which includes enough of each class
 VALUES = 2**27  # the largest number of values in all of these images
 BATCH = 64
 SHARE = 0.1  # the largest share of the work of a training run that its calibration takes
@@ -65,7 +65,7 @@ def calibrate_file(
 
     Args:
         path: the model file.
-        source: the data, as in `training_images`.
+        source: the data, as in `training_set.training_data`.
         seed: the seed of the choice of images and of the noise.
         device: the device of the computation, as in `vpfb_core.load`.
         on_images: called with the images before they are used.
@@ -84,38 +84,6 @@ def calibrate_file(
         untilted = model.untilted
         calibrate(untilted, images, seed, trained_on=trained_on)
         model_file.save(untilted.with_tilt(model.tilt), path)
-
-
-def training_images(model: TrainedModel, source: str | None = None, **options: Any) -> Source:
-    """Images like those that a model was trained on: at most `IMAGES` of its training, or all of another source.
-
-    Arguments and errors are those of `training_data`.
-    """
-    images, trained_on = training_data(model, source, **options)
-    if trained_on is None:
-        return images
-    return images.subset(trained_on[LoadOptions(limit=IMAGES).rows(len(trained_on))])
-
-
-def training_data(model: TrainedModel, source: str | None = None, **options: Any) -> tuple[Source, Tensor | None]:
-    """The data of the training of a model, in its shape and with its classes.
-
-    Args:
-        model: the model.
-        source: the name of a data set, a folder or a file; None is the data that the model was trained on.
-        options: root and download, as in `data.load`.
-    Returns:
-        The data, and the rows of those that it was trained on; None if they are not the data of its training.
-    Raises:
-        ConfigError: the source is None, and the model does not say what it was trained on.
-        DataError: the data cannot be read.
-    """
-    source = source or model.about.get("data", {}).get("name")
-    if source is None:
-        raise ConfigError("the model does not say what it was trained on", hint="name the data: --data DATA")
-    images = data.find(source, LoadOptions(**model.reading, **model.class_reading, stream=True, **options))
-    parts = model.split_of(images)
-    return images, None if parts is None else parts[0]
 
 
 def calibrate(

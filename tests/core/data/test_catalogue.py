@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,3 +226,22 @@ def test_a_new_data_set_takes_one_file(tmp_path, monkeypatch):
     assert [name for name in found if name != "stripes"] == before
     monkeypatch.setitem(catalogue.SETS, "stripes", found["stripes"])
     assert data.load("stripes:test").shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("cifar", "cifar10:test", True),
+        ("mnist", "fashion-mnist", False),
+        ("./imgs", "imgs", True),
+        ("imgs:test", "imgs/", True),
+        ("mnist", "shuffled:mnist", False),
+        ("digits", "./digits", False),
+        ("shuffled:mnist", "shuffled:mnist:test", True),
+    ],
+)
+def test_names_are_compared_without_alias_split_and_spelling(
+    one: str, other: str, same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert catalogue.same_set(one, other) == same

@@ -16,13 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core import data
-from vpfb_core.data import InMemory, split
-from vpfb_core.data.catalogue import split_off
+from vpfb_core.data import InMemory, catalogue, split
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container, noise
 from vpfb_core.machine.files import cache_folder
 from vpfb_core.uses.evaluation.weights import Weights
-from vpfb_core.uses.ood import choice
 
 KIND = "classifier"
 FEATURES = 128
@@ -101,12 +99,12 @@ def fit_source(
     Raises:
         DataError: the data cannot be read, or `fit` cannot be trained on them.
     """
-    name, _ = split_off(source)
+    name, _ = catalogue.split_off(source)
     channels, size = (None, None) if shape is None else shape[:2]
     images = data.load(name, size=size, channels=channels, conditional=True, split="train", **options)
     if on_images is not None:
         on_images(images)
-    return fit(images, choice.identity(name), device, seed=seed, on_progress=on_progress)
+    return fit(images, catalogue.identity(name), device, seed=seed, on_progress=on_progress)
 
 
 def fit(
@@ -121,7 +119,7 @@ def fit(
 
     Args:
         images: the training split with labels.
-        identity: the identity of the data set (`ood.choice.identity`).
+        identity: the identity of the data set (`catalogue.identity`).
         device: the device of the training.
         seed: the seed of the weights, of the order of the images, and of the choice of validation images.
         on_progress: called with the share of the steps that is done, in [0, 1].

@@ -22,8 +22,8 @@ from vpfb_core.uses.evaluation.metrics import METRICS
 from vpfb_core.uses.evaluation.preparation import Plan
 from vpfb_core.uses.evaluation.results import Figure, Gaps, Report
 from vpfb_core.uses.evaluation.weights import is_standard
-from vpfb_core.uses.matching.gaps import gaps
-from vpfb_core.uses.matching.measures import Measures
+from vpfb_core.uses.measuring.gaps import gaps
+from vpfb_core.uses.measuring.measures import Measures
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from vpfb_core import methods
+from vpfb_core.data import catalogue
 from vpfb_core.errors import ConfigError
 from vpfb_core.uses import density
 from vpfb_core.uses.evaluation import features, metrics, real
 from vpfb_core.uses.evaluation.features import Extractor
 from vpfb_core.uses.evaluation.metrics import METRICS
 from vpfb_core.uses.evaluation.real import Real
-from vpfb_core.uses.ood import choice
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
@@ -76,7 +76,7 @@ def prepare(
         DataError: the data cannot be read, or there are too few images.
         CheckpointError: weights are damaged, or bpd is requested of a model that is not calibrated.
     """
-    identity, compared = choice.identity(source), wanted is None or any(METRICS[name].samples for name in wanted)
+    identity, compared = catalogue.identity(source), wanted is None or any(METRICS[name].samples for name in wanted)
     if not compared and (extractor or weights_path):
         raise ConfigError(f"{', '.join(wanted or ())} compares no features", hint="leave --features out")
     metrics.check_kind(wanted or (), model.statistics.kind)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from vpfb_core import data
+from vpfb_core.data.catalogue import part_of, same_set
 from vpfb_core.errors import ConfigError, DataError
-from vpfb_core.uses.ood import choice
 
 if TYPE_CHECKING:
     from vpfb_core.data import Source
@@ -69,7 +69,7 @@ def load(
     if n is not None and n < fewest:
         raise ConfigError(f"-n {n} is too few for these metrics", hint=f"they need at least {fewest}")
     trained_on = str(model.about.get("data", {}).get("name"))
-    same = choice.same_set(trained_on, source)
+    same = same_set(trained_on, source)
     # The fingerprint by which the training data of a conditional model are recognised includes the labels.
     classes = model.class_reading if same else {}
     options = data.LoadOptions(**model.reading, **classes, split="test", root=root, download=download, stream=True)
@@ -82,7 +82,7 @@ def load(
         raise DataError(
             f"only {len(images)} {found.noun} of '{source}' can be read", hint=f"at least {fewest} are needed"
         )
-    split = choice.part_of(source, "test") or "all"
+    split = part_of(source, "test") or "all"
     unseen, unseen_split, warnings = compared, split, []
     parts = model.split_of(found) if same else None
     if parts is not None:
@@ -93,7 +93,7 @@ def load(
         if 0 < len(parts[1]) < len(found):
             chosen = parts[1][data.LoadOptions(limit=count).rows(len(parts[1]))]
             unseen, unseen_split = found.subset(chosen), "held out"
-    elif same and choice.part_of(trained_on, "train") == choice.part_of(source, "test"):
+    elif same and part_of(trained_on, "train") == part_of(source, "test"):
         warnings.append(f"the model may have been trained on these {found.noun}, so its figures are optimistic")
     elif not same:
         warnings.append(f"the model was trained on {trained_on!r}, not on {source!r}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vpfb_core.uses.matching.gaps import Gap
+from vpfb_core.uses.measuring.gaps import Gap
 
 
 @dataclass(frozen=True)

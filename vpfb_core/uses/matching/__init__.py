@@ -1,1 +1,1 @@
-"""Statistics of samples: their gap to those of real data, and models that are changed to have given statistics."""
+"""Models that are changed so that their samples have given means of statistics."""

@@ -17,10 +17,10 @@ from vpfb_core.model import model_file
 from vpfb_core.model.lock import changing
 from vpfb_core.model.tilt import Tilt
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.uses.calibration import training_images
-from vpfb_core.uses.matching.masks import has_mask, has_value, mask_file, statistics_in
-from vpfb_core.uses.matching.measures import Measures, groups_of, names_of
 from vpfb_core.uses.matching.tilting import Targets, fit, samples_for
+from vpfb_core.uses.measuring.masks import has_mask, has_value, mask_file, statistics_in
+from vpfb_core.uses.measuring.measures import Measures, groups_of, names_of
+from vpfb_core.uses.training_set import training_images
 
 NONE = "none"  # typed in place of statistics, it removes the tilt
 KEPT = 4  # how many times as many samples a kept tilt is fitted to

@@ -2,7 +2,7 @@
 
 For a linear statistic, the samples themselves are moved: the field is tilted, samples are drawn again from the same
 noise, and the rest of the way is found from them. Other statistics, and all of them with methods that know no tilted
-field, change how often each sample is kept (`rounds.py`).
+field, change how often each sample is kept (`uses/rounds.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vpfb_core.model.tilt import Tilt, TiltedStatistic
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
 from vpfb_core.uses.draw import sample
 from vpfb_core.uses.matching.dual import Dual, maximise, rounds_for
-from vpfb_core.uses.matching.measures import Measures, class_probabilities
+from vpfb_core.uses.measuring.measures import Measures, class_probabilities
 
 ON_A_GPU, ON_A_CPU, FEWEST = 2048, 256, 128  # samples from which a tilt is fitted
 _PIXELS_ON_A_CPU = 100_000

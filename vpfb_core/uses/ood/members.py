@@ -11,7 +11,7 @@ from vpfb_core.data.in_memory import InMemory
 from vpfb_core.errors import DataError
 from vpfb_core.uses.ood.ranking import Ranking
 from vpfb_core.uses.ood.tables import image_name
-from vpfb_core.uses.ood.training_set import TrainingSet
+from vpfb_core.uses.training_set import TrainingSet
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from vpfb_core.data.image_statistics import to_bytes
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.uses.evaluation import features
-from vpfb_core.uses.ood.training_set import TrainingSet
+from vpfb_core.uses.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel

@@ -25,8 +25,8 @@ from vpfb_core.methods.vpfb.normaliser import Constants, Normaliser
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.tilt import Tilt, TiltedStatistic
 from vpfb_core.uses import density
-from vpfb_core.uses.matching.measures import Measures
 from vpfb_core.uses.matching.tilting import Targets, fit, matched
+from vpfb_core.uses.measuring.measures import Measures
 
 COUNT = 1024
 LEVELS = (2.0, 1.0, 0.5, 0.2, 0.1)

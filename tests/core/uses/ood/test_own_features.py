@@ -19,7 +19,7 @@ from vpfb_core.uses.evaluation import weights
 from vpfb_core.uses.ood import own_features
 from vpfb_core.uses.ood.fit import fit_reference
 from vpfb_core.uses.ood.ranking import rank, rank_without_model
-from vpfb_core.uses.ood.training_set import TrainingSet
+from vpfb_core.uses.training_set import TrainingSet
 
 CPU = torch.device("cpu")
 HELD_OUT = split(data.load("digits"), 0.1, 0)[1]  # the rows of the images of the fixture

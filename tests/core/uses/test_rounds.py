@@ -16,8 +16,8 @@ from vpfb_core.machine import noise
 from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 from vpfb_core.model.tilt import Tilt, TiltedStatistic
-from vpfb_core.uses.draw import Drawn
-from vpfb_core.uses.matching.rounds import settle
+from vpfb_core.uses.drawn import Drawn
+from vpfb_core.uses.rounds import settle
 
 N, WEIGHT = 3000, 1.2
 

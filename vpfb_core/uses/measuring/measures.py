@@ -20,7 +20,7 @@ from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError, did_you_mean
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
-from vpfb_core.uses.matching.masks import has_mask, mask_file
+from vpfb_core.uses.measuring.masks import has_mask, mask_file
 
 COLOURS = ("red", "green", "blue")
 GREY_VALUES = (0.0, 0.25, 0.5, 0.75, 1.0)  # the centres of the bins of the histogram

@@ -20,8 +20,8 @@ from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
-from vpfb_core.uses.matching.gaps import gaps
-from vpfb_core.uses.matching.measures import Measures
+from vpfb_core.uses.measuring.gaps import gaps
+from vpfb_core.uses.measuring.measures import Measures
 
 GROUPS = ("brightness", "channels", "regions", "contrast", "histogram", "edges")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vpfb_core.uses.matching.masks import has_value, keep_masks, mask_file, statistics_in
+from vpfb_core.uses.measuring.masks import has_value, keep_masks, mask_file, statistics_in
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +18,8 @@ from vpfb_core.dynamics.ode import Status
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.uses.matching.measures import Measures
-
-if TYPE_CHECKING:
-    from vpfb_core.uses.draw import Drawn
+from vpfb_core.uses.drawn import Drawn
+from vpfb_core.uses.measuring.measures import Measures
 
 
 def settle(model: TrainedModel, propose: Callable[[int], Drawn], seed: int, first: int) -> Drawn:
