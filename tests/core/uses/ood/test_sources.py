@@ -42,7 +42,9 @@ def test_a_training_set_without_a_test_split_is_tested_by_its_validation_images(
 
 def test_a_part_of_what_was_trained_on_is_called_optimistic(digits: tuple[Model, ImageSet]) -> None:
     model, _ = digits
-    assert "optimistic" in sources.load_in_distribution(model, "digits:test", 5).notes[-1]
+    optimistic, limited = sources.load_in_distribution(model, "digits:test", 5).notes[-2:]
+    assert "optimistic" in optimistic
+    assert limited == "limited to 5 of 359, a fixed choice"
 
 
 def test_images_that_were_all_trained_on_are_called_optimistic() -> None:
