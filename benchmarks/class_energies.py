@@ -79,7 +79,7 @@ def energies(model: Model, x: Tensor, level: float, conditions: list[tuple[int, 
         parts = [
             model.field.energy(rows, level, None if given is None else given[: len(rows)]) for rows in x.split(BATCH)
         ]
-        columns.append(torch.cat(parts).double().cpu())
+        columns.append(torch.cat(parts).cpu().double())
     return torch.stack(columns, 1)
 
 
@@ -141,8 +141,8 @@ def against_flow(model: Model, z: Tensor, seed: int) -> list[dict[str, float]]:
         energy = energies(model, u, level, [null])[:, 0]
         row = {"level": level}
         for name, constant in constants(model).items():
-            row[name] = float((constant(level, null) - energy - of_flow.double().cpu()).mean())
-        row["std"] = float((energy + of_flow.double().cpu()).std())
+            row[name] = float((constant(level, null) - energy - of_flow.cpu().double()).mean())
+        row["std"] = float((energy + of_flow.cpu().double()).std())
         rows.append(row)
     return rows
 

@@ -101,7 +101,7 @@ def measure(name: str, model: Model, n: int) -> list[dict[str, Any]]:
     rows = []
     for level in (level for level in LEVELS if level >= levels.lowest):
         x, moved = neighbours(field, data, level)
-        right = differences(exact, level, x.double().cpu(), moved.double().cpu())
+        right = differences(exact, level, x.cpu().double(), moved.cpu().double())
         errors = {}
         for way, context in ways.items():
             with context():

@@ -76,9 +76,9 @@ def contestants(field: Transports, codes: Tensor, velocity: Counted) -> list[Con
     def of_scipy(tolerance: float) -> Tensor:
         def slope(angle: float, state: np.ndarray) -> np.ndarray:
             u = torch.from_numpy(state).reshape(codes.shape).to(codes)
-            return velocity(u, angle).flatten().double().cpu().numpy()
+            return velocity(u, angle).flatten().cpu().double().numpy()
 
-        start = codes.flatten().double().cpu().numpy()
+        start = codes.flatten().cpu().double().numpy()
         ends = solve_ivp(slope, (first, last), start, method="RK45", rtol=tolerance, atol=tolerance).y[:, -1]
         return torch.from_numpy(ends).reshape(codes.shape).to(codes)
 

@@ -99,6 +99,19 @@ def test_rooms_do_not_import_each_other_in_a_circle(folder: str) -> None:
     TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
 
 
+def test_values_of_a_device_are_on_the_cpu_before_they_are_float64() -> None:
+    """MPS has no float64. In methods and dynamics, where tensors are on any device, double() follows cpu() or to()."""
+    on_devices = (ROOT / "methods", ROOT / "dynamics")
+    for path in sources(outside=[]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                before = node.func.value.func if isinstance(node.func.value, ast.Call) else None
+                earlier = before.attr if isinstance(before, ast.Attribute) else ""
+                assert (earlier, node.func.attr) != ("double", "cpu"), (path, node.lineno)
+                if node.func.attr == "double" and {*on_devices} & {*path.parents}:
+                    assert earlier in ("cpu", "to"), (path, node.lineno)
+
+
 def test_the_core_does_not_know_the_command_line() -> None:
     for path in ROOT.rglob("*.py"):
         assert not {each.split(".")[0] for each in imported(path)} & {"typer", "rich", "vpfb_cli"}, path

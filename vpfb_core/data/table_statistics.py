@@ -14,7 +14,7 @@ from vpfb_core.data.labelling import listed
 from vpfb_core.data.statistics import Draw, Statistics, as_tensor
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine import noise
-from vpfb_core.machine.devices import exact_device
+from vpfb_core.machine.precision import exact, exact_device
 
 MOST_DISCRETE = 100  # distinct whole numbers up to which a column counts as discrete
 
@@ -82,7 +82,7 @@ class TableStatistics(Statistics):
 
     def unrounded(self, z: Tensor) -> Tensor:
         """Rows, float64 (…, d), in which discrete columns have any value, such as points on the way from noise."""
-        z = z.to(exact_device(z.device), torch.float64)
+        z = exact(z)
         mean, std = (as_tensor(each, z.device, torch.float64) for each in (self.mean, self.std))
         return z * std + mean
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
     """(Σ w)²/Σ w², the number of equally weighted samples that are worth as much, (); 1 to N for (N,)."""
-    log_weights = log_weights.double()
+    log_weights = log_weights.cpu().double()
     return torch.exp(2 * torch.logsumexp(log_weights, 0) - torch.logsumexp(2 * log_weights, 0))
 
 
@@ -26,6 +26,6 @@ def systematic(log_weights: Tensor, offset: float) -> Tensor:
         offset: one random number, uniform in (0, 1), which places the grid of N equal steps.
     """
     n = len(log_weights)
-    ends = torch.softmax(log_weights.double().cpu(), 0).cumsum(0)
+    ends = torch.softmax(log_weights.cpu().double(), 0).cumsum(0)
     grid = (torch.arange(n, dtype=torch.float64) + offset) / n
     return torch.searchsorted(ends, grid, right=True).clamp(max=n - 1).to(log_weights.device)

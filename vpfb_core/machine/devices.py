@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.launch import place
 from vpfb_core.machine.limits import cores
+from vpfb_core.machine.precision import exact_device
 
 
 def available_devices() -> list[str]:
@@ -55,11 +56,6 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def exact_device(device: torch.device) -> torch.device:
-    """The device, or the CPU in place of one that cannot compute in float64."""
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 def placed(tensor: Tensor, device: torch.device) -> Tensor:

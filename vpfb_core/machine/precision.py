@@ -1,4 +1,4 @@
-"""The precision of computations: bf16 in training where it pays, and true float32 for whatever returns an energy.
+"""The precision of computations: bf16 in training where it pays, true float32 for energies, float64 for sums.
 
 By default cuDNN computes convolutions of float32 tensors in TF32, which keeps 10 bits of the mantissa. That is accurate
 enough for training and sampling, but not for energies, since near the data an error of the network is multiplied by up
@@ -61,9 +61,19 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
+def exact_device(device: torch.device) -> torch.device:
+    """The device, or the CPU in place of one that cannot compute in float64. Only this function knows which cannot."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def exact(x: Tensor) -> Tensor:
+    """The values in float64, on the CPU if their device does not have float64."""
+    return x.to(exact_device(x.device)).double()  # in this order, since such a device does not convert them either
+
+
 def sum_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which values of x are summed: float64, or that of x where the device does not have it."""
-    return x.dtype if x.device.type == "mps" else torch.float64
+    return torch.float64 if exact_device(x.device) == x.device else x.dtype
 
 
 def _enter() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pretended_gpu import pretend
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -134,3 +135,12 @@ def test_sums_over_dimensions_are_in_float64_except_on_mps() -> None:
     x[0, 0] = 2.0**13  # 2^26 + 4096 needs 27 bits; float32 would lose what is added to 2^26 singly
     assert squared_norm(x).item() == 2.0**26 + 4096
     assert precision.sum_dtype(torch.empty(1, device="meta")) == torch.float64
+
+
+def test_exact_values_are_in_float64_and_on_the_cpu_where_the_device_is_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.tensor([1.5])
+    assert precision.exact(x).dtype == torch.float64
+    with pretend("mps", monkeypatch) as gpu:
+        found = precision.exact(x.to(gpu.device))
+        assert (found.dtype, found.device.type) == (torch.float64, "cpu")
+        assert precision.sum_dtype(x.to(gpu.device)) == torch.float32

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vpfb_core.dynamics.per_sample import expand_to, mean_squared_error
 from vpfb_core.machine.micro_batch import parts_of
+from vpfb_core.machine.precision import exact
 from vpfb_core.methods.energy_matching.static_energy import DATA_STD, StaticEnergy
 from vpfb_core.methods.step import Batch, Moment
 
@@ -65,7 +66,7 @@ def nearest(data: Tensor, noise: Tensor) -> Tensor:
     """The noise of each datum, int64 (N,), such that the sum of the squared distances is least."""
     from scipy.optimize import linear_sum_assignment
 
-    cost = torch.cdist(data.flatten(1).double(), noise.flatten(1).double()).square()
+    cost = torch.cdist(exact(data.flatten(1)), exact(noise.flatten(1))).square()
     _, chosen = linear_sum_assignment(cost.cpu().numpy())
     return torch.as_tensor(chosen, device=data.device)
 

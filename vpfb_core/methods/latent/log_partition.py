@@ -100,7 +100,7 @@ def log_partition(field: LatentField, seed: int, chains: int = CHAINS) -> Latent
                 uniform = torch.rand(chains, generator=draws, device=device)
                 now, _, _ = metropolis_step(target, now, eta, xi, uniform, free)
             x = now.x
-    total = log_weights.double()
+    total = log_weights.cpu().double()
     found = float(torch.logsumexp(total, 0)) - math.log(chains)
     ratios = (total - found).exp()  # whose mean is 1
     return LatentCalibration(field.level, found, float(ratios.std()) / math.sqrt(chains), field.dimension)

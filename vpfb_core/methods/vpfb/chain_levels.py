@@ -11,11 +11,10 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from vpfb_core.machine import noise
-from vpfb_core.machine.precision import sum_dtype
+from vpfb_core.machine.precision import exact, exact_device
 from vpfb_core.methods.fields import Field
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.potential import Potential
@@ -40,8 +39,7 @@ def lowest_for_chains(
         condition: the class indices of the data, int64 (n, G), or None.
         seed: the seed of the noise.
     """
-    home = z.device if sum_dtype(z) == torch.float64 else torch.device("cpu")
-    exact = PotentialField(copy.deepcopy(potential).to(home).double())
+    reference = PotentialField(copy.deepcopy(potential).to(exact_device(z.device)).double())
     field = PotentialField(potential)
     if condition is not None:
         condition = condition.to(z.device)
@@ -50,7 +48,7 @@ def lowest_for_chains(
         if level >= HIGHEST_MEASURED:
             return False
         x, moved = neighbours(field, z, level, condition, seed)
-        right = differences(exact, level, x.to(home).double(), moved.to(home).double(), condition)
+        right = differences(reference, level, exact(x), exact(moved), condition)
         error = differences(field, level, x, moved, condition) - right
         return not float(error.square().mean().sqrt()) < TOLERANCE
 

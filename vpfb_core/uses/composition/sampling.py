@@ -297,7 +297,7 @@ class _Weights:
         if self._departed is not None:
             before, rate = self._departed
             change = (position - before) / 2 * (rate + self._rate(x, position))
-            self._log_weights += change.double().cpu()
+            self._log_weights += change.cpu().double()
         last = index == self._descent.walks - 1
         if last or effective_sample_size(self._log_weights) < RESAMPLED_BELOW * len(x):
             x = self._resample(x, index)

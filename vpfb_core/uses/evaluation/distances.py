@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.machine import noise
-from vpfb_core.machine.devices import exact_device
+from vpfb_core.machine.precision import exact
 
 ROWS = 2048  # the number of rows of a matrix that are computed at once
 DIRECTIONS = 200  # of the sliced Wasserstein distance
@@ -55,11 +55,6 @@ def sliced(samples: Tensor, real: Tensor, seed: int = 0) -> float:
     directions = directions / directions.norm(dim=0)
     one, other = ((exact(each).cpu() @ directions).T.numpy() for each in (samples, real))
     return float(sum(map(wasserstein_distance, one, other)) / DIRECTIONS)
-
-
-def exact(features: Tensor) -> Tensor:
-    """Features in double precision, on the CPU if their device does not have it."""
-    return features.to(exact_device(features.device), torch.float64)
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vpfb_core.uses.evaluation.distances import ROWS, exact
+from vpfb_core.machine.precision import exact
+from vpfb_core.uses.evaluation.distances import ROWS
 
 BALL = 3  # k of precision and recall, as in their paper
 COUNTING_BALL = 5  # k of density and coverage, as in their paper

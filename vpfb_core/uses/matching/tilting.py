@@ -289,7 +289,7 @@ class _Fitting:
         if classes:
             before, after = (
                 torch.cat(
-                    [class_probabilities(model, part, classes).double().cpu() for part in each.split(DEFAULT_BATCH)]
+                    [class_probabilities(model, part, classes).cpu().double() for part in each.split(DEFAULT_BATCH)]
                 )
                 for each in (first, last)
             )

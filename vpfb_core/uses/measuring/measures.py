@@ -106,7 +106,7 @@ class Measures:
         parts = []
         for part in values.split(batch_size):
             public = self.model.statistics.public(part)
-            found = torch.cat([group.compute(public).double().cpu() for group in groups], 1)
+            found = torch.cat([group.compute(public).cpu().double() for group in groups], 1)
             parts.append(found[:, places])
         return torch.cat(parts) if parts else torch.empty(0, len(self.columns), dtype=torch.float64)
 

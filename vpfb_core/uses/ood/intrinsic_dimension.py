@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from vpfb_core.machine import noise
-from vpfb_core.machine.precision import sum_dtype
 from vpfb_core.methods.fields import Field
 
 EXACT_DIMENSION = 64  # up to this number of dimensions all eigenvalues are computed
@@ -50,7 +49,7 @@ def local_dimension(field: Field, data: Tensor, level: float, seed: int, first: 
 def eigenvalues(product: Product, n: int, dimension: int, like: Tensor) -> Tensor:
     """All eigenvalues of N symmetric matrices that are known by their products, (N, d)."""
     columns = [product(torch.eye(dimension).to(like)[i].expand(n, -1)) for i in range(dimension)]
-    matrices = torch.stack(columns, 2).to("cpu", sum_dtype(like))
+    matrices = torch.stack(columns, 2).cpu().double()
     return torch.linalg.eigvalsh((matrices + matrices.mT) / 2)
 
 
@@ -77,5 +76,5 @@ def lanczos(product: Product, probes: Tensor, steps: int) -> tuple[Tensor, Tenso
     if steps > 1:
         off = torch.stack(beside[:-1], 1)
         matrix = matrix + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
-    nodes, vectors = torch.linalg.eigh(matrix.to("cpu", sum_dtype(matrix)))
+    nodes, vectors = torch.linalg.eigh(matrix.cpu().double())
     return nodes, vectors[:, 0].square()

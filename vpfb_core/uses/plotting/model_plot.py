@@ -84,7 +84,7 @@ def density_of_energy(model: TrainedModel, points: Tensor, window: Window) -> Te
     data, level = model.statistics.standardise(points, model.device), field.levels.lowest
     energy = field.energy(field.at_level(data, level), level)
     cell = math.prod(high - low for low, high in (window.x, window.y)) / (round(math.sqrt(len(points))) - 1) ** 2
-    return (-energy.double()).log_softmax(0).cpu() - math.log(cell)
+    return (-energy.cpu().double()).log_softmax(0) - math.log(cell)
 
 
 def animate(model: TrainedModel, rows: Tensor, seed: int = 0) -> bytes:
@@ -118,7 +118,7 @@ def _scenes(model: TrainedModel, u: Tensor, path: np.ndarray) -> Iterator[Scene]
             return
         energy = u.square().sum(1) / 2 if math.isinf(level) else field.energy(u, min(level, levels.highest))
         noise = "pure noise" if level > 100 else f"noise {level:.2g} times the deviation of the data"
-        yield Scene(-energy.double().cpu().numpy(), points, noise)
+        yield Scene(-energy.cpu().double().numpy(), points, noise)
 
 
 def require_columns(model: TrainedModel) -> tuple[str, ...]:

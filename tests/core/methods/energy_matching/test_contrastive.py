@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from pretended_gpu import pretend
 from torch import Tensor, nn
 
 from vpfb_core.methods.energy_matching.contrastive import contrastive_loss, flow_loss, nearest, squared_error
@@ -78,6 +79,15 @@ def test_transport_finds_the_assignment_of_least_cost_and_lowers_the_loss() -> N
         order: float((data - noise[list(order)]).square().sum()) for order in itertools.permutations(range(len(data)))
     }
     assert tuple(nearest(data, noise).tolist()) == min(costs, key=costs.__getitem__)
+
+
+def test_noise_is_assigned_to_data_on_mps_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, noise = normal(5, 3), normal(5, 3, seed=1)
+    expected = nearest(data, noise)
+    with pretend("mps", monkeypatch) as gpu:
+        found = nearest(data.to(gpu.device), noise.to(gpu.device))
+        assert found.device.type == "mps"
+        assert torch.equal(found.cpu(), expected)
 
 
 def test_the_contrast_is_the_difference_of_mean_values_without_the_highest_negatives() -> None:

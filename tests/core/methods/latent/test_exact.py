@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from pretended_gpu import pretend
 from sklearn.decomposition import FactorAnalysis
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
@@ -141,6 +142,12 @@ def test_without_f_log_z_is_zero_and_a_calibration_survives_its_description() ->
     found = log_partition(linear_field(), seed=0, chains=32)
     assert (found.log_partition, found.error) == (pytest.approx(0.0, abs=1e-6), pytest.approx(0.0, abs=1e-6))
     assert LatentCalibration.from_dict(found.to_dict()) == found
+
+
+def test_log_z_is_found_on_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    field = linear_field()
+    with pretend("mps", monkeypatch) as gpu:
+        assert log_partition(field.to(gpu.device), seed=0, chains=32).log_partition == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("wrong", [{"level": "0.3"}, {"log_partition": math.nan}])
