@@ -238,7 +238,7 @@ def pretend(type: str, patch: pytest.MonkeyPatch) -> Iterator[PretendedGPU]:
     default = torch.Generator(gpu.device)
     if type == "cuda":
         answers: Mapping[str, Any] = {
-            "is_available": True, "device_count": 1, "is_bf16_supported": True, "max_memory_allocated": 2**20,
+            "is_available": True, "device_count": 1, "get_device_capability": (8, 0), "max_memory_allocated": 2**20,
             "empty_cache": None, "synchronize": None, "is_current_stream_capturing": False,
         }  # fmt: skip
         patch.setattr(torch.cuda, "default_generators", (default,))

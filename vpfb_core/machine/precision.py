@@ -57,7 +57,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     These are recent GPUs, and CPUs with AMX (Intel, from 2023 on).
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
