@@ -62,7 +62,7 @@ def candidates(model: Model, background: Model | None, images: Tensor, seed: int
         found["score over curvature"] = norms.square() / ((nodes * weights).sum(1) * x[0].numel())
         if background is not None:
             there = background.field.at_level(background.standardise(images), level)
-            found["likelihood ratio"] = energy - background.field.energy_and_score(there, level)[0]
+            found["likelihood ratio"] = energy - background.field.energy(there, level)
         if model.groups:
             classes = range(len(model.groups[0].classes))
             each = [model.field.energy(x, level, torch.full((len(x), 1), one)) for one in classes]

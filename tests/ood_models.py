@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 from models import vpfb_model
 from torch import Tensor, nn
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from vpfb_core.api import Model
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.methods.path.homotopy import OT
+from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.potential import Potential
 
 SHAPE = (1, 2, 2)
@@ -45,6 +49,22 @@ def model_of(
     """The model of data of mean 0.5 and deviation 0.1 whose network is this function."""
     potential = Potential(Function(function), OT(sigma_min=floor), 0.5)
     return vpfb_model(potential, statistics=ImageStatistics((0.5,) * shape[0], 0.1), shape=shape)
+
+
+def count_evaluations(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often energies are evaluated from now on, by the name of the method of the field."""
+    counts: Counter[str] = Counter()
+
+    def counted(name: str, honest: Callable[..., Any]) -> Callable[..., Any]:
+        def evaluate(*given: Any) -> Any:
+            counts[name] += 1
+            return honest(*given)
+
+        return evaluate
+
+    for name in ("energy", "energy_and_score"):
+        monkeypatch.setattr(PotentialField, name, counted(name, getattr(PotentialField, name)))
+    return counts
 
 
 def images_of(n: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Tensor:

@@ -45,12 +45,18 @@ class Judgement(NamedTuple):
     nearest: Tensor
 
     @classmethod
+    def of(cls, score: Tensor) -> Judgement:
+        """A score (N,) that is not calibrated by members."""
+        return cls(score, None, {}, torch.empty(len(score), 0, dtype=torch.int64))
+
+    @classmethod
     def joined(cls, parts: Sequence[Judgement]) -> Judgement:
-        """The judgement of the images of several batches, of which there is at least one."""
+        """The judgement of the images of several batches, of which there is at least one, by the same score."""
         kinds = parts[0].evidence
+        p_values = [part.p_value for part in parts if part.p_value is not None]
         return cls(
             torch.cat([part.score for part in parts]),
-            torch.cat([part.p_value for part in parts if part.p_value is not None]),
+            torch.cat(p_values) if p_values else None,
             {kind: torch.cat([part.evidence[kind] for part in parts]) for kind in kinds},
             torch.cat([part.nearest for part in parts]),
         )

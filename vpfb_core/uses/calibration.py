@@ -49,7 +49,7 @@ def full_cost(model: TrainedModel) -> int:
 
 def reference_cost(model: TrainedModel) -> int:
     """Gradients per image of the reference."""
-    return len(levels_of(model.field)) + 1
+    return len(levels_of(model.field))
 
 
 def calibrate_file(

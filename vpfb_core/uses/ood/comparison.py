@@ -20,7 +20,7 @@ from vpfb_core.machine.csv_files import csv_lines
 from vpfb_core.machine.file_names import label
 from vpfb_core.machine.files import write_bytes
 from vpfb_core.uses.ood.detection import Detection, compare
-from vpfb_core.uses.ood.scores import DEFAULT_BATCH, SCORES, score
+from vpfb_core.uses.ood.scores import DEFAULT_BATCH, SCORES, Batch, in_batches, require_ready
 from vpfb_core.uses.ood.tables import cell, image_name
 from vpfb_core.uses.plotting.histogram import histogram
 
@@ -69,7 +69,7 @@ def score_sets(
     batch_size: int = DEFAULT_BATCH,
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[Key, dict[str, Tensor]]:
-    """The scores of all images of all sets.
+    """The scores of all images of all sets. What several scores need is computed once for each batch of images.
 
     The processes of a job divide the images. The first process gets the scores, the others none. Arguments and errors
     that are not listed here are those of `scores.score`.
@@ -80,24 +80,27 @@ def score_sets(
         names: the names of the scores.
         on_progress: called with the share of the work that is done, in [0, 1].
     """
-    total, done = len(names) * sum(map(len, sets.values())), 0
+    chosen = {name: require_ready(model, name) for name in names}
+    total, done = sum(map(len, sets.values())), 0
     found: dict[Key, dict[str, Tensor]] = {key: {} for key in sets}
     group = distributed.group()
+
+    def compute(batch: Batch) -> dict[str, Tensor]:
+        return {name: each.compute(batch).float().cpu() for name, each in chosen.items()}
 
     def report(n: int) -> None:
         if on_progress is not None:
             on_progress((done + n * group.count) / total)
 
     for key, images in sets.items():
-        for name in names:
 
-            def scored(rows: range, images: InMemory = images, name: str = name) -> Tensor:
-                some = images.data[rows.start : rows.stop]
-                return score(model, some, name, seed=seed, first=rows.start, batch_size=batch_size, on_batch=report)
+        def scored(rows: range, images: InMemory = images) -> list[dict[str, Tensor]]:
+            return in_batches(compute, model, images.data[rows.start : rows.stop], seed, rows.start, batch_size, report)
 
-            if (parts := group.sharded(len(images), scored)) is not None:
-                found[key][name] = torch.cat(parts) if parts else torch.empty(0)
-            done += len(images)
+        if (parts := group.sharded(len(images), scored)) is not None:
+            batches = [batch for part in parts for batch in part]
+            found[key] = {name: torch.cat([torch.empty(0), *(batch[name] for batch in batches)]) for name in chosen}
+        done += len(images)
     return found
 
 

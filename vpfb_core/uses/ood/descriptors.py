@@ -80,20 +80,44 @@ def describe(field: Field, data: Tensor, level: float, places: int = 1) -> Level
     )
 
 
-def describe_all(field: Field, data: Tensor, levels: Sequence[float], places: int = 1) -> Descriptors:
-    """The descriptors of images at several levels by kind of evidence. Arguments are those of `describe`.
+class Described:
+    """Images and what is known of them at noise levels, each of which is evaluated when it is first needed.
 
-    The norms of a few levels are evidence of their own for images. Rows of a table were not tried.
+    Arguments are those of `describe`.
     """
-    found = [describe(field, data, level, places) for level in levels]
-    energies = [each.energy for each in found]
-    log_norms = [each.score_norm.clamp(min=1e-12).log() for each in found]
-    features = torch.cat([each.features for each in found[1::FEATURE_EVERY] or found], 1).cpu()
-    kinds = {"recording": torch.stack([*energies, *log_norms], 1).cpu()}
-    chosen = [norm for level, norm in zip(levels, log_norms, strict=True) if level in DENOISING_LEVELS]
-    if chosen and data.ndim == 4:
-        kinds["denoising"] = torch.stack(chosen, 1).cpu()
-    return kinds | ({"content": features} if features.shape[1] else {})
+
+    def __init__(self, field: Field, data: Tensor, places: int = 1) -> None:
+        self.field, self.data, self.places = field, data, places
+        self._levels: dict[float, LevelDescriptor] = {}
+        self._energies: dict[float, Tensor] = {}
+
+    def at(self, level: float) -> LevelDescriptor:
+        """The descriptors at a level."""
+        if level not in self._levels:
+            self._levels[level] = describe(self.field, self.data, level, self.places)
+            self._energies[level] = self._levels[level].energy
+        return self._levels[level]
+
+    def energy(self, level: float) -> Tensor:
+        """The energy at a level in nats up to a constant, (N,), for which no gradient is computed."""
+        if level not in self._energies:
+            self._energies[level] = self.field.energy(self.field.at_level(self.data, level), level)
+        return self._energies[level]
+
+    def evidence(self, levels: Sequence[float]) -> Descriptors:
+        """The descriptors at several levels by kind of evidence.
+
+        The norms of a few levels are evidence of their own for images. Rows of a table were not tried.
+        """
+        found = [self.at(level) for level in levels]
+        energies = [each.energy for each in found]
+        log_norms = [each.score_norm.clamp(min=1e-12).log() for each in found]
+        features = torch.cat([each.features for each in found[1::FEATURE_EVERY] or found], 1).cpu()
+        kinds = {"recording": torch.stack([*energies, *log_norms], 1).cpu()}
+        chosen = [norm for level, norm in zip(levels, log_norms, strict=True) if level in DENOISING_LEVELS]
+        if chosen and self.data.ndim == 4:
+            kinds["denoising"] = torch.stack(chosen, 1).cpu()
+        return kinds | ({"content": features} if features.shape[1] else {})
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from vpfb_core.machine import noise
 from vpfb_core.model.neighbourhood import Neighbourhood
 from vpfb_core.model.reference import OWN, Descriptors, Judgement, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.uses.ood.descriptors import PLACES, describe, describe_all, levels_of, scalar_level
+from vpfb_core.uses.ood.descriptors import PLACES, Described, levels_of, scalar_level
 from vpfb_core.uses.ood.fixed import describe_fixed
 
 IMAGES = 2_500  # the default number of members; a Fashion-MNIST model detected fewer outliers with 1,000
@@ -31,7 +31,7 @@ def fit_reference(
     rows: Tensor | None = None,
     batch_size: int = 64,
 ) -> Reference:
-    """The reference of a model, from descriptors of members. It costs eleven gradients per image.
+    """The reference of a model, from descriptors of members. It costs a gradient per image and level.
 
     Args:
         model: the model.
@@ -51,9 +51,9 @@ def fit_reference(
     found: list[Descriptors] = []
     energies: list[Tensor] = []
     for some in chosen.split(batch_size):
-        data = model.standardise(images[some])
-        found.append(describe_all(model.field, data, levels, PLACES) | describe_fixed(images[some]))
-        energies.append(describe(model.field, data, scalar).energy.cpu().double())
+        described = Described(model.field, model.standardise(images[some]), PLACES)
+        found.append(described.evidence(levels) | describe_fixed(images[some]))
+        energies.append(described.energy(scalar).cpu().double())
     return Reference(
         _neighbourhoods(found),
         identities_of(images[chosen]),

@@ -19,7 +19,7 @@ from vpfb_core.machine.csv_files import csv_lines
 from vpfb_core.model.reference import Judgement
 from vpfb_core.uses import density
 from vpfb_core.uses.ood.fit import judge_without_model
-from vpfb_core.uses.ood.scores import DEFAULT_BATCH, DEFAULT_SCORE, judge, score
+from vpfb_core.uses.ood.scores import DEFAULT_BATCH, DEFAULT_SCORE, SCORES, Batch, in_batches, require_ready
 from vpfb_core.uses.ood.tables import cell, image_name
 
 if TYPE_CHECKING:
@@ -113,13 +113,20 @@ class Kind:
 
     Attributes:
         names: the name of the column of names.
-        figures: the other figures.
-        measure: computes them for the data of a set.
+        scores: the scores that are figures as well.
+        density: the name of the figure that is a density.
+        measure: computes it for the data of a set, (N,) or None, and says by which method.
     """
 
     names: str
-    figures: tuple[str, ...]
-    measure: Callable[[TrainedModel, Tensor, int, int, str | None], tuple[list[Tensor | None], str | None]]
+    scores: tuple[str, ...]
+    density: str
+    measure: Callable[[TrainedModel, Tensor, int, int, str | None], tuple[Tensor | None, str | None]]
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The names of the figures beside the score."""
+        return (*self.scores, self.density)
 
 
 def rank(
@@ -143,16 +150,19 @@ def rank(
         DataError: a score is NaN.
         FeatureError: a feature of a network of the user's own is not finite.
     """
-    if name == DEFAULT_SCORE:
-        with _naming(data):
-            judgement = judge(model, data.data, batch_size=batch_size, on_batch=on_batch)
-    else:
-        scores = score(model, data.data, name, seed=seed, batch_size=batch_size, on_batch=on_batch)
-        judgement = Judgement(scores, None, {}, torch.empty(len(scores), 0, dtype=torch.int64))
-    kind = KINDS[model.statistics.kind]
-    figures, method = kind.measure(model, data.data, seed, batch_size, density_method)
+    kind, chosen = KINDS[model.statistics.kind], require_ready(model, name)
+
+    def judged(batch: Batch) -> tuple[Judgement, list[Tensor]]:
+        judgement = batch.judgement if name == DEFAULT_SCORE else Judgement.of(chosen.compute(batch).float().cpu())
+        return judgement, [SCORES[each].compute(batch).float().cpu() for each in kind.scores]
+
+    with _naming(data):
+        parts = in_batches(judged, model, data.data, seed, batch_size=batch_size, on_batch=on_batch)
+    judgement = Judgement.joined([judgement for judgement, _ in parts])
+    scores = [torch.cat(column) for column in zip(*(figures for _, figures in parts), strict=True)]
+    found, method = kind.measure(model, data.data, seed, batch_size, density_method)
     members = model.about.get("data", {}).get("name")
-    ranked = _sorted(data, judgement, kind, figures, flag)
+    ranked = _sorted(data, judgement, kind, [*scores, found], flag)
     return Ranking(ranked, (kind.names, "score", *kind.figures), method, flag, members)
 
 
@@ -218,29 +228,27 @@ def is_ranking(first_line: str) -> bool:
 
 def _of_images(
     model: TrainedModel, images: Tensor, seed: int, batch_size: int, method: str | None
-) -> tuple[list[Tensor | None], str | None]:
-    """The energy in nats up to a constant, and the bits per dimension if the model is calibrated."""
-    energies = score(model, images, "energy", batch_size=batch_size)
+) -> tuple[Tensor | None, str | None]:
+    """The bits per dimension if the model is calibrated."""
     chosen = method or ("explicit" if model.calibration is not None else None)
-    bits = None
-    if chosen is not None:
-        bits = density.bits_per_dim(model, images, method=chosen, seed=seed, batch_size=batch_size)
-    return [energies, bits], chosen
+    if chosen is None:
+        return None, None
+    return density.bits_per_dim(model, images, method=chosen, seed=seed, batch_size=batch_size), chosen
 
 
 def _of_rows(
     model: TrainedModel, rows: Tensor, seed: int, batch_size: int, method: str | None
-) -> tuple[list[Tensor | None], str | None]:
+) -> tuple[Tensor | None, str | None]:
     """The log-density in nats, in the units of the columns."""
     flows = methods.gives(model.method.name, "flow")
     few = flows and rows.numel() <= EXACT_VALUES
     chosen = method or ("explicit" if model.calibration is not None and not few else "ode" if flows else None)
     if chosen is None:
-        return [None], None
-    return [density.log_density(model, rows, method=chosen, seed=seed, batch_size=max(batch_size, 256))], chosen
+        return None, None
+    return density.log_density(model, rows, method=chosen, seed=seed, batch_size=max(batch_size, 256)), chosen
 
 
 KINDS: dict[str, Kind] = {
-    ImageStatistics.kind: Kind("file", ("energy", "bits_per_dim"), _of_images),
-    TableStatistics.kind: Kind("row", ("log_density",), _of_rows),
+    ImageStatistics.kind: Kind("file", ("energy",), "bits_per_dim", _of_images),
+    TableStatistics.kind: Kind("row", (), "log_density", _of_rows),
 }

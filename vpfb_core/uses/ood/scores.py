@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vpfb_core.errors import CheckpointError, ConfigError, FeatureError
-from vpfb_core.methods.fields import Field
 from vpfb_core.model.reference import Judgement, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import Density
 from vpfb_core.uses.draw import batches
-from vpfb_core.uses.ood.descriptors import SCALAR_LEVEL, describe, describe_all, scalar_level
+from vpfb_core.uses.ood.descriptors import SCALAR_LEVEL, Described, scalar_level
 from vpfb_core.uses.ood.fixed import describe_fixed
 from vpfb_core.uses.ood.intrinsic_dimension import local_dimension
 
@@ -33,7 +33,7 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of images for a score.
+    """A batch of images for one or several scores, which share what they compute.
 
     Attributes:
         model: the model.
@@ -47,12 +47,30 @@ class Batch:
     first: int
     seed: int
 
-    @property
-    def untilted(self) -> Field:
-        """The field without the tilt of the model, to which the reference belongs."""
-        return self.model.untilted.field
+    @cached_property
+    def described(self) -> Described:
+        """The images at the noise levels of the model."""
+        return self._described(self.model)
 
-    @property
+    @cached_property
+    def untilted(self) -> Described:
+        """The images at the noise levels of the model without its tilt, to which the reference belongs."""
+        base = self.model.untilted
+        return self.described if base.field is self.model.field else self._described(base)
+
+    def _described(self, model: TrainedModel) -> Described:
+        reference = self.model.reference
+        return Described(model.field, self.data, 1 if reference is None else reference.places)
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """The multi-scale score with its p-values and the nearest members."""
+        reference = self.reference
+        descriptors = self.untilted.evidence(reference.levels)
+        descriptors |= describe_fixed(self.images) | reference.describe_own(self.images)
+        return reference.judge(descriptors, identities_of(self.images))
+
+    @cached_property
     def data(self) -> Tensor:
         """The images with unit variance, on the device of the model."""
         return self.model.statistics.standardise(self.images, self.model.device)
@@ -111,7 +129,7 @@ def score(
         CheckpointError: the score needs a calibrated model.
     """
     chosen = require_ready(model, name)
-    parts = _in_batches(chosen.compute, model, images, seed, first, batch_size, on_batch)
+    parts = in_batches(chosen.compute, model, images, seed, first, batch_size, on_batch)
     return torch.cat([part.float().cpu() for part in parts]) if parts else torch.empty(0)
 
 
@@ -127,19 +145,24 @@ def judge(
     Arguments and errors are those of `score`, but there is at least one image.
     """
     require_ready(model, DEFAULT_SCORE)
-    return Judgement.joined(_in_batches(_judged, model, images, 0, 0, batch_size, on_batch))
+    parts = in_batches(lambda batch: batch.judgement, model, images, batch_size=batch_size, on_batch=on_batch)
+    return Judgement.joined(parts)
 
 
-def _in_batches(
+def in_batches(
     compute: Callable[[Batch], Part],
     model: TrainedModel,
     images: Tensor,
-    seed: int,
-    first: int,
-    batch_size: int,
-    on_batch: Callable[[int], None] | None,
+    seed: int = 0,
+    first: int = 0,
+    batch_size: int = DEFAULT_BATCH,
+    on_batch: Callable[[int], None] | None = None,
 ) -> list[Part]:
-    """What is computed for each batch of images. Arguments are those of `score`."""
+    """What is computed for each batch of images. Other arguments are those of `score`.
+
+    Raises:
+        FeatureError: a feature of a network of the user's own is not finite.
+    """
     model.require_values(images)
     parts = []
     for rows in batches(len(images), batch_size):
@@ -203,26 +226,19 @@ def is_ready(model: TrainedModel, name: str) -> bool:
 
 
 def _multiscale(batch: Batch) -> Tensor:
-    return _judged(batch).score
-
-
-def _judged(batch: Batch) -> Judgement:
-    reference = batch.reference
-    descriptors = describe_all(batch.untilted, batch.data, reference.levels, reference.places)
-    descriptors |= describe_fixed(batch.images) | reference.describe_own(batch.images)
-    return reference.judge(descriptors, identities_of(batch.images))
+    return batch.judgement.score
 
 
 def _energy(batch: Batch) -> Tensor:
-    return describe(batch.model.field, batch.data, scalar_level(batch.model.field)).energy
+    return batch.described.energy(scalar_level(batch.model.field))
 
 
 def _gradient(batch: Batch) -> Tensor:
-    return describe(batch.model.field, batch.data, scalar_level(batch.model.field)).score_norm
+    return batch.described.at(scalar_level(batch.model.field)).score_norm
 
 
 def _typicality(batch: Batch) -> Tensor:
-    energy = describe(batch.untilted, batch.data, scalar_level(batch.untilted)).energy
+    energy = batch.untilted.energy(scalar_level(batch.untilted.field))
     return (energy - batch.reference.typical_energy).abs()
 
 

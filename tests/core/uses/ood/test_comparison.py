@@ -8,13 +8,15 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 import torch
-from ood_models import model_of
+from ood_models import count_evaluations, images_of, model_of, turning
 from PIL import Image
 
 from vpfb_core.data import ImageSet
-from vpfb_core.uses.ood import comparison
+from vpfb_core.uses.ood import comparison, fit_reference, score
 from vpfb_core.uses.ood.comparison import scores_table
+from vpfb_core.uses.ood.descriptors import LEVELS
 
 
 def read(content: bytes) -> list[list[str]]:
@@ -63,12 +65,26 @@ def test_every_pair_and_score_is_compared_with_the_in_distribution_scores() -> N
     }  # fmt: skip
 
 
-def test_progress_runs_from_the_first_image_to_the_last_score() -> None:
+def test_scores_that_need_the_same_descriptors_compute_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, names = model_of(turning), ["energy", "gradient", "typicality"]
+    model.reference = fit_reference(model, images_of(60).clamp(0, 1))
+    sets = {(name, name): ImageSet(name, (255 * images_of(5, seed)).byte()) for seed, name in enumerate(("in", "out"))}
+    alone = {key: {name: score(model, images.data, name) for name in names} for key, images in sets.items()}
+    multiscale = {key: score(model, images.data) for key, images in sets.items()}
+    counts = count_evaluations(monkeypatch)
+    together = comparison.score_sets(model, sets, ["multiscale", *names], batch_size=5)
+    assert counts == {"energy_and_score": 2 * len(LEVELS)}
+    for key in sets:
+        torch.testing.assert_close(together[key].pop("multiscale"), multiscale[key])
+        torch.testing.assert_close(together[key], alone[key])
+
+
+def test_progress_runs_from_the_first_image_to_the_last() -> None:
     images = ImageSet("x", torch.zeros(5, 1, 2, 2, dtype=torch.uint8))
     heard: list[float] = []
     sets = {("x", "in"): images, ("y", "out"): images}
-    comparison.score_sets(model_of(), sets, ["energy", "gradient"], batch_size=5, on_progress=heard.append)
-    assert heard == [0.25, 0.5, 0.75, 1.0]
+    comparison.score_sets(model_of(), sets, ["energy", "gradient"], batch_size=3, on_progress=heard.append)
+    assert heard == [0.3, 0.5, 0.8, 1.0]
 
 
 def test_a_report_has_a_histogram_of_its_own_for_each_row(tmp_path: Path) -> None:

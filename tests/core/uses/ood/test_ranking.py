@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ood_models import model_of
+from ood_models import count_evaluations, images_of, model_of, turning
 
 from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import DataError
+from vpfb_core.uses.ood import fit_reference, score
+from vpfb_core.uses.ood.descriptors import LEVELS
 from vpfb_core.uses.ood.ranking import rank
 
 
@@ -39,6 +41,16 @@ def test_an_uncalibrated_model_leaves_bits_empty_and_a_calibrated_one_fills_them
         assert rows[0] == ["file", "score", "energy", "bits_per_dim", "p_value", "flagged", "nearest"]
         assert all((row[3] != "") == is_calibrated for row in rows[1:])
         assert all(row[1] == row[2] for row in rows[1:]), "the energy is the requested score"
+
+
+def test_the_energies_of_a_ranking_are_those_that_its_score_has_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = model_of(turning), ImageSet("x", (255 * images_of(5)).byte())
+    model.reference = fit_reference(model, images_of(60).clamp(0, 1))
+    energies = score(model, images.data, "energy")
+    counts = count_evaluations(monkeypatch)
+    ranked = rank(model, images).ranked
+    assert counts == {"energy_and_score": len(LEVELS)}
+    assert [one.figures["energy"] for one in ranked] == pytest.approx([float(energies[one.index]) for one in ranked])
 
 
 def test_a_score_that_is_not_a_number_names_the_file() -> None:

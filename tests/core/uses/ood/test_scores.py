@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from models import count_checked
-from ood_models import SHAPE, images_of, model_of, turning, unit
+from ood_models import SHAPE, count_evaluations, images_of, model_of, turning, unit
 from problems import STD, anisotropic, exact_field
 from torch import Tensor
 
@@ -25,8 +25,8 @@ from vpfb_core.uses.ood.descriptors import (
     DENOISING_LEVELS,
     LEVELS,
     SCALAR_LEVEL,
+    Described,
     describe,
-    describe_all,
     levels_of,
     scalar_level,
 )
@@ -119,24 +119,49 @@ def test_the_range_of_each_image_is_checked_once(name: str, monkeypatch: pytest.
 def test_descriptors_hold_every_level_and_the_coarsest_layer(digits: tuple[Model, ImageSet]) -> None:
     model, held_out = digits
     data = model.standardise(held_out.images[:3])
-    found = describe_all(model.field, data, LEVELS)
+    found = Described(model.field, data).evidence(LEVELS)
     assert found["recording"].shape == (3, 2 * len(LEVELS))
     width = model.network["widths"][-1]
     assert found["content"].shape == (3, 3 * 2 * width), "mean and deviation of each channel, at three levels"
-    assert describe_all(model.field, data, LEVELS, places=4)["content"].shape == (3, 3 * width * 4**2)
+    assert Described(model.field, data, places=4).evidence(LEVELS)["content"].shape == (3, 3 * width * 4**2)
     assert isinstance(model.field.network, UNet)
     assert not model.field.network.middle._forward_hooks, "nothing is left behind"
-    assert "content" not in describe_all(model_of().field, images_of(3), LEVELS)
+    assert "content" not in Described(model_of().field, images_of(3)).evidence(LEVELS)
 
 
 def test_how_much_gaussian_data_are_denoised_is_their_length_at_each_of_its_levels() -> None:
     """The score of N(0, I) is minus the point."""
     z = images_of(7).sub(0.5).div(0.1)
-    found = describe_all(model_of().field, z, LEVELS)["denoising"]
+    found = Described(model_of().field, z).evidence(LEVELS)["denoising"]
     expected = torch.stack([(z.flatten(1).norm(dim=1) * unit(level)).log() for level in DENOISING_LEVELS], 1)
     assert torch.allclose(found, expected, atol=1e-5)
-    assert "denoising" not in describe_all(model_of().field, z, LEVELS[:3]), "it has none of these levels"
-    assert "denoising" not in describe_all(model_of().field, z.flatten(1), LEVELS), "rows of a table"
+    assert "denoising" not in Described(model_of().field, z).evidence(LEVELS[:3]), "it has none of these levels"
+    assert "denoising" not in Described(model_of().field, z.flatten(1)).evidence(LEVELS), "rows of a table"
+
+
+@pytest.mark.parametrize("name", ["energy", "typicality"])
+def test_no_gradient_is_computed_where_the_energy_is_enough(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(turning)
+    model.reference = ood.fit_reference(model, images_of(60))
+    counts = count_evaluations(monkeypatch)
+    ood.score(model, images_of(4), name, batch_size=2)
+    assert counts == {"energy": 2}
+
+
+def test_a_reference_evaluates_each_level_once_and_keeps_the_mean_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = model_of(turning), images_of(60)
+    counts = count_evaluations(monkeypatch)
+    reference = ood.fit_reference(model, images, batch_size=30)
+    assert counts == {"energy_and_score": 2 * len(LEVELS)}
+    assert reference.typical_energy == pytest.approx(float(ood.score(model, images, "energy").mean()), rel=1e-6)
+
+
+def test_levels_are_described_once_and_their_energies_are_those_of_the_field() -> None:
+    field, z = model_of(turning).field, images_of(5).sub(0.5).div(0.1)
+    described = Described(field, z)
+    assert described.at(0.5) is described.at(0.5)
+    for level in (0.25, 0.5):
+        torch.testing.assert_close(described.energy(level), describe(field, z, level).energy)
 
 
 def test_a_reference_without_denoising_judges_as_before(digits: tuple[Model, ImageSet]) -> None:
