@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 2
+LARGEST = 1e300  # the limit of numbers in a document, which excludes NaN, infinity and integers that no float can hold
 _RESTORE = "restore the file from a copy, or train again"
 
 Entry = tuple[str, str, list[int], Any]  # a tensor: its name, its dtype as safetensors spells it, its shape, its bytes
@@ -193,6 +194,17 @@ def _digest(text: str, entries: Iterable[Entry]) -> str:
         digest.update(json.dumps([name, dtype, list(shape)]).encode())
         digest.update(data)
     return digest.hexdigest()
+
+
+def finite_number(value: object) -> float:
+    """A number of a document as a float.
+
+    Raises:
+        ValueError: the value is not a number, or it is not below `LARGEST`, as NaN and infinity are not.
+    """
+    if type(value) not in (int, float) or not abs(value) < LARGEST:  # type: ignore[arg-type]
+        raise ValueError("its figures are not finite numbers")
+    return float(value)  # type: ignore[arg-type]
 
 
 def finite_or_none(value: float) -> float | None:

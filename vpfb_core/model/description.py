@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vpfb_core import methods
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import container
+from vpfb_core.machine.container import finite_number
 from vpfb_core.methods import version_1
 
 if TYPE_CHECKING:
@@ -249,6 +250,7 @@ def _count(value: Any, name: str) -> int:
 
 
 def _number(value: Any, name: str) -> float:
-    if type(value) not in (int, float) or not -1e300 < value < 1e300:
-        raise _WrongFieldError(name)
-    return float(value)
+    try:
+        return finite_number(value)
+    except ValueError:
+        raise _WrongFieldError(name) from None

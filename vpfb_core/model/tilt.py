@@ -6,13 +6,14 @@ exactly at every noise level, as a direction in the space of the data. The other
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from vpfb_core.machine.container import finite_number
 
 MOST = 4096  # statistics of a tilt, and conditions with a constant
 
@@ -90,14 +91,15 @@ class Tilt:
         statistics = tuple(
             TiltedStatistic(
                 _typed(each["name"], str),
-                _number(each["target"]),
-                _number(each["weight"]),
+                finite_number(each["target"]),
+                finite_number(each["weight"]),
                 _typed(each["shifted"], bool),
             )
             for each in entries
         )
         log_partitions = {
-            tuple(_typed(index, int) for index in each["condition"]): _number(each["value"]) for each in partitions
+            tuple(_typed(index, int) for index in each["condition"]): finite_number(each["value"])
+            for each in partitions
         }
         if not direction.is_floating_point() or not bool(direction.isfinite().all()):
             raise ValueError("the direction of a tilt is finite numbers")
@@ -106,7 +108,8 @@ class Tilt:
             raise ValueError(f"a tilt has at most {MOST} rounds")
         if rounds and all(each.shifted for each in statistics):
             raise ValueError("a tilt with rounds has a statistic that is not shifted")
-        return cls(statistics, direction, log_partitions, rounds, _number(document["ess"]), _number(document["nats"]))
+        ess, nats = (finite_number(document[name]) for name in ("ess", "nats"))
+        return cls(statistics, direction, log_partitions, rounds, ess, nats)
 
     @classmethod
     def along(cls, direction: Tensor) -> Tilt:
@@ -123,9 +126,3 @@ def _typed(value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{value!r} in the tilt is no {kind.__name__}")
     return value
-
-
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not abs(value) < 1e300 or not math.isfinite(value):
-        raise ValueError("the figures of a tilt are finite numbers")
-    return float(value)

@@ -12,6 +12,7 @@ import torch
 from vpfb_core.dynamics.langevin import State, metropolis_step
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
+from vpfb_core.machine.container import finite_number
 from vpfb_core.methods.latent.joint_energy import LatentField
 
 CHAINS = 1000
@@ -68,11 +69,15 @@ class LatentCalibration:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> LatentCalibration:
-        """The calibration that `to_dict` described. Raises ValueError if it is none."""
-        numbers = {name: document[name] for name in ("level", "log_partition", "error", "dimension")}
-        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers.values()):
-            raise ValueError("its numbers are not finite numbers")
-        return cls(**numbers)
+        """The calibration that `to_dict` described.
+
+        Raises:
+            KeyError, ValueError: the document does not describe a calibration.
+        """
+        level, total, error = (finite_number(document[name]) for name in ("level", "log_partition", "error"))
+        if type(document["dimension"]) is not int:
+            raise ValueError("the dimension is a whole number")
+        return cls(level, total, error, document["dimension"])
 
 
 def log_partition(field: LatentField, seed: int, chains: int = CHAINS) -> LatentCalibration:

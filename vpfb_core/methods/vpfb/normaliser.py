@@ -34,9 +34,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.container import finite_number
 from vpfb_core.methods.path import arc
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 LEVELS_PER_DECADE = 10
 HIGHEST_NOISE = 10**1.5  # cot φ of the first level; at more noise the density hardly depends on the data
 REPORTED = (2.0, 1.0, 0.5, 0.2, 0.1)  # cot φ of the levels in tables, as far as they are above the floor
-LARGEST = 1e300  # the limit of numbers in a file, which excludes NaN, infinity and integers that no float can hold
 LEAST_NOISE = 0.1  # the lowest level at which densities are reported, since tan φ multiplies the error of N
 
 
@@ -212,18 +212,18 @@ class Normaliser:
         """
         constants = {
             tuple(entry["condition"]): Constants(
-                tuple(map(_number, entry["value"])), tuple(map(_number, entry["error"])), entry["points"]
+                tuple(map(finite_number, entry["value"])), tuple(map(finite_number, entry["error"])), entry["points"]
             )
             for entry in document["constants"]
         }
-        noise = tuple(map(_number, document["noise"]))
+        noise = tuple(map(finite_number, document["noise"]))
         anchor = tuple(
-            Anchor(**{name: _number(value) for name, value in entry.items()}) for entry in document["anchor"]
+            Anchor(**{name: finite_number(value) for name, value in entry.items()}) for entry in document["anchor"]
         )
         if any(not len(entry.value) == len(entry.error) == len(noise) for entry in constants.values()):
             raise ValueError("a normaliser needs one constant per level")
         lowest = document.get("lowest_for_chains")
-        lowest = None if lowest is None else _number(lowest)
+        lowest = None if lowest is None else finite_number(lowest)
         if not noise or min(*noise, *(entry.noise for entry in anchor), 1 if lowest is None else lowest, 1) <= 0:
             raise ValueError("a normaliser needs noise levels above 0")
         if not any(all(type(index) is int and index < 0 for index in condition) for condition in constants):
@@ -234,17 +234,6 @@ class Normaliser:
 
 
 _LOG_2PI = math.log(2 * math.pi)
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a JSON value is a finite number that a float can hold."""
-    return type(value) in (int, float) and abs(value) < LARGEST  # type: ignore[arg-type]
-
-
-def _number(value: object) -> float:
-    if not is_number(value):
-        raise ValueError("the figures of a normaliser are finite numbers")
-    return float(value)
 
 
 def levels(potential: Potential) -> tuple[float, ...]:

@@ -150,7 +150,7 @@ def test_log_z_is_found_on_mps(monkeypatch: pytest.MonkeyPatch) -> None:
         assert log_partition(field.to(gpu.device), seed=0, chains=32).log_partition == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [{"level": "0.3"}, {"log_partition": math.nan}])
+@pytest.mark.parametrize("wrong", [{"level": "0.3"}, {"log_partition": math.nan}, {"error": 10**400}])
 def test_a_wrong_description_of_a_calibration_is_refused(wrong: dict[str, object]) -> None:
     document = LatentCalibration(0.3, 1.0, 0.1, D).to_dict() | wrong
     with pytest.raises(ValueError, match="not finite numbers"):
