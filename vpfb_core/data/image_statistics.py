@@ -91,10 +91,6 @@ class ImageStatistics(Statistics):
     def learned_width(self) -> float:
         return DEQUANTISATION * GREY_LEVEL / self.std
 
-    @property
-    def exact_dimension(self) -> int:
-        return 16  # the exact trace costs less than the probes that would replace it
-
     def log_volume(self, shape: tuple[int, ...]) -> float:
         return -math.prod(shape) * math.log(self.std)
 

@@ -19,8 +19,6 @@ from vpfb_core.dynamics.solver import Solver
 from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.fields import Transports
 
-EXACT_TRACE_DIMENSION = 16  # up to this dimension the exact trace costs less than the probes that would replace it
-
 
 @dataclass(frozen=True)
 class Likelihood:

@@ -15,11 +15,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from vpfb_core.data.statistics import EXACT_DIMENSION
 from vpfb_core.dynamics.per_sample import squared_norm
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import DivergedError, SolverError
 from vpfb_core.machine import noise
-from vpfb_core.methods.likelihood import EXACT_TRACE_DIMENSION, Likelihood, log_likelihood
+from vpfb_core.methods.likelihood import Likelihood, log_likelihood
 from vpfb_core.methods.path import arc
 from vpfb_core.methods.path.arc import ArcPosition
 from vpfb_core.methods.vpfb.field import PotentialField
@@ -302,7 +303,7 @@ def _anchor(
     epsilon = noise.normal(z.shape[1:], seed, range(len(z)), "anchor").to(z)
     condition = _repeated((-1,) * groups, len(z), z)
     probes = None
-    if z[0].numel() > EXACT_TRACE_DIMENSION:
+    if z[0].numel() > EXACT_DIMENSION:
         probes = noise.signs((1, *z.shape[1:]), seed, range(len(z)), "anchor probes").to(z)
     start, solver = field.at_level(z, noises[0], epsilon), Solver.choose(rtol=ANCHOR_TOLERANCE)
 
