@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.machine import noise
 
 
@@ -22,6 +23,11 @@ class DataShape:
 
     shape: tuple[int, ...]
     classes: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, shape: Sequence[int], groups: Sequence[ConditionGroup]) -> DataShape:
+        """The shape of data with these condition groups."""
+        return cls(tuple(shape), tuple(len(group.classes) for group in groups))
 
     @property
     def dimension(self) -> int:

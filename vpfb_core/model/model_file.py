@@ -116,7 +116,7 @@ def load(
 def _build(kind: type[Model], described: Description) -> Model:
     """The model of a description, without its tensors."""
     groups = tuple(ConditionGroup(*group) for group in described.groups)
-    data = DataShape(described.shape, tuple(len(group.classes) for group in groups))
+    data = DataShape.of(described.shape, groups)
     statistics = read_statistics(described.statistics)
     statistics.require_shape(data.shape)
     networks.require_shape(described.network, data.shape, data.classes)

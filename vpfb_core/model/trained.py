@@ -103,7 +103,7 @@ class TrainedModel:
     @property
     def data_shape(self) -> DataShape:
         """The shape of the data and the numbers of classes."""
-        return DataShape(tuple(self.shape), tuple(len(group.classes) for group in self.groups))
+        return DataShape.of(self.shape, self.groups)
 
     @property
     def at_one_level(self) -> bool:

@@ -57,7 +57,7 @@ class Plan:
     @property
     def data_shape(self) -> DataShape:
         """The shape of the data and the numbers of classes."""
-        return presets.data_shape(self.images)
+        return DataShape.of(self.images.shape, self.images.groups)
 
     @property
     def memory_bytes(self) -> int:
@@ -91,15 +91,15 @@ def prepare(config: TrainConfig) -> Plan:
     config = group.from_first(lambda: presets.resolve(config, images, device))
     config = config.replace(device=str(device))
     network = presets.network_description(config, images)
-    method = presets.method_of(config, images)
+    method, shape = presets.method_of(config, images), DataShape.of(images.shape, images.groups)
     if config.run.match:
         densities, moves = (methods.gives(method.name, use) for use in ("density", "tilt"))
         masks = None if begun.existing is None else begun.existing.masks
         check_names(config.run.match, images, densities=densities, moves=moves, masks=masks)
-        if not method.trains_null(presets.data_shape(images)):
+        if not method.trains_null(shape):
             raise ConfigError("--match needs samples without a class", hint="--set condition_dropout=0.1")
     with networks.shapes_only():
-        field = method.field(networks.build(network, config.run.seed), presets.data_shape(images))
+        field = method.field(networks.build(network, config.run.seed), shape)
     if config.run.init is not None and begun.existing is None:
         init = config.run.init
         group.together(lambda: weights_for(field, init))  # refuses weights that do not fit

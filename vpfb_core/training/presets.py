@@ -67,7 +67,7 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     Raises:
         ConfigError: a setting contradicts another one or the data.
     """
-    data = data_shape(images)
+    data = DataShape.of(images.shape, images.groups)
     preset_name = config.run.preset or choose_preset(data.shape, device)
     kind, only_network = methods.find(str(config.method.name)), names.METHODS[str(config.method.name)].network
     preset = {**DEFAULTS, **PRESETS[preset_name], **kind.optimiser}
@@ -163,11 +163,6 @@ def _largest_share(config: TrainConfig) -> int:
     return -(-(config.optimiser.batch_size or 1) // place().count)
 
 
-def data_shape(images: Source) -> DataShape:
-    """The shape of the data and the numbers of classes."""
-    return DataShape(tuple(images.shape), tuple(len(group.classes) for group in images.groups))
-
-
 def method_of(config: TrainConfig, images: Source) -> Method:
     """The method of a resolved configuration.
 
@@ -176,7 +171,7 @@ def method_of(config: TrainConfig, images: Source) -> Method:
     """
     method = methods.build(str(config.method.name), config.method.settings)
     method.check(
-        data_shape(images), scalar=networks.find(str(config.network.name)).scalar,
+        DataShape.of(images.shape, images.groups), scalar=networks.find(str(config.network.name)).scalar,
         decay=config.optimiser.decay or 0.0, processes=place().count,
     )  # fmt: skip
     return method
@@ -188,7 +183,7 @@ def network_description(config: TrainConfig, images: Source) -> dict[str, Any]:
     Raises:
         ConfigError: its settings do not fit the data.
     """
-    network, data = networks.find(str(config.network.name)), data_shape(images)
+    network, data = networks.find(str(config.network.name)), DataShape.of(images.shape, images.groups)
     settings = network.Settings.from_dict(config.network.settings)
     network.check(settings, data.shape, data.classes)
     return network.describe(settings, data.shape, data.classes)
