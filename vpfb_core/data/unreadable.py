@@ -5,10 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vpfb_core.data.labelling import listed
 from vpfb_core.errors import DataError
 from vpfb_core.machine.csv_files import csv_lines
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vpfb_core.data.in_memory import InMemory
+    from vpfb_core.data.source import Source
 
 TOLERATED = 0.05  # fraction of unreadable image files up to which they are skipped
 _FEWEST = 200  # files to try before a part of a folder says something about the rest of it
@@ -23,6 +30,20 @@ def described(unread: Sequence[tuple[str, str]]) -> str:
 def counted(unread: Sequence[tuple[str, str]]) -> str:
     """The number of unreadable files and their names: "2 unreadable files: a.png (truncated), b.png (empty file)"."""
     return f"{len(unread):,} unreadable file{'s' if len(unread) > 1 else ''}: {described(unread)}"
+
+
+def readable(source: Source, rows: Tensor, read: InMemory) -> Tensor:
+    """Those of the rows whose files could be read, int64 (M,).
+
+    Args:
+        source: the data.
+        rows: rows of the data, int64 (N,).
+        read: the data at these rows, `source.subset(rows)`, which lacks those whose files cannot be read.
+    """
+    if source.files is None or read.files is None or len(read) == len(rows):
+        return rows
+    files = set(read.files)
+    return rows[[source.files[row] in files for row in rows.tolist()]]
 
 
 def table(unread: Sequence[tuple[str, str]]) -> bytes:

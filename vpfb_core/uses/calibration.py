@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vpfb_core import methods
 from vpfb_core.data import InMemory, Source
+from vpfb_core.data.unreadable import readable
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
 from vpfb_core.machine.precision import true_float32
@@ -135,19 +136,12 @@ def calibrate(
     if count >= _LEAST_IMAGES and len(source) > 1:
         order = torch.randperm(len(source), generator=noise.generator(seed, "members"))
         rows = order[: min(count, VALUES // math.prod(source.shape))].sort().values
-        members, rows = source.subset(rows), _readable(source, rows)
-        model.reference = fit.fit_reference(model, members.data, rows=rows, count=count, batch_size=batch_size)
+        members = source.subset(rows)
+        known = readable(source, rows, members)
+        model.reference = fit.fit_reference(model, members.data, rows=known, count=count, batch_size=batch_size)
 
 
 def _shuffled(source: Source, rows: Tensor, seed: int) -> InMemory:
     """At most `IMAGES` images of those at `rows` of the source, in random order."""
     order = torch.randperm(len(rows), generator=noise.generator(seed, "calibration images"))
     return source.subset(rows[order[: min(IMAGES, VALUES // math.prod(source.shape))]])
-
-
-def _readable(source: Source, rows: Tensor) -> Tensor:
-    """Those of the rows whose files can be read, once they have been read."""
-    unreadable = {file for file, _ in source.skipped}
-    if source.files is None or not unreadable:
-        return rows
-    return torch.tensor([row for row in rows.tolist() if source.files[row] not in unreadable])

@@ -16,6 +16,7 @@ from vpfb_core import methods
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import Source
 from vpfb_core.data.table_statistics import TableStatistics
+from vpfb_core.data.unreadable import readable
 from vpfb_core.errors import ConfigError, DataError, FeatureError
 from vpfb_core.machine import noise
 from vpfb_core.machine.csv_files import csv_lines
@@ -118,9 +119,7 @@ def encoded(
             names = tuple(f"{source.name}#{row}" for row in rows.tolist())
         else:
             names = part.files
-            if len(part) < len(rows) and source.files is not None:  # some files could not be read
-                readable = set(names)
-                rows = torch.tensor([row for row in rows.tolist() if source.files[row] in readable], dtype=torch.int64)
+            rows = readable(source, rows, part)
         values = []
         for first in range(0, len(part), batch_size):
             some = part.data[first : first + batch_size]
