@@ -77,11 +77,6 @@ class InMemory(ABC):
         return self.data
 
     @property
-    def rows(self) -> Tensor:
-        """The data of a table, float64 (N, d)."""
-        return self.data
-
-    @property
     def sample(self) -> Tensor:
         """The data from which statistics are computed, (M, *shape): all but those that are held out."""
         return self.data if self.held_out is None else self.data[~self.held_out]

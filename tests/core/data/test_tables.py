@@ -57,14 +57,14 @@ NAMED = lines([["a", "b", "c"], *ROWS])
 def test_the_usual_spellings_of_a_table_give_the_same_numbers(written: Any, text: str, name: str) -> None:
     table = data.load(written(text, name))
     assert columns_of(table) == ("a", "b", "c")
-    np.testing.assert_array_equal(table.rows.numpy(), np.array(ROWS))
+    np.testing.assert_array_equal(table.data.numpy(), np.array(ROWS))
 
 
 def test_a_first_line_with_a_number_is_a_row(written: Any, tmp_path: Path) -> None:
     table = data.load(written(lines(ROWS)))
     assert (columns_of(table), len(table)) == (("x0", "x1", "x2"), 30)
     np.save(tmp_path / "rows.npy", np.array(ROWS))
-    assert torch.equal(data.load(str(tmp_path / "rows.npy")).rows, table.rows)
+    assert torch.equal(data.load(str(tmp_path / "rows.npy")).data, table.data)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_rows_with_a_missing_value_are_left_out_and_the_others_keep_their_number
 def test_columns_are_found_by_name_in_any_order_and_without_names_by_place(written: Any) -> None:
     other = lines([["c", "a", "extra", "b"], *([row[2], row[0], 9, row[1]] for row in ROWS)])
     table = data.load(written(other), columns=("a", "b", "c"))
-    np.testing.assert_array_equal(table.rows.numpy(), np.array(ROWS))
+    np.testing.assert_array_equal(table.data.numpy(), np.array(ROWS))
     without = data.load(written(lines(ROWS), "without.csv"), columns=("a", "b", "c"))
-    assert torch.equal(without.rows, table.rows)
+    assert torch.equal(without.data, table.data)
     with pytest.raises(DataError, match="no column 'd'"):
         data.load(written(other), columns=("a", "d"))
     with pytest.raises(DataError, match="3 columns without names, and 2 are needed"):
@@ -181,10 +181,10 @@ def test_the_plane_sets_are_fixed_and_have_a_test_fifth() -> None:
     for name in ("moons", "rings", "pinwheel", "checkerboard", "eight-gaussians", "swiss-roll"):
         table = data.load(name)
         assert table.shape == (2,)
-        assert torch.equal(table.rows[:50], data.load(name, limit=20_000).rows[:50])
-        assert len(table.rows.unique(dim=0)) == len(table)
+        assert torch.equal(table.data[:50], data.load(name, limit=20_000).data[:50])
+        assert len(table.data.unique(dim=0)) == len(table)
     assert len(data.load("moons:test")) == 4_000
-    board = data.load("checkerboard").rows
+    board = data.load("checkerboard").data
     cells = (board + 2).floor().long()
     assert (cells.sum(1) % 2 == 0).all()
 

@@ -28,7 +28,7 @@ def test_the_points_have_the_density_in_closed_form(name: str, monkeypatch: pyte
 
 
 def test_columns_can_be_chosen_and_others_are_refused() -> None:
-    both = data.load("rings").rows
-    assert torch.equal(data.load("rings", columns=["y"]).rows, both[:, 1:])
+    both = data.load("rings").data
+    assert torch.equal(data.load("rings", columns=["y"]).data, both[:, 1:])
     with pytest.raises(DataError, match="no column 'z'"):
         data.load("rings", columns=["z"])
