@@ -138,3 +138,13 @@ def test_the_tour_of_the_readme_and_the_first_trainings_run(vpfb: Vpfb) -> None:
             assert done.code == 0, (words, done.err)
             ran.append(words[0])
     assert {"train", "sample", "interpolate", "compose", "score", "data", "info"} <= set(ran)
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.M | re.S):
+        shorter = block.replace("steps=2000", "steps=1, widths=(4,), batch_size=4, threads=1")
+        exec(shorter.replace("sample(64,", "sample(4,"), found)
+    assert found["logp"].shape == found["scores"].shape == (4,)
+    assert found["loss"].requires_grad
