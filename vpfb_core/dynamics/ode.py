@@ -35,6 +35,7 @@ from vpfb_core.errors import ConfigError, SolverError
 
 __all__ = ["METHODS", "Solution", "Status", "solve", "steps_for"]
 
+MAX_STEPS = 1000  # of a sample by an adaptive method, accepted or rejected
 RightHandSide = Callable[..., Tensor]  # f(x (n, ...), t (n,), *args (n, ...)) → (n, ...)
 
 
@@ -49,7 +50,7 @@ class Status(IntEnum):
 
 _RUNNING = -1
 _FAILURES = {  # status → (what happened to a sample, what to do about it)
-    Status.MAX_STEPS: ("ran out of steps", "raise max_steps, or loosen rtol and atol"),
+    Status.MAX_STEPS: ("ran out of steps", "loosen rtol and atol"),
     Status.STEP_TOO_SMALL: ("needed a step below the resolution of time", "loosen rtol and atol, or end earlier"),
     Status.NON_FINITE: ("became non-finite", "take smaller steps, or check the model and its input"),
 }
@@ -109,15 +110,14 @@ def solve(
     grid: Sequence[float] | Tensor | None = None,
     rtol: float = 1e-4,
     atol: float = 1e-4,
-    max_steps: int = 1000,
     integrals: int = 0,
     keep_path: bool = False,
 ) -> Solution:
     """Solve dx/dt = f(x, t, *args) from t0 to t1, forwards or backwards.
 
     Fixed-step methods (euler, midpoint, heun, rk4, ab2, ab3, arc3) take `steps` or `grid`. Adaptive methods (bosh3,
-    dopri5) choose the steps of each sample and take `rtol`, `atol`, `max_steps` and `integrals`. They keep no path; to
-    get states on the way, solve in several calls between the times that are wanted.
+    dopri5) choose the steps of each sample and take `rtol`, `atol` and `integrals`, and at most `MAX_STEPS` steps per
+    sample. They keep no path; to get states on the way, solve in several calls between the times that are wanted.
 
     Args:
         f: maps x (n, ...), t (n,) in the dtype of x, and the rows of `args` of the same samples to (n, ...). n falls as
@@ -130,7 +130,6 @@ def solve(
         grid: strictly monotone times. Its ends replace t0 and t1, which are then ignored.
         rtol, atol: tolerances. A step is accepted if the root mean square over the sample's dimensions of
             (estimated error of the step)/(atol + rtol·max(|x|, |x_new|)) is at most 1.
-        max_steps: the largest number of steps per sample, accepted or rejected.
         integrals: the number of the last columns of x0 (N, d) that are integrals along the path, such as a log-density.
             Each must meet the tolerances by itself, since its error would hardly show in the mean over d dimensions.
         keep_path: whether the state at every point of the grid is copied to the CPU and returned.
@@ -151,7 +150,7 @@ def solve(
                 f"{method!r} chooses its own steps, so it takes no steps, grid or keep_path",
                 hint="use rtol and atol with it, or a fixed-step method",
             )
-        return _solve_adaptively(f, x0, args, _Control(table, t0, t1, rtol, atol, max_steps, integrals))
+        return _solve_adaptively(f, x0, args, _Control(table, t0, t1, rtol, atol, integrals))
     return _solve_on_grid(f, x0, args, table, time_grid(t0, t1, steps, grid), keep_path)
 
 
@@ -213,15 +212,12 @@ class _Control:
     t1: float
     rtol: float
     atol: float
-    max_steps: int
     integrals: int
 
     def __post_init__(self) -> None:
         check_interval(self.t0, self.t1)
         if not (0 <= self.rtol < math.inf and 0 < self.atol < math.inf):
             raise ConfigError(f"rtol must be at least 0 and atol above 0, not rtol={self.rtol}, atol={self.atol}")
-        if self.max_steps < 1:
-            raise ConfigError(f"max_steps must be at least 1, not {self.max_steps}")
 
     @property
     def direction(self) -> float:
@@ -279,7 +275,7 @@ def _solve_adaptively(f: RightHandSide, x0: Tensor, args: tuple[Tensor, ...], co
     samples = _start(f, x0, args, control)
     done = []
     check_every = _CHECK_EVERY.get(x0.device.type, 4)
-    for attempt in range(control.max_steps):
+    for attempt in range(MAX_STEPS):
         if attempt % check_every == 0:
             running = samples.status == _RUNNING
             n = int(running.sum())  # the one place where the host waits for the device
