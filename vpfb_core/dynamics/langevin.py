@@ -142,6 +142,16 @@ def langevin(
     return Walk(now.x, now.energy, acceptance, c, torch.stack(trace), steps + 1)
 
 
+def in_parts(target: Target, at_once: int) -> Target:
+    """A target that is evaluated at no more than `at_once` points at a time."""
+
+    def evaluated(x: Tensor) -> tuple[Tensor, Tensor]:
+        energies, scores = zip(*(target(part) for part in x.split(at_once)), strict=True)
+        return torch.cat(energies), torch.cat(scores)
+
+    return evaluated
+
+
 def metropolis_step(
     target: Target, now: State, eta: Tensor, xi: Tensor, uniform: Tensor, free: Tensor
 ) -> tuple[State, Tensor, Tensor]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from vpfb_core.dynamics.langevin import State, metropolis_step
+from vpfb_core.dynamics.langevin import State, in_parts, metropolis_step
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.machine.container import finite_number
 from vpfb_core.methods.latent.joint_energy import LatentField
+from vpfb_core.methods.latent.particles import fresh
 
 CHAINS = 1000
 TEMPERATURES = 60
@@ -80,25 +81,25 @@ class LatentCalibration:
         return cls(level, total, error, document["dimension"])
 
 
-def log_partition(field: LatentField, seed: int, chains: int = CHAINS) -> LatentCalibration:
+def log_partition(field: LatentField, seed: int, chains: int = CHAINS, batch_size: int = CHAINS) -> LatentCalibration:
     """log Z and its standard error.
 
     Args:
         field: the field.
         seed: the seed of the chains.
         chains: the number of chains.
+        batch_size: the number of chains that are computed at once.
     """
     device = field.pool.device
     draws = noise.generator(seed, "log partition", device=device)
-    state = torch.randn(chains, field.dimension + field.codes, generator=draws, device=device)
-    epsilon, z = state.split([field.dimension, field.codes], 1)
-    x = field.generate(z, epsilon)
+    x = fresh(field, chains, draws, batch_size)
     log_weights, free = torch.zeros(chains, device=device), torch.ones_like(x)
     eta = field.step_sizes.max().expand(chains)
     with torch.no_grad():
         for temperature in range(TEMPERATURES):
-            log_weights = log_weights + field.tilt(x[:, : field.dimension]) / TEMPERATURES
-            target = field.joint((temperature + 1) / TEMPERATURES)
+            tilts = [field.tilt(part) for part in x[:, : field.dimension].split(batch_size)]
+            log_weights = log_weights + torch.cat(tilts) / TEMPERATURES
+            target = in_parts(field.joint((temperature + 1) / TEMPERATURES), batch_size)
             now = State(x, *target(x))
             for _ in range(STEPS):
                 xi = torch.randn(x.shape, generator=draws, device=device)

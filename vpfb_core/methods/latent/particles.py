@@ -78,12 +78,16 @@ class Particles:
         return kept
 
 
+def fresh(field: LatentField, count: int, draws: torch.Generator, at_once: int) -> Tensor:
+    """States of the model without f, (count, d + k), which need no burn-in, computed `at_once` at a time."""
+    state = torch.randn(count, field.dimension + field.codes, generator=draws, device=field.pool.device)
+    parts = (part.split([field.dimension, field.codes], 1) for part in state.split(at_once))
+    return torch.cat([field.generate(z, epsilon) for epsilon, z in parts])
+
+
 def begin_pool(field: LatentField, at: Moment) -> None:
-    """Fill the pool with samples of the model without f, which need no burn-in."""
-    draws = at.generator("first pool")
-    state = torch.randn(field.pool.shape, generator=draws, device=field.pool.device)
-    epsilon, z = state.split([field.dimension, field.codes], 1)
-    field.pool.copy_(field.generate(z, epsilon))
+    """Fill the pool with samples of the model without f."""
+    field.pool.copy_(fresh(field, len(field.pool), at.generator("first pool"), at.at_once))
     field.step_sizes[OF_POOL] = field.step_sizes[OF_DATA]
     field.pool_steps.zero_()
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vpfb_core.dynamics.langevin import langevin
+from vpfb_core.dynamics.langevin import in_parts, langevin
 from vpfb_core.dynamics.ode import Solution, Status
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
@@ -269,18 +269,18 @@ class Latent(Method):
         self, field: Any, data: Validation, classes: Sequence[int], gradients: int | None, batch_size: int
     ) -> LatentCalibration | None:
         """log Z, after the pool has been moved by the weights at hand."""
-        del classes, batch_size
+        del classes
         gradients = self.calibration_cost(field, ()) if gradients is None else gradients
         steps = min(REFRESHING_STEPS, JOINT_STEPS * gradients // (2 * len(field.pool)))
         if int(field.pool_steps) and steps:
             draws = noise.generator(data.seed, "refreshed pool", device=field.pool.device)
+            target = in_parts(field.joint(), batch_size)
             parts = [
-                move(field.joint(), rows, field.step_sizes[OF_POOL], steps, draws)[0]
-                for rows in field.pool.split(CHAINS)
+                move(target, rows, field.step_sizes[OF_POOL], steps, draws)[0] for rows in field.pool.split(CHAINS)
             ]
             field.pool.copy_(torch.cat(parts))
         chains = min(CHAINS, JOINT_STEPS * gradients // (2 * STEPS_PER_CHAIN))
-        return log_partition(field, data.seed, chains) if chains >= FEWEST_CHAINS else None
+        return log_partition(field, data.seed, chains, batch_size) if chains >= FEWEST_CHAINS else None
 
     def calibration_cost(self, field: Any, classes: Sequence[int]) -> int:
         del classes

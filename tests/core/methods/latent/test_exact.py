@@ -19,7 +19,7 @@ from vpfb_core.methods.latent.log_partition import LatentCalibration, log_partit
 from vpfb_core.methods.latent.particles import OF_DATA, OF_POOL, move
 from vpfb_core.methods.latent.posterior import marginal, most_probable, posterior
 from vpfb_core.methods.latent.two_stages import Latent, LatentSettings, denoised
-from vpfb_core.methods.step import Batch, DataShape, Moment
+from vpfb_core.methods.step import Batch, DataShape, Moment, Validation
 from vpfb_core.networks.decoder import Decoder
 
 D, K, LEVEL = 6, 2, 0.3
@@ -148,6 +148,29 @@ def test_log_z_is_found_on_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     field = linear_field()
     with pretend("mps", monkeypatch) as gpu:
         assert log_partition(field.to(gpu.device), seed=0, chains=32).log_partition == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_calibration_computes_no_more_chains_at_once_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    decode = Decoder.decode
+
+    def counted(network: Decoder, z: Tensor) -> Tensor:
+        sizes.append(len(z))
+        return decode(network, z)
+
+    monkeypatch.setattr(Decoder, "decode", counted)
+    found = []
+    for batch_size in (64, 24):
+        sizes.clear()
+        field = linear_field(pool=40, tilt=torch.linspace(0.5, 2, D))
+        particles.begin_pool(field, Moment(0, at_once=batch_size))
+        field.pool_steps += 1
+        latent = Latent(LatentSettings(level=LEVEL, pool=40))
+        calibration = latent.calibrate(field, Validation(torch.zeros(4, D)), (), 200, batch_size)
+        assert calibration is not None
+        found.append((calibration.log_partition, field.pool.clone()))
+        assert max(sizes) <= batch_size
+    torch.testing.assert_close(found[1], found[0])
 
 
 @pytest.mark.parametrize("wrong", [{"level": "0.3"}, {"log_partition": math.nan}, {"error": 10**400}])
