@@ -78,7 +78,8 @@ def long_run(
         on_progress: called with the share of the work that is done, in [0, 1].
         settings: the solver of the flow, as in `draw.sample`.
     Raises:
-        ConfigError: a setting does not exist, or the method has no energy, or no flow where it needs one.
+        ConfigError: there are no images, a setting does not exist, or the method has no energy, or no flow where it
+            needs one.
         SolverError: the energy of some image is not finite.
     """
     model.require("energy", "a Langevin chain")
@@ -86,6 +87,8 @@ def long_run(
         model.require("flow", "a long run")
     solver, _ = methods.choose_sampling(model.method, settings)
     conditions = conditions_of(model, condition, len(images), first, guidance=guidance, use="a long run")
+    if not len(images):
+        raise ConfigError("there are no images to begin chains from", hint="give at least one image")
     data = model.standardise(images)
     parts, ends, nfe = [], [], []
     for rows in batches(len(data), batch_size):

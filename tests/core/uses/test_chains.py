@@ -208,6 +208,8 @@ def test_impossible_counts_and_shapes_are_refused() -> None:
         model.inpaint(torch.zeros(1, 3, 3), known, 1)
     with pytest.raises(ConfigError, match="batch size 0"):
         model.long_run(images(2), 3, batch_size=0)
+    with pytest.raises(ConfigError, match="no images to begin chains from"):
+        model.long_run(images(0), 3)
 
 
 # --- the built-in digits ----------------------------------------------------------------------------------------------
