@@ -61,7 +61,7 @@ def test_chains_and_known_pixels_need_no_flow(model: str, vpfb: Vpfb) -> None:
     known = ["sample", "-m", model, "-n", "2", "--known", "known.png", "--mask", "mask.png", "-o", "b.png"]
     ran = vpfb(*known, "--json")
     assert ran.code == 0, ran.err
-    assert ran.json["nfe"] == 50 + 51 + 201
+    assert (ran.json["solver"], ran.json["nfe"]) == ("euler", 50 + 51 + 201)
     refused = vpfb(*known, "--tau", "2")
     assert "--known chooses its own solver steps, so it takes no --tau" in refused.err
 

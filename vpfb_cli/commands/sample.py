@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from vpfb_core.uses.chains import Chains
 
 CHAINS = "Langevin chains"
-INPAINTING_SOLVER = "heun"
 
 
 def sample(
@@ -153,7 +152,7 @@ def sample(
         return
 
     nfe, seconds = drawn.evaluations / n, time.monotonic() - began
-    method = solver.method if known is None else INPAINTING_SOLVER
+    method = solver.method if drawn.chains is None else drawn.chains.solver
     document = {
         "model": name, "output": out, "n": n, "nfe": nfe, "solver": method, "seconds": seconds, "seed": machine.seed,
     }  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vpfb_core.errors import ConfigError, SolverError
 
-STEP_COST = 2  # evaluations of the velocity per step of `descend`
+STEP, STEP_COST = "heun", 2  # the solver of `descend`, and its evaluations of the velocity per step
 LARGEST_RUNG = math.exp(4.0)  # the highest level of a ladder; above it, samples hardly depend on the data
 
 

@@ -33,6 +33,7 @@ class Chains:
             the pixels that were filled in.
         apart: the mean RMS distance between consecutive images; NaN for a single image.
         nfe: gradient evaluations per image, (N,) int64.
+        solver: the name of the solver of the flow. A long run at the only level of a field has no flow.
     """
 
     images: Tensor
@@ -41,6 +42,7 @@ class Chains:
     moved: Tensor
     apart: float
     nfe: Tensor
+    solver: str
 
     def energy_trace(self) -> list[float]:
         """At most 50 evenly spaced energies, which include the first and the last."""
@@ -85,10 +87,10 @@ def long_run(
     model.require("energy", "a Langevin chain")
     if not model.at_one_level:
         model.require("flow", "a long run")
-    solver, _ = methods.choose_sampling(model.method, settings)
-    conditions = conditions_of(model, condition, len(images), first, guidance=guidance, use="a long run")
     if not len(images):
         raise ConfigError("there are no images to begin chains from", hint="give at least one image")
+    solver, _ = methods.choose_sampling(model.method, settings)
+    conditions = conditions_of(model, condition, len(images), first, guidance=guidance, use="a long run")
     data = model.standardise(images)
     parts, ends, nfe = [], [], []
     for rows in batches(len(data), batch_size):
@@ -108,6 +110,7 @@ def long_run(
         moved=rms_distance(*map(model.statistics.features, (drawn, began))),
         apart=_apart(model.statistics.features(drawn)),
         nfe=torch.cat(nfe),
+        solver=solver.method,
     )
 
 
@@ -164,7 +167,6 @@ def inpaint(
         raise ConfigError(f"the mask keeps {'every pixel' if known.all() else 'no pixel'} of the image")
     data = model.standardise(image[None])
     parts, filled = [], []
-    nfe = 0
     for rows in batches(n, batch_size):
         count = rows.stop - rows.start
         part = inpainting.inpaint(
@@ -174,7 +176,6 @@ def inpaint(
         )  # fmt: skip
         filled.append(part.data.cpu())
         parts.append((count / n, part))
-        nfe = part.nfe
     given = model.statistics.public(image.cpu())
     drawn = torch.where(known, given, model.statistics.restore(torch.cat(filled)))
     compared = model.statistics.features(drawn)
@@ -185,7 +186,8 @@ def inpaint(
         energy=_mixed([(share, part.energy) for share, part in parts]),
         moved=rms_distance(free, original.expand_as(free)),
         apart=_apart(free),
-        nfe=torch.full((n,), nfe),
+        nfe=torch.full((n,), part.nfe),
+        solver=part.solver,
     )
 
 

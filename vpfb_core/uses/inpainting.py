@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpfb_core.dynamics.ladder import STEP_COST, descend
+from vpfb_core.dynamics.ladder import STEP, STEP_COST, descend
 from vpfb_core.dynamics.langevin import langevin
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
@@ -44,12 +44,14 @@ class Inpainting:
         energy: the mean energy after the last step of each of these levels, in nats up to a constant of the level,
             (levels,).
         nfe: gradient evaluations per sample.
+        solver: the name of the solver of the flow.
     """
 
     data: Tensor
     acceptance: Tensor
     energy: Tensor
     nfe: int
+    solver: str
 
 
 def inpaint(
@@ -125,7 +127,7 @@ def inpaint(
         return guided.velocity(x, x.new_full((len(x),), s), condition)
 
     x = descend(velocity, codes, field.span[0], ladder, field.position, settle)
-    return Inpainting(torch.where(known, data, x), torch.tensor(acceptance), torch.stack(energy), evaluations)
+    return Inpainting(torch.where(known, data, x), torch.tensor(acceptance), torch.stack(energy), evaluations, STEP)
 
 
 def _at_one_level(
@@ -165,4 +167,4 @@ def _at_one_level(
         evaluations += walked.evaluations
     clean, more = field.denoised(x, target)
     filled = torch.where(known, data, clean)
-    return Inpainting(filled, torch.tensor([walked.acceptance]), walked.trace[-1:].cpu(), evaluations + more)
+    return Inpainting(filled, torch.tensor([walked.acceptance]), walked.trace[-1:].cpu(), evaluations + more, "euler")
