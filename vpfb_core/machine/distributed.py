@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import functools
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import Parameter
 
-from vpfb_core.errors import LostProcessError, VPFBError
+from vpfb_core.errors import LostProcessError, VPFBError, is_out_of_memory
 from vpfb_core.machine.launch import Place, place
 
 T = TypeVar("T")
@@ -218,13 +219,20 @@ def _portable(error: Exception) -> Exception:
 
 @contextlib.contextmanager
 def _exchange() -> Iterator[None]:
-    """Inside this context, an exchange that fails raises LostProcessError."""
+    """Inside this context, a broken connection raises LostProcessError."""
     try:
         yield
     except RuntimeError as error:
-        raise LostProcessError("another process of this job has died") from error
+        if _is_broken_link(error):
+            raise LostProcessError("another process of this job has died") from error
+        raise
 
 
 def _is_broken_link(error: Exception) -> bool:
-    """Whether an exchange failed because another process has died."""
-    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
+    """Whether an exchange failed because another process has died.
+
+    gloo raises a plain RuntimeError, whose message begins with the path of its source file.
+    """
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
+        return False
+    return isinstance(error, distributed.DistError) or re.search(r"\bgloo\b", str(error), re.IGNORECASE) is not None

@@ -17,8 +17,9 @@ from present import present
 from torch import Tensor
 
 from vpfb_core.config import read_file
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, DataError, LostProcessError
 from vpfb_core.machine import container as checkpoint
+from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import resolve_device
 from vpfb_core.machine.launch import Place, place
 from vpfb_core.model.runs import Run
@@ -187,6 +188,24 @@ def test_a_process_that_is_killed_ends_the_other(folder: Path) -> None:
 
 
 # --- without other processes ------------------------------------------------------------------------------------------
+
+
+def test_only_a_broken_connection_is_a_lost_process() -> None:
+    group = distributed.Group(Place())
+    group.count = 2
+    broken = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer")
+    for inside in (distributed._exchange, group.naming_lost_processes):
+        with pytest.raises(LostProcessError), inside():
+            raise broken
+        for other in (
+            DataError("'./gloo/cat.png' cannot be read"),
+            FileNotFoundError(2, "No such file or directory", "gloo"),
+            torch.OutOfMemoryError("CUDA out of memory"),
+            RuntimeError("the file ./igloo has no tensors"),
+        ):
+            with pytest.raises(type(other)) as caught, inside():
+                raise other
+            assert caught.value is other
 
 
 def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
