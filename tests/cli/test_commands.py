@@ -13,6 +13,7 @@ from cli_runner import Vpfb
 from PIL import Image, ImageSequence
 
 import vpfb_core
+from vpfb_core.methods.base import Method
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.model.runs import Run
 from vpfb_core.training import Result
@@ -148,6 +149,11 @@ def test_info_lists_the_runs_and_shows_a_model(vpfb: Vpfb) -> None:
     path.write_bytes(content)
     assert vpfb("info", "--json").json == listed, "the list is made from the headers alone"
     assert vpfb("info", "runs/001-digits").code == 4
+
+
+def test_remarks_of_the_method_are_not_notes_on_the_data(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Method, "remarks", lambda _method: ("chains left the data",))
+    assert "\nchains left the data\n" in vpfb(*TRAIN).err
 
 
 def test_info_names_the_model_that_a_run_started_from(vpfb: Vpfb) -> None:

@@ -134,6 +134,8 @@ def train(
         )  # fmt: skip
     for note in result.notes:
         say.note(f"data: {note}")
+    for remark in result.remarks:
+        say.note(remark)
     if result.status == "interrupted":
         raise signals.Interrupted(
             f"stopped at step {result.step}; saved in {result.run.path}",

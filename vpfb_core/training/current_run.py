@@ -230,7 +230,8 @@ class CurrentRun:
             images_per_second=images / counters.seconds if counters.seconds else 0.0,
             loss=self.figures.loss,
             validation=self.validation,
-            notes=(*unreadable, *self.trainer.method.remarks()),
+            notes=unreadable,
+            remarks=self.trainer.method.remarks(),
         )
 
     def _present_counters(self) -> Counters:

@@ -68,7 +68,8 @@ class Result:
         images_per_second: the number of images per second over all sessions.
         loss: the mean loss since the last log line; NaN if no step was taken.
         validation: the figures on the validation data at the end, by name.
-        notes: sentences about the data and the run for the user, such as the number of images that could not be read.
+        notes: sentences about the data for the user, such as the number of images that could not be read.
+        remarks: sentences about the run for the user (`Method.remarks`).
     """
 
     run: Run
@@ -81,6 +82,7 @@ class Result:
     loss: float
     validation: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def val_residual(self) -> float:
