@@ -79,6 +79,7 @@ def load(
     Raises:
         DataError: there is no such source, or it cannot be read.
         ConfigError: an option is out of its range, or is for another kind of data.
+        MissingError: the source needs a package that is not installed.
     """
     options = LoadOptions(
         size, max_size, channels, conditional, workers, root, download, split, limit,
@@ -93,6 +94,7 @@ def find(source: str, options: LoadOptions) -> Source:
     Raises:
         DataError: there is no such source, or it cannot be read.
         ConfigError: an option is for another kind of data.
+        MissingError: the source needs a package that is not installed.
     """
     images = resolve(source)(options)
     _require_kind(source, images, options)

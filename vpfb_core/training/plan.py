@@ -74,6 +74,7 @@ def prepare(config: TrainConfig) -> Plan:
         ConfigError: a setting does not exist, or it contradicts another one, the data or the run to resume.
         CheckpointError: the model whose weights the run begins with is missing, damaged, or does not fit.
         DataError: the data cannot be read, or a column of a table is constant.
+        MissingError: the data or the log need a package that is not installed.
     """
     require_threads(config.machine.threads)
     require_threads(config.machine.workers, "workers")

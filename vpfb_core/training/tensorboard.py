@@ -10,15 +10,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import MissingError
 
 
 def require() -> None:
-    """Raise ConfigError unless tensorboard is installed."""
+    """Raise MissingError unless tensorboard is installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
+        raise MissingError(
             "--log tensorboard needs the package tensorboard, which is not installed",
-            hint="pip install tensorboard, or leave out --log; log.csv and curves.png are always written",
+            hint='pip install "vpfb[tensorboard]", or leave out --log; log.csv and curves.png are always written',
         )
 
 

@@ -9,15 +9,16 @@ import pytest
 import stopped_runs
 
 import vpfb_core as vpfb
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import MissingError
 from vpfb_core.model import run_log
 from vpfb_core.training import tensorboard
 
 
 def test_without_tensorboard_nothing_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="package tensorboard"):
+    with pytest.raises(MissingError, match="package tensorboard") as caught:
         vpfb.train(vpfb.TrainConfig(data="digits", steps=1, log="tensorboard", out=str(tmp_path / "run")))
+    assert str(caught.value.hint).startswith('pip install "vpfb[tensorboard]"')
     assert not (tmp_path / "run").exists()
 
 

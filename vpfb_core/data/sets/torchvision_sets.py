@@ -27,7 +27,7 @@ from vpfb_core.data.load_options import SPLITS, LoadOptions
 from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import ConditionGroup, Source
 from vpfb_core.data.stacking import stack_array
-from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.errors import DataError, MissingError
 
 _DIGITS = tuple("0123456789")
 _LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
@@ -75,13 +75,13 @@ class TorchvisionSet:
 
         Raises:
             DataError: the set is absent and cannot be downloaded, or it is damaged.
-            ConfigError: downloading it needs a package that is not installed.
+            MissingError: downloading it needs a package that is not installed.
         """
         split = options.split or "train"
         absent = not self.files.present(data_root(options.root), split)
         if self.extra and absent and options.download and find_spec(self.extra) is None:
-            raise ConfigError(
-                f"downloading '{self.name}' needs the package {self.extra}", hint=f"pip install 'vpfb[{self.name}]'"
+            raise MissingError(
+                f"downloading '{self.name}' needs the package {self.extra}", hint=f'pip install "vpfb[{self.name}]"'
             )
         root = located(self.name, self.files, split, options, partial(self.open, split=split, download=True))
         return self.read(self, root, split, options)

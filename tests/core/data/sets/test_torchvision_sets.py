@@ -17,7 +17,8 @@ from present import present
 from vpfb_core import data
 from vpfb_core.data import streaming
 from vpfb_core.data.download import data_root
-from vpfb_core.errors import DataError
+from vpfb_core.data.sets import torchvision_sets
+from vpfb_core.errors import DataError, MissingError
 
 
 @pytest.fixture(autouse=True)
@@ -221,6 +222,13 @@ def test_images_of_celeba_that_are_gone_are_an_error_among_few(root, monkeypatch
         file.unlink()
     with pytest.raises(DataError, match=r"000002\.jpg \(it does not exist"):
         load("celeba")
+
+
+def test_celeba_names_the_extra_that_downloading_it_needs(root, monkeypatch):
+    monkeypatch.setattr(torchvision_sets, "find_spec", lambda _name: None)
+    with pytest.raises(MissingError, match="needs the package gdown") as caught:
+        data.load("celeba")
+    assert caught.value.hint == 'pip install "vpfb[celeba]"'
 
 
 def test_textures_come_in_all_sizes_and_are_named_by_their_folders(root):
