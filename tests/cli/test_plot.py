@@ -48,12 +48,19 @@ def test_a_model_of_more_columns_is_drawn_in_pairs_and_has_no_animation(vpfb: Vp
     assert vpfb("plot", "-o", "again.png").code == 3, "the training data are drawn, and they are gone"
 
 
-def test_a_run_on_images_gets_its_training_curves(vpfb: Vpfb) -> None:
+def test_a_run_on_images_gets_its_training_curves(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
     vpfb("train", "--data", "digits", "--steps", "1", "-q")
     assert vpfb("plot", "runs/001-digits", "-o", "curves.png").code == 0
     assert Image.open("curves.png").size == (1170, 780)
     assert vpfb("plot", "runs/001-digits", "-o", "curves.gif").code == 2
-    ran = vpfb("plot", "-o", "digits.png", "digits")
-    assert (ran.code, "nothing to plot" in ran.err) == (4, True), "as vpfb info --plot does"
+    run = Path("runs/001-digits")
+    (run / "other.safetensors").write_bytes((run / "model.safetensors").read_bytes())
+    monkeypatch.chdir(run)
+    for name in ("digits", "other.safetensors"):
+        ran = vpfb("plot", "-o", "digits.png", name)
+        assert (ran.code, "nothing to plot" in ran.err) == (4, True), "the log beside it is that of another model"
+        assert vpfb("info", "--plot", name, "-o", "digits.png").code == 4
+    assert vpfb("sample", "-m", "other.safetensors", "--weights", "raw", "-n", "1").code == 4
+    assert vpfb("plot", "-o", "curves.png", "model.safetensors").code == 0
     ran = vpfb("plot", "-o", "plot.pdf")
     assert (ran.code, ".png or .gif" in ran.err) == (2, True)

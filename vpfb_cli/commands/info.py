@@ -170,8 +170,8 @@ def _plot(say: Output, models: list[str], out: str) -> None:
 
 def _run(name: str) -> Run:
     path = Path(name)
-    run = Run(path.parent if path.is_file() else path)
-    if not run.exists():
+    run = Run.of(path) if path.is_file() else Run(path)
+    if run is None or not run.exists():
         raise CheckpointError(f"no run {name!r}", hint="vpfb info lists the runs")
     return run
 

@@ -61,7 +61,8 @@ def plot(
 
 def _log(name: str) -> dict[str, list[float]]:
     """The log of the run of a model. Raises CheckpointError if there is none."""
-    log = run_log.read(Run(Path(name).parent).log)
+    run = Run.of(Path(name))
+    log = run_log.read(run.log) if run else {}
     if not log.get("step"):
         raise CheckpointError(
             f"{name} is a model of images without a log of its training, and there is nothing to plot",

@@ -179,9 +179,9 @@ def _raw_weights(model_path: Path, weights: str) -> dict[str, Tensor]:
     """The weights of the optimiser, from the saved state in the folder of a model."""
     if weights not in WEIGHTS:
         raise ConfigError(f"unknown weights {weights!r}", hint=f"weights: {', '.join(WEIGHTS)}")
-    state = Run(model_path.parent).state
-    if not state.is_file():
+    run = Run.of(model_path)
+    if run is None or not run.state.is_file():
         raise CheckpointError(f"no raw weights for {model_path}", hint="only a run folder has them")
-    stored = container.read(state, "state")
+    stored = container.read(run.state, "state")
     tensors = version_1.state_tensors(stored.tensors) if stored.document["format"] == 1 else stored.tensors
     return {name.removeprefix("network/"): tensor for name, tensor in tensors.items() if name.startswith("network/")}

@@ -27,6 +27,12 @@ class Run:
 
     path: Path
 
+    @classmethod
+    def of(cls, file: Path) -> Run | None:
+        """The run of a model file, which its name and its folder tell; None if it is the file of no run."""
+        run = cls(file.parent)
+        return run if file in (run.model, run.best) else None
+
     @property
     def config(self) -> Path:
         """The resolved configuration, in TOML."""
