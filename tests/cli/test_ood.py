@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ from cli_runner import Vpfb
 from PIL import Image
 
 import vpfb_core as vpfb_package
+from vpfb_core import training
 from vpfb_core.data import InMemory, split
+from vpfb_core.errors import ConfigError
 from vpfb_core.uses import ood
 from vpfb_core.uses.ood.altered import CONTROLS
 
@@ -248,6 +252,20 @@ def test_the_rate_decides_how_many_are_flagged(vpfb: Vpfb, photographs: Path) ->
     assert 8 <= many["flagged"] <= 24
     wrong = vpfb("score", str(photographs), "--flag", "2")
     assert (wrong.code, "not between 0 and 1" in wrong.err) == (2, True)
+
+
+def test_the_time_to_train_counts_from_the_beginning_of_the_command(
+    vpfb: Vpfb, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, prepared = time.monotonic(), list[float]()
+
+    def run(_plan: object, *, began: float = math.nan, **_settings: object) -> None:
+        assert before <= began <= prepared[0]
+        raise ConfigError("the time is right")
+
+    monkeypatch.setattr(training, "prepare", lambda _config: prepared.append(time.monotonic()))
+    monkeypatch.setattr(training, "run", run)
+    assert "the time is right" in vpfb("score", str(photographs), "--train", "10m").err
 
 
 def test_what_needs_a_model_is_refused_without_one(vpfb: Vpfb, photographs: Path) -> None:

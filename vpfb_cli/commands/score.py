@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -112,6 +113,7 @@ def score(
       vpfb score ./imgs -m runs/001-imgs -o - | head
       vpfb score table.csv -m runs/002-table -o scores.csv
     """
+    began = time.monotonic()
     if out == "-":
         say.require_free_stdout("-o -")
     else:
@@ -138,7 +140,7 @@ def score(
     if train is not None:
         if model is not None:
             raise ConfigError("--train and --model exclude each other", hint="give one of them")
-        model = _trained(say, source, train, access, machine)
+        model = _trained(say, source, train, access, machine, began)
     path = model or choice.fitting_model(source, **access.settings)
     if path is None:
         use_threads(machine)
@@ -195,8 +197,8 @@ def score(
     say.result(document, table.decode("utf-8", "surrogateescape").rstrip("\n") if out == "-" else out)
 
 
-def _trained(say: Output, source: str, budget: str, access: DataAccess, machine: Machine) -> str:
-    """Train a model on the data for this time, and return its run folder."""
+def _trained(say: Output, source: str, budget: str, access: DataAccess, machine: Machine, began: float) -> str:
+    """Train a model on the data until this time after the command began, and return its run folder."""
     from vpfb_core import training
     from vpfb_core.config import TrainConfig, parse_setting
 
@@ -208,7 +210,7 @@ def _trained(say: Output, source: str, budget: str, access: DataAccess, machine:
     }  # fmt: skip
     plan = training.prepare(TrainConfig(**settings))
     with signals.graceful(say.note) as stop, progress(say, "training") as bar:
-        result = training.run(plan, on_step=lambda now: bar.update(now.fraction), should_stop=stop)
+        result = training.run(plan, on_step=lambda now: bar.update(now.fraction), should_stop=stop, began=began)
     if result.status == "interrupted":
         raise signals.Interrupted(f"stopped at step {result.step}; saved in {result.run.path}")
     say.note(f"trained {result.run.path}: {result.step:,} steps")
