@@ -104,6 +104,15 @@ def test_size_and_channels_are_obeyed(size: str, vpfb: Vpfb) -> None:
     assert entry["shape"] == [3, int(size), int(size)]
 
 
+def test_a_folder_is_shown_in_the_size_that_training_chooses(vpfb: Vpfb, tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    for i in range(4):
+        Image.fromarray(miniatures.pixels(90, 90, 3, seed=i)).save(tmp_path / "large" / f"{i}.png")
+    planned = vpfb("train", "--data", "large", "--dry-run", "--json").json["config"]
+    (entry,) = vpfb("data", "large", "--json").json["sets"]
+    assert entry["shape"] == [3, planned["data"]["size"], planned["data"]["size"]]
+
+
 def test_a_folder_is_described_with_its_classes_and_its_unreadable_files(vpfb: Vpfb, tmp_path: Path) -> None:
     for kind in ("cat", "dog"):
         (tmp_path / "pets" / kind).mkdir(parents=True)

@@ -22,7 +22,13 @@ def data(
     ] = None,
     *,
     size: Annotated[
-        int | None, option("--size PIXELS", DATA, "Side of the images.", show_default="that of the data")
+        int | None,
+        option(
+            "--size PIXELS",
+            DATA,
+            "Side of the images.",
+            show_default="that of the data, at most 32 on a CPU and 64 on a GPU, as for vpfb train",
+        ),
     ] = None,
     channels: Annotated[
         int | None, option("--channels 1|3", DATA, "1 for grey, 3 for colour.", show_default="found from the data")
@@ -46,11 +52,14 @@ def data(
         require_file("--grid", grid, [".png"], {"data": Path(name or "")})
     with signals.importing():
         from vpfb_core.data import LoadOptions
+        from vpfb_core.machine.devices import resolve_device
+        from vpfb_core.training import presets
 
     if name is None:
         _list(say, access.data_root)
     else:
-        options = LoadOptions(size=size, channels=channels, stream=True, **access.settings)
+        max_size = presets.MAX_SIZE[resolve_device("auto").type]
+        options = LoadOptions(size=size, max_size=max_size, channels=channels, stream=True, **access.settings)
         _show(say, name, options, grid, n)
 
 
