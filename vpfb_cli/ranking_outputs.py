@@ -181,11 +181,11 @@ def _draw(
 
 
 def _members(say: Output, ranking: Ranking, training: TrainingSet, count: int) -> Members | None:
-    """The pictures of the training that the page shows; None with a note if they are not at hand."""
+    """The training images that the page shows; None with a note if they are not at hand."""
     from vpfb_core.uses.ood.members import training_members
 
     try:
         return training_members(training, ranking, count)
     except VPFBError as error:
-        say.note(f"the page shows no pictures of the training: {error.message}")
+        say.note(f"the page shows no training images: {error.message}")
         return None

@@ -64,11 +64,11 @@ def encode(
     """Write the code of every image of a folder, or of every row of a table.
 
     Writes a table in the order of the data: file (for tables row), code_0,
-    code_1, ..., and cluster with --clusters. Cluster 0 is the largest. A model of
-    --method latent has codes of a few numbers, which describe an image and group
+    code_1, ..., and cluster with --clusters. Cluster 0 is the largest. With
+    the method latent, a code is a few numbers, which describe an image and group
     similar ones. The code of a flow is the noise from which the image comes, and
-    has as many numbers as the image. By default it takes 32 evaluations (arc3), and
-    --rtol 1e-5 is more accurate.
+    has as many numbers as the image. By default it takes 32 evaluations (arc3);
+    it is more accurate with --rtol 1e-5.
 
     With --features, the codes of images are the features of a frozen network, and
     no model is used. vpfb train --data codes.csv learns their density.

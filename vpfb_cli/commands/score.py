@@ -62,7 +62,7 @@ def score(
         option(
             "--flag RATE",
             "Score",
-            "Expected share of members that are flagged, such as pictures of the training.",
+            "Expected share of ordinary images that are flagged (false positive rate).",
             callback=share,
         ),
     ] = 0.01,
@@ -94,9 +94,9 @@ def score(
     Writes a table, the greatest outlier first: file, score (higher means more
     out-of-distribution), energy (nats, up to a constant), bits per dimension.
     For rows: row (1 is the first one after the names), score, log_density (nats,
-    in the units of the columns). Then: p_value (the share of members that are at
-    least as unusual), flagged, p-values by kind of evidence, and the rows of the
-    nearest members.
+    in the units of the columns). Then: p_value (the share of training images that
+    are at least as unusual), flagged, p-values by kind of evidence, and nearest
+    (the three nearest training images or rows, counted from 0).
 
     Without a model that fits, images are compared with each other by their edges
     and details, which needs no training. A model fits if it was trained on the

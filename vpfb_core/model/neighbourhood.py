@@ -65,7 +65,7 @@ class Usual:
         """The negative logarithms of the p-values of statistics (N,), float64 (N,).
 
         The p-value is the share of members that are at least as unusual, or in the tail that of the exponential tail if
-        it is smaller. The first is exact if all members belong. The second also finds outliers among the members.
+        it is smaller. The first is exact if all members are in-distribution. The second also finds outliers among them.
         """
         statistics = statistics.double().contiguous()
         not_below = len(self._ordered) - torch.searchsorted(self._ordered, statistics)

@@ -1,6 +1,6 @@
 """The reference of the multi-scale out-of-distribution score: descriptors of members, by kind of evidence.
 
-Members are pictures that belong, such as those of the training. For each kind of evidence, an image has a statistic
+Members are in-distribution images, such as training images. For each kind of evidence, an image has a statistic
 with a p-value p (`neighbourhood.py`), and the score is the norm of all -log p. Compared with their sum (Fisher), it
 found more outliers, since most outliers are very unusual in one way only.
 """
