@@ -6,6 +6,8 @@ import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vpfb_core.data.own_files import KEYWORD, OURS
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ def plain(axes: Axes) -> Axes:
     """The axes without their upper and right lines."""
     axes.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def thinned(points: np.ndarray, count: int) -> np.ndarray:
+    """`count` of the rows of `points`, evenly spaced, (count, d)."""
+    return points[np.linspace(0, len(points) - 1, count).round().astype(int)]
 
 
 def literal(texts: Iterable[Text]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vpfb_core.uses.plotting.figure import BLUE, VERMILION, figure, literal, plain, png
+from vpfb_core.uses.plotting.figure import BLUE, VERMILION, figure, literal, plain, png, thinned
 
 MOST_COLUMNS = 6
 MOST_POINTS = 500  # of each kind, per pair of columns
@@ -47,7 +47,7 @@ def pairs(data: np.ndarray, samples: np.ndarray, columns: Sequence[str], title: 
                     )  # fmt: skip
                     axes.set_yticks([])
                 else:
-                    shown = points[:: max(1, -(-len(points) // MOST_POINTS))]
+                    shown = thinned(points, min(len(data), len(samples), MOST_POINTS))
                     axes.scatter(shown[:, column], shown[:, row], s=3, color=colour, alpha=0.5, linewidths=0)
                     axes.set_ylim(*_range(data[:, row]))
             if row == count - 1:

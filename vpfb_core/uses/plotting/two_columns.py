@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpfb_core.uses.plotting.figure import BLUE, VERMILION, figure, literal, plain, png
+from vpfb_core.uses.plotting.figure import BLUE, VERMILION, figure, literal, plain, png, thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DEPTH = 10  # nats below the highest log-density that are told apart by colour
 COLOUR_MAP = "cividis"  # its lightness rises evenly, also for colour-blind people and in grey print
 MARGIN = 0.15  # beyond the data on each side, as a share of their range
-MOST_POINTS = 2_000  # in a scatter plot
+MOST_POINTS = 2_000  # of data and of samples
 ANIMATION_DPI = 80
 _SQUARE = 4.0  # inches
 
@@ -54,6 +54,8 @@ def plane(
 ) -> bytes:  # fmt: skip
     """Draw data, samples, the learned log-density and paths of the flow side by side.
 
+    As many data as samples are drawn, so that both look equally dense where their densities are equal.
+
     Args:
         data: data, (N, 2).
         samples: samples of the model, (M, 2).
@@ -68,9 +70,10 @@ def plane(
     """
     drawn = figure(2 * _SQUARE + 1.2, 2 * _SQUARE)
     (top, right), (below, last) = drawn.subplots(2, 2)
+    count = min(len(data), len(samples), MOST_POINTS)
     for axes, points, name, colour in ((top, data, "data", BLUE), (right, samples, "samples", VERMILION)):
-        _scatter(axes, points, colour)
-        axes.set_title(f"{name} ({len(points):,})")
+        _scatter(axes, thinned(points, count), colour)
+        axes.set_title(f"{name} ({count:,})")
     side = round(len(log_density) ** 0.5)
     highest = float(np.nanmax(log_density))
     levels = np.ceil(highest) + np.linspace(-DEPTH, 0, 2 * DEPTH + 1)  # two per nat
@@ -147,6 +150,5 @@ def landscape(scenes: Iterable[Scene], window: Window, columns: Sequence[str]) -
 
 
 def _scatter(axes: Axes, points: np.ndarray, colour: str, size: float = 4) -> None:
-    """Draw points, equally spaced ones if there are many."""
-    shown = points[:: max(1, -(-len(points) // MOST_POINTS))]
-    axes.scatter(shown[:, 0], shown[:, 1], s=size, color=colour, alpha=0.6, linewidths=0, zorder=2)
+    """Draw points, (N, 2)."""
+    axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.6, linewidths=0, zorder=2)

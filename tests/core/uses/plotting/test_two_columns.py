@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vpfb_core.uses.plotting import two_columns
 from vpfb_core.uses.plotting.pairs import MOST_COLUMNS, pairs
 from vpfb_core.uses.plotting.two_columns import Scene, Window, landscape, plane
 
@@ -45,6 +47,21 @@ def test_a_figure_of_the_plane_shows_points_where_the_flow_has_gone_to_infinity(
     log_density[:10] = -np.inf
     content = plane(data, data, log_density, random.normal(size=(4, 5, 2)), window, ("a$", "b"), "density", "t$")
     assert Image.open(io.BytesIO(content)).size == (1196, 1040)
+
+
+@pytest.mark.parametrize(("data", "samples", "drawn"), [(4096, 2000, 2000), (90, 200, 90), (9000, 9000, 2000)])
+def test_as_many_data_as_samples_are_drawn_and_their_titles_say_how_many(
+    data: int, samples: int, drawn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(two_columns, "png", lambda figure: figure)
+    random, window = np.random.default_rng(0), Window((-3, 3), (-3, 3))
+    found: Any = plane(
+        random.normal(size=(data, 2)), random.normal(size=(samples, 2)), -np.square(window.grid(SIDE)).sum(1),
+        random.normal(size=(4, 5, 2)), window, ("a", "b"), "density", "title",
+    )  # fmt: skip
+    for axes, name in zip(found.axes, ("data", "samples"), strict=False):
+        assert axes.get_title() == f"{name} ({drawn:,})"
+        assert len(np.unique(axes.collections[0].get_offsets(), axis=0)) == drawn
 
 
 @pytest.mark.parametrize("columns", [1, 3, MOST_COLUMNS + 2])
