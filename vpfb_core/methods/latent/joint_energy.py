@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.langevin import Target
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.fields import Field
 from vpfb_core.methods.latent.posterior import marginal
-from vpfb_core.methods.scalar import value_and_gradients
+from vpfb_core.methods.scalar import Scalar, value_and_gradients
 from vpfb_core.networks.decoder import Decoder
 
 FIRST_STEP = 0.01  # the first step sizes of the chains
@@ -92,20 +93,11 @@ class LatentField(Field):
             u, z = state.split([self.dimension, self.codes], 1)
             return weight * self.tilt(u) + self.log_coded(u, z)
 
-        def target(state: Tensor) -> tuple[Tensor, Tensor]:
-            value, gradient = value_and_gradients(log_density, (state,))
-            return -value, gradient
-
-        return target
+        return _target(log_density)
 
     def given(self, u: Tensor) -> Target:
         """The target of chains of codes, given flattened points u (N, d)."""
-
-        def target(z: Tensor) -> tuple[Tensor, Tensor]:
-            value, gradient = value_and_gradients(lambda z, u: self.log_coded(u, z), (z,), (u,))
-            return -value, gradient
-
-        return target
+        return _target(lambda z, u: self.log_coded(u, z), u)
 
     def tilt_gradient(self, u: Tensor) -> Tensor:
         """∇f at flattened points u (N, d), like u."""
@@ -131,3 +123,14 @@ class LatentField(Field):
 
     def compile(self, *args: Any, **settings: Any) -> None:
         """Do nothing: the chains evaluate parts of the field."""
+
+
+def _target(log_density: Scalar, *constants: Tensor) -> Target:
+    """The energy and the score of a log-density of states and constants, in true float32."""
+
+    def target(state: Tensor) -> tuple[Tensor, Tensor]:
+        with true_float32(state.device):
+            value, gradient = value_and_gradients(log_density, (state,), constants)
+        return -value, gradient
+
+    return target

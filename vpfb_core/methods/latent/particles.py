@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from vpfb_core.dynamics.langevin import BEST_ACCEPTANCE, State, Target, metropolis_step
-from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.latent.joint_energy import LatentField
 from vpfb_core.methods.latent.posterior import most_probable
 from vpfb_core.methods.step import Batch, Moment
@@ -106,7 +105,7 @@ def from_pool(field: LatentField, count: int, at: Moment, steps: int) -> Tensor:
 def move(target: Target, x: Tensor, eta: Tensor, steps: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
     """States x (N, …) after some steps of MALA, and the mean probability of acceptance, ()."""
     eta, free, chances = eta.expand(len(x)), torch.ones_like(x), []
-    with torch.no_grad(), true_float32(x.device):
+    with torch.no_grad():
         now = State(x, *target(x))
         for _ in range(steps):
             xi = torch.randn(x.shape, generator=draws, device=x.device)

@@ -13,6 +13,7 @@ from sklearn.decomposition import FactorAnalysis
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
+from vpfb_core.machine import precision
 from vpfb_core.methods.latent import particles
 from vpfb_core.methods.latent.joint_energy import LatentField
 from vpfb_core.methods.latent.log_partition import LatentCalibration, log_partition
@@ -125,6 +126,17 @@ def test_a_datum_is_denoised_to_its_mean_given_the_noised_one() -> None:
     expected = s * torch.linalg.solve(covariance(field), of_data).T @ u.double().T
     found = denoised(field, u, posterior(field, u, steps=600).pull)
     assert (found - expected.T).abs().max() < 0.1
+
+
+def test_targets_of_chains_are_in_true_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "TF32_DEVICES", ("cpu",))
+    field, seen = linear_field(tilt=torch.ones(D)), []
+    for module in (field.network.generator, field.network.tilt):
+        module.register_forward_hook(lambda *_: seen.append(torch.backends.cuda.matmul.fp32_precision))
+    field.joint()(torch.zeros(2, D + K))
+    field.given(torch.zeros(2, D))(torch.zeros(2, K))
+    assert seen == ["ieee"] * 3
+    assert torch.backends.cuda.matmul.fp32_precision != "ieee"
 
 
 def test_log_z_is_that_of_the_gaussian_integral() -> None:
