@@ -51,6 +51,28 @@ def in_true_float32(function: Function) -> Function:
     return wrapper  # type: ignore[return-value]
 
 
+@contextlib.contextmanager
+def full_float32(field: Any, device: torch.device) -> Iterator[None]:
+    """Inside this context, a field or a potential computes without autocast and, on a device, without TF32.
+
+    Its attribute `autocast_dtype` is the dtype in which its network runs (`run_in`).
+    """
+    dtype, field.autocast_dtype = field.autocast_dtype, None
+    try:
+        with true_float32(device):
+            yield
+    finally:
+        field.autocast_dtype = dtype
+
+
+def run_in(dtype: torch.dtype | None, network: Callable[..., Tensor], x: Tensor, *inputs: Tensor | None) -> Tensor:
+    """The output of a network at x under autocast to a dtype, as float32; None runs the network as it is."""
+    if dtype is None:
+        return network(x, *inputs)
+    with torch.autocast(x.device.type, dtype=dtype):
+        return network(x, *inputs).float()
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies matrices of bf16 with units of its own, several times as fast as those of float32.
 

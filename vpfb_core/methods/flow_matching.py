@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.per_sample import mean_squared_error
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.precision import run_in
 from vpfb_core.methods.base import Method
 from vpfb_core.methods.path import arc
 from vpfb_core.methods.path.angles import AngleDistribution
@@ -40,15 +41,14 @@ class VelocityField(PathField):
         self.has_null = has_null
 
     def forward(self, x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
-        with torch.autocast(x.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            answer: Tensor = self.network(x, s, condition)
+        answer = run_in(self.autocast_dtype, self.network, x, s, condition)
         if answer.shape != x.shape:
             raise ConfigError(
                 f"flow matching needs a network whose output has the shape of its input, {tuple(x.shape[1:])} per "
                 f"sample, not {tuple(answer.shape[1:])}",
                 hint="use another network, such as unet",
             )
-        return answer if self.autocast_dtype is None else answer.float()
+        return answer
 
     def velocity(self, x: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
         velocity: Tensor = self(x, s, condition)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.per_sample import squared_norm
-from vpfb_core.machine.precision import true_float32
+from vpfb_core.machine.precision import full_float32, run_in, true_float32
 from vpfb_core.methods.fields import Field
 from vpfb_core.methods.scalar import read_head, value_and_gradients
 from vpfb_core.networks.autograd_functions import tell_compiler
@@ -53,9 +53,7 @@ class StaticEnergy(Field):
     def value(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """V, (N,), at points z (N, …), which is differentiable if autograd is enabled."""
         x = DATA_STD * z
-        with torch.autocast(x.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            output = self.network(x, None, condition)
-        return 0.5 * squared_norm(x) + read_head(x, output.float() if self.autocast_dtype else output)
+        return 0.5 * squared_norm(x) + read_head(x, run_in(self.autocast_dtype, self.network, x, None, condition))
 
     def descent(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """−∇V in x at points z (N, …), like z, which is differentiable in the parameters if autograd is enabled."""
@@ -67,15 +65,13 @@ class StaticEnergy(Field):
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
         """Inside this context, values are comparable: they have no dropout, no autocast and no TF32."""
-        training, dtype = self.training, self.autocast_dtype
+        training = self.training
         self.eval()
-        self.autocast_dtype = None
         try:
-            with true_float32(next(self.parameters()).device):
+            with full_float32(self, next(self.parameters()).device):
                 yield
         finally:
             self.train(training)
-            self.autocast_dtype = dtype
 
     def compile(self, *args: Any, **settings: Any) -> None:
         tell_compiler()

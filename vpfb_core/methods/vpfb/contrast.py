@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vpfb_core.machine.precision import full_float32
 from vpfb_core.methods.path import arc
 from vpfb_core.methods.path.angles import DEFAULT_ANGLES, AngleDistribution
 from vpfb_core.methods.path.draws import Part
@@ -70,7 +71,8 @@ def contrast(
     # Each point is evaluated under its own condition, and then under that of the other point. The log-odds are small
     # differences of large energies, which are lost in bf16.
     conditions = torch.cat([one, other, other, one])
-    value = potential.potential_in_float32(u.repeat(2, *[1] * (u.ndim - 1)), angle.repeat(4), conditions)
+    with full_float32(potential, u.device):
+        value = potential.potential(u.repeat(2, *[1] * (u.ndim - 1)), angle.repeat(4), conditions)
     own, exchanged = (torch.tan(angle).repeat(4) * value).chunk(2)
     of_first, of_second = (own - exchanged).chunk(2)
     weight = torch.tan(angle).clamp(min=1).reciprocal()  # without it the largest angles would dominate

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.dynamics.per_sample import expand_to, squared_norm
-from vpfb_core.machine.precision import in_true_float32, true_float32
+from vpfb_core.machine.precision import in_true_float32, run_in
 from vpfb_core.methods.path import arc
 from vpfb_core.methods.path.homotopy import Homotopy, Time
 from vpfb_core.methods.scalar import read_head, value_and_gradients
@@ -84,15 +84,6 @@ class Potential(nn.Module):
         value = read_head(u, self.output(u, angle, condition))
         return value if self.gauge is None else value + self.gauge(angle, condition).to(value.dtype)
 
-    def potential_in_float32(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
-        """`potential` without autocast and without TF32, (N,), for a loss that compares energies."""
-        dtype, self.autocast_dtype = self.autocast_dtype, None
-        try:
-            with true_float32(u.device):
-                return self.potential(u, angle, condition)
-        finally:
-            self.autocast_dtype = dtype
-
     def arc(
         self, u: Tensor, angle: Tensor, condition: Tensor | None = None, *, with_rate: bool = False
     ) -> ValueAndGradient:
@@ -116,10 +107,7 @@ class Potential(nn.Module):
 
     def output(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
         """The output of the network, of which `potential` is a function. Arguments are those of `potential`."""
-        if self.autocast_dtype is None:
-            return self.network(u, angle, condition)
-        with torch.autocast(u.device.type, dtype=self.autocast_dtype):
-            return self.network(u, angle, condition).float()
+        return run_in(self.autocast_dtype, self.network, u, angle, condition)
 
     # --- in the paper's coordinates -----------------------------------------------------------------------------------
 
