@@ -184,11 +184,11 @@ class Method(ABC):
         guidance: float | None = None,
         keep_path: bool = False,
     ) -> Solution:
-        """Samples from points of the prior; by default along the flow of the field.
+        """Samples from codes; by default from points of the prior along the flow of the field.
 
         Args:
             field: the field, which has a flow.
-            codes: points of the prior, (N, …).
+            codes: codes of unit variance, (N, *code_shape). By default they are points of the prior.
             condition: class indices, int64 (N, G), or None.
             solver: the solver, which `choose_solver` returned.
             options: an instance of `SamplingOptions`; None is the default.

@@ -45,7 +45,7 @@ class Progress:
 
     @property
     def val_residual(self) -> float:
-        """The first validation figure, by which the best model is chosen."""
+        """The first validation figure of the method, which need not be a residual; it chooses the best model."""
         return next(iter(self.validation.values()), float("nan"))
 
     def row(self) -> dict[str, float]:
@@ -86,5 +86,5 @@ class Result:
 
     @property
     def val_residual(self) -> float:
-        """The first validation figure, by which the best model is chosen; NaN if none was measured."""
+        """As `Progress.val_residual`; NaN if no validation figure was measured."""
         return next(iter(self.validation.values()), float("nan"))

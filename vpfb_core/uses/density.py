@@ -61,8 +61,8 @@ def log_density(
         batch_size: the number of images that are computed at once.
         dequantise: whether each pixel is drawn uniformly from the cell of its grey level. Set it to False only for data
             that are not 8-bit images.
-        probes: the number of probes of Hutchinson's estimator of the divergence for "ode"; it is exact in up to 16
-            dimensions.
+        probes: the number of probes of Hutchinson's estimator of the divergence for "ode", which is used beyond
+            `Statistics.exact_dimension`: 16 for images, and 256 for tables.
         solver: the solver for "ode", as in `Solver.choose`; the default is dopri5 with its default tolerance.
     Raises:
         ConfigError: a setting does not exist, the images have another shape, dtype or range, the condition is not

@@ -84,10 +84,12 @@ def decode(
     batch_size: int = DEFAULT_BATCH,
     **solver: Any,
 ) -> Tensor:
-    """Images, float32 (N, C, H, W) in [0, 1] on the CPU, from codes such as `encode` returns, (N, *code_shape).
+    """Images or rows of a table from codes such as `encode` returns, (N, *code_shape).
 
     Other arguments are those of `sample`; the default solver is that of `encode`.
 
+    Returns:
+        Images, float32 (N, C, H, W) in [0, 1], or rows, float64 (N, d) in the units of the table, on the CPU.
     Raises:
         SolverError: a sample did not reach the end of the flow.
     """
@@ -105,10 +107,11 @@ def encode(
     batch_size: int = DEFAULT_BATCH,
     **solver: Any,
 ) -> Tensor:
-    """The codes of images (N, C, H, W), uint8 or in [0, 1], float32 (N, *code_shape) on the CPU.
+    """The codes of images (N, C, H, W), uint8 or in [0, 1], or of rows (N, d), float32 (N, *code_shape) on the CPU.
 
-    The method says what a code is (`Method.encode`). For a flow it is the point of the prior from which the image
-    comes, (N, C, H, W). Other arguments are those of `sample`; the default solver of a flow is `ENCODING_SOLVER`.
+    The method says what a code is (`Method.encode`). For a flow it is the point of the prior from which the datum
+    comes, which has its shape. Other arguments are those of `sample`; the default solver of a flow is
+    `ENCODING_SOLVER`.
 
     Raises:
         SolverError: an image did not reach the prior.
@@ -134,16 +137,17 @@ def interpolate(
     condition: Condition = None,
     **settings: Any,
 ) -> Tensor:
-    """The images between pairs of codes, by spherical interpolation (`dynamics.slerp`).
+    """The images or rows between pairs of codes, by spherical interpolation (`dynamics.slerp`).
 
     Args:
         model: a model with codes.
         start, end: codes, such as `encode` returns, (N, *code_shape).
-        frames: the number of images per pair, including both ends, at least 2.
+        frames: the number of data per pair, including both ends, at least 2.
         condition: the condition of each pair, as in `sample`.
         settings: guidance, batch_size and a solver, as in `decode`.
     Returns:
-        float32 (N, frames, C, H, W) in [0, 1] on the CPU.
+        As `decode`, with an axis of frames: float32 (N, frames, C, H, W) for images, and float64 (N, frames, d) for
+        rows.
     """
     codes = slerp(start, end, frames).transpose(0, 1)
     conditions = condition_tensor(condition, model.groups, len(start))
