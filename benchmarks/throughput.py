@@ -37,7 +37,7 @@ from vpfb_core.data.batches import Batch
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import keeping_freed_memory, resolve_device
 from vpfb_core.machine.distributed import Group
-from vpfb_core.machine.launch import Place
+from vpfb_core.machine.launch import ProcessRank
 from vpfb_core.training import Plan, presets
 from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer
@@ -108,7 +108,7 @@ def share(row: dict[str, Any]) -> dict[str, Any]:
     bench, images = Bench(row | {"micro_batch": None}), row["batch_size"]
     ours, alone = bench.inputs.trainer(), Trainer(
         bench.config.replace(micro_batch=images), bench.plan.method, bench.plan.network, bench.plan.data_shape,
-        bench.plan.statistics, bench.device, Group(Place()),
+        bench.plan.statistics, bench.device, Group(ProcessRank()),
     )  # fmt: skip
     one = bench.step(alone, images)
     steps = {"shared": bench.step(ours, images), "alone": one if group.first else lambda: None}

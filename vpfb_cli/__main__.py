@@ -80,7 +80,7 @@ def _refuse_empty(argv: Sequence[str]) -> None:
             raise ConfigError(f"{given} is empty", hint="give a value, or leave it out")
 
 
-def _show_warning(message: Warning | str, *_place: object, **_more: object) -> None:
+def _show_warning(message: Warning | str, *_location: object, **_more: object) -> None:
     """Print a warning of a library like one of vpfb, without file, line and source."""
     output.current().warn(str(message))
 

@@ -11,7 +11,7 @@ from vpfb_cli.outputs import require_apart
 from vpfb_cli.wording import counted
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.files import flush_names, replacing, require_writable, require_writable_folder, write_bytes
-from vpfb_core.machine.launch import place
+from vpfb_core.machine.launch import process_rank
 from vpfb_core.machine.limits import memory_share
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class ImageWriter:
             pictures.require_grid(count, shape, frames=frames if self.wants_path else 1, instead=instead)
         if at_once:
             _require_memory(count, shape)
-        if not place().first:
+        if not process_rank().first:
             yield
         elif self.kind == "npz":
             with replacing(self._out) as file, pictures.npz(file, count, shape, labels) as self._append:

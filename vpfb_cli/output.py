@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from vpfb_cli import streams
 from vpfb_core.errors import ConfigError, DataError, VPFBError, is_out_of_memory
 from vpfb_core.machine.file_names import is_byte, visible
-from vpfb_core.machine.launch import place
+from vpfb_core.machine.launch import process_rank
 
 if TYPE_CHECKING:
     import typer
@@ -125,7 +125,7 @@ _current: Output | None = None
 def start(*, json_mode: bool, quiet: bool = False) -> Output:
     """Start the output of a command, which is then the current output."""
     global _current
-    _current = Output(json_mode=json_mode, quiet=quiet, primary=place().first)
+    _current = Output(json_mode=json_mode, quiet=quiet, primary=process_rank().first)
     return _current
 
 
@@ -235,7 +235,7 @@ def _harmless(text: str) -> str:
 
     Bytes that are not text stay, as in the name of the file.
     """
-    return "".join(sign if is_byte(sign) else visible(sign) for sign in text)
+    return "".join(character if is_byte(character) else visible(character) for character in text)
 
 
 def _usage_message(error: typer.TyperException) -> str:

@@ -18,13 +18,13 @@ from vpfb_core.names import SCORES
 if TYPE_CHECKING:
     from vpfb_cli.output import Output
     from vpfb_core.data.in_memory import InMemory
-    from vpfb_core.machine.relocation import Placement
+    from vpfb_core.machine.relocation import Relocation
     from vpfb_core.uses.ood.members import Members
     from vpfb_core.uses.ood.ranking import Ranking
     from vpfb_core.uses.training_set import TrainingSet
 
 FLAGGED = "Flagged images"
-_IN_NOTE = 10  # how many new places are listed
+_IN_NOTE = 10  # how many new paths are listed
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class FlaggedFiles:
                 raise ConfigError(f"{self._option} is for a folder of image files, and '{images.name}' is none")
             self._plan(images, [])
 
-    def plan(self, ranking: Ranking, images: InMemory) -> list[Placement]:
-        """The new places of the files of flagged images; none if they stay where they are. Errors as in a plan."""
+    def plan(self, ranking: Ranking, images: InMemory) -> list[Relocation]:
+        """The new paths of the files of flagged images; none if they stay where they are. Errors as in a plan."""
         return self._plan(images, [one.name for one in ranking.flagged])
 
-    def _plan(self, images: InMemory, names: Sequence[str]) -> list[Placement]:
+    def _plan(self, images: InMemory, names: Sequence[str]) -> list[Relocation]:
         from vpfb_core.machine import relocation
 
         if self.folder is None or images.root is None:
@@ -93,7 +93,7 @@ class FlaggedFiles:
     def _option(self) -> str:
         return "--move-to" if self.moves else "--copy-to"
 
-    def carry_out(self, say: Output, placements: Sequence[Placement]) -> dict[str, Any]:
+    def carry_out(self, say: Output, relocations: Sequence[Relocation]) -> dict[str, Any]:
         """Move or copy the files, or list what would happen. The part of the JSON document that says so."""
         from vpfb_core.machine import relocation
 
@@ -101,16 +101,16 @@ class FlaggedFiles:
             return {}
         done, would = ("moved", "move") if self.moves else ("copied", "copy")
         if not self.dry_run:
-            (relocation.move if self.moves else relocation.copy)(placements)
-        count = counted(len(placements), "file")
+            (relocation.move if self.moves else relocation.copy)(relocations)
+        count = counted(len(relocations), "file")
         say.note(f"would {would} {count} to {self.folder}" if self.dry_run else f"{done} {count} to {self.folder}")
-        for each in placements[: _IN_NOTE if self.dry_run else 0]:
+        for each in relocations[: _IN_NOTE if self.dry_run else 0]:
             say.note(f"  {printable(str(each.source))} -> {printable(str(each.target))}")
-        if self.dry_run and len(placements) > _IN_NOTE:
-            say.note(f"  ... and {len(placements) - _IN_NOTE:,} more; --json lists them all")
-        if renamed := sum(each.renamed for each in placements):
+        if self.dry_run and len(relocations) > _IN_NOTE:
+            say.note(f"  ... and {len(relocations) - _IN_NOTE:,} more; --json lists them all")
+        if renamed := sum(each.renamed for each in relocations):
             say.note(f"{counted(renamed, 'file')} under a new name, because there is another file of that name")
-        files = [{"file": each.name, "to": str(each.target)} for each in placements]
+        files = [{"file": each.name, "to": str(each.target)} for each in relocations]
         return {done: {"to": str(self.folder), "dry_run": self.dry_run, "files": files}}
 
 
@@ -136,12 +136,12 @@ def write_and_relocate(
         training: the data of the training of the model; None without a model.
         name: the name of the model.
     """
-    placements = flagged.plan(ranking, images)
+    relocations = flagged.plan(ranking, images)
     page = b""
     if html is not None:
-        moved = {each.name: each.target for each in placements} if flagged.moves and not flagged.dry_run else {}
+        moved = {each.name: each.target for each in relocations} if flagged.moves and not flagged.dry_run else {}
         page = _draw(say, html.parent, ranking, images, training, name, moved)
-    relocated = flagged.carry_out(say, placements)
+    relocated = flagged.carry_out(say, relocations)
     if html is not None:
         write_bytes(html, page)
         say.note(f"page: {html} ({len(page) / 1e6:.1f} MB)")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vpfb_cli.outputs import require_apart
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.files import require_writable, write_bytes
-from vpfb_core.machine.launch import place
+from vpfb_core.machine.launch import process_rank
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ class RowWriter:
         """
         del count, frames, at_once
         yield
-        if not place().first:
+        if not process_rank().first:
             return
         import torch
 

@@ -116,5 +116,7 @@ def _replace_unprintable(error: UnicodeError) -> tuple[bytes, int]:
     """Undecodable bytes of a file name are written as they are; a character that cannot be encoded becomes '?'."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    signs = error.object[error.start : error.end]
-    return b"".join(bytes([ord(sign) - 0xDC00]) if "\udc80" <= sign <= "\udcff" else b"?" for sign in signs), error.end
+    characters = error.object[error.start : error.end]
+    return b"".join(
+        bytes([ord(character) - 0xDC00]) if "\udc80" <= character <= "\udcff" else b"?" for character in characters
+    ), error.end

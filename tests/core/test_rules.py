@@ -112,6 +112,33 @@ def test_values_of_a_device_are_on_the_cpu_before_they_are_float64() -> None:
                     assert earlier in ("cpu", "to"), (path, node.lineno)
 
 
+@pytest.mark.parametrize(
+    ("everyday", "term", "elsewhere"),
+    [
+        ({"place", "places", "placement"}, "rank, index, position or path", ["networks/downsampling.py"]),
+        ({"sign", "signs"}, "character or symbol", ["machine/noise.py", "uses/density.py", "methods"]),
+        ({"stranger", "strangers"}, "outlier", []),
+    ],
+    ids=["place", "sign", "stranger"],
+)
+def test_names_are_terms_of_the_field(everyday: set[str], term: str, elsewhere: list[str]) -> None:
+    """Left out are modules where such a word is a term, as of the sign ±1, or names a tensor of model files."""
+    for path in sources(outside=elsewhere):
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+            if token.type == tokenize.NAME:
+                found = token.string.lower().strip("_") in everyday
+                assert not found, f"{path}:{token.start[0]}: {token.string} is the {term}"
+
+
+def test_sentences_are_written_in_terms_of_the_field() -> None:
+    """In help texts, messages, docstrings, comments and the documents."""
+    dialect = re.compile(r"strangers?\b|(pictures?|images?) that (do not )?belong|(pictures|images) of the training")
+    pages = [*ROOT.parent.glob("*.md"), *(ROOT.parent / "docs").rglob("*.md"), *ROOT.parent.glob("benchmarks/*.md")]
+    for path in [*sources(outside=[]), *PUBLIC, *pages]:
+        text = " ".join(path.read_text(encoding="utf-8").split())
+        assert not dialect.search(text), (path, dialect.search(text))
+
+
 def test_the_core_does_not_know_the_command_line() -> None:
     for path in ROOT.rglob("*.py"):
         assert not {each.split(".")[0] for each in imported(path)} & {"typer", "rich", "vpfb_cli"}, path

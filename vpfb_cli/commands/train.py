@@ -32,7 +32,7 @@ from vpfb_core.config import (
     read_file,
 )
 from vpfb_core.errors import ConfigError
-from vpfb_core.machine.launch import place
+from vpfb_core.machine.launch import process_rank
 from vpfb_core.model.runs import typed_model
 from vpfb_core.uses.measuring.masks import statistics_in
 
@@ -198,7 +198,7 @@ def _refuse_misspelt(name: str, known: Sequence[str]) -> None:
 
 def _summary(plan: Plan) -> list[str]:
     """What was chosen: a line on the model, and one on the run."""
-    config, processes = plan.config, place().count
+    config, processes = plan.config, process_rank().count
     classes = sum(len(group.classes) for group in plan.images.groups)
     batch = f"batch size {config.optimiser.batch_size}"
     if processes > 1:

@@ -46,7 +46,7 @@ class Epoch:
 
     Attributes:
         rows: all rows in the order of the epoch, int64 (N,).
-        mirrored: whether each row is mirrored, bool (N,). Its index is the row, not the place in the order.
+        mirrored: whether each row is mirrored, bool (N,). Its index is the row, not the position in the order.
     """
 
     rows: Tensor
@@ -69,18 +69,18 @@ class Order:
         self.share = range(batch_size) if share is None else share
         self._epochs: dict[int, Epoch] = {}
 
-    def places(self, step: int) -> Iterator[tuple[Epoch, range]]:
-        """The places of the rows of a step in their epoch.
+    def positions(self, step: int) -> Iterator[tuple[Epoch, range]]:
+        """The positions of the rows of a step in their epoch.
 
-        There are several pairs of epoch and places if the batch extends beyond the end of an epoch.
+        There are several pairs of epoch and positions if the batch extends beyond the end of an epoch.
         """
-        position = step * self.batch_size + self.share.start
-        end = position + len(self.share)
-        while position < end:
-            first = position % self.count
-            places = range(first, min(first + end - position, self.count))
-            yield self._epoch(position // self.count), places
-            position += len(places)
+        start = step * self.batch_size + self.share.start
+        end = start + len(self.share)
+        while start < end:
+            first = start % self.count
+            positions = range(first, min(first + end - start, self.count))
+            yield self._epoch(start // self.count), positions
+            start += len(positions)
 
     def _epoch(self, epoch: int) -> Epoch:
         if epoch not in self._epochs:
@@ -106,8 +106,8 @@ class BatchesInMemory:
     def __getitem__(self, step: int) -> Batch:
         rows: list[Tensor] = []
         mirrored: list[Tensor] = []
-        for epoch, places in self.order.places(step):
-            rows.append(epoch.rows[places.start : places.stop])
+        for epoch, positions in self.order.positions(step):
+            rows.append(epoch.rows[positions.start : positions.stop])
             mirrored.append(epoch.mirrored)
         chosen = moved(torch.cat(rows), self.images.device)
         images, keys = self.images[chosen], torch.cat(rows)

@@ -217,7 +217,7 @@ def _retrieve(url: str, filename: str | Path, chunk_size: int = 1 << 15) -> None
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a downloaded file or folder to its place; a folder that exists already stays."""
+    """Move a downloaded file or folder to its path; a folder that exists already stays."""
     if source.exists() and not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)

@@ -63,8 +63,8 @@ def read_labels_like(groups: Sequence[ConditionGroup], root: Path, files: Sequen
     for column, group in enumerate(groups):
         for theirs, other in enumerate(found.groups):
             if other.name == group.name:
-                places = [group.classes.index(name) if name in group.classes else -1 for name in other.classes]
-                labels[:, column] = torch.tensor([*places, -1])[found.labels[:, theirs]]
+                indices = [group.classes.index(name) if name in group.classes else -1 for name in other.classes]
+                labels[:, column] = torch.tensor([*indices, -1])[found.labels[:, theirs]]
                 unknown += [name for name in other.classes if name not in group.classes]
     notes = (f"classes of the validation images that training lacks: {listed(unknown)}",) if unknown else ()
     return Labels(labels, tuple(groups), notes)

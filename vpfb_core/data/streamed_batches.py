@@ -102,22 +102,22 @@ class StreamedBatches:
 
     def _begin(self, step: int) -> list[Future[list[_Image]]]:
         chunks = [
-            (epoch, places[start : start + _CHUNK])
-            for epoch, places in self._order.places(step)
-            for start in range(0, len(places), _CHUNK)
+            (epoch, positions[start : start + _CHUNK])
+            for epoch, positions in self._order.positions(step)
+            for start in range(0, len(positions), _CHUNK)
         ]
-        return [self._threads.submit(self._read, epoch, places) for epoch, places in chunks]
+        return [self._threads.submit(self._read, epoch, positions) for epoch, positions in chunks]
 
-    def _read(self, epoch: Epoch, places: range) -> list[_Image]:
-        return [self._image(epoch, place) for place in places]
+    def _read(self, epoch: Epoch, positions: range) -> list[_Image]:
+        return [self._image(epoch, position) for position in positions]
 
-    def _image(self, epoch: Epoch, place: int) -> _Image:
-        """The first image that can be trained on, from a place of an epoch on."""
+    def _image(self, epoch: Epoch, position: int) -> _Image:
+        """The first image that can be trained on, from a position in an epoch on."""
         count = len(self._rows)
         for step in range(min(count, _PATIENCE)):
             if self._closed.is_set():
                 raise CancelledError
-            row = int(epoch.rows[(place + step) % count])
+            row = int(epoch.rows[(position + step) % count])
             pixels = self._reader.take(self._rows[row])
             if pixels is not None and digest(pixels) not in self._held_out:
                 return _Image(row, bool(epoch.mirrored[row]), pixels)

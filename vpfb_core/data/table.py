@@ -44,8 +44,8 @@ class Table(InMemory):
         """
         if missing := [each for each in columns if each not in self.columns]:
             raise DataError(f"'{self.name}' has no column '{missing[0]}'", hint=f"columns: {', '.join(self.columns)}")
-        places = [self.columns.index(each) for each in columns]
-        return replace(self, data=self.data[:, places].contiguous(), columns=tuple(columns))
+        indices = [self.columns.index(each) for each in columns]
+        return replace(self, data=self.data[:, indices].contiguous(), columns=tuple(columns))
 
     def statistics(self) -> TableStatistics:
         return TableStatistics.of(self.sample, self.columns)

@@ -70,7 +70,7 @@ class Cells:
     named: bool
     lines: Sequence[int] | None = None
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         """Where a row is, for messages."""
         return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
 

@@ -114,7 +114,7 @@ def _usable(name: str, columns: Sequence[Column], cells: Cells, notes: list[str]
 def _named(name: str, columns: Sequence[Column], cells: Cells, wanted: Sequence[str], notes: list[str]) -> list[Column]:
     """The columns of these names, in this order.
 
-    In a file without names they are found by place, if it has as many columns as are named.
+    In a file without names they are found by position, if it has as many columns as are named.
     """
     by_name = {column.name: column for column in columns}
     missing = [each for each in wanted if each not in by_name]
@@ -139,7 +139,7 @@ def _require_numbers(name: str, column: Column, cells: Cells) -> None:
     if column.texts:
         row, text = next(iter(column.texts.items()))
         raise DataError(
-            f"'{name}', {cells.place(row)}: {printable(column.name)} is '{printable(text[:40])}' and not a number",
+            f"'{name}', {cells.location(row)}: {printable(column.name)} is '{printable(text[:40])}' and not a number",
             hint="correct the cell or leave it empty, or choose other columns with --columns a,b,c",
         )
 

@@ -18,7 +18,7 @@ _UNDECODABLE = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of 
 def csv_lines(rows: Iterable[Sequence[object]], separator: str = ",") -> bytes:
     """A CSV file of these rows in UTF-8, or a part of one. Names that are not UTF-8 keep their bytes."""
     lines: list[str] = []
-    end = "\r\n"  # so that the writer puts names with either sign into quotes
+    end = "\r\n"  # so that the writer puts names with either character into quotes
     writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator=end, delimiter=separator)
     writer.writerows(rows)
     return "".join(f"{line.removesuffix(end)}\n" for line in lines).encode("utf-8", "surrogateescape")

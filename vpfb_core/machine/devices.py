@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.machine.launch import place
+from vpfb_core.machine.launch import process_rank
 from vpfb_core.machine.limits import cores
 from vpfb_core.machine.precision import exact_device
 
@@ -37,7 +37,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     Raises:
         ConfigError: there is no such device on this machine; the hint lists those that exist.
     """
-    devices, here = available_devices(), place()
+    devices, here = available_devices(), process_rank()
     if here.count > 1 and "mps" in devices:  # torch.distributed cannot exchange gradients of MPS
         devices.remove("mps")
     if name == "auto":

@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 from torch.nn import Parameter
 
 from vpfb_core.errors import LostProcessError, VPFBError, is_out_of_memory
-from vpfb_core.machine.launch import Place, place
+from vpfb_core.machine.launch import ProcessRank, process_rank
 
 T = TypeVar("T")
 
@@ -43,9 +43,9 @@ class Group:
         leads: whether this process is the first on its machine.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.rank, self.count, self.first = place.rank, place.count, place.first
-        self.leads = place.local_rank == 0
+    def __init__(self, own: ProcessRank) -> None:
+        self.rank, self.count, self.first = own.rank, own.count, own.first
+        self.leads = own.local_rank == 0
         if self.count == 1:
             return
         if not distributed.is_initialized():  # the user's program may have done so
@@ -145,7 +145,7 @@ class Group:
     # --- gradients ----------------------------------------------------------------------------------------------------
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Set the tensors of every process to the values of the first, in place."""
+        """Set the tensors of every process to the values of the first, in own."""
         if self.count == 1:
             return
         with torch.no_grad(), _exchange():
@@ -190,7 +190,7 @@ class Group:
 @functools.cache
 def group() -> Group:
     """The processes of this job. The first call waits until all of them have made it."""
-    here = place()
+    here = process_rank()
     if here.count > 1:
         atexit.register(_leave)
     return Group(here)

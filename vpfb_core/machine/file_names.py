@@ -18,18 +18,20 @@ def printable(name: str) -> str:
     Control characters, characters that reorder a line, and bytes that are not text are replaced by escapes. All other
     characters are kept, including spaces of all kinds and the joiners that many scripts need.
     """
-    return "".join(f"\\x{ord(sign) - 0xDC00:02x}" if is_byte(sign) else visible(sign) for sign in name)
+    return "".join(
+        f"\\x{ord(character) - 0xDC00:02x}" if is_byte(character) else visible(character) for character in name
+    )
 
 
-def visible(sign: str) -> str:
+def visible(character: str) -> str:
     """A character, or its escape if it is a control character or reorders the line."""
-    hidden = unicodedata.category(sign) in _LINE_BREAKS or sign in _REORDERING
-    return repr(sign)[1:-1] if hidden else sign
+    hidden = unicodedata.category(character) in _LINE_BREAKS or character in _REORDERING
+    return repr(character)[1:-1] if hidden else character
 
 
-def is_byte(sign: str) -> bool:
+def is_byte(character: str) -> bool:
     """Whether a character represents a byte of a file name that is not text."""
-    return "\udc80" <= sign <= "\udcff"
+    return "\udc80" <= character <= "\udcff"
 
 
 def typed(path: str | os.PathLike[str]) -> str:
@@ -39,8 +41,8 @@ def typed(path: str | os.PathLike[str]) -> str:
         text = f"./{text}"
     if printable(text) == text:
         return shlex.quote(text)
-    signs = (f"\\x{byte:02x}" if byte < 0x20 or byte >= 0x7F else chr(byte) for byte in os.fsencode(text))
-    return "$'" + "".join({"'": "\\'", "\\": "\\\\"}.get(sign, sign) for sign in signs) + "'"
+    characters = (f"\\x{byte:02x}" if byte < 0x20 or byte >= 0x7F else chr(byte) for byte in os.fsencode(text))
+    return "$'" + "".join({"'": "\\'", "\\": "\\\\"}.get(character, character) for character in characters) + "'"
 
 
 def label(text: str, longest: int) -> str:
@@ -49,7 +51,10 @@ def label(text: str, longest: int) -> str:
     Args:
         longest: the largest number of characters.
     """
-    kept = (sign if sign.isalnum() or sign in "._" or unicodedata.category(sign)[0] == "M" else "-" for sign in text)
+    kept = (
+        character if character.isalnum() or character in "._" or unicodedata.category(character)[0] == "M" else "-"
+        for character in text
+    )
     return "".join(kept).strip("-.")[:longest]
 
 

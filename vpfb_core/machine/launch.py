@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of a process in its job.
+class ProcessRank:
+    """The rank of a process in its job.
 
     Attributes:
         rank: the number of the process in the job, from 0.
@@ -28,10 +28,10 @@ class Place:
         return self.rank == 0
 
 
-def place() -> Place:
-    """The place of this process. Unless a launcher has set all of its variables, the job has one process."""
+def process_rank() -> ProcessRank:
+    """The rank of this process. Unless a launcher has set all of its variables, the job has one process."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     values = [os.environ.get(name, "") for name in names]
     if "MASTER_ADDR" not in os.environ or not all(value.isdecimal() for value in values):
-        return Place()
-    return Place(*map(int, values))
+        return ProcessRank()
+    return ProcessRank(*map(int, values))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vpfb_core.errors import ConfigError
-from vpfb_core.machine.launch import place
+from vpfb_core.machine.launch import process_rank
 
 ALWAYS_ALLOWED = 64  # threads, however few cores there are
 _SPINS = 1000  # what libgomp takes for a program with more threads than cores; its default is 300,000
@@ -61,7 +61,7 @@ def memory_share() -> int:
 
     The other half is left to other programs and to tensors that are not planned.
     """
-    return memory() // 2 // place().local_count
+    return memory() // 2 // process_rank().local_count
 
 
 def let_waiting_threads_sleep() -> None:

@@ -14,7 +14,7 @@ _F_GETPATH, _LONGEST_PATH = 50, 1024  # of fcntl on macOS, which Python 3.11 doe
 
 
 class OpenFolder:
-    """A folder that this process keeps open, so that a new name or place on its file system is noticed.
+    """A folder that this process keeps open, so that a new name or path on its file system is noticed.
 
     Args:
         path: the path of the folder, which must exist.

@@ -20,14 +20,14 @@ from pathlib import Path
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine.files import flush_names
 
-# Errors of a system that cannot link a file to its new place, but may copy it there: another file system, one without
+# Errors of a system that cannot link a file to its new path, but may copy it there: another file system, one without
 # links, or a file of another user.
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EINVAL}
 
 
 @dataclass(frozen=True)
-class Placement:
-    """A file and its new place.
+class Relocation:
+    """A file and its new path.
 
     Attributes:
         name: the name of the file, relative to its folder.
@@ -42,8 +42,8 @@ class Placement:
     renamed: bool
 
 
-def plan(root: Path, names: Iterable[str], folder: Path, *, moves: bool) -> list[Placement]:
-    """The new places of files below `folder`, with the same sub-folders. Nothing is written.
+def plan(root: Path, names: Iterable[str], folder: Path, *, moves: bool) -> list[Relocation]:
+    """The new paths of files below `folder`, with the same sub-folders. Nothing is written.
 
     A name that is taken there gets a number: a-2.png. A copy that is already there is left out.
 
@@ -61,7 +61,7 @@ def plan(root: Path, names: Iterable[str], folder: Path, *, moves: bool) -> list
             f"{folder} is in {root}, where the files would be found again", hint="choose a folder outside of it"
         )
     taken: set[str] = set()
-    placements = []
+    relocations = []
     for name in names:
         source, target = root / name, folder / name
         if moves and not source.parent.resolve().is_relative_to(inside):
@@ -75,53 +75,53 @@ def plan(root: Path, names: Iterable[str], folder: Path, *, moves: bool) -> list
         candidates = itertools.chain([target], (_numbered(target, number) for number in itertools.count(2)))
         free = next(each for each in candidates if _folded(each) not in taken and not os.path.lexists(each))
         taken.add(_folded(free))
-        placements.append(Placement(name, source, free, renamed=free != target))
-    return placements
+        relocations.append(Relocation(name, source, free, renamed=free != target))
+    return relocations
 
 
-def copy(placements: Sequence[Placement]) -> None:
-    """Copy files to their new places, all or none.
+def copy(relocations: Sequence[Relocation]) -> None:
+    """Copy files to their new paths, all or none.
 
     Raises:
-        DataError: a file cannot be read or written, or its place has been taken. No copy is left behind.
+        DataError: a file cannot be read or written, or its new path has been taken. No copy is left behind.
     """
-    _place_all(placements, _copied, "copied")
+    _create_all(relocations, _copied, "copied")
 
 
-def move(placements: Sequence[Placement]) -> None:
-    """Move files to their new places. Every file is at one of its two places afterwards, whatever happens.
+def move(relocations: Sequence[Relocation]) -> None:
+    """Move files to their new paths. Every file is at one of its two paths afterwards, whatever happens.
 
     Raises:
-        DataError: a file cannot be placed, and none was moved; or a file cannot be removed from its old place, and
+        DataError: a file cannot be created, and none was moved; or a file cannot be removed from its old path, and
             those before it were moved.
     """
-    _place_all(placements, _linked, "moved")
+    _create_all(relocations, _linked, "moved")
     try:
-        for each in placements:
+        for each in relocations:
             each.source.unlink()
     except BaseException as error:
-        remaining = [each for each in placements if os.path.lexists(each.source)]
+        remaining = [each for each in relocations if os.path.lexists(each.source)]
         for each in remaining:
             each.target.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
         raise DataError(
             f"cannot move {remaining[0].source}: {error.strerror or error}; "
-            f"{len(placements) - len(remaining):,} of {len(placements):,} files were moved"
+            f"{len(relocations) - len(remaining):,} of {len(relocations):,} files were moved"
         ) from error
-    for parent in {each.source.parent for each in placements}:
+    for parent in {each.source.parent for each in relocations}:
         flush_names(parent)
 
 
-def _place_all(placements: Sequence[Placement], place: Callable[[Path, Path], None], done: str) -> None:
-    """Place all files, or none. `done` is the word for it in an error."""
+def _create_all(relocations: Sequence[Relocation], create: Callable[[Path, Path], None], done: str) -> None:
+    """Create all files at their new paths, or none. `done` is the word for it in an error."""
     made: list[Path] = []
     folders: list[Path] = []
     try:
-        for each in placements:
+        for each in relocations:
             try:
                 folders += _new_folders(each.target.parent)
-                place(each.source, each.target)
+                create(each.source, each.target)
                 made.append(each.target)
             except OSError as error:
                 raise DataError(f"cannot write {each.target}: {error.strerror or error}; nothing was {done}") from error
@@ -144,7 +144,7 @@ def _new_folders(folder: Path) -> list[Path]:
 
 
 def _linked(source: Path, target: Path) -> None:
-    """Place a file under another name, by a hard link or a copy. A symbolic link leads to the same file as before."""
+    """Create a file under another name, by a hard link or a copy. A symbolic link leads to the same file as before."""
     if source.is_symlink():
         target.symlink_to(os.path.abspath(source.parent.resolve() / source.readlink()))  # noqa: PTH100
         return

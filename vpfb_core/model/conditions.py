@@ -75,7 +75,7 @@ def _split(text: str, groups: Sequence[ConditionGroup]) -> list[str]:
     while parts:
         joined = (",".join(parts[:count]) for count in range(min(most, len(parts)), 0, -1))
         candidates = [each for whole in joined for each in (whole, whole.strip())]
-        names.append(next((each for each in candidates if _places(each, groups)), candidates[-1]))
+        names.append(next((each for each in candidates if _indices(each, groups)), candidates[-1]))
         parts = parts[1 + names[-1].count(",") :]
     return names
 
@@ -86,7 +86,7 @@ def find_class(name: str, groups: Sequence[ConditionGroup]) -> tuple[int, int]:
     Raises:
         ConfigError: the name is unknown (the hint suggests the nearest one), or several groups have such a class.
     """
-    found = _places(name, groups)
+    found = _indices(name, groups)
     if len(found) == 1:
         return found[0]
     if found:
@@ -97,13 +97,13 @@ def find_class(name: str, groups: Sequence[ConditionGroup]) -> tuple[int, int]:
     raise ConfigError(f"unknown class '{name}'", hint=f"{near}classes: {', '.join(known)}")
 
 
-def _places(name: str, groups: Sequence[ConditionGroup]) -> list[tuple[int, int]]:
+def _indices(name: str, groups: Sequence[ConditionGroup]) -> list[tuple[int, int]]:
     """The indices (group, class) of every class that "class" or "group=class" can mean.
 
     A class of exactly that name comes first, because class names may contain "="; then the same with a group; then both
-    with names that only look the same, such as one é that is stored as two signs.
+    with names that only look the same, such as one é that is stored as two characters.
     """
-    places = [
+    classes = [
         (position, index, class_name, f"{group.name}={class_name}")
         for position, group in enumerate(groups)
         for index, class_name in enumerate(group.classes)
@@ -111,7 +111,7 @@ def _places(name: str, groups: Sequence[ConditionGroup]) -> list[tuple[int, int]
     for matches in (str.__eq__, same_name):
         for whole in (False, True):
             found = [
-                (position, index) for position, index, plain, full in places if matches(name, full if whole else plain)
+                (position, index) for position, index, plain, full in classes if matches(name, full if whole else plain)
             ]
             if found:
                 return found

@@ -1,8 +1,8 @@
 """What is usual among members, by their nearest neighbours in a space of descriptors.
 
 The statistic of an image is the log distance of its descriptors from their nearest neighbours among those of the
-members. A member is left out of its own neighbours, so that the statistics of members say what is usual, and pictures
-of the training set are judged like others.
+members. A member is left out of its own neighbours, so that the statistics of members say what is usual, and training
+images are judged like others.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Reference:
             known.
         levels: the noise levels of the descriptors of a model; () without a model.
         typical_energy: the mean energy of members at the level of the scalar scores, in nats up to a constant.
-        places: the side of the map of places over which features of the model are averaged.
+        regions: the side of the grid of regions over which features of the model are averaged.
         own: the function from images to the features of a network of the user's own; None if there is none. No file
             contains it.
     """
@@ -84,7 +84,7 @@ class Reference:
     rows: Tensor
     levels: tuple[float, ...] = ()
     typical_energy: float = 0.0
-    places: int = 1
+    regions: int = 1
     own: Callable[[Tensor], Tensor] | None = None
 
     def with_own(self, features: Tensor, own: Callable[[Tensor], Tensor]) -> Reference:
@@ -129,7 +129,7 @@ class Reference:
         tensors = {
             "levels": torch.tensor(self.levels, dtype=torch.float64),
             "typical_energy": torch.tensor(self.typical_energy, dtype=torch.float64),
-            "places": torch.tensor(self.places),
+            "places": torch.tensor(self.regions),
             "identities": self.identities,
             "rows": self.rows,
         }
@@ -175,15 +175,15 @@ class Reference:
         parts = {kind: found[kind] for kind in KINDS if kind in found}
         identities, rows = (tensors.get(name, torch.empty(0, dtype=torch.int64)) for name in ("identities", "rows"))
         counts = {len(part.points) for part in parts.values()}
-        places = tensors.get("places", torch.tensor(1))
-        if len(counts) != 1 or any(each.dtype != torch.int64 for each in (identities, rows, places)):
+        regions = tensors.get("places", torch.tensor(1))
+        if len(counts) != 1 or any(each.dtype != torch.int64 for each in (identities, rows, regions)):
             raise ValueError("the parts of the reference do not fit each other")
-        if any(len(each) and each.shape != (*counts,) for each in (identities, rows)) or not 1 <= int(places) <= 64:
+        if any(len(each) and each.shape != (*counts,) for each in (identities, rows)) or not 1 <= int(regions) <= 64:
             raise ValueError("the members of the reference do not fit each other")
         levels = tuple(tensors["levels"].tolist())
         if len(parts["recording"].mean) != 2 * len(levels):
             raise ValueError(f"the reference has {len(parts['recording'].mean)} scalars for {len(levels)} levels")
-        return cls(parts, identities, rows, levels, float(tensors["typical_energy"]), int(places))
+        return cls(parts, identities, rows, levels, float(tensors["typical_energy"]), int(regions))
 
 
 def identities_of(values: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from vpfb_core.data.catalogue import absolute, exists, split_off
 from vpfb_core.model.runs import Run
 
 
-def place(source: str, run: Run) -> dict[str, str]:
-    """What the status of a run says about the place of its data.
+def location(source: str, run: Run) -> dict[str, str]:
+    """What the status of a run says about the location of its data.
 
     Args:
         source: the data, as they are named in the working folder.
@@ -38,23 +38,23 @@ def is_at(run: Run, source: str) -> bool:
 
 
 def find(run: Run, source: str) -> str | None:
-    """The data of a run, as they are found from the working folder; None if they are at none of the known places.
+    """The data of a run, as they are found from the working folder; None if they are at none of the known locations.
 
     Args:
         run: the run.
         source: the data as they were named when the run began.
     """
     recorded = _recorded(run)
-    places = [recorded.get("path"), source]
+    locations = [recorded.get("path"), source]
     if (relative := recorded.get("from_run")) is not None:
-        places.insert(1, os.path.normpath(run.path / relative))
+        locations.insert(1, os.path.normpath(run.path / relative))
     if recorded.get("path") == absolute(source):
         return source if exists(source) else None
-    return next((each for each in places if each is not None and exists(each)), None)
+    return next((each for each in locations if each is not None and exists(each)), None)
 
 
 def _recorded(run: Run) -> dict[str, Any]:
-    """The place in the status of a run; {} if it is missing or invalid."""
+    """The location in the status of a run; {} if it is missing or invalid."""
     recorded = run.status().get("data")
     if not isinstance(recorded, dict):
         return {}

@@ -50,7 +50,7 @@ def find(config: TrainConfig, fingerprint: Fingerprint) -> Continuation:
         fingerprint: reads the data of a configuration and returns their fingerprint.
     Raises:
         ConfigError: there is no such run, or it differs in a setting.
-        DataError: the data of the run are no longer where they were, and the user names no other place.
+        DataError: the data of the run are no longer where they were, and the user names no other location.
     """
     requested = as_json(config.requested())
     existing = _run_to_resume(config, requested, fingerprint)
@@ -88,7 +88,7 @@ def _run_to_resume(config: TrainConfig, requested: dict[str, Any], fingerprint: 
 
 
 def _newest_unfinished(config: TrainConfig, requested: dict[str, Any], fingerprint: Fingerprint) -> Run | None:
-    """The newest unfinished run with the same settings, and with the same data: by their place, or by their content."""
+    """The newest unfinished run with the same settings, and with the same data, by their location or content."""
     settings = _without_source(requested)
     runs = [run for run in list_runs(RUNS) if not run.finished and _without_source(_requested_by(run)) == settings]
     source = config.data.source
@@ -146,7 +146,7 @@ def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> 
         requested: the settings that the user gave in it.
     Raises:
         ConfigError: another setting differs from that of the run, or the run is already as long as the new length.
-        DataError: the data are no longer where they were, and the new configuration names no other place.
+        DataError: the data are no longer where they were, and the new configuration names no other location.
     """
     stored = _with_added_settings(TrainConfig(**read_file(run.config)))
     stored = stored.replace(**{SOURCE: _source(run, stored.data.source, config.data.source)})
@@ -186,7 +186,7 @@ def _source(run: Run, stored: str, asked: str) -> str:
         was = run_data.recorded_path(run) or stored
         raise DataError(
             f"the data of {run.path} are no longer at '{was}'",
-            hint=f"name the place where they are now: vpfb train --resume {run.path} --data FOLDER",
+            hint=f"name the folder where they are now: vpfb train --resume {run.path} --data FOLDER",
         )
     return found
 

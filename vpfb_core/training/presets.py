@@ -14,7 +14,7 @@ from vpfb_core.config import TrainConfig
 from vpfb_core.data import Source
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.devices import default_threads
-from vpfb_core.machine.launch import place
+from vpfb_core.machine.launch import process_rank
 from vpfb_core.machine.limits import cores, memory_share
 from vpfb_core.machine.precision import has_fast_bf16
 from vpfb_core.methods.base import Method
@@ -125,7 +125,7 @@ def _from_machine(device: torch.device) -> dict[str, Any]:
     return {
         "machine.precision": "bf16" if has_fast_bf16(device) else "fp32",
         "machine.threads": default_threads(),
-        "machine.workers": max(1, cores() // place().local_count),
+        "machine.workers": max(1, cores() // process_rank().local_count),
     }
 
 
@@ -160,7 +160,7 @@ def _micro_batch(config: TrainConfig, method: Method, device: torch.device) -> i
 
 def _largest_share(config: TrainConfig) -> int:
     """The largest number of images of a batch that a process of this job computes."""
-    return -(-(config.optimiser.batch_size or 1) // place().count)
+    return -(-(config.optimiser.batch_size or 1) // process_rank().count)
 
 
 def method_of(config: TrainConfig, images: Source) -> Method:
@@ -172,7 +172,7 @@ def method_of(config: TrainConfig, images: Source) -> Method:
     method = methods.build(str(config.method.name), config.method.settings)
     method.check(
         DataShape.of(images.shape, images.groups), scalar=networks.find(str(config.network.name)).scalar,
-        decay=config.optimiser.decay or 0.0, processes=place().count,
+        decay=config.optimiser.decay or 0.0, processes=process_rank().count,
     )  # fmt: skip
     return method
 
@@ -236,9 +236,9 @@ def _require_divisible_batch(config: TrainConfig, method: Method) -> None:
             "this loss takes its statistics over the batch, and a batch of one image has none",
             hint="use a --batch-size of at least 2",
         )
-    if (config.optimiser.batch_size or 1) < place().count:
+    if (config.optimiser.batch_size or 1) < process_rank().count:
         raise ConfigError(
-            f"a batch of {config.optimiser.batch_size} images cannot be shared by {place().count} processes",
+            f"a batch of {config.optimiser.batch_size} images cannot be shared by {process_rank().count} processes",
             hint="use a larger --batch-size, which is that of all processes together",
         )
 

@@ -19,7 +19,7 @@ from vpfb_core.data.unreadable import table
 from vpfb_core.errors import DataError
 from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.files import clear_leftovers, write_bytes
-from vpfb_core.machine.launch import place
+from vpfb_core.machine.launch import process_rank
 from vpfb_core.machine.open_folder import OpenFolder
 from vpfb_core.methods.fields import Field
 from vpfb_core.model import model_file, run_data, run_log
@@ -67,9 +67,11 @@ class Record:
     def __init__(self, plan: Plan, folder: Run, average: Field) -> None:
         self.plan, self.average = plan, average
         self._run = folder
-        self._open = OpenFolder(folder.path) if place().first else None  # the other processes may not even see it
+        self._open = (
+            OpenFolder(folder.path) if process_rank().first else None
+        )  # the other processes may not even see it
         self.fingerprint = self.plan.images.fingerprint()
-        self._place = run_data.place(self.plan.config.data.source, folder)
+        self._location = run_data.location(self.plan.config.data.source, folder)
         self.columns = run_log.columns([f"val_{name}" for name in self.plan.method.figures])
         self.saved: Counters | None = None
         self.saved_at, self.save_seconds = time.monotonic(), 0.0
@@ -149,7 +151,7 @@ class Record:
 
     def status(self, status: str, counters: Counters) -> None:
         """Write the status of the run."""
-        write_status(self.folder, status, counters, self.plan.requested, self._place)
+        write_status(self.folder, status, counters, self.plan.requested, self._location)
 
     def save(
         self,

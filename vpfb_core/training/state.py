@@ -182,7 +182,7 @@ def _rename(path: Path, target: Path) -> None:
 
 
 def write_status(
-    run: Run, status: str, counters: Counters, requested: dict[str, Any], place: Mapping[str, str]
+    run: Run, status: str, counters: Counters, requested: dict[str, Any], location: Mapping[str, str]
 ) -> None:
     """Write the status file of a run.
 
@@ -191,9 +191,9 @@ def write_status(
         status: "running", "interrupted", "diverged" or "finished".
         counters: the progress of the run.
         requested: the settings that the user gave, by path.
-        place: where the data are (`run_data.place`).
+        location: where the data are (`run_data.location`).
     """
     content = {
-        "status": status, **asdict(counters), "requested": requested, "data": place, "host": platform.node(),
+        "status": status, **asdict(counters), "requested": requested, "data": location, "host": platform.node(),
     }  # fmt: skip
     write_bytes(run.progress, (json.dumps(content, indent=1) + "\n").encode())

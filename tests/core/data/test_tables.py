@@ -108,7 +108,7 @@ def test_rows_with_a_missing_value_are_left_out_and_the_others_keep_their_number
     assert any("2 of 100 rows" in note for note in table.notes)
 
 
-def test_columns_are_found_by_name_in_any_order_and_without_names_by_place(written: Any) -> None:
+def test_columns_are_found_by_name_in_any_order_and_without_names_by_position(written: Any) -> None:
     other = lines([["c", "a", "extra", "b"], *([row[2], row[0], 9, row[1]] for row in ROWS)])
     table = data.load(written(other), columns=("a", "b", "c"))
     np.testing.assert_array_equal(table.data.numpy(), np.array(ROWS))

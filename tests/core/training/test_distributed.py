@@ -21,7 +21,7 @@ from vpfb_core.errors import ConfigError, DataError, LostProcessError
 from vpfb_core.machine import container as checkpoint
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import resolve_device
-from vpfb_core.machine.launch import Place, place
+from vpfb_core.machine.launch import ProcessRank, process_rank
 from vpfb_core.model.runs import Run
 from vpfb_core.training import Result, prepare
 from vpfb_core.training.state import read_state
@@ -191,7 +191,7 @@ def test_a_process_that_is_killed_ends_the_other(folder: Path) -> None:
 
 
 def test_only_a_broken_connection_is_a_lost_process() -> None:
-    group = distributed.Group(Place())
+    group = distributed.Group(ProcessRank())
     group.count = 2
     broken = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer")
     for inside in (distributed._exchange, group.naming_lost_processes):
@@ -224,9 +224,9 @@ def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyP
 def test_a_place_is_taken_from_a_whole_set_of_variables_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in two_processes.launched(1).items():
         monkeypatch.setenv(name, value)
-    assert place() == Place(1, 2, 1, 2)
+    assert process_rank() == ProcessRank(1, 2, 1, 2)
     monkeypatch.delenv("LOCAL_RANK")
-    assert place() == Place()
+    assert process_rank() == ProcessRank()
 
 
 def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def test_training_leaves_the_allocator_of_the_process_alone(monkeypatch: pytest.
 def test_a_process_group_of_the_user_is_used_and_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from vpfb_core.machine import distributed
 
-    job = launching.Place(rank=1, count=2, local_rank=1, local_count=2)
+    job = launching.ProcessRank(rank=1, count=2, local_rank=1, local_count=2)
     monkeypatch.setattr(distributed.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(
         distributed.distributed, "init_process_group", lambda *_, **__: pytest.fail("the user has done so")

@@ -134,7 +134,7 @@ def test_a_run_whose_data_are_gone_says_where_they_were_and_how_to_name_them(pro
     shutil.move(project / "imgs", project / "moved")
     with pytest.raises(DataError, match=f"no longer at '{project / 'imgs'}'") as caught:
         prepare(vpfb.TrainConfig(resume=str(run.path)))
-    assert caught.value.hint == f"name the place where they are now: vpfb train --resume {run.path} --data FOLDER"
+    assert caught.value.hint == f"name the folder where they are now: vpfb train --resume {run.path} --data FOLDER"
     assert vpfb.train(vpfb.TrainConfig(resume=str(run.path), data="moved")).status == "finished"
 
 

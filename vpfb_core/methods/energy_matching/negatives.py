@@ -92,7 +92,7 @@ class Pool:
         self.condition = tensors.get("condition")
         self.escaped = int(tensors.get("escaped", 0))
 
-    def _place(self, device: torch.device) -> None:
+    def _move_to(self, device: torch.device) -> None:
         self.x, self.begun = self.x.to(device), self.begun.to(device)
         self.condition = None if self.condition is None else self.condition.to(device)
 
@@ -106,7 +106,7 @@ class Pool:
             self.x = batch.data.new_zeros(POOL * n, *batch.data.shape[1:])
             self.condition = None if batch.condition is None else batch.condition.repeat(POOL, 1)
             self.begun = torch.zeros(POOL * n, dtype=torch.bool)
-        self._place(device)
+        self._move_to(device)
         draws = at.generator("negatives")
         rows = torch.randperm(len(self.x), generator=draws, device=device)[:n]
         begins = (torch.rand(n, generator=draws, device=device) < journey.restarts) | ~self.begun[rows]
@@ -140,7 +140,7 @@ class Pool:
         """
         if not bool(self.begun.any()):
             return torch.tensor(math.nan, device=device)
-        self._place(device)
+        self._move_to(device)
         x, condition = self.x[self.begun], None if self.condition is None else self.condition[self.begun]
         parts = parts_of(len(x), at_once)
         return torch.cat([field.energy(x[rows], CLEAN, _rows(condition, rows)) for rows in parts]).mean()

@@ -127,7 +127,7 @@ class EnergyMatching(Method):
         large, image = data.dimension > SMALL_DIMENSION, len(data.shape) == 3
         temperature = chosen.temperature or TEMPERATURES[large]
         step = chosen.chain_step or (CHAIN_STEPS[large] if image else POINT_STEP)
-        # In few dimensions the place of a point does not tell its time, so that the regression contradicts the density.
+        # In few dimensions the position of a point does not tell its time: the regression contradicts the density.
         chosen = chosen.completed(
             {
                 "flow_weight": float(image), "chains": "ula" if image else "mala",

@@ -10,8 +10,8 @@ class PathField(Field):
     """A field on the path: its points are u, of unit variance at every level, and its positions are angles φ."""
 
     def scales(self, level: float) -> tuple[float, float]:
-        place = arc.ArcPosition.at_level(level)
-        return place.sine, place.cosine
+        position = arc.ArcPosition.at_level(level)
+        return position.sine, position.cosine
 
     def position(self, level: float) -> float:
         return arc.angle(level)

@@ -273,9 +273,9 @@ def _integrate(gains: Tensor, noises: Sequence[float], prior: float) -> Tensor:
         return before
     from scipy.interpolate import CubicSpline  # takes a second, which drawing samples need not wait for
 
-    places = [-math.log(noise) for noise in noises]
-    integral = CubicSpline(places, gains.numpy(), axis=0).antiderivative()
-    return before + torch.from_numpy(integral(places))
+    log_tangents = [-math.log(noise) for noise in noises]
+    integral = CubicSpline(log_tangents, gains.numpy(), axis=0).antiderivative()
+    return before + torch.from_numpy(integral(log_tangents))
 
 
 def _summary(estimates: Tensor) -> Constants:

@@ -63,26 +63,26 @@ class PotentialField(PathField):
             self._lowest_for_chains = calibration.lowest_for_chains
 
     def energy_and_score(self, x: Tensor, level: float, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x, place = x.detach(), ArcPosition.at_level(level)
-        value, gradient = self._arc(x, place, condition)
-        return place.energy(x, value), place.score(x, gradient)
+        x, position = x.detach(), ArcPosition.at_level(level)
+        value, gradient = self._arc(x, position, condition)
+        return position.energy(x, value), position.score(x, gradient)
 
     def energy_score_and_velocity(
         self, x: Tensor, level: float, condition: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x, place = x.detach(), ArcPosition.at_level(level)
-        value, gradient = self._arc(x, place, condition)
-        return place.energy(x, value), place.score(x, gradient), gradient
+        x, position = x.detach(), ArcPosition.at_level(level)
+        value, gradient = self._arc(x, position, condition)
+        return position.energy(x, value), position.score(x, gradient), gradient
 
     def energy(self, x: Tensor, level: float, condition: Tensor | None = None) -> Tensor:
-        x, place = x.detach(), ArcPosition.at_level(level)
+        x, position = x.detach(), ArcPosition.at_level(level)
         with torch.no_grad():
-            value = self.potential.potential(x, x.new_full((len(x),), place.angle), condition)
-        return place.energy(x, value)
+            value = self.potential.potential(x, x.new_full((len(x),), position.angle), condition)
+        return position.energy(x, value)
 
-    def _arc(self, x: Tensor, place: ArcPosition, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _arc(self, x: Tensor, position: ArcPosition, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            field = self.potential.arc(x, x.new_full((len(x),), place.angle), condition)
+            field = self.potential.arc(x, x.new_full((len(x),), position.angle), condition)
         return field.value, field.gradient
 
     # --- the flow -----------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class ExpressionError(ConfigError):
         after = after if len(after) <= _EXCERPT else f"{after[:_EXCERPT]}..."
         super().__init__(f"{reason}, at ^ in: {before}^{after}", hint=hint)
         self.text, self.position = text, position
-        shown = "".join(sign if sign.isprintable() else " " for sign in before + after)
+        shown = "".join(each if each.isprintable() else " " for each in before + after)
         self._pointing = f"{reason}\n  {shown}\n  {' ' * len(before)}^"
 
     def __str__(self) -> str:
@@ -52,17 +52,17 @@ class ExpressionError(ConfigError):
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """The position of a name in a text."""
 
     text: str
-    position: int
+    index: int
 
     def error(self, reason: str, hint: str | None = None) -> ConfigError:
         """The error with this position; an error without a position if the name was not parsed from a text."""
         if not self.text:
             return ConfigError(reason, hint=hint)
-        return ExpressionError(reason, self.text, self.position, hint=hint)
+        return ExpressionError(reason, self.text, self.index, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class Name:
     Attributes:
         name: the name; "" for the whole density of the model.
         model: the name of the model; None for the default model.
-        place: the position in the text, which equality ignores.
+        position: the position in the text, which equality ignores.
     """
 
     name: str
     model: str | None = None
-    place: Place = field(default=Place("", 0), compare=False, repr=False)
+    position: Position = field(default=Position("", 0), compare=False, repr=False)
 
     def __str__(self) -> str:
         name = _quoted(self.name) if self.name else ""
@@ -154,7 +154,7 @@ def parts_of(expression: Expression) -> tuple[Expression, ...]:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 _WORD = re.compile(r"[^\s&|~*():',]+(,[^\s&|~*():',]+)*")
-_TOKEN = re.compile(rf"(?P<sign>[&|~*():])|(?P<quoted>'(?:[^']|'')*')|(?P<word>{_WORD.pattern})")
+_TOKEN = re.compile(rf"(?P<symbol>[&|~*():])|(?P<quoted>'(?:[^']|'')*')|(?P<word>{_WORD.pattern})")
 _NUMBER = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 _JOIN = "join names with & (and) or | (or); put a name with spaces in single quotes"
@@ -162,7 +162,7 @@ _JOIN = "join names with & (and) or | (or); put a name with spaces in single quo
 
 @dataclass(frozen=True)
 class _Token:
-    kind: str  # "sign", "quoted", "word" or "end"
+    kind: str  # "symbol", "quoted", "word" or "end"
     text: str  # without the quotes
     position: int
 
@@ -211,7 +211,7 @@ class _Reader:
     def weighted(self) -> Expression:
         """[number *] negated"""
         token = self._peek()
-        if token.kind == "end" or not self._is_sign("*", self._peek(1)):
+        if token.kind == "end" or not self._is_symbol("*", self._peek(1)):
             return self.negated()
         self._next += 2
         if token.kind != "word" or not _NUMBER.fullmatch(token.text):
@@ -230,7 +230,7 @@ class _Reader:
         if self._depth > DEEPEST:
             raise self._error(f"more than {DEEPEST} parentheses and ~ inside one another", token)
         if self._take("~"):
-            if self._is_sign("*", self._peek(1)):
+            if self._is_symbol("*", self._peek(1)):
                 raise self._error("a weight after ~", self._peek(), hint="the weight goes first: 1.5*~red")
             expression: Expression = Not(self.negated())
         elif self._take("("):
@@ -247,11 +247,11 @@ class _Reader:
         position = self._peek().position
         first = self._word()
         if not self._take(":"):
-            return Name(first, None, Place(self._text, position))
+            return Name(first, None, Position(self._text, position))
         if self._peek().kind not in ("word", "quoted"):
-            return Name("", first, Place(self._text, position))
+            return Name("", first, Position(self._text, position))
         position = self._peek().position
-        return Name(self._word(), first, Place(self._text, position))
+        return Name(self._word(), first, Position(self._text, position))
 
     def finish(self) -> None:
         """Raise ExpressionError if there are tokens left."""
@@ -267,8 +267,8 @@ class _Reader:
         self._next += 1
         return token.text
 
-    def _take(self, sign: str) -> bool:
-        found = self._is_sign(sign, self._peek())
+    def _take(self, symbol: str) -> bool:
+        found = self._is_symbol(symbol, self._peek())
         self._next += found
         return found
 
@@ -276,8 +276,8 @@ class _Reader:
         return self._tokens[min(self._next + ahead, len(self._tokens) - 1)]
 
     @staticmethod
-    def _is_sign(sign: str, token: _Token) -> bool:
-        return token.kind == "sign" and token.text == sign
+    def _is_symbol(symbol: str, token: _Token) -> bool:
+        return token.kind == "symbol" and token.text == symbol
 
     def _unexpected(self, expected: str, hint: str) -> ExpressionError:
         return self._error(f"expected {expected}, not {self._peek().shown}", self._peek(), hint=hint)

@@ -85,7 +85,7 @@ def _other_classes(part: Expression, models: Mapping[ModelName, TrainedModel]) -
         replace(names[0], name=f"{group.name}={name}") for index, name in enumerate(group.classes) if index not in taken
     ]
     if not others:
-        raise names[0].place.error(
+        raise names[0].position.error(
             f"~ of every class of the group {group.name!r} leaves nothing", "leave at least one class of the group out"
         )
     if len(others) == 1:
@@ -106,10 +106,10 @@ def _condition(name: Name, groups: Sequence[ConditionGroup]) -> list[int]:
         return [-1] * len(groups)
     if not groups:
         whole = "" if name.model is None else f", or write {Name('', name.model)} for the whole model"
-        raise name.place.error(
+        raise name.position.error(
             f"no class {name.name!r}: the model is unconditional", f"train a model with vpfb train --conditional{whole}"
         )
     try:
         return parse_condition(name.name, groups)
     except ConfigError as error:
-        raise name.place.error(error.message, error.hint) from error
+        raise name.position.error(error.message, error.hint) from error

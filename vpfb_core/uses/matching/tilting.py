@@ -282,9 +282,9 @@ class _Fitting:
             return found
         classes = [
             condition
-            for place, group in enumerate(model.groups)
+            for position, group in enumerate(model.groups)
             for index in range(len(group.classes))
-            if model.calibration.knows(condition := (*null[:place], index, *null[place + 1 :]))
+            if model.calibration.knows(condition := (*null[:position], index, *null[position + 1 :]))
         ]
         if classes:
             before, after = (

@@ -102,12 +102,12 @@ class Measures:
         """
         groups = self.groups.values()
         order = [column for group in groups for column in group.columns]
-        places = [order.index(column) for column in self.columns]
+        indices = [order.index(column) for column in self.columns]
         parts = []
         for part in values.split(batch_size):
             public = self.model.statistics.public(part)
             found = torch.cat([group.compute(public).cpu().double() for group in groups], 1)
-            parts.append(found[:, places])
+            parts.append(found[:, indices])
         return torch.cat(parts) if parts else torch.empty(0, len(self.columns), dtype=torch.float64)
 
     def limits(self) -> tuple[Tensor, Tensor]:
@@ -237,9 +237,9 @@ def _of_classes(model: TrainedModel) -> dict[str, Group]:
     if not model.groups or calibration is None or not methods.gives(model.method.name, "density"):
         return {}
     columns, conditions = [], []
-    for place, group in enumerate(model.groups):
+    for position, group in enumerate(model.groups):
         for index, name in enumerate(group.classes):
-            condition = tuple(index if i == place else -1 for i in range(len(model.groups)))
+            condition = tuple(index if i == position else -1 for i in range(len(model.groups)))
             if calibration.knows(condition):  # otherwise the training data have no image of the class
                 columns.append(f"{group.name}:{name}")
                 conditions.append(condition)
@@ -271,8 +271,8 @@ def class_probabilities(model: TrainedModel, values: Tensor, conditions: Sequenc
     group_of = torch.tensor([next(i for i, index in enumerate(each) if index >= 0) for each in conditions])
     found = torch.empty_like(joint)
     for group in group_of.unique():
-        places = (group_of == group).nonzero()[:, 0]
-        found[:, places] = joint[:, places].softmax(1)
+        indices = (group_of == group).nonzero()[:, 0]
+        found[:, indices] = joint[:, indices].softmax(1)
     return found
 
 

@@ -22,7 +22,7 @@ from vpfb_core.model.reference import Descriptors
 # details.
 LEVELS = tuple(3.0 * (0.05 / 3.0) ** (i / 9) for i in range(10))
 SCALAR_LEVEL = LEVELS[5]  # 0.31, the level of the scores with a single level, the best one in the worst case
-PLACES = 4  # the side of the map of places over which features are averaged
+REGIONS = 4  # the side of the grid of regions over which features are averaged
 FEATURE_EVERY = 3  # features are computed at every third level, from the second on; more levels added no information
 # The levels whose score norms are evidence of their own: 0.77, 0.31 and 0.12. The squared norm over the Laplacian of
 # the energy costs a product with the Hessian per level, and found no more.
@@ -61,14 +61,14 @@ class LevelDescriptor(NamedTuple):
     features: Tensor
 
 
-def describe(field: Field, data: Tensor, level: float, places: int = 1) -> LevelDescriptor:
+def describe(field: Field, data: Tensor, level: float, regions: int = 1) -> LevelDescriptor:
     """The descriptors of images at one level.
 
     Args:
         field: a field with an energy.
         data: images of unit variance, (N, …), on the device of the field.
         level: the noise level.
-        places: the side of the map of places of the features.
+        regions: the side of the grid of regions over which features are averaged.
     """
     x = field.at_level(data, level)
     with _feature_layer(field.network) as seen:
@@ -76,7 +76,7 @@ def describe(field: Field, data: Tensor, level: float, places: int = 1) -> Level
     return LevelDescriptor(
         energy=energy,
         score_norm=score.flatten(1).norm(dim=1),
-        features=torch.cat([_pooled(layer, places) for layer in seen], 1) if seen else x.new_empty(len(x), 0),
+        features=torch.cat([_pooled(layer, regions) for layer in seen], 1) if seen else x.new_empty(len(x), 0),
     )
 
 
@@ -86,15 +86,15 @@ class Described:
     Arguments are those of `describe`.
     """
 
-    def __init__(self, field: Field, data: Tensor, places: int = 1) -> None:
-        self.field, self.data, self.places = field, data, places
+    def __init__(self, field: Field, data: Tensor, regions: int = 1) -> None:
+        self.field, self.data, self.regions = field, data, regions
         self._levels: dict[float, LevelDescriptor] = {}
         self._energies: dict[float, Tensor] = {}
 
     def at(self, level: float) -> LevelDescriptor:
         """The descriptors at a level."""
         if level not in self._levels:
-            self._levels[level] = describe(self.field, self.data, level, self.places)
+            self._levels[level] = describe(self.field, self.data, level, self.regions)
             self._energies[level] = self._levels[level].energy
         return self._levels[level]
 
@@ -135,12 +135,12 @@ def _feature_layer(network: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _pooled(layer: Tensor, places: int) -> Tensor:
-    """The means in each part of a map of `places`² parts, (N, C, h, w) → (N, C · places²).
+def _pooled(layer: Tensor, regions: int) -> Tensor:
+    """The means in each part of a grid of `regions`² parts, (N, C, h, w) → (N, C · regions²).
 
     With one part, or without a map, the means and the standard deviations over all positions, (N, C, …) → (N, 2C).
     """
-    if layer.ndim != 4 or places == 1:
+    if layer.ndim != 4 or regions == 1:
         positions = layer.flatten(2)
         return torch.cat([positions.mean(2), positions.std(2, correction=0)], 1)
-    return F.adaptive_avg_pool2d(layer, places).flatten(1)
+    return F.adaptive_avg_pool2d(layer, regions).flatten(1)

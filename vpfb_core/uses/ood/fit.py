@@ -14,7 +14,7 @@ from vpfb_core.machine import noise
 from vpfb_core.model.neighbourhood import Neighbourhood
 from vpfb_core.model.reference import OWN, Descriptors, Judgement, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.uses.ood.descriptors import PLACES, Described, levels_of, scalar_level
+from vpfb_core.uses.ood.descriptors import REGIONS, Described, levels_of, scalar_level
 from vpfb_core.uses.ood.fixed import describe_fixed
 
 IMAGES = 2_500  # the default number of members; a Fashion-MNIST model detected fewer outliers with 1,000
@@ -51,7 +51,7 @@ def fit_reference(
     found: list[Descriptors] = []
     energies: list[Tensor] = []
     for some in chosen.split(batch_size):
-        described = Described(model.field, model.standardise(images[some]), PLACES)
+        described = Described(model.field, model.standardise(images[some]), REGIONS)
         found.append(described.evidence(levels) | describe_fixed(images[some]))
         energies.append(described.energy(scalar).cpu().double())
     return Reference(
@@ -60,7 +60,7 @@ def fit_reference(
         chosen if rows is None else rows[chosen],
         levels,
         float(torch.cat(energies).mean()),
-        PLACES,
+        REGIONS,
     )
 
 

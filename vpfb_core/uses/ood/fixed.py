@@ -40,8 +40,8 @@ def describe_fixed(images: Tensor) -> Descriptors:
 def details(pictures: Tensor) -> Tensor:
     """The log mean square of what each band of a Laplacian pyramid adds to images, and their mean colour, (N, F).
 
-    They say how sharp, noisy, compressed and colourful a picture is, and nothing about places. Images in grey have no
-    colour, and with their mean brightness fewer outliers were found. The bands come first.
+    They say how sharp, noisy, compressed and colourful a picture is, and nothing about positions. Images in grey have
+    no colour, and with their mean brightness fewer outliers were found. The bands come first.
     """
     colour = []
     if pictures.shape[1] == 3:

@@ -20,13 +20,13 @@ class Members:
 
     Attributes:
         images: these data.
-        places: the place of each in `images`, by its row in `Ranking.members`.
+        indices: the index of each in `images`, by its row in `Ranking.members`.
         names: their names, in the order of `images`.
         label: what they are called together.
     """
 
     images: InMemory
-    places: Mapping[int, int]
+    indices: Mapping[int, int]
     names: Sequence[str]
     label: str
 
@@ -60,6 +60,6 @@ def training_members(training: TrainingSet, ranking: Ranking, count: int) -> Mem
     images = source.subset(torch.tensor(rows))
     if len(images) != len(rows):
         raise DataError(f"some files in '{source.name}' cannot be read any more")
-    places = {row: place for place, row in enumerate(rows)}
+    indices = {row: index for index, row in enumerate(rows)}
     names = [f"{source.name}#{row}" for row in rows] if images.files is None else images.files
-    return Members(images, places, names, "Nearest training pictures")
+    return Members(images, indices, names, "Nearest training pictures")

@@ -105,18 +105,18 @@ def page(
         title: the heading.
         summary: sentences below the heading.
         folder: the folder of the page, from which it links to the files.
-        moved: the new places of files that are moved before anybody opens the page, by their names.
+        moved: the new paths of files that are moved before anybody opens the page, by their names.
         on_picture: called with the number of pictures whose thumbnails are done.
     """
     shown = ranking.ranked[:MOST]
-    nearest = [[] if members is None else [members.places[row] for row in one.nearest] for one in shown]
+    nearest = [[] if members is None else [members.indices[row] for row in one.nearest] for one in shown]
     small, own, theirs = _thumbnails(images, shown, members, nearest, on_picture)
     names = [name for name in COLUMNS if any(_figure(one, name) is not None for one in shown)]
     kinds = list(dict.fromkeys(kind for one in shown for kind in one.evidence))
 
-    def neighbour(place: int) -> list[Any]:
+    def neighbour(index: int) -> list[Any]:
         assert members is not None
-        return [theirs[place], printable(members.names[place])]
+        return [theirs[index], printable(members.names[index])]
 
     document = {
         "summary": list(summary),
@@ -131,15 +131,15 @@ def page(
         "few_pixels": FEW_PIXELS,
         "pictures": [
             {
-                **_place(one.name, images.root, folder, moved or {}),
+                **_names_of_file(one.name, images.root, folder, moved or {}),
                 "rank": rank,
                 "flagged": one.flagged,
                 "thumbnail": own[one.index],
                 "figures": [_number(_figure(one, name)) for name in names],
                 "stood_out": _stood_out(one, ranking.flag),
-                "nearest": [neighbour(place) for place in places],
+                "nearest": [neighbour(index) for index in indices],
             }
-            for rank, (one, places) in enumerate(zip(shown, nearest, strict=True), start=1)
+            for rank, (one, indices) in enumerate(zip(shown, nearest, strict=True), start=1)
         ],
         "thumbnails": [base64.b64encode(each).decode("ascii") for each in small],
     }
@@ -160,10 +160,10 @@ def _filled(title: str, document: dict[str, Any]) -> bytes:
     before, mark, after = template.partition(_DATA)
     assert mark
     heading = html.escape(printable(title))
-    # In JSON, these three signs are only in texts. Without them, nothing ends the element of the script.
+    # In JSON, these three characters are only in texts. Without them, nothing ends the element of the script.
     data = json.dumps(document, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&":
-        data = data.replace(sign, f"\\u{ord(sign):04x}")
+    for character in "<>&":
+        data = data.replace(character, f"\\u{ord(character):04x}")
     return (heading.join(before.split(_TITLE)) + data + after).encode("utf-8")
 
 
@@ -174,18 +174,18 @@ def _thumbnails(
     nearest: Sequence[Sequence[int]],
     on_picture: Callable[[int], None] | None,
 ) -> tuple[list[bytes], Mapping[int, int], Mapping[int, int]]:
-    """All thumbnails, each once, and the places among them of those of the images and of the members."""
+    """All thumbnails, each once, and the indices among them of those of the images and of the members."""
     own = [one.index for one in shown]
-    theirs = list(dict.fromkeys(place for places in nearest for place in places))
+    theirs = list(dict.fromkeys(index for indices in nearest for index in indices))
     if members is None or members.images is images:
         rows = list(dict.fromkeys([*own, *theirs]))
-        places = {row: place for place, row in enumerate(rows)}
-        return thumbnails(images, rows, on_picture=on_picture), places, places
+        indices = {row: index for index, row in enumerate(rows)}
+        return thumbnails(images, rows, on_picture=on_picture), indices, indices
     small = thumbnails(images, own, on_picture=on_picture) + thumbnails(members.images, theirs)
     return (
         small,
-        {row: place for place, row in enumerate(own)},
-        {row: place for place, row in enumerate(theirs, start=len(own))},
+        {row: index for index, row in enumerate(own)},
+        {row: index for index, row in enumerate(theirs, start=len(own))},
     )
 
 
@@ -197,7 +197,7 @@ def _cut(ranking: Ranking) -> float | None:
     return cut if math.isfinite(cut) else None
 
 
-def _place(name: str, root: Path | None, folder: Path, moved: Mapping[str, Path]) -> dict[str, Any]:
+def _names_of_file(name: str, root: Path | None, folder: Path, moved: Mapping[str, Path]) -> dict[str, Any]:
     """How the page names a picture and where it is.
 
     The path is absolute, so that a copied path can be pasted anywhere. `word` is the path as a word of a shell, if a

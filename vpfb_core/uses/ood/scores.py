@@ -60,7 +60,7 @@ class Batch:
 
     def _described(self, model: TrainedModel) -> Described:
         reference = self.model.reference
-        return Described(model.field, self.data, 1 if reference is None else reference.places)
+        return Described(model.field, self.data, 1 if reference is None else reference.regions)
 
     @cached_property
     def judgement(self) -> Judgement:

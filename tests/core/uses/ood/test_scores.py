@@ -123,7 +123,7 @@ def test_descriptors_hold_every_level_and_the_coarsest_layer(digits: tuple[Model
     assert found["recording"].shape == (3, 2 * len(LEVELS))
     width = model.network["widths"][-1]
     assert found["content"].shape == (3, 3 * 2 * width), "mean and deviation of each channel, at three levels"
-    assert Described(model.field, data, places=4).evidence(LEVELS)["content"].shape == (3, 3 * width * 4**2)
+    assert Described(model.field, data, regions=4).evidence(LEVELS)["content"].shape == (3, 3 * width * 4**2)
     assert isinstance(model.field.network, UNet)
     assert not model.field.network.middle._forward_hooks, "nothing is left behind"
     assert "content" not in Described(model_of().field, images_of(3)).evidence(LEVELS)
