@@ -9,8 +9,9 @@ Faces are those of outliers.py: a fifth of `faces64` at 32×32 pixels are member
 members, and is made from other members or from another data set. `textures64` and `cifar10_jpeg` are folders of images
 in the folder of data sets, and sets that are not there are left out. The package Hershey-Fonts draws letters.
 
-Rows below the line are not in the means. Mirrored faces belong, since the training mirrors faces. Digits that the same
-program draws as the letters show how much of a figure is the drawing: the AUROC of letters against them is without it.
+Rows below the line are not in the means. Mirrored faces are in-distribution, since the training mirrors faces. Digits
+that the same program draws as the letters show how much of a figure is the drawing: the AUROC of letters against them
+is without it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which pictures of a folder do not belong: vpfb against what people would do without it.
+"""The outliers of a folder: vpfb against what people would do without it.
 
     VPFB_DATA=data python benchmarks/outliers.py
     VPFB_DATA=data python benchmarks/outliers.py --write-others others   # other faces, for a model

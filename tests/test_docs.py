@@ -42,13 +42,13 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert absent == set()
 
 
-def floors() -> dict[str, int]:
-    """Room → floor, as the table of the architecture page has them."""
+def layers() -> dict[str, int]:
+    """Subpackage or module → layer, as the table of the architecture page has them."""
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.M)
-    return {room.strip("`/ ").removesuffix(".py"): int(floor) for floor, rooms in rows for room in rooms.split(",")}
+    return {part.strip("`/ ").removesuffix(".py"): int(layer) for layer, parts in rows for part in parts.split(",")}
 
 
-def room_of(module: str) -> str:
+def part_of(module: str) -> str:
     """vpfb_core.machine.files → machine."""
     return module.split(".")[1]
 
@@ -66,17 +66,17 @@ def imports() -> Iterator[tuple[str, str]]:
                 yield module, str(node.module)
 
 
-def test_every_room_has_a_floor_on_the_architecture_page() -> None:
-    rooms = {path.stem for path in CORE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert rooms - {"__init__", "assets"} == floors().keys()
+def test_every_subpackage_has_a_layer_on_the_architecture_page() -> None:
+    parts = {path.stem for path in CORE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert parts - {"__init__", "assets"} == layers().keys()
 
 
-def test_imports_point_down_the_floors_of_the_architecture_page() -> None:
-    floor = floors()
+def test_imports_point_down_the_layers_of_the_architecture_page() -> None:
+    layer = layers()
     upwards = [
         f"{module} imports {imported}"
         for module, imported in imports()
-        if room_of(module) != "__init__" and floor[room_of(imported)] > floor[room_of(module)]
+        if part_of(module) != "__init__" and layer[part_of(imported)] > layer[part_of(module)]
     ]
     assert upwards == []
 

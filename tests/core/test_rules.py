@@ -1,6 +1,6 @@
 """The rules of the code: which modules may mention what, and how modules are named.
 
-That imports point down the floors of docs/architecture.md is tested in `test_docs.py`.
+That imports point down the layers of docs/architecture.md is tested in `test_docs.py`.
 """
 
 from __future__ import annotations
@@ -57,21 +57,21 @@ def test_only_the_path_and_the_methods_that_train_on_it_mention_the_arc() -> Non
     ] == []
 
 
-def method_rooms() -> set[str]:
+def method_modules() -> set[str]:
     """The file or folder of each method, as the third part of the names of its modules."""
     return {row.module.split(".")[2] for row in names.METHODS.values()}
 
 
 def test_no_method_imports_another() -> None:
-    for room in method_rooms():
-        own = ROOT / "methods" / room
+    for own_name in method_modules():
+        own = ROOT / "methods" / own_name
         for path in [*own.rglob("*.py")] or [own.with_suffix(".py")]:
             of_methods = {each.split(".")[2] for each in imported(path) if each.startswith("vpfb_core.methods.")}
-            assert of_methods & method_rooms() <= {room}, path
+            assert of_methods & method_modules() <= {own_name}, path
 
 
 def test_nothing_outside_of_methods_names_a_method() -> None:
-    private = tuple(f"vpfb_core.methods.{room}" for room in (*method_rooms(), "path"))
+    private = tuple(f"vpfb_core.methods.{each}" for each in (*method_modules(), "path"))
     for path in sources(outside=["methods"]):
         assert [each for each in imported(path) if each.startswith(private)] == [], path
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -83,18 +83,18 @@ def test_nothing_outside_of_methods_names_a_method() -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "methods", "uses"])
-def test_rooms_do_not_import_each_other_in_a_circle(folder: str) -> None:
-    """A room is a file or a folder. What a package offers by itself, such as `methods.find`, is above its rooms."""
+def test_parts_do_not_import_each_other_in_a_circle(folder: str) -> None:
+    """A part is a module or a subpackage. What a package offers itself, such as `methods.find`, is above its parts."""
     prefix = f"vpfb_core.{folder}." if folder else "vpfb_core."
-    files = {room.stem: [room, *room.rglob("*.py")] for room in (ROOT / folder).iterdir() if room.stem != "__init__"}
+    files = {part.stem: [part, *part.rglob("*.py")] for part in (ROOT / folder).iterdir() if part.stem != "__init__"}
     needs = {
-        room: {
+        part: {
             other
             for path in paths if path.suffix == ".py"
             for each in imported(path) if each.startswith(prefix)
-            if (other := each.removeprefix(prefix).split(".")[0]) in files.keys() - {room}
+            if (other := each.removeprefix(prefix).split(".")[0]) in files.keys() - {part}
         }
-        for room, paths in files.items()
+        for part, paths in files.items()
     }  # fmt: skip
     TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
 
@@ -132,7 +132,9 @@ def test_names_are_terms_of_the_field(everyday: set[str], term: str, elsewhere: 
 
 def test_sentences_are_written_in_terms_of_the_field() -> None:
     """In help texts, messages, docstrings, comments and the documents."""
-    dialect = re.compile(r"strangers?\b|(pictures?|images?) that (do not )?belong|(pictures|images) of the training")
+    dialect = re.compile(
+        r"strangers?\b|\bthe seam\b|(pictures?|images?) that (do not )?belong|(pictures|images) of the training"
+    )
     pages = [*ROOT.parent.glob("*.md"), *(ROOT.parent / "docs").rglob("*.md"), *ROOT.parent.glob("benchmarks/*.md")]
     for path in [*sources(outside=[]), *PUBLIC, *pages]:
         text = " ".join(path.read_text(encoding="utf-8").split())

@@ -1,4 +1,4 @@
-# ruff: noqa: ARG002  (the signatures are those of the seam)
+# ruff: noqa: ARG002  (the signatures are those of the method interface)
 """A method that this file adds and no other file knows: a Gaussian by its energy alone, at one noise level, no flow.
 
 E(x) = 1/2 (x - m)^T P (x - m) with a diagonal P, fitted by maximum likelihood; it draws x = m + P^(-1/2) code.

@@ -221,7 +221,7 @@ def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyP
         resolve_device()
 
 
-def test_a_place_is_taken_from_a_whole_set_of_variables_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_is_taken_from_a_whole_set_of_variables_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in two_processes.launched(1).items():
         monkeypatch.setenv(name, value)
     assert process_rank() == ProcessRank(1, 2, 1, 2)

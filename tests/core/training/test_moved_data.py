@@ -81,7 +81,7 @@ def test_a_moved_folder_is_found_by_its_content_and_remembered(project, moved):
     assert read_file(run.config)["data.source"] == moved
     again = plan(data=str(project / moved), resume="auto")
     assert again.existing == run
-    assert not [note for note in again.images.notes if "before" in note], "it knows the place now"
+    assert not [note for note in again.images.notes if "before" in note], "it knows the path now"
     assert prepare(vpfb.TrainConfig(resume=str(run.path))).existing == run
 
 
@@ -101,7 +101,7 @@ def test_the_same_pictures_with_other_settings_are_another_run(project, settings
     assert continued(data="copy", **settings) is None
 
 
-def test_the_newest_of_several_runs_is_continued_and_the_same_place_counts_before_the_same_content(project):
+def test_the_newest_of_several_runs_is_continued_and_the_same_path_counts_before_the_same_content(project):
     shutil.copytree(project / "imgs", project / "copy")
     first, second = begin().run, begin(data="copy").run
     assert [run.path for run in list_runs()] == [second.path, first.path]

@@ -1,4 +1,4 @@
-"""The seam: methods by name, what they give, the draws of a moment, and what a method is that states nothing."""
+"""The method interface: methods by name, what they give, the draws of a moment, and methods that state nothing."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_classes_are_hidden_more_often_where_there_are_several_groups() -> None:
         assert Least.defaults(DataShape((2,), classes), {})["condition_dropout"] == CONDITION_DROPOUT[share]
 
 
-# --- values of the seam -----------------------------------------------------------------------------------------------
+# --- values of the interface ------------------------------------------------------------------------------------------
 
 
 def test_draws_of_a_moment_are_fixed_by_seed_stream_step_and_rollbacks() -> None:
