@@ -4,10 +4,11 @@
     vpfb eval --fit-features --data mnist && python benchmarks/tuning.py --data mnist --samples 400 "angle_mean=0.5"
 
 Every trial changes the given settings of the preset. It runs on one thread, and its clock is the CPU time of that
-thread without evaluation, so that trials may run beside each other and beside other work. The lines are added to those
-in the file of results and replace earlier lines of the same trial. With --samples, the Fréchet distance of samples to
-real images, over the features of a fitted classifier, is measured as well. With --levels, the residual close to each of
-seven noise levels is measured at the end.
+thread without evaluation, so that trials may run beside each other and beside other work. With --steps, every
+trial takes that many steps instead, so that other work has no influence. The lines are added to those in the file of
+results and replace earlier lines of the same trial. With --samples, the Fréchet distance of samples to real images,
+over the features of a fitted classifier, is measured as well. With --levels, the residual close to each of seven noise
+levels is measured at the end.
 """
 
 from __future__ import annotations
@@ -37,9 +38,15 @@ IMAGES_PER_LEVEL = 256
 
 
 def trial(
-    data: str, data_root: Path | None, words: str, seconds: float, samples: int = 0, levels: bool = False
+    data: str,
+    data_root: Path | None,
+    words: str,
+    seconds: float,
+    samples: int = 0,
+    levels: bool = False,
+    steps: int | None = None,
 ) -> tuple[dict[str, Any], Model]:
-    """Train from scratch. Returns the figures of the line, and the model."""
+    """Train from scratch, for `steps` if they are given. Returns the figures of the line, and the model."""
     settings = dict(map(parse_setting, words.split()))
     root = data_root and str(data_root)
     base = {"data": data, "data_root": root, "device": "cpu", "threads": 1, "time_budget": seconds}
@@ -55,14 +62,15 @@ def trial(
         return Model(method, field, plan.network, plan.statistics, plan.images.shape, plan.images.groups, about)
 
     model = measured_at(1.0, 1.2)  # as angles are drawn by default in few dimensions
-    used, step = 0.0, 0
+    used, step, fraction = 0.0, 0, 0.0
     path: list[tuple[float, int, float]] = []
     with keeping_freed_memory(plan.device):
         while len(path) < CHECKS:
             began = time.process_time()
-            trainer.step(inputs.batches[step], step, min(1.0, used / seconds))
+            trainer.step(inputs.batches[step], step, min(1.0, fraction))
             used, step = used + time.process_time() - began, step + 1
-            if used >= (len(path) + 1) * seconds / CHECKS:
+            fraction = step / steps if steps else used / seconds
+            if fraction >= (len(path) + 1) / CHECKS:
                 model.field.load_state_dict(trainer.average.state_dict())
                 path.append((used, step, checks.validate(model)["val_residual"]))
     residuals: dict[str, float] = {}
@@ -75,7 +83,7 @@ def trial(
         asked = evaluation.prepare(model, data, ("frechet",), n=samples, extractor="classifier", root=data_root)
         distance = evaluation.evaluate(model, asked).metrics["frechet"].value
     figures = {
-        "trial": words, "seconds": seconds, "parameters": plan.parameters,
+        "trial": words, "seconds": used if steps else seconds, "parameters": plan.parameters,
         "algorithm": plan.config.optimiser.algorithm, "precision": plan.config.machine.precision,
         "batch_size": plan.config.optimiser.batch_size, "lr": plan.config.optimiser.lr, "steps": step,
         "residual": path[-1][2], "path": path, "frechet": distance, "samples": samples, "levels": residuals,
@@ -88,6 +96,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--seconds", type=float, default=150.0)
+    parser.add_argument("--steps", type=int, help="of every trial, in place of the seconds")
     parser.add_argument("--samples", type=int, default=0)
     parser.add_argument("--levels", action="store_true")
     parser.add_argument("trials", nargs="*", default=[""])
@@ -96,11 +105,13 @@ def main() -> None:
     name = f"tuning-{Path(arguments.data).name}"
     for words in arguments.trials:
         line, _ = trial(
-            arguments.data, arguments.data_root, words, arguments.seconds, arguments.samples, arguments.levels
-        )
+            arguments.data, arguments.data_root, words, arguments.seconds, arguments.samples, arguments.levels,
+            arguments.steps,
+        )  # fmt: skip
         path = folder() / f"{name}.json"
         lines = json.loads(path.read_text())["figures"] if path.exists() else []
-        same = {"trial": words, "seconds": arguments.seconds}
+        length = {"steps": arguments.steps} if arguments.steps else {"seconds": arguments.seconds}
+        same = {"trial": words} | length
         lines = [known for known in lines if {key: known[key] for key in same} != same]
         record(name, sorted([*lines, line], key=lambda one: (one["seconds"], one["residual"])))
     show(

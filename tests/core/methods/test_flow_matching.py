@@ -336,9 +336,9 @@ def test_a_network_that_answers_a_number_is_refused() -> None:
         flow_matching().field(MLP(dim=1), DataShape((1,))).velocity(normal(3, 1).float(), torch.ones(3))
 
 
-def test_where_training_draws_follows_the_dimension_unless_it_is_set() -> None:
+def test_where_training_draws_follows_the_size_unless_it_is_set() -> None:
     chosen = FlowMatching.defaults(DataShape((1, 28, 28)), {})
-    assert chosen["angle_mean"] == AngleDistribution.for_dimensions(784).mean
+    assert chosen["angle_mean"] == AngleDistribution.for_shape((1, 28, 28)).mean
     settings = PathSettings(angle_mean=0.3).completed(chosen)
     assert (settings.angle_mean, settings.angle_std, settings.condition_dropout) == (0.3, 1.2, 0.1)
     field = FlowMatching(settings).field(MLP(dim=2), PLANE)

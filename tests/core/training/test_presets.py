@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,8 @@ def test_attention_is_at_the_largest_map_of_at_most_16_pixels(size: int, attende
 def test_the_unet_has_a_position_embedding_and_the_angles_follow_the_size() -> None:
     few, many = (chosen(image_set(size)) for size in (8, 28))
     assert few["network.position_embedding"] and many["network.position_embedding"]
-    assert (few["method.angle_mean"], few["method.angle_std"]) == (1.0, 1.2)
-    assert many["method.angle_mean"] < 0.5
+    assert (few["method.angle_mean"], few["method.angle_std"], few["method.uniform_angles"]) == (0.45, 1.2, 0.1)
+    assert many["method.angle_mean"] == pytest.approx(0.45 - math.log(28 / 8))
     other = chosen(image_set(28), network="paper-unet", angle_mean=0.7)
     assert "network.position_embedding" not in other
     assert other["method.angle_mean"] == 0.7

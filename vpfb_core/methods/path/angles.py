@@ -13,6 +13,9 @@ from vpfb_core.methods.path import arc
 
 # Quantiles closer to 0 or 1 than this are coarse in float32.
 _LEAST_SHARE = 1e-4
+IMAGE_MEAN = (
+    0.45  # the mean of ℓ for images of 64 pixels, chosen by their samples (benchmarks/README.md, "Noise levels")
+)
 LEAST_UNIFORM_NOISE = 0.02  # cot φ; nearer to the data, energies are too inaccurate to be used
 
 
@@ -21,7 +24,8 @@ class AngleDistribution:
     """The distribution of the angles φ in training.
 
     ℓ = log tan φ, the log signal-to-noise ratio, is normal, truncated to the range of the schedule. By default most
-    angles are where a potential in 64 or fewer dimensions is hard to learn. A weight in the loss works less well.
+    angles are where a potential of vectors of 64 or fewer numbers is hard to learn. A weight in the loss works less
+    well.
 
     Attributes:
         mean: the mean of ℓ before truncation.
@@ -35,15 +39,17 @@ class AngleDistribution:
     uniform: float = 0.0
 
     @classmethod
-    def for_dimensions(cls, d: int) -> AngleDistribution:
-        """The distribution for data of d dimensions: the larger d, the nearer to noise.
+    def for_shape(cls, shape: tuple[int, ...]) -> AngleDistribution:
+        """The distribution for images (C, H, W) or vectors (d,): the more pixels or numbers, the nearer to noise.
 
         A principal component with a given share of the variance becomes visible above the noise at tan² φ ~ 1/d. The
         mean of ℓ is therefore the best value at d = 64, shifted by −½ log (d/64) (compare Hoogeboom et al. 2023,
         arXiv 2301.11093). Without the shift a model does not learn the global layout of large images, nor how it
-        depends on the condition.
+        depends on the condition. Channels are not counted, since those of an image are nearly alike.
         """
-        return cls(1.0 - 0.5 * math.log(max(d, 64) / 64), 1.2)
+        is_image = len(shape) == 3
+        d = math.prod(shape[1:] if is_image else shape)
+        return cls((IMAGE_MEAN if is_image else cls.mean) - 0.5 * math.log(max(d, 64) / 64))
 
     def quantile(self, q: Tensor, angle_range: tuple[float, float]) -> Tensor:
         """φ at the quantiles q ∈ (0, 1), shaped like q.

@@ -38,7 +38,7 @@ class PathSettings(MethodSettings):
 
     @property
     def angles(self) -> AngleDistribution:
-        """The distribution of the angles in training; where a value is not set, that of 64 dimensions."""
+        """The distribution of the angles in training; where a value is not set, that of vectors of 64 numbers."""
         default = AngleDistribution()
         mean = default.mean if self.angle_mean is None else self.angle_mean
         return AngleDistribution(mean, default.std if self.angle_std is None else self.angle_std)
@@ -50,5 +50,5 @@ class PathSettings(MethodSettings):
 
 def path_defaults(data: DataShape) -> dict[str, Any]:
     """The default values of `angle_mean` and `angle_std` for data of this shape."""
-    angles = AngleDistribution.for_dimensions(data.dimension)
+    angles = AngleDistribution.for_shape(data.shape)
     return {"angle_mean": angles.mean, "angle_std": angles.std}

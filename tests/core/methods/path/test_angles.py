@@ -66,12 +66,14 @@ def test_angles_at_the_ends_of_the_quantiles_are_the_ends_of_the_range() -> None
         torch.testing.assert_close(ends, torch.tensor([low, high], dtype=torch.float64))
 
 
-def test_draws_for_larger_images_lie_nearer_to_noise() -> None:
-    assert AngleDistribution.for_dimensions(2) == AngleDistribution.for_dimensions(64) == AngleDistribution()
-    few, many = (AngleDistribution.for_dimensions(d) for d in (784, 4 * 784))
-    # A component of the same share of the variance is as large as the noise at half the tan φ.
-    assert few.mean - many.mean == pytest.approx(math.log(2))
-    assert few.std == many.std
+def test_draws_for_larger_images_and_longer_vectors_lie_nearer_to_noise() -> None:
+    of = AngleDistribution.for_shape
+    assert of((2,)) == of((64,)) == AngleDistribution()
+    assert of((1, 4, 4)) == of((1, 8, 8)) == of((3, 8, 8)) == AngleDistribution(0.45)
+    for few, many in ((of((784,)), of((4 * 784,))), (of((1, 28, 28)), of((1, 56, 56)))):
+        # A component of the same share of the variance is as large as the noise at half the tan φ.
+        assert few.mean - many.mean == pytest.approx(math.log(2))
+        assert few.std == many.std
 
 
 @pytest.mark.parametrize("angles", [AngleDistribution(10.0, 0.5), AngleDistribution(8.0, 0.1)])
