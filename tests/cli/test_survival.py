@@ -234,6 +234,19 @@ def test_if_both_states_are_damaged_the_run_is_refused_and_nothing_touched(
         read_state(run)
 
 
+def test_a_run_whose_states_were_deleted_keeps_its_model(process: WarmProcess, folder: Path) -> None:
+    assert process.run(folder, *TRAIN).code == 0
+    kept = Run(folder / "run")
+    for path in (kept.state, kept.earlier_state(1)):
+        path.unlink()
+    before = contents(folder)
+    for words in (RESUME, ["train", "--resume", "run", "-q"]):
+        ended = process.run(folder, *words)
+        assert ended.code == 4
+        assert "state.safetensors is missing" in ended.err
+        assert contents(folder) == before
+
+
 def test_a_finished_model_that_was_damaged_is_made_anew_from_the_state(
     process: WarmProcess, folder: Path, whole: Tensors
 ) -> None:

@@ -196,6 +196,8 @@ DOPRI5 = Tableau(
     embedded=(5179 / 57600, 0.0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40),
 )
 
+MAX_NFE = 100_000  # evaluations of f per sample, whose times and steps are lists in memory
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {method.name: method for method in (ARC3, EULER, MIDPOINT, HEUN, RK4, AB2, AB3, BOSH3, DOPRI5)}
 )
@@ -222,7 +224,7 @@ def steps_for(name: str, nfe: int) -> int:
     """The largest number of steps of a fixed-step method within `nfe` evaluations of f.
 
     Raises:
-        ConfigError: the method is unknown or adaptive, or `nfe` is too small for one step.
+        ConfigError: the method is unknown or adaptive, or `nfe` is too small for one step or larger than `MAX_NFE`.
     """
     method = find_method(name)
     if is_adaptive(method):
@@ -234,6 +236,8 @@ def steps_for(name: str, nfe: int) -> int:
     first, later = method.costs
     if nfe < first:
         raise ConfigError(f"nfe = {nfe} is too few for one step of {name!r}", hint=f"it needs at least {first}")
+    if nfe > MAX_NFE:
+        raise ConfigError(f"nfe = {nfe:,} is too many", hint=f"it may be at most {MAX_NFE:,}")
     return 1 + (nfe - first) // later
 
 

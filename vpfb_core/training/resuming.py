@@ -20,10 +20,15 @@ def restore(record: Record) -> Restored | None:
 
     Raises:
         ConfigError: the run began with other data or settings.
-        CheckpointError: every state is damaged, or the newest undamaged one is incomplete.
+        CheckpointError: every state is damaged or was deleted, or the newest undamaged one is incomplete.
     """
     state = read_state(record.folder)
     if state is None:
+        if record.folder.model.exists():  # a new beginning would replace it
+            raise CheckpointError(
+                f"{record.folder.state} is missing, so that the run cannot go on, and its model would be replaced",
+                hint="begin another run from its weights: --init MODEL --out FOLDER",
+            )
         return None
     restored = Restored.of(state)
     kept = state.document

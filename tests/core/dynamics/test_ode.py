@@ -383,6 +383,8 @@ def test_steps_for_is_the_largest_number_of_steps_in_the_budget(method: str) -> 
         assert evaluations(steps) <= nfe < evaluations(steps + 1)
     with pytest.raises(ConfigError, match="too few"):
         steps_for(method, evaluations(1) - 1)
+    with pytest.raises(ConfigError, match="too many"):
+        steps_for(method, 10**10)
 
 
 # ---------------------------------------------------------------- each sample by itself
