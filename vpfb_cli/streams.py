@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
 from vpfb_core.errors import DataError
+from vpfb_core.machine.file_names import is_byte
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,6 +118,4 @@ def _replace_unprintable(error: UnicodeError) -> tuple[bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
-    return b"".join(
-        bytes([ord(character) - 0xDC00]) if "\udc80" <= character <= "\udcff" else b"?" for character in characters
-    ), error.end
+    return b"".join(bytes([ord(each) - 0xDC00]) if is_byte(each) else b"?" for each in characters), error.end
