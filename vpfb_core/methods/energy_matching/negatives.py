@@ -122,7 +122,7 @@ class Pool:
             if bool(from_noise.any()):
                 x[from_noise] = _descend(
                     field, field.at_level(torch.zeros_like(noise), math.inf, noise)[from_noise],
-                    None if condition is None else condition[from_noise], at.at_once,
+                    _rows(condition, from_noise), at.at_once,
                 )  # fmt: skip
             x, lost = _walk(field, x, condition, journey, at)
         x = torch.where(lost.reshape(wide), starts, x)
@@ -141,7 +141,7 @@ class Pool:
         if not bool(self.begun.any()):
             return torch.tensor(math.nan, device=device)
         self._move_to(device)
-        x, condition = self.x[self.begun], None if self.condition is None else self.condition[self.begun]
+        x, condition = self.x[self.begun], _rows(self.condition, self.begun)
         parts = parts_of(len(x), at_once)
         return torch.cat([field.energy(x[rows], CLEAN, _rows(condition, rows)) for rows in parts]).mean()
 
@@ -196,5 +196,5 @@ def _walk(
     return torch.cat([walk.x for walk in walks]), torch.cat([walk.energy for walk in walks]) >= UNREACHABLE
 
 
-def _rows(condition: Tensor | None, rows: slice) -> Tensor | None:
+def _rows(condition: Tensor | None, rows: slice | Tensor) -> Tensor | None:
     return None if condition is None else condition[rows]
