@@ -145,7 +145,7 @@ class Group:
     # --- gradients ----------------------------------------------------------------------------------------------------
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Set the tensors of every process to the values of the first, in own."""
+        """Set the tensors of every process to the values of the first, in place."""
         if self.count == 1:
             return
         with torch.no_grad(), _exchange():

@@ -67,9 +67,8 @@ class Record:
     def __init__(self, plan: Plan, folder: Run, average: Field) -> None:
         self.plan, self.average = plan, average
         self._run = folder
-        self._open = (
-            OpenFolder(folder.path) if process_rank().first else None
-        )  # the other processes may not even see it
+        # The processes after the first may not even see the folder.
+        self._open = OpenFolder(folder.path) if process_rank().first else None
         self.fingerprint = self.plan.images.fingerprint()
         self._location = run_data.location(self.plan.config.data.source, folder)
         self.columns = run_log.columns([f"val_{name}" for name in self.plan.method.figures])

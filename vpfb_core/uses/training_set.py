@@ -12,6 +12,7 @@ from vpfb_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
+
 IMAGES = 4096  # the largest number of images that calibration and statistics use: enough of each class
 
 

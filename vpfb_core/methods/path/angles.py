@@ -13,9 +13,7 @@ from vpfb_core.methods.path import arc
 
 # Quantiles closer to 0 or 1 than this are coarse in float32.
 _LEAST_SHARE = 1e-4
-IMAGE_MEAN = (
-    0.45  # the mean of ℓ for images of 64 pixels, chosen by their samples (benchmarks/README.md, "Noise levels")
-)
+IMAGE_MEAN = 0.45  # the mean of ℓ for images of 64 pixels, chosen by the quality of samples
 LEAST_UNIFORM_NOISE = 0.02  # cot φ; nearer to the data, energies are too inaccurate to be used
 
 
