@@ -1,12 +1,13 @@
-"""Loading of the model of a command."""
+"""The model of a command: finding it by its name, and loading it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpfb_cli import signals
 from vpfb_core.errors import ConfigError
-from vpfb_core.model.runs import builtin_models, find_model
+from vpfb_core.model.runs import builtin_models, find_model, model_name
 
 if TYPE_CHECKING:
     from vpfb_cli.options import Machine
@@ -15,24 +16,40 @@ if TYPE_CHECKING:
     from vpfb_core.model.tilt import Tilt
 
 
+def find(say: Output, model: str | None) -> Path:
+    """The path of the model of that name, or of the default model. A note says what could be meant instead.
+
+    Errors are those of `find_model`.
+    """
+    path = find_model(model)
+    if model is None:
+        name = model_name(path)
+        say.note(f"model: {name} ({'built in' if name in builtin_models() else 'the newest run'})")
+    else:
+        note_namesake(say, model)
+    return path
+
+
+def note_namesake(say: Output, model: str) -> None:
+    """Say that a name is that of a built-in model, if a file or a folder beside has the same name."""
+    if model in builtin_models() and Path(model).exists():
+        say.note(f"'{model}' is the built-in model of that name; './{model}' is the folder or file")
+
+
 def open_model(say: Output, model: str | None, machine: Machine, weights: str = "ema") -> tuple[Model, str]:
-    """Load the model of that name, or the default model with a note that names it.
+    """Load the model of that name, or the default model (`find`).
 
     Returns:
         The model, and its name for reports.
     """
-    path = find_model(model)
-    builtin = {str(file): name for name, file in builtin_models().items()}
-    name = builtin.get(str(path), str(path))
-    if model is None:
-        say.note(f"model: {name} ({'built in' if str(path) in builtin else 'the newest run'})")
+    path = find(say, model)
     use_threads(machine)
     with signals.importing():
         from vpfb_core.api import load
     loaded = load(path, device=machine.device, weights=weights)
     if loaded.tilt is not None:
         say.note(_about_tilt(loaded.tilt))
-    return loaded, name
+    return loaded, model_name(path)
 
 
 def _about_tilt(tilt: Tilt) -> str:

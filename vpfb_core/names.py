@@ -95,4 +95,4 @@ def methods_with(capability: str) -> list[str]:
     return [name for name, method in METHODS.items() if method.has(capability)]
 
 
-OURS = "vpfb:"  # before the name of a built-in model, which is then no path
+OURS = "vpfb:"  # before the name of a built-in model in configurations of earlier versions

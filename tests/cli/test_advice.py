@@ -59,7 +59,7 @@ def test_a_lack_of_memory_is_met_with_options_that_the_command_has(
 
     monkeypatch.setattr(model_file, "load", full)
     monkeypatch.setattr(plan.data, "find", full)
-    monkeypatch.setattr("vpfb_cli.commands.info.find_model", full)
+    monkeypatch.setattr("vpfb_cli.models.find_model", full)
     ran = vpfb(*argv)
     assert ran.code == 5, ran.err
     assert hint in ran.err

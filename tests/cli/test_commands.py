@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image, ImageSequence
 import vpfb_core
 from vpfb_core.methods.base import Method
 from vpfb_core.methods.vpfb import objectives
+from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
 from vpfb_core.training import Result
 
@@ -151,6 +153,15 @@ def test_info_lists_the_runs_and_shows_a_model(vpfb: Vpfb) -> None:
     assert vpfb("info", "runs/001-digits").code == 4
 
 
+def test_a_run_whose_process_was_killed_is_interrupted_and_one_that_trains_is_running(vpfb: Vpfb, trained: Run) -> None:
+    trained.progress.write_text(json.dumps(trained.status() | {"status": "running"}))
+    with locked(trained):
+        assert vpfb("info", "--json").json["runs"][0]["status"] == "running"
+    assert vpfb("info", "--json").json["runs"][0]["status"] == "interrupted"
+    trained.lock.unlink()
+    assert vpfb("info", "--json").json["runs"][0]["status"] == "interrupted"
+
+
 def test_remarks_of_the_method_are_not_notes_on_the_data(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Method, "remarks", lambda _method: ("chains left the data",))
     assert "\nchains left the data\n" in vpfb(*TRAIN).err
@@ -172,6 +183,9 @@ def test_the_curves_of_runs_are_drawn_together(vpfb: Vpfb) -> None:
     assert vpfb("info", "--plot", "digits").code == 4, "a built-in model has no log"
     assert vpfb("info", "--plot", "a", "-o", "a.gif").code == 2
     assert vpfb("info", "--plot").code == 4, "there is no run under ./runs"
+    Path("runs").mkdir()
+    Path("a").rename("runs/a")
+    assert "run: runs/a (the newest run)" in vpfb("info", "--plot").err
 
 
 def test_raw_weights_come_from_the_run(vpfb: Vpfb, trained: Run) -> None:

@@ -158,6 +158,10 @@ def test_a_kept_tilt_is_shown_used_and_removed(vpfb: Vpfb, model: Path) -> None:
     assert vpfb("info", "--match", "none", str(model), "--json").json["match"] is None
     after = vpfb_core.load(model, device="cpu").sample(4, nfe=4).images
     assert bool((after == before).all())
+    written = model.stat().st_mtime_ns
+    again = vpfb("info", "--match", "none", str(model))
+    assert (again.code, "has no tilt, so nothing was changed" in again.err) == (0, True)
+    assert model.stat().st_mtime_ns == written, "the run does not become the newest one"
 
 
 def test_a_kept_mask_needs_its_file_no_more(vpfb: Vpfb, model: Path) -> None:

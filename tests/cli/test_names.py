@@ -38,25 +38,46 @@ def run_named(name: str) -> Run:
 # --- one name, two things ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["digits", "shapes"])
-@pytest.mark.parametrize("argv", [["sample", "-m"], ["info"], ["score", "imgs", "-m"], ["eval", "--data", "x", "-m"],
-                                  ["train", "--data", "imgs", "--init"]], ids=" ".join)  # fmt: skip
-def test_a_built_in_name_that_is_also_a_run_is_an_error_with_both_spellings(
-    vpfb: Vpfb, tmp_path: Path, argv: list[str], name: str
+@pytest.mark.parametrize("argv", [["sample", "-n", "1", "--nfe", "2", "-m", "digits"], ["info", "digits"],
+                                  ["train", "--data", "digits", "--init", "digits", "--conditional", "--dry-run"],
+                                  ["compose", "digits:3", "-n", "1", "--mcmc", "none", "--levels", "2"],
+                                  ], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize("kind", ["run", "file"])
+def test_a_bare_built_in_name_is_that_model_with_a_note_on_what_is_beside(
+    vpfb: Vpfb, argv: list[str], kind: str
 ) -> None:
-    pictures(tmp_path / "imgs")
-    run_named(name)
-    ran = vpfb(*argv, name)
-    assert ran.code == 2
-    assert f"./{name} is the run, vpfb:{name} is the built-in model" in ran.err
+    assert "'digits' is the built-in model" not in vpfb(*argv).err
+    if kind == "run":
+        run_named("digits")
+    else:
+        Path("digits").touch()
+    ran = vpfb(*argv, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json.get("model", "digits") == "digits"
+    assert ran.err.count("'digits' is the built-in model of that name; './digits' is the folder or file") == 1
 
 
-def test_both_spellings_of_a_clash_work(vpfb: Vpfb) -> None:
+def test_the_name_of_a_built_in_model_with_a_slash_is_a_path(vpfb: Vpfb) -> None:
     run_named("digits")
     assert vpfb("info", "./digits", "--json").json["data"].startswith("shapes")
     assert vpfb("info", "digits/", "--json").json["data"].startswith("shapes")
-    assert vpfb("info", "vpfb:digits", "--json").json["data"] == "digits"
-    assert vpfb("compose", "'vpfb:digits':3", "-n", "2", "--mcmc", "none", "--levels", "2").code == 0
+    assert vpfb("info", "vpfb:digits", "--json").json["data"] == "digits", "as earlier versions wrote it"
+    ran = vpfb("info", "--plot", "digits", "-o", "a.png")
+    assert (ran.code, "./digits is the folder or file" in ran.err) == (4, True)
+
+
+def test_a_run_can_begin_from_a_built_in_model_in_a_folder_of_its_name(vpfb: Vpfb) -> None:
+    argv = ["train", "--data", "digits", "--init", "digits", "--out", "digits", "--steps", "1", "--conditional"]
+    assert vpfb(*argv).code == 0
+    again = vpfb(*argv, "--resume", "auto")
+    assert (again.code, "already finished" in again.err) == (0, True), again.err
+
+
+def test_a_built_in_model_is_named_and_not_located(vpfb: Vpfb) -> None:
+    assert vpfb("info", "digits", "--json").json["model"] == "digits"
+    assert vpfb("info", "shapes").out.split()[:2] == ["model", "shapes"]
+    raw = vpfb("sample", "-m", "digits", "--weights", "raw", "-n", "1")
+    assert (raw.code, "for digits" in raw.err) == (4, True), raw.err
 
 
 def test_the_name_of_a_data_set_is_that_set_and_both_spellings_are_shown(vpfb: Vpfb, tmp_path: Path) -> None:

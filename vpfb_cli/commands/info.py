@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli import output, signals
-from vpfb_cli.models import use_threads
+from vpfb_cli.models import find, use_threads
 from vpfb_cli.options import DATA, DataAccess, Machine, option, path_argument, path_option
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
@@ -15,12 +15,14 @@ from vpfb_cli.progress import progress
 from vpfb_cli.wording import duration
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
 from vpfb_core.model import description, run_log
-from vpfb_core.model.runs import Run, builtin_models, find_model, list_runs
+from vpfb_core.model.lock import is_locked
+from vpfb_core.model.runs import Run, builtin_models, list_runs, model_name
 from vpfb_core.names import methods_with
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from vpfb_core.data import Source
     from vpfb_core.methods.fields import Calibration
 
 UNKNOWN = "unknown"
@@ -37,7 +39,7 @@ def info(
     ] = None,
     *,
     plot: Annotated[bool, option("--plot", "Plot", "Draw the training curves of the runs.")] = False,
-    out: Annotated[str, path_option("-o --out FILE.png", "Plot", "The plot.")] = "curves.png",
+    out: Annotated[str | None, path_option("-o --out FILE.png", "Plot", "The plot.", show_default="curves.png")] = None,
     calibrate: Annotated[
         bool, option("--calibrate", "Calibration", "Calibrate densities and scores, and save them in the model.")
     ] = False,
@@ -69,8 +71,13 @@ def info(
     """
     models = models or []
     if plot:
-        _plot(say, models, out)
+        given = {"--calibrate": calibrate, "--match": match, "--data": data}
+        if idle := [name for name, value in given.items() if value]:
+            raise ConfigError(f"--plot only draws the logs of runs, so it takes no {', '.join(idle)}")
+        _plot(say, models, out or "curves.png")
         return
+    if out is not None:
+        raise ConfigError(f"-o {out} names the file of a plot", hint="add --plot")
     if len(models) > 1:
         raise ConfigError(f"{len(models)} models were named", hint="name one, or draw several runs with --plot")
     model = models[0] if models else None
@@ -81,7 +88,7 @@ def info(
     if model is None and not (calibrate or match):
         _list(say)
         return
-    path = find_model(model)
+    path = find(say, model)
     if calibrate:
         use_threads(machine)
         with signals.importing():
@@ -91,12 +98,19 @@ def info(
             data,
             seed=machine.seed,
             device=machine.device,
-            on_images=lambda images: say.note(f"calibrating {path} on {images.name}, {len(images):,} images"),
+            on_images=lambda images: _say_what_is_used(say, "calibrating", path, "on", images),
             **access.settings,
         )
     if match:
         _match(say, path, match, data, access, machine)
     _show(say, path)
+
+
+def _say_what_is_used(say: Output, doing: str, path: Path, how: str, images: Source) -> None:
+    """Say which data a model is calibrated on or matched to."""
+    for note in images.notes:
+        say.note(f"data: {note}")
+    say.note(f"{doing} {path} {how} {images.name}, {len(images):,} {images.noun}")
 
 
 def _match(
@@ -107,16 +121,18 @@ def _match(
     with signals.importing():
         from vpfb_core.uses.matching.kept import match_file
     with progress(say, "matching") as bar:
-        match_file(
+        changed = match_file(
             path,
             statistics,
             data,
             seed=machine.seed,
             device=machine.device,
-            on_data=lambda real: say.note(f"matching {path} to {real.name}, {len(real):,} {real.noun}"),
+            on_data=lambda real: _say_what_is_used(say, "matching", path, "to", real),
             on_progress=bar.update,
             **access.settings,
         )
+    if not changed:
+        say.note(f"{path} has no tilt, so nothing was changed")
 
 
 # --- all runs ---------------------------------------------------------------------------------------------------------
@@ -139,9 +155,10 @@ def _entry(run: Run) -> dict[str, Any]:
     with contextlib.suppress(VPFBError):  # it has no model yet, or one that cannot be read
         described = description.read_header(run.model)
         data, figures = described.data, described.about.get("figures", {})
+    stopped = status.get("status") == "running" and not is_locked(run)  # its process was killed
     return {
         "run": str(run.path),
-        "status": status.get("status", UNKNOWN),
+        "status": "interrupted" if stopped else status.get("status", UNKNOWN),
         "data": data,
         "step": status.get("step"),
         "val_residual": figures.get("val_residual"),
@@ -156,6 +173,8 @@ def _plot(say: Output, models: list[str], out: str) -> None:
     runs = [_run(name) for name in models] or list_runs()[:1]
     if not runs:
         raise CheckpointError("no run under ./runs", hint="begin one with: vpfb train --data DIR")
+    if not models:
+        say.note(f"run: {runs[0].path} (the newest run)")
     require_file("-o", out, [".png"], {})
     with signals.importing():
         from vpfb_core.machine.files import write_bytes
@@ -170,6 +189,9 @@ def _plot(say: Output, models: list[str], out: str) -> None:
 
 def _run(name: str) -> Run:
     path = Path(name)
+    if name in builtin_models():
+        hint = f"./{name} is the folder or file" if path.exists() else "vpfb info lists the runs"
+        raise CheckpointError(f"'{name}' is a built-in model, which has no log of its training", hint=hint)
     run = Run.of(path) if path.is_file() else Run(path)
     if run is None or not run.exists():
         raise CheckpointError(f"no run {name!r}", hint="vpfb info lists the runs")
@@ -190,7 +212,7 @@ def _show(say: Output, path: Path) -> None:
     unit, unit_name = statistics.unit
     levels = calibration.describe(unit) if calibration else None
     facts: dict[str, Any] = {
-        "model": str(path),
+        "model": model_name(path),
         "method": described.method,
         "data": described.data,
         "classes": [name for _, classes in described.groups for name in classes],

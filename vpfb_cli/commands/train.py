@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vpfb_cli import output, signals
+from vpfb_cli.models import note_namesake
 from vpfb_cli.options import DATA, MACHINE, DataAccess, Machine, file_option, option, path_option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
@@ -119,6 +120,8 @@ def train(
         from vpfb_core import training
         from vpfb_core.machine.devices import keeping_freed_memory
     settings = _settings(ctx, config, assignments or [])
+    if settings.run.init is not None:
+        note_namesake(say, settings.run.init)
     plan = training.prepare(settings)
     for note in plan.images.notes:
         say.note(f"data: {note}")

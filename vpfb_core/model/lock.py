@@ -30,6 +30,23 @@ def locked(run: Run) -> Iterator[None]:
         os.close(handle)
 
 
+def is_locked(run: Run) -> bool:
+    """Whether a process is training in the run folder; True as well if that cannot be found out."""
+    try:
+        handle = os.open(run.lock, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 @contextlib.contextmanager
 def changing(path: Path) -> Iterator[None]:
     """Inside this context, a model file can be read and written again: no process trains in its run folder.

@@ -21,7 +21,7 @@ from vpfb_core.methods.fields import Field
 from vpfb_core.methods.step import DataShape
 from vpfb_core.model.description import Description
 from vpfb_core.model.reference import Reference
-from vpfb_core.model.runs import Run, find_model
+from vpfb_core.model.runs import Run, find_model, model_name
 from vpfb_core.model.tilt import Tilt
 from vpfb_core.model.trained import TrainedModel
 
@@ -181,7 +181,7 @@ def _raw_weights(model_path: Path, weights: str) -> dict[str, Tensor]:
         raise ConfigError(f"unknown weights {weights!r}", hint=f"weights: {', '.join(WEIGHTS)}")
     run = Run.of(model_path)
     if run is None or not run.state.is_file():
-        raise CheckpointError(f"no raw weights for {model_path}", hint="only a run folder has them")
+        raise CheckpointError(f"no raw weights for {model_name(model_path)}", hint="only a run folder has them")
     stored = container.read(run.state, "state")
     tensors = version_1.state_tensors(stored.tensors) if stored.document["format"] == 1 else stored.tensors
     return {name.removeprefix("network/"): tensor for name, tensor in tensors.items() if name.startswith("network/")}

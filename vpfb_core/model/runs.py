@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vpfb_core import names
-from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.errors import CheckpointError, ConfigError, DataError
 from vpfb_core.machine.file_names import expanded, label, printable, typed
 from vpfb_core.machine.files import is_leftover, require_writable_folder
 
@@ -139,11 +139,17 @@ def require_free(run: Run) -> None:
 
 
 def list_runs(root: Path = RUNS) -> list[Run]:
-    """The runs under `root`, sorted by the time of their last progress, the newest first."""
+    """The runs under `root`, sorted by the time of their last progress, the newest first.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
     try:
         folders = list(root.iterdir())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise DataError(f"cannot read the folder of the runs, {root}: {error.strerror or error}") from error
     dated = [(_last_progress(run), run.path.name, run) for run in map(Run, folders)]
     found = [entry for entry in dated if entry[0] is not None]
     return [run for *_, run in sorted(found, key=lambda entry: entry[:2], reverse=True)]
@@ -188,9 +194,9 @@ def typed_model(path: Path) -> str:
     return typed(f"./{path}" if str(path) in words else path)
 
 
-def lasting_name(name: str) -> str:
-    """The name of a model that keeps its meaning when a run in the current folder gets the same name."""
-    return f"{names.OURS}{name}" if name in builtin_models() else name
+def model_name(file: Path) -> str:
+    """The name of a model file for people and scripts: that of a built-in model, else its path."""
+    return next((name for name, path in builtin_models().items() if path == file), str(file))
 
 
 def find_model(name: str | os.PathLike[str] | None = None) -> Path:
@@ -198,11 +204,11 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
 
     Args:
         name: a built-in name, a .safetensors file or a run folder, in this order of precedence. `vpfb:NAME` is a
-            built-in name wherever it is typed. None is the newest run under ./runs that has a model, else the built-in
-            model of digits.
+            built-in name too, as earlier versions wrote it in configurations. None is the newest run under ./runs that
+            has a model, else the built-in model of digits.
     Raises:
         CheckpointError: there is no such model.
-        ConfigError: the name is that of a built-in model and of a run in the current folder.
+        DataError: the folder of the runs cannot be read.
     """
     builtin = {**builtin_models(), **{f"{names.OURS}{each}": path for each, path in builtin_models().items()}}
     if name is None:
@@ -211,12 +217,6 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
             raise CheckpointError("no run under ./runs and no built-in model", hint="train one: vpfb train --data DIR")
         return trained[0] if trained else builtin[DEFAULT_BUILTIN]
     if str(name) in builtin:
-        here = Run(Path(name))
-        if here.exists() or here.model.is_file():
-            raise ConfigError(
-                f"the model '{name}' is both a built-in model and a run in this folder",
-                hint=f"./{name} is the run, {names.OURS}{name} is the built-in model",
-            )
         return builtin[str(name)]
     path = Path(expanded(os.fspath(name)))
     if path.is_dir():

@@ -17,7 +17,7 @@ from vpfb_core.machine.devices import resolve_device
 from vpfb_core.machine.limits import require_threads
 from vpfb_core.methods.base import Method
 from vpfb_core.methods.step import DataShape
-from vpfb_core.model.runs import Run, lasting_name
+from vpfb_core.model.runs import Run
 from vpfb_core.training import continuation, presets, tensorboard
 from vpfb_core.training.initial_weights import weights_for
 from vpfb_core.uses.matching.kept import check_names
@@ -104,7 +104,6 @@ def prepare(config: TrainConfig) -> Plan:
     if config.run.init is not None and begun.existing is None:
         init = config.run.init
         group.together(lambda: weights_for(field, init))  # refuses weights that do not fit
-        config = config.replace(**{"run.init": lasting_name(init)})  # the folder of the run may have this name
     parameters = sum(parameter.numel() for parameter in field.parameters())
     statistics = group.together(images.statistics)
     images = replace(images, notes=(*images.notes, *begun.notes))

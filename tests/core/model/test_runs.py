@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vpfb_core.errors import CheckpointError
+from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.model.runs import find_model, list_runs, new_run
 
 
@@ -28,6 +28,17 @@ def test_without_a_name_the_newest_run_with_a_model_is_used(tmp_path: Path, monk
             os.utime(path, (1e9 - age, 1e9 - age))
     assert find_model() == Path("runs/001-a/model.safetensors")
     assert [run.path.name for run in list_runs()] == ["001-a", "002-b", "003-c"]
+
+
+def test_a_folder_of_runs_that_cannot_be_read_is_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert list_runs() == []
+    Path("runs").symlink_to("runs")
+    for ask in (list_runs, find_model):
+        with pytest.raises(DataError, match="cannot read the folder of the runs, runs: "):
+            ask()
 
 
 def test_a_bare_built_in_name_is_that_model_and_a_path_is_a_path(

@@ -58,7 +58,7 @@ def match_file(
     on_data: Callable[[InMemory], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
     **options: Any,
-) -> None:
+) -> bool:
     """Fit a tilt to the model of a file and keep it there in place of an earlier one, or remove the tilt.
 
     Args:
@@ -72,6 +72,8 @@ def match_file(
         on_data: called with the data before they are used.
         on_progress: as in `fit`.
         options: root and download, as in `data.load`.
+    Returns:
+        Whether the file was written; False if there is no tilt to remove.
     Raises:
         ConfigError: the model is a built-in one, a statistic does not exist, or no samples have its mean.
         CheckpointError: the file is damaged.
@@ -83,8 +85,9 @@ def match_file(
         if wanted == [NONE]:
             if source is not None:
                 raise ConfigError(f"--data {source} has no use with --match none")
-            model_file.save(model.with_tilt(None), path)
-            return
+            if model.tilt is not None:
+                model_file.save(model.with_tilt(None), path)
+            return model.tilt is not None
         model.require_null("a tilt that is kept")
         named, _ = divided(model, wanted)
         if source is not None and not named:
@@ -94,6 +97,7 @@ def match_file(
             on_data(real)
         tilt = kept_tilt(model, wanted, real, seed=seed, batch_size=batch_size, on_progress=on_progress)
         model_file.save(model.with_tilt(tilt), path)
+        return True
 
 
 def _real(model: TrainedModel, source: str | None, seed: int, options: Mapping[str, Any]) -> InMemory:
