@@ -182,8 +182,8 @@ def words(work: Callable[[], object]) -> str:
 
 def alone(rank: int, how: str) -> int:
     """`vpfb train` in which the second process fails in the middle of a step. Returns its exit code."""
-    from vpfb_cli.__main__ import run
     from vpfb_cli.app import build
+    from vpfb_cli.command_line import run
 
     honest = Trainer.step
 

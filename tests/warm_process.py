@@ -93,8 +93,8 @@ def _serve() -> None:
     import torch._dynamo  # of the optimiser: half of what else is imported later
 
     import vpfb_core.uses.ood  # noqa: F401
-    from vpfb_cli.__main__ import run
     from vpfb_cli.app import build
+    from vpfb_cli.command_line import run
 
     torch.set_num_threads(1)
     shorten()

@@ -44,7 +44,7 @@ VersionOption = Annotated[
 
 
 def build(commands: tuple[Callable[..., None], ...] = COMMANDS) -> TyperGroup:
-    """The command line with these commands, to be run by `__main__.run`."""
+    """The command line with these commands, to be run by `command_line.run`."""
     app = typer.Typer(
         name="vpfb",
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -2,7 +2,7 @@
 
 Three behaviours, each for a part of the program:
 
-* `install()`: a signal raises KeyboardInterrupt, which `__main__` turns into exit code 130;
+* `install()`: a signal raises KeyboardInterrupt, which `command_line` turns into exit code 130;
 * `importing()`: the process exits at once with 130, because some libraries catch a KeyboardInterrupt in their import;
 * `graceful()`: the first signal asks the loop to stop, the second raises KeyboardInterrupt.
 """

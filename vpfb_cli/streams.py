@@ -1,6 +1,6 @@
 """Writing to stdout and stderr, whether they are a terminal, a pipe without a reader, a full disk, or closed.
 
-Only `output.py`, `progress.py` and `__main__.py` use this.
+Only `output.py`, `progress.py` and `command_line.py` use this.
 """
 
 from __future__ import annotations

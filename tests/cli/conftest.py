@@ -11,8 +11,8 @@ from cli_runner import Ran, Vpfb
 from typer.core import TyperGroup
 from warm_process import WarmProcess, warm_process
 
-from vpfb_cli.__main__ import run
 from vpfb_cli.app import build
+from vpfb_cli.command_line import run
 
 
 @pytest.fixture(scope="session")

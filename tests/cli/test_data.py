@@ -65,7 +65,7 @@ def test_an_incomplete_set_is_not_listed_as_available(vpfb: Vpfb, root: Path) ->
 def test_listing_and_reading_mnist_need_no_torchvision(root: Path) -> None:
     miniatures.write_mnist(root)
     program = (
-        "import sys; from vpfb_cli.__main__ import run; from vpfb_cli.app import build\n"
+        "import sys; from vpfb_cli.command_line import run; from vpfb_cli.app import build\n"
         "codes = [run(build(), ['data', '-q']), run(build(), ['data', 'mnist', '-q'])]\n"
         "assert codes == [0, 0] and not {'torchvision', 'scipy', 'safetensors'} & sys.modules.keys()"
     )

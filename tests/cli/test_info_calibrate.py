@@ -13,8 +13,8 @@ from models import vpfb_model
 from present import present
 
 import vpfb_core as vpfb
-from vpfb_cli.__main__ import run
 from vpfb_cli.app import build
+from vpfb_cli.command_line import run
 from vpfb_core import networks
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup

@@ -9,8 +9,8 @@ import pytest
 from cli_runner import Vpfb
 from PIL import Image
 
-from vpfb_cli.__main__ import run
 from vpfb_cli.app import build
+from vpfb_cli.command_line import run
 from vpfb_core.methods.latent import posterior
 
 TRAIN = ["train", "--method", "latent", "--set", "width=16", "--set", "pool=64", "--threads", "1", "--steps", "30",

@@ -8,8 +8,8 @@ import pytest
 from cli_runner import Vpfb
 from PIL import Image
 
-from vpfb_cli.__main__ import run
 from vpfb_cli.app import build
+from vpfb_cli.command_line import run
 
 TRAIN = ["train", "--data", "digits", "--method", "flow-matching", "--set", "widths=[8]", "--batch-size", "4",
          "--threads", "1", "--steps", "2", "--val-fraction", "0.02", "--out", "run", "-q"]  # fmt: skip

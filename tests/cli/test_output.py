@@ -19,7 +19,7 @@ import typer
 
 from vpfb_cli import app as cli
 from vpfb_cli import output
-from vpfb_cli.__main__ import run
+from vpfb_cli.command_line import run
 from vpfb_cli.options import Machine
 from vpfb_cli.signals import Interrupted
 from vpfb_core.errors import (

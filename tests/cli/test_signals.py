@@ -119,6 +119,61 @@ def test_a_signal_during_an_import_still_makes_a_json_document() -> None:
     assert json.loads(out)["error"] == {"kind": "interrupted", "message": "interrupted", "hint": None, "exit_code": 130}
 
 
+AS_A_MODULE = "import runpy; runpy.run_module('vpfb_cli', run_name='__main__')"
+AS_A_SCRIPT = "from vpfb_cli.__main__ import main; main()"
+ON_IMPORT = """
+import os, sys
+def hook(event, about):
+    if event == "import" and about[0] == "{module}":
+        os.kill(os.getpid(), {number})
+sys.addaudithook(hook)
+{started}
+"""
+
+
+@ALL
+@pytest.mark.parametrize("started", [AS_A_MODULE, AS_A_SCRIPT], ids=["module", "script"])
+@pytest.mark.parametrize("module", ["vpfb_cli.output", "typer.main"])
+def test_a_signal_during_the_first_imports_ends_the_process_like_any_other(
+    number: signal.Signals, started: str, module: str
+) -> None:
+    program = ON_IMPORT.format(number=int(number), module=module, started=started)
+    done = subprocess.run(
+        [sys.executable, "-c", program, "info", "--json"], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "vpfb: interrupted\n")
+    assert json.loads(done.stdout)["error"]["kind"] == "interrupted"
+
+
+def test_a_signal_while_the_commands_are_built_ends_with_exit_code_130(tmp_path: Path) -> None:
+    """After a signal in `eval`, by which annotations are read, Python ends `-m` as if nothing had caught it."""
+    (tmp_path / "interrupted.py").write_text(f"""
+import os
+from vpfb_cli import options
+options._usages = lambda _: eval("os.kill(os.getpid(), {int(signal.SIGTERM)}) or [None for _ in range(9)]")
+{AS_A_SCRIPT}
+""")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], capture_output=True, text=True, timeout=30, check=False, env=environment
+    )
+    assert (done.returncode, done.stderr) == (130, "vpfb: interrupted\n")
+
+
+def test_the_program_leaves_no_signal_blocked() -> None:
+    program = """
+import signal, sys
+before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+from vpfb_cli.__main__ import main
+sys.argv = ["vpfb", "--version"]
+try:
+    main()
+finally:
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=30)
+
+
 @ALL
 def test_a_signal_during_the_work_unwinds_it_and_exits_130(number: signal.Signals) -> None:
     child = start("working")

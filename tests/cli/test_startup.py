@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from vpfb_cli import app as cli
-from vpfb_cli.__main__ import run
+from vpfb_cli.command_line import run
 from vpfb_cli.options import Machine, ModelOption
 from vpfb_cli.output import Output
 
@@ -20,7 +20,7 @@ COMMANDS = [command.__name__.strip("_").replace("_", "-") for command in cli.COM
 PROGRAM = f"""
 import contextlib, io, json, sys
 from vpfb_cli import app
-from vpfb_cli.__main__ import run
+from vpfb_cli.command_line import run
 
 def loaded():
     return [name for name in {HEAVY} if name in sys.modules]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from models import vpfb_model
 
 import vpfb_core as vpfb
-from vpfb_cli.__main__ import run as run_command
 from vpfb_cli.app import build
+from vpfb_cli.command_line import run as run_command
 from vpfb_core import networks
 from vpfb_core.api import Model
 from vpfb_core.data.image_statistics import ImageStatistics

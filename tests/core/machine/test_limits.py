@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vpfb_cli.__main__ import run
 from vpfb_cli.app import build
+from vpfb_cli.command_line import run
 from vpfb_core.data import stacking
 from vpfb_core.machine import limits
 from vpfb_core.machine.devices import default_threads

@@ -19,8 +19,8 @@ from stopped_runs import assert_equal_bit_for_bit, state_of
 from torch import Tensor, nn
 
 from vpfb_cli import signals
-from vpfb_cli.__main__ import run as run_command
 from vpfb_cli.app import build
+from vpfb_cli.command_line import run as run_command
 from vpfb_core import methods, names
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.ode import Solution
