@@ -30,7 +30,9 @@ class Condition:
     guidance: Annotated[
         float | None,
         option(
-            "--guidance W", MODEL, "Guidance weight. Above 1, classes are clearer and less varied. Doubles the cost."
+            "--guidance W",
+            MODEL,
+            "Guidance weight. Above 1, classes are clearer and less varied. Doubles the evaluations.",
         ),
     ] = None
 

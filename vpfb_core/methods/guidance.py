@@ -23,7 +23,7 @@ from vpfb_core.errors import ConfigError
 class Guided:
     """A field with a guidance weight.
 
-    A call costs two evaluations of the field, or one without guidance or without a condition.
+    A call costs `cost` evaluations of the field.
 
     Attributes:
         field: a field with an energy, a flow, or both.
@@ -45,6 +45,10 @@ class Guided:
             return self.field.energy_and_score(x, level, condition)
         energy, score = self.field.energy_and_score(torch.cat([x, x]), level, _with_null(condition))
         return self._mixed(energy), self._mixed(score)
+
+    def cost(self, condition: Tensor | None) -> int:
+        """The evaluations of the field per sample in a call: two, or one without guidance or without a condition."""
+        return 1 if self._is_plain(condition) else 2
 
     def _is_plain(self, condition: Tensor | None) -> bool:
         return self.weight is None or self.weight == 1 or condition is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,8 @@ def decode(
         keep_path: whether the state at every step is kept, which only fixed-step methods allow.
         start: the position of the points, if it is not that of the prior. Only the usual steps after it are taken.
     Returns:
-        A `Solution` whose x are data of unit variance, (N, …).
+        A `Solution` whose x are data of unit variance, (N, …), and whose nfe counts evaluations of the field: two per
+        evaluation of a guided velocity.
     """
     first, end = field.span
     return _follow(field, codes, condition, solver, guidance, first, end, entry=start, keep_path=keep_path)
@@ -71,8 +74,7 @@ def _follow(
     entry: float | None = None,
     keep_path: bool = False,
 ) -> Solution:
-    args = () if condition is None else (condition,)
+    args, guided = () if condition is None else (condition,), Guided(field, guidance)
     with torch.no_grad():
-        return solver.solve(
-            Guided(field, guidance).velocity, x, start, end, field.grid, args=args, entry=entry, keep_path=keep_path
-        )
+        found = solver.solve(guided.velocity, x, start, end, field.grid, args=args, entry=entry, keep_path=keep_path)
+    return replace(found, nfe=found.nfe * guided.cost(condition))

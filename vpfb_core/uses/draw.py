@@ -44,7 +44,7 @@ def sample(
         first: the index of the first image, so that a large set can be drawn in parts.
         condition: a class ("3"), or a class of each of several groups ("circle,red"). Several such names alternate over
             the samples. Class indices, int64 (n, G), −1 for none, are also accepted. None is unconditional.
-        guidance: the guidance weight W (see `guidance.Guided`), which doubles the cost; None uses none.
+        guidance: the guidance weight W (see `guidance.Guided`), which doubles the evaluations; None uses none.
         batch_size: the number of images that are computed at once.
         keep_path: whether the images at every step are returned, which only fixed-step methods allow.
         settings: method, nfe, rtol and atol, as in `Solver.choose`, and the options of the training method.

@@ -43,7 +43,7 @@ class Inpainting:
         acceptance: the share of accepted proposals after the burn-in at each level with a chain, (levels,).
         energy: the mean energy after the last step of each of these levels, in nats up to a constant of the level,
             (levels,).
-        nfe: gradient evaluations per sample.
+        nfe: gradient evaluations per sample; a guided gradient takes two.
         solver: the name of the solver of the flow.
     """
 
@@ -127,6 +127,7 @@ def inpaint(
         return guided.velocity(x, x.new_full((len(x),), s), condition)
 
     x = descend(velocity, codes, field.span[0], ladder, field.position, settle)
+    evaluations *= guided.cost(condition)
     return Inpainting(torch.where(known, data, x), torch.tensor(acceptance), torch.stack(energy), evaluations, STEP)
 
 
@@ -166,5 +167,5 @@ def _at_one_level(
         x, scale = walked.x, walked.step_scale
         evaluations += walked.evaluations
     clean, more = field.denoised(x, target)
-    filled = torch.where(known, data, clean)
-    return Inpainting(filled, torch.tensor([walked.acceptance]), walked.trace[-1:].cpu(), evaluations + more, "euler")
+    filled, evaluations = torch.where(known, data, clean), (evaluations + more) * guided.cost(condition)
+    return Inpainting(filled, torch.tensor([walked.acceptance]), walked.trace[-1:].cpu(), evaluations, "euler")

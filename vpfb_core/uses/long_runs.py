@@ -36,7 +36,8 @@ class LongRun:
         data: the final data of unit variance, without the noise, (N, …).
         acceptance: the share of accepted proposals after the burn-in.
         energy: the mean energy before the first step and after each step, in nats up to a constant, (steps + 1,).
-        nfe: gradient evaluations of the chain and of the removal of the noise per sample, (N,) int64.
+        nfe: gradient evaluations of the chain and of the removal of the noise per sample, (N,) int64; a guided
+            gradient takes two.
     """
 
     data: Tensor
@@ -86,7 +87,8 @@ def long_run(
     level = min(max(level, lowest, field.levels.lowest_for_chains), field.levels.highest)
     epsilon = noise.normal(data.shape[1:], seed, range(first, first + len(data)), "long run start").to(data)
     x = noised(field, data, lowest, level, epsilon) if level > lowest else data + field.blur * epsilon
-    target = partial(Guided(field, guidance).energy_and_score, level=level, condition=condition)
+    guided = Guided(field, guidance)
+    target = partial(guided.energy_and_score, level=level, condition=condition)
     chain = partial(langevin, target, variance=field.chain_variance(level), seed=seed, first=first)
     burn_in = min(steps // 5, LONGEST_BURN_IN)
     walks: list[Walk] = []
@@ -96,14 +98,15 @@ def long_run(
         x, scale = walks[0].x, walks[0].step_scale
     later = None if on_step is None else lambda step: on_step(burn_in + step)
     walks.append(chain(x, steps=steps - burn_in, stream="long run", scale=scale, on_step=later))
-    end, nfe = walks[-1].x, torch.full((len(data),), sum(walk.evaluations for walk in walks), device=data.device)
+    cost = guided.cost(condition)
+    end, nfe = walks[-1].x, torch.full((len(data),), cost * sum(walk.evaluations for walk in walks), device=data.device)
     if level > lowest:
         start = field.position(level)
         solution = transport.decode(field, end, condition, solver, guidance=guidance, start=start).require_success()
         end, nfe = solution.x, nfe + solution.nfe
     else:
         end, evaluations = field.denoised(end, target)
-        nfe += evaluations
+        nfe += cost * evaluations
     energy = torch.cat([walks[0].trace[:1], *(walk.trace[1:] for walk in walks)]).cpu()
     return LongRun(end, walks[-1].acceptance, energy, nfe)
 

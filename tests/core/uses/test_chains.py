@@ -68,6 +68,28 @@ def test_guided_codes_come_back() -> None:
     assert (model.encode(pictures, condition="one") - codes).mean() == pytest.approx(2, abs=0.01)
 
 
+def test_both_evaluations_of_a_guided_gradient_are_counted() -> None:
+    model, pictures, known = make(), images(3), torch.tensor([[[True, False], [True, True]]])
+    network = next(module for module in model.field.modules() if isinstance(module, Shifted))
+    evaluated: list[int] = []
+    network.register_forward_pre_hook(lambda _, inputs: evaluated.append(len(inputs[0])))
+    uses: dict[str, Callable[..., Tensor]] = {
+        "sample": lambda **settings: model.sample(3, method="heun", nfe=8, **settings).nfe,
+        "adaptive": lambda **settings: model.sample(1, method="dopri5", **settings).nfe,
+        "long run": lambda **settings: model.long_run(pictures, 5, method="heun", nfe=8, **settings).nfe,
+        "inpaint": lambda **settings: model.inpaint(pictures[0], known, 3, levels=4, **settings).nfe,
+    }
+    for use, nfe in uses.items():
+        counts = {}
+        for weight in (None, 1.0, 2.5):
+            evaluated.clear()
+            counts[weight] = nfe(condition="one", guidance=weight)
+            assert int(counts[weight].sum()) == sum(evaluated), (use, weight)
+        assert torch.equal(counts[1.0], counts[None])
+        if use != "adaptive":
+            assert torch.equal(counts[2.5], 2 * counts[None])
+
+
 def test_an_unconditional_model_is_not_guided() -> None:
     model, pictures = make(groups=()), images(1)
     known = torch.tensor([[[True, False], [True, True]]])

@@ -267,13 +267,12 @@ class EnergyMatching(Method):
             target, field.at_level(torch.zeros_like(codes), math.inf, codes), field.chain_variance(CLEAN), solver,
             Chain(steps, journey.step, seed, "sampling", first, journey.chains), args=args, keep_path=keep_path,
         )  # fmt: skip
-        if not steps:
-            return found
-        x, evaluations = field.denoised(found.x, lambda x: target(x, *args))
-        path = found.path
+        x, path, evaluations = found.x, found.path, 0
+        if steps:
+            x, evaluations = field.denoised(x, lambda x: target(x, *args))
         if path is not None and evaluations:
             path = torch.cat([path, x[None].cpu()])
-        return replace(found, x=x, nfe=found.nfe + evaluations, path=path)
+        return replace(found, x=x, nfe=(found.nfe + evaluations) * guided.cost(condition), path=path)
 
     def _rest(self, solver: Solver, steps: int) -> Solver:
         """The solver of the descent, with the evaluations that a chain leaves."""

@@ -118,7 +118,16 @@ def test_classes_are_trained_guided_and_composed(tmp_path: Path) -> None:
     model = vpfb.load(tmp_path / "classes")
     three = model.sample(2, seed=1, condition="3")
     assert not torch.equal(three.images, model.sample(2, seed=1, condition="5").images)
-    assert not torch.equal(three.images, model.sample(2, seed=1, condition="3", guidance=3.0).images)
+    guided = model.sample(2, seed=1, condition="3", guidance=3.0)
+    assert not torch.equal(three.images, guided.images)
+    assert torch.equal(guided.nfe, 2 * three.nfe), "a guided gradient takes two evaluations"
+    known = torch.ones(1, 8, 8, dtype=torch.bool)
+    known[:, 4:] = False
+    for use in (
+        lambda **settings: model.long_run(three.images, 3, seed=1, condition="3", **settings),
+        lambda **settings: model.inpaint(three.images[0], known, 2, seed=1, condition="3", levels=4, **settings),
+    ):
+        assert torch.equal(use(guidance=3.0).nfe, 2 * use().nfe)
     both = composition.Composition("3 & 5", model)
     x = three.solution.x
     energy, score = both.energy_and_score(x, 0.0)
