@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli.options import MODEL, at_least_one, option
-from vpfb_cli.wording import one_of
+from vpfb_cli.wording import counted, one_of
+from vpfb_core.errors import ConfigError
 from vpfb_core.names import SOLVERS
 
 if TYPE_CHECKING:
@@ -35,6 +36,22 @@ class Condition:
             "Guidance weight. Above 1, classes are clearer and less varied. Doubles the evaluations.",
         ),
     ] = None
+
+    def require_within(self, count: int, noun: str) -> None:
+        """Refuse more classes than samples, of which some would have no sample.
+
+        Args:
+            count: the number of samples.
+            noun: what one of them is called.
+        Raises:
+            ConfigError: there are more classes.
+        """
+        classes = len(self.class_ or ())
+        if classes > count:
+            raise ConfigError(
+                f"{classes} classes were given for {counted(count, noun)}",
+                hint=f"each {noun} has one class, or several attributes joined by commas",
+            )
 
     def warn_if_idle(self, say: Output, model: Model) -> None:
         """Warn if a guidance weight is given without a class."""

@@ -142,6 +142,8 @@ def test_a_long_run_reports_its_chains(vpfb: Vpfb, model: str) -> None:
     assert report["nfe"] > DEFAULT_NFE + 60
     vpfb(*command, "-o", "start.npz")
     walked, start = (np.load(name)["images"].astype(float) / 255 for name in ("walked.npz", "start.npz"))
+    both = ["--class", "ring", "--class", "bar", "--langevin", "2"]
+    assert vpfb(*command[:5], *both, "-o", "both.png").code == 0, "classes alternate over the chains"
     moved = np.sqrt(((walked - start) ** 2).mean((1, 2, 3))).mean()
     assert report["moved"] == pytest.approx(moved, abs=0.005)
     assert moved > 0.01
@@ -203,6 +205,8 @@ WRONGS = [
     ("interpolate -m MODEL --from a.png --to broken.png", 3, "broken.png"),
     ("interpolate -m MODEL --from a.png --to b.png --rows 2", 2, "exclude each other"),
     ("interpolate -m MODEL --from a.png --to b.png --class ring --class bar", 2, "2 classes"),
+    ("interpolate -m MODEL --class ring --class bar --rows 1", 2, "2 classes were given for 1 row"),
+    ("sample -m MODEL -n 1 --class ring --class bar", 2, "2 classes were given for 1 sample"),
     ("interpolate -m MODEL --class cross", 2, "classes: ring, bar"),
     ("interpolate -m MODEL -n 1", 2, "-n 1"),
     ("interpolate -m MODEL -o way.npz", 2, "way.npz"),

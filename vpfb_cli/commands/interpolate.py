@@ -75,16 +75,13 @@ def interpolate(
         from vpfb_core.data.single import read_image
         from vpfb_core.dynamics.per_sample import rms_distance
         from vpfb_core.machine.files import require_writable, write_bytes
+        from vpfb_core.model.conditions import condition_tensor
         from vpfb_core.uses import pictures
         from vpfb_core.uses.draw import prior_codes
     kind = pictures.output_format(out)
     _check_combination(n, out, kind, rows, from_, to)
     count = 1 if from_ is not None else rows or ROWS
-    if condition.class_ and len(condition.class_) > count:
-        raise ConfigError(
-            f"{len(condition.class_)} classes were given for {count} row{'s' if count > 1 else ''}",
-            hint="each row has one class; --rows R sets the number of rows",
-        )
+    condition.require_within(count, "row")
     require_apart(out, {"--from": from_, "--to": to})
     require_writable(Path(out))
     if flow.given:
@@ -95,12 +92,7 @@ def interpolate(
     layout = {"columns": n} if kind == "png" else {"frames": n}
     pictures.require_grid(count * n if kind == "png" else count, loaded.shape, **layout, instead="ask for fewer frames")
 
-    settings = {
-        "condition": condition.class_,
-        "guidance": condition.guidance,
-        "batch_size": batch_size,
-        **flow.arguments,
-    }
+    settings = {"guidance": condition.guidance, "batch_size": batch_size, **flow.arguments}
     pair = None
     if from_ is not None and to is not None:
         pair = torch.stack([read_image(path, loaded.shape) for path in (from_, to)])
@@ -108,9 +100,10 @@ def interpolate(
         if pair is None:
             codes = prior_codes(loaded, machine.seed, range(2 * count))
         else:
-            codes = loaded.encode(pair, **settings)
+            codes = loaded.encode(pair, condition=condition.class_, **settings)
         bar.update(1 / (1 + n))
-        images = loaded.interpolate(codes[::2], codes[1::2], n, **settings)
+        classes = condition_tensor(condition.class_, loaded.groups, count)
+        images = loaded.interpolate(codes[::2], codes[1::2], n, condition=classes, **settings)
         bar.update(1.0)
     if kind == "gif":
         content = pictures.gif(torch.stack([pictures.tile(frame) for frame in images.transpose(0, 1)]))

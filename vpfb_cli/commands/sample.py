@@ -126,6 +126,7 @@ def sample(
     given: dict[str, Any] = {"tau": tau, "start": start}
     own = {name: value for name, value in given.items() if value is not None}
     _check_combination(writer, langevin, known, mask, flow, own, match)
+    condition.require_within(n, "sample")
     flow.choose()  # refuses a wrong solver before the model is loaded
     loaded, name = open_model(say, model, machine, weights)
     how = flow.arguments | own
@@ -270,15 +271,15 @@ def _run_chains(job: _Job, steps: int) -> _Drawn:
     import torch
 
     from vpfb_core.machine import distributed
+    from vpfb_core.model.conditions import condition_tensor
 
     starts: list[Tensor] = []
     drawn = _follow_flow(job, lambda images, _path: starts.append(images))
     if not distributed.group().first:
         return drawn
+    settings = {**job.settings, "condition": condition_tensor(job.settings["condition"], job.model.groups, job.n)}
     with progress(job.say, "running chains") as bar:
-        chains = job.model.long_run(
-            torch.cat(starts), steps, job.seed, on_progress=bar.update, **job.settings, **job.how
-        )
+        chains = job.model.long_run(torch.cat(starts), steps, job.seed, on_progress=bar.update, **settings, **job.how)
     job.take(chains.images)
     job.say.note(
         f"{chains.acceptance:.0%} of proposals accepted; RMS distance {chains.moved.mean():.3f} from the start, "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,8 +13,8 @@ from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError, did_you_mean
 from vpfb_core.machine.file_names import same_name
 
-# A name, several names that alternate over the samples, class indices (N, G), or None for unconditional.
-Condition = str | Sequence[str] | Tensor | None
+# A name or the index of a class, several of them, class indices (N, G), or None for unconditional.
+Condition = str | int | Sequence[str | int] | np.ndarray | Tensor | None
 
 
 def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: int, first: int = 0) -> Tensor | None:
@@ -20,15 +22,17 @@ def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: 
 
     Args:
         condition: a class such as "3", a class of each of several groups such as "circle,red", or "colour=red" if
-            several groups have a class of that name. A sequence of such names alternates over the samples. Class
-            indices (n, G) are checked and returned. None is unconditional.
+            several groups have a class of that name. In a single group, a class index such as 3 is also accepted. A
+            sequence of such conditions alternates over the samples. Class indices (n, G) are checked and returned. None
+            is unconditional.
         groups: the condition groups of the model.
         n: the number of samples.
         first: the index of the first sample, if these samples are a part of a larger set.
     Returns:
         int64 (n, G) on the CPU, −1 for none; None if there are no groups.
     Raises:
-        ConfigError: a name is unknown, two classes belong to one group, or the model is unconditional.
+        ConfigError: a name is unknown, two classes belong to one group, an index or the type does not fit, or the
+            model is unconditional.
     """
     if condition is None:
         return torch.full((n, len(groups)), -1) if groups else None
@@ -36,6 +40,8 @@ def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: 
         raise ConfigError(
             "this model is unconditional, so it has no classes", hint="train a model with vpfb train --conditional"
         )
+    if isinstance(condition, np.ndarray) and condition.dtype.kind in "iu":
+        condition = torch.from_numpy(condition.astype(np.int64))
     if isinstance(condition, Tensor):
         counts = torch.tensor([len(group.classes) for group in groups])
         if condition.shape != (n, len(groups)) or condition.is_floating_point():
@@ -47,9 +53,49 @@ def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: 
         if bool(((condition < -1) | (condition >= counts)).any()):
             raise ConfigError(f"class indices must lie between -1 and {(counts - 1).tolist()}")
         return condition.long()
-    given = [condition] if isinstance(condition, str) else list(condition)
-    rows = torch.tensor([parse_condition(each, groups) for each in given])
+    rows = torch.tensor([_row(each, groups) for each in _listed(condition)])
     return rows[torch.arange(first, first + n) % len(rows)]
+
+
+def require_one_each(condition: Condition, n: int) -> None:
+    """Refuse a sequence of conditions for n given data, unless it has one condition, or one per datum.
+
+    Samples that are drawn may alternate between conditions, but each datum that is given has a condition of its own.
+
+    Raises:
+        ConfigError: the sequence has another length.
+    """
+    if condition is None or isinstance(condition, Tensor):
+        return
+    if (count := len(_listed(condition))) not in (1, n):
+        raise ConfigError(f"{count} conditions were given for {n} data", hint="give one condition, or one per datum")
+
+
+def _listed(condition: str | int | Sequence[str | int] | np.ndarray) -> Sequence[object]:
+    """The conditions of a sequence, or a single condition in a list."""
+    if isinstance(condition, str) or not isinstance(condition, Sequence | np.ndarray) or np.ndim(condition) == 0:
+        return [condition]
+    if not len(condition):
+        raise ConfigError("the list of conditions is empty", hint="None is unconditional")
+    return list(condition)
+
+
+def _row(condition: object, groups: Sequence[ConditionGroup]) -> list[int]:
+    """The class index in each group of one condition. Errors are those of `condition_tensor`."""
+    if isinstance(condition, str):
+        return parse_condition(condition, groups)
+    if not isinstance(condition, Integral) or isinstance(condition, bool):
+        raise ConfigError(
+            f"a condition of type {type(condition).__name__}: {condition!r}",
+            hint='expected a class such as "3", its index, or class indices as a tensor (n, groups)',
+        )
+    index = int(condition)
+    if len(groups) != 1:
+        possible = ", ".join(group.name for group in groups)
+        raise ConfigError(f"the class index {index} could be of {possible}", hint="give the name of the class")
+    if not 0 <= index < len(groups[0].classes):
+        raise ConfigError(f"no class index {index}", hint=f"the indices are 0 to {len(groups[0].classes) - 1}")
+    return [index]
 
 
 def parse_condition(text: str, groups: Sequence[ConditionGroup]) -> list[int]:

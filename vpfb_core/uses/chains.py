@@ -16,7 +16,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
 from vpfb_core.uses import inpainting, long_runs
-from vpfb_core.uses.draw import batches, conditions_of, conditions_on_device
+from vpfb_core.uses.draw import batches, conditions_of, conditions_of_data, conditions_on_device
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def long_run(
         model: a model with an energy; its method needs a flow if it has an energy at several noise levels.
         images: samples or real images, (N, C, H, W), uint8 or in [0, 1].
         steps: the number of steps of MALA.
-        condition, guidance: the condition of the density and its weight, as in `draw.sample`.
+        condition: one condition of all images, or one per image, as in `draw.sample`.
+        guidance: the guidance weight, as in `draw.sample`.
         level: the noise level of the chains.
         on_progress: called with the share of the work that is done, in [0, 1].
         settings: the solver of the flow, as in `draw.sample`.
@@ -90,7 +91,7 @@ def long_run(
     if not len(images):
         raise ConfigError("there are no images to begin chains from", hint="give at least one image")
     solver, _ = methods.choose_sampling(model.method, settings)
-    conditions = conditions_of(model, condition, len(images), first, guidance=guidance, use="a long run")
+    conditions = conditions_of_data(model, condition, len(images), guidance=guidance, use="a long run")
     data = model.standardise(images)
     parts, ends, nfe = [], [], []
     for rows in batches(len(data), batch_size):

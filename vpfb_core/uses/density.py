@@ -22,7 +22,7 @@ from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import log_likelihood
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
-from vpfb_core.uses.draw import batches, conditions_of
+from vpfb_core.uses.draw import batches, conditions_of_data
 
 METHODS = ("explicit", "ode")
 
@@ -55,7 +55,8 @@ def log_density(
         level: the ratio of the noise to the standard deviation of the data. For "explicit", None is the lowest reported
             level, usually 0.1. For "ode", None adds no noise: the image enters the flow at the lowest level, or at the
             level whose noise is as wide as that of dequantisation if that is higher.
-        condition: as in `draw.sample`. "explicit" is calibrated without a condition and for single classes.
+        condition: one condition of all images, or one per image, as in `draw.sample`. "explicit" is calibrated without
+            a condition and for single classes.
         seed: the seed of all noise.
         first: the index of the first image, if these images are a part of a larger set.
         batch_size: the number of images that are computed at once.
@@ -72,7 +73,7 @@ def log_density(
     """
     density = Density.choose(model, method, level, seed=seed, dequantise=dequantise, probes=probes, **solver)
     model.require_values(images)
-    conditions = conditions_of(model, condition, len(images), first, use="a density")
+    conditions = conditions_of_data(model, condition, len(images), use="a density")
     parts = [
         density.of(images[rows], first + rows.start, None if conditions is None else conditions[rows])
         for rows in batches(len(images), batch_size)

@@ -15,7 +15,7 @@ from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.guidance import check_guidance
-from vpfb_core.model.conditions import Condition, condition_tensor
+from vpfb_core.model.conditions import Condition, condition_tensor, require_one_each
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
 from vpfb_core.uses import rounds
 from vpfb_core.uses.drawn import Drawn
@@ -42,8 +42,9 @@ def sample(
         n: the number of images.
         seed: the seed of all images.
         first: the index of the first image, so that a large set can be drawn in parts.
-        condition: a class ("3"), or a class of each of several groups ("circle,red"). Several such names alternate over
-            the samples. Class indices, int64 (n, G), −1 for none, are also accepted. None is unconditional.
+        condition: a class ("3"), its index in a single group (3), or a class of each of several groups ("circle,red").
+            Several such conditions alternate over the samples. Class indices, int64 (n, G), −1 for none, are also
+            accepted. None is unconditional.
         guidance: the guidance weight W (see `guidance.Guided`), which doubles the evaluations; None uses none.
         batch_size: the number of images that are computed at once.
         keep_path: whether the images at every step are returned, which only fixed-step methods allow.
@@ -86,7 +87,8 @@ def decode(
 ) -> Tensor:
     """Images or rows of a table from codes such as `encode` returns, (N, *code_shape).
 
-    Other arguments are those of `sample`; the default solver is that of `encode`.
+    Other arguments are those of `sample`, but several conditions are one per code; the default solver is that of
+    `encode`.
 
     Returns:
         Images, float32 (N, C, H, W) in [0, 1], or rows, float64 (N, d) in the units of the table, on the CPU.
@@ -110,8 +112,8 @@ def encode(
     """The codes of images (N, C, H, W), uint8 or in [0, 1], or of rows (N, d), float32 (N, *code_shape) on the CPU.
 
     The method says what a code is (`Method.encode`). For a flow it is the point of the prior from which the datum
-    comes, which has its shape. Other arguments are those of `sample`; the default solver of a flow is
-    `ENCODING_SOLVER`.
+    comes, which has its shape. Other arguments are those of `sample`, but several conditions are one per datum; the
+    default solver of a flow is `ENCODING_SOLVER`.
 
     Raises:
         SolverError: an image did not reach the prior.
@@ -143,13 +145,14 @@ def interpolate(
         model: a model with codes.
         start, end: codes, such as `encode` returns, (N, *code_shape).
         frames: the number of data per pair, including both ends, at least 2.
-        condition: the condition of each pair, as in `sample`.
+        condition: the condition of all pairs, or one per pair, as in `sample`.
         settings: guidance, batch_size and a solver, as in `decode`.
     Returns:
         As `decode`, with an axis of frames: float32 (N, frames, C, H, W) for images, and float64 (N, frames, d) for
         rows.
     """
     codes = slerp(start, end, frames).transpose(0, 1)
+    require_one_each(condition, len(start))
     conditions = condition_tensor(condition, model.groups, len(start))
     if conditions is not None:
         conditions = conditions.repeat_interleave(frames, 0)
@@ -182,6 +185,20 @@ def conditions_of(
     return conditions
 
 
+def conditions_of_data(
+    model: TrainedModel, condition: Condition, n: int, *, guidance: float | None = None, use: str
+) -> Tensor | None:
+    """The class indices of n given data: one condition for all of them, or one per datum.
+
+    Other arguments are those of `conditions_of`.
+
+    Raises:
+        ConfigError: as for `conditions_of`, or the number of conditions is neither 1 nor n.
+    """
+    require_one_each(condition, n)
+    return conditions_of(model, condition, n, guidance=guidance, use=use)
+
+
 def batches(n: int, batch_size: int) -> list[slice]:
     """The rows of each batch of n images. Raises ConfigError if `batch_size` is below 1."""
     if batch_size < 1:
@@ -207,7 +224,7 @@ def _coded(
 ) -> Tensor:
     """The results, (N, *shape) on the CPU, of `Method.decode` or `Method.encode` for these codes or data."""
     chosen = Solver.choose(**solver) if solver else None
-    conditions = conditions_of(model, condition, len(points), guidance=guidance, use=use)
+    conditions = conditions_of_data(model, condition, len(points), guidance=guidance, use=use)
     if not len(points):
         return torch.empty(0, *shape)
 

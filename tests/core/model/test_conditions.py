@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import typing
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from present import present
 
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError
-from vpfb_core.model.conditions import Condition, condition_tensor
+from vpfb_core.model.conditions import Condition, condition_tensor, require_one_each
 
 GROUPS = (
     ConditionGroup("shape", ("circle", "square")),
@@ -40,6 +44,29 @@ def test_several_names_alternate_wherever_a_part_begins() -> None:
     whole = rows(["circle", "square", "blue"], 5)
     assert [row[0] for row in whole] == [0, 1, -1, 0, 1]
     assert rows(["circle", "square", "blue"], 3, first=2) == whole[2:]
+
+
+def test_given_data_have_one_condition_or_one_each() -> None:
+    for fitting in (None, "circle", 1, ["circle"], ["circle", "square", "blue"], np.array(["circle"] * 3)):
+        require_one_each(fitting, 3)
+    for wrong in (["circle", "square"], ["circle"] * 4, [0, 1], np.array([0, 1])):
+        with pytest.raises(ConfigError, match=f"{len(wrong)} conditions were given for 3 data"):
+            require_one_each(wrong, 3)
+
+
+def test_a_single_group_takes_indices_of_its_classes() -> None:
+    one, number = GROUPS[:1], typing.cast(int, np.int64(0))
+    assert present(condition_tensor(1, one, 2)).tolist() == [[1], [1]]
+    assert present(condition_tensor([0, "square", number], one, 3)).tolist() == [[0], [1], [0]]
+    assert present(condition_tensor(np.array([[1], [-1]]), one, 2)).tolist() == [[1], [-1]]
+    for wrong, words in (
+        (2, "no class index 2"), (-1, "no class index -1"), (True, "type bool"), (1.0, "type float"),
+        ([None], "type NoneType"), ([], "empty"), (np.array(1.0), "type ndarray"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            condition_tensor(typing.cast(Any, wrong), one, 1)
+    with pytest.raises(ConfigError, match="class index 0 could be of shape, large, colour, border"):
+        condition_tensor(0, GROUPS, 1)
 
 
 def test_indices_pass_if_they_fit() -> None:

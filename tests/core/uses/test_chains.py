@@ -68,6 +68,33 @@ def test_guided_codes_come_back() -> None:
     assert (model.encode(pictures, condition="one") - codes).mean() == pytest.approx(2, abs=0.01)
 
 
+def test_data_that_are_given_do_not_alternate_between_conditions() -> None:
+    model, pictures, known = make(), images(3), torch.tensor([[[True, False], [True, True]]])
+    codes = model.encode(pictures)
+    of_data: dict[str, Callable[[list[str]], Tensor]] = {
+        "density": lambda classes: model.log_density(pictures, condition=classes, method="ode"),
+        "bits": lambda classes: model.bits_per_dim(pictures, condition=classes, method="ode"),
+        "part": lambda classes: model.log_density(pictures, condition=classes, method="ode", first=1, seed=0),
+        "encode": lambda classes: model.encode(pictures, condition=classes),
+        "decode": lambda classes: model.decode(codes, condition=classes),
+        "interpolate": lambda classes: model.interpolate(codes, codes.flip(0), 2, condition=classes),
+        "long run": lambda classes: model.long_run(pictures, 2, condition=classes).images,
+        "later": lambda classes: model.long_run(pictures, 2, first=1, condition=classes).images,
+    }
+    for use, call in of_data.items():
+        ones, each = call(["one"]), call(["zero", "one", "one"])
+        assert torch.equal(each[1:], ones[1:]), use
+        assert not torch.equal(each[0], ones[0]), use
+        for wrong in (["zero", "one"], ["one"] * 4):
+            with pytest.raises(ConfigError, match=f"{len(wrong)} conditions were given for 3 data"):
+                call(wrong)
+    for drawn in (
+        model.sample(3, condition=["zero", "one"]).images,
+        model.inpaint(pictures[0], known, 3, levels=2, condition=["zero", "one"]).images,
+    ):
+        assert drawn.shape == pictures.shape, "samples alternate"
+
+
 def test_both_evaluations_of_a_guided_gradient_are_counted() -> None:
     model, pictures, known = make(), images(3), torch.tensor([[[True, False], [True, True]]])
     network = next(module for module in model.field.modules() if isinstance(module, Shifted))
@@ -136,7 +163,7 @@ def test_of_several_groups_each_must_have_a_class_where_nothing_else_was_trained
 
 def test_interpolation_runs_from_image_to_image() -> None:
     model, first, last = make(), images(3), images(3, seed=1)
-    condition = ["zero", "one"]
+    condition = ["zero", "one", "zero"]
     start, end = (model.encode(pictures, condition=condition) for pictures in (first, last))
     rows = model.interpolate(start, end, 5, condition=condition, batch_size=4)
     assert rows.shape == (3, 5, *SHAPE)
@@ -169,11 +196,11 @@ def test_a_long_run_stays_in_its_class_and_returns_its_statistics() -> None:
 
 
 def test_the_chain_of_an_image_is_the_same_in_every_batch() -> None:
-    model, pictures = make(), images(5)
-    whole = model.long_run(pictures, 20, seed=3, condition=["zero", "one"])
-    parts = [model.long_run(pictures[i:j], 20, seed=3, first=i, condition=["zero", "one"]) for i, j in [(0, 2), (2, 5)]]
+    model, pictures, classes = make(), images(5), ["zero", "one", "zero", "one", "zero"]
+    whole = model.long_run(pictures, 20, seed=3, condition=classes)
+    parts = [model.long_run(pictures[i:j], 20, seed=3, first=i, condition=classes[i:j]) for i, j in [(0, 2), (2, 5)]]
     torch.testing.assert_close(torch.cat([part.images for part in parts]), whole.images, rtol=0, atol=1e-4)
-    split = model.long_run(pictures, 20, seed=3, condition=["zero", "one"], batch_size=2)
+    split = model.long_run(pictures, 20, seed=3, condition=classes, batch_size=2)
     torch.testing.assert_close(split.images, whole.images, rtol=0, atol=1e-4)
     torch.testing.assert_close(split.energy, whole.energy, rtol=1e-3, atol=1e-3)
     assert split.acceptance == pytest.approx(whole.acceptance, abs=0.02)
