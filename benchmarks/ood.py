@@ -19,9 +19,10 @@ from torch import Tensor
 import vpfb_core as vpfb
 from vpfb_core.api import Model
 from vpfb_core.data.catalogue import canonical
-from vpfb_core.model.choice import choose_model
+from vpfb_core.model.choice import choose
 from vpfb_core.uses.ood import SCORES, compare, score
 from vpfb_core.uses.ood.altered import CONTROLS
+from vpfb_core.uses.ood.scores import needs_of
 from vpfb_core.uses.ood.sources import load_in_distribution, load_out_of_distribution
 
 COLUMNS = 4  # of scores side by side, so that a table fits into 80 columns
@@ -45,7 +46,10 @@ def main() -> None:
     parser.add_argument("--scores", nargs="+", default=list(SCORES), choices=list(SCORES))
     parser.add_argument("--name", help="name of the file of results")
     arguments = parsed(parser)
-    model = vpfb.load(arguments.model or choose_model(arguments.in_set), device=arguments.device)
+    chosen = arguments.model or choose(arguments.in_set, needs_of(arguments.scores)).model
+    if chosen is None:
+        parser.error(f"no model for {arguments.in_set} has what these scores need; name one with -m")
+    model = vpfb.load(chosen, device=arguments.device)
     inside = load_in_distribution(model, arguments.in_set, arguments.limit).images
     outside = {
         name: load_out_of_distribution(model, name, arguments.limit).images for name in arguments.out_sets

@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from PIL import Image
 import vpfb_core as vpfb_package
 from vpfb_core import training
 from vpfb_core.data import InMemory, split
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, NoStepError
+from vpfb_core.model.runs import Run
 from vpfb_core.uses import ood
 from vpfb_core.uses.ood.altered import CONTROLS
 
@@ -211,6 +213,67 @@ def test_a_failed_score_leaves_the_old_table(vpfb: Vpfb, model: str) -> None:
     assert vpfb("score", "nowhere/", "-m", model).code == 3
     assert vpfb("score", "digits", "-m", model, "--score", "entropy").code == 2
     assert Path("scores.csv").read_text() == "old"
+
+
+# --- runs that lack what a score needs --------------------------------------------------------------------------------
+
+
+def run_without_reference(source: str, data: str) -> Path:
+    """A run on these data that ended before its reference was fitted."""
+    model, run = vpfb_package.load(source, device="cpu"), Path("runs/001-bare")
+    model.reference = None
+    model.about = {**model.about, "data": {"name": data}}
+    run.mkdir(parents=True)
+    model.save(run / "model.safetensors")
+    (run / "config.toml").touch()
+    return run
+
+
+def test_ood_and_score_pass_over_a_run_without_a_reference(vpfb: Vpfb, model: str, mixed: Path) -> None:
+    bare = run_without_reference(model, "digits")
+    note = f"{bare} has no reference yet; it is not used"
+    compared = vpfb("ood", "--in", "digits", "--out", "noise", "--limit", "10", "--json")
+    assert (compared.code, compared.json["model"], compared.err.count(note)) == (0, "digits", 1), compared.err
+    by_energy = vpfb("ood", "--in", "digits", "--out", "noise", "--limit", "10", "--score", "energy", "--json")
+    assert by_energy.json["model"] == f"{bare}/model.safetensors", "which needs no reference"
+    assert note not in by_energy.err
+    ranked = vpfb("score", "digits", "--json")
+    assert (ranked.code, ranked.json["model"], ranked.err.count(note)) == (0, "digits", 1), ranked.err
+    alone = vpfb("score", str(mixed), "--json")
+    assert (alone.code, alone.json["model"], alone.err.count(note)) == (0, None, 1), "a run of other data, likewise"
+
+
+def test_a_run_without_a_reference_is_named_where_nothing_else_serves(vpfb: Vpfb, model: str) -> None:
+    run_without_reference(model, "mnist")
+    ran = vpfb("ood", "--in", "mnist", "--out", "noise")
+    assert (ran.code, "info --calibrate" in ran.err, "not used" in ran.err) == (4, True, False)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_time_that_is_too_short_for_a_model_gives_a_ranking_without_one(
+    vpfb: Vpfb, model: str, mixed: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    bare = run_without_reference(model, str(mixed))
+
+    def run(*_plan: object, **_settings: object) -> SimpleNamespace:
+        if not steps:
+            raise NoStepError("the time budget of 2 s was over before the first step")
+        return SimpleNamespace(status="finished", run=Run(bare), step=steps)
+
+    monkeypatch.setattr(training, "run", run)
+    ran = vpfb("score", str(mixed), "--train", "2s", "--json")
+    assert (ran.code, ran.json["model"]) == (0, None), ran.err
+    assert f"--train 2s is too short: {f'{bare} has no reference' if steps else 'the time budget'}" in ran.err
+
+
+def test_all_scores_of_a_model_without_an_energy_are_refused_with_the_true_reason(vpfb: Vpfb) -> None:
+    train = ["train", "--data", "digits", "--method", "flow-matching", "--steps", "1", "--set", "widths=[4]"]
+    assert vpfb(*train).code == 0
+    ran = vpfb("ood", "--in", "digits", "--out", "noise", "-m", "runs/001-digits", "--score", "all")
+    assert (ran.code, "needs an energy" in ran.err, "--calibrate" in ran.err) == (2, True, False), ran.err
+    passed = vpfb("ood", "--in", "digits", "--out", "noise", "--limit", "5", "--json")
+    assert (passed.code, passed.json["model"]) == (0, "digits")
+    assert "runs/001-digits was trained with --method flow-matching, which has no energy" in passed.err
 
 
 # --- without a model --------------------------------------------------------------------------------------------------

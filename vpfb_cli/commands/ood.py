@@ -25,6 +25,8 @@ from vpfb_cli.output import Output
 from vpfb_cli.own_features import OwnFeatures
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import one_of
+from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
+from vpfb_core.machine.file_names import typed
 from vpfb_core.names import SCORES
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def ood(
         require_writable_folder(folder)
     for out_set in out_sets:
         sources.check_different(in_set, out_set)
-    loaded, model_name = _open(say, model, in_set, machine)
+    loaded, model_name = _open(say, model, in_set, scores or names, machine)
     names = _ready(say, loaded, names, scores or [])
     own.add_to(loaded, TrainingSet(loaded, **access.settings))
     if controls:
@@ -141,12 +143,11 @@ def ood(
     say.result(document, _table(rows))
 
 
-def _open(say: Output, model: str | None, in_set: str, machine: Machine) -> tuple[Model, str]:
+def _open(say: Output, model: str | None, in_set: str, scores: Sequence[str], machine: Machine) -> tuple[Model, str]:
     """The model that was named, or else the one that suits the data, with a warning if it was trained on other data."""
     from vpfb_core.data.catalogue import same_set
-    from vpfb_core.model.choice import choose_model
 
-    loaded, name = open_model(say, model or str(choose_model(in_set)), machine)
+    loaded, name = open_model(say, model or _chosen(say, in_set, scores), machine)
     if model is None:
         say.note(f"model: {name}")
     trained_on = str(loaded.about.get("data", {}).get("name"))
@@ -155,16 +156,46 @@ def _open(say: Output, model: str | None, in_set: str, machine: Machine) -> tupl
     return loaded, name
 
 
+def _chosen(say: Output, in_set: str, scores: Sequence[str]) -> str:
+    """The model that suits the data and has what the scores need; else one that lacks it, as is said when it is used.
+
+    Raises:
+        CheckpointError: there is no run and no built-in model of these data.
+    """
+    from vpfb_core.data.catalogue import split_off
+    from vpfb_core.model.choice import choose
+    from vpfb_core.uses.ood.scores import needs_of
+
+    chosen = choose(in_set, needs_of(scores))
+    if chosen.model is not None and chosen.note is not None:
+        say.note(chosen.note)
+    if (found := chosen.model or chosen.passed_over) is None:
+        raise CheckpointError(
+            f"no model has been trained on {in_set!r}, and there are no other runs under ./runs",
+            hint=f"vpfb train --data {typed(split_off(in_set)[0])}",
+        )
+    return str(found)
+
+
 def _ready(say: Output, model: Model, names: Sequence[str], asked: Sequence[str]) -> list[str]:
     """The scores that the model has what they need for; "all" leaves out the others, a name alone is an error."""
-    from vpfb_core.uses.ood.scores import ALL, is_ready, require_ready
+    from vpfb_core.uses.ood.scores import ALL, require_ready
 
-    if ALL not in asked:
-        return [name for name in names if require_ready(model, name)]
-    ready = [name for name in names if is_ready(model, name)]
-    if missing := [name for name in names if name not in ready]:
-        say.warn(f"left out: {', '.join(missing)} (not calibrated: vpfb info --calibrate MODEL)")
-    return ready
+    lacking: dict[str, VPFBError] = {}
+    for name in names:
+        try:
+            require_ready(model, name)
+        except VPFBError as error:
+            lacking[name] = error
+    if lacking and (ALL not in asked or len(lacking) == len(names)):
+        raise next(iter(lacking.values()))
+    for kind, reason in (
+        (CheckpointError, "not calibrated: vpfb info --calibrate MODEL"),
+        (ConfigError, f"not possible with --method {model.method.name}"),
+    ):
+        if those := [name for name, error in lacking.items() if isinstance(error, kind)]:
+            say.warn(f"left out: {', '.join(those)} ({reason})")
+    return [name for name in names if name not in lacking]
 
 
 def _table(rows: Sequence[Row]) -> RenderableType:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from vpfb_cli import signals
-from vpfb_cli.models import open_model, require_images, use_threads
+from vpfb_cli.models import find, open_model, require_images, use_threads
 from vpfb_cli.options import (
     MODEL,
     MODEL_HELP,
@@ -27,12 +28,13 @@ from vpfb_cli.own_features import OwnFeatures
 from vpfb_cli.progress import progress
 from vpfb_cli.ranking_outputs import FlaggedFiles, write_and_relocate
 from vpfb_cli.wording import one_of
-from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.errors import CheckpointError, ConfigError, NoStepError
 from vpfb_core.machine.file_names import printable, typed
 from vpfb_core.names import SCORES
 
 if TYPE_CHECKING:
     from vpfb_core.api import Model
+    from vpfb_core.model.choice import Choice, Needs
     from vpfb_core.uses.ood.ranking import Ranking
 
 IN_MONTAGE, IN_JSON, IN_NOTE = 64, 20, 5  # how many of the greatest outliers are shown
@@ -131,22 +133,33 @@ def score(
         from vpfb_core.model import choice
         from vpfb_core.uses import pictures
         from vpfb_core.uses.density import METHODS
-        from vpfb_core.uses.ood.ranking import rank, rank_without_model
+        from vpfb_core.uses.ood.ranking import needs_of, rank, rank_without_model
         from vpfb_core.uses.ood.scores import find_score, require_ready
         from vpfb_core.uses.training_set import TrainingSet
     find_score(name)
     if density not in (None, *METHODS):
         raise ConfigError(f"unknown density {density!r}", hint=f"--density {one_of(METHODS)}")
-    if train is not None:
-        if model is not None:
-            raise ConfigError("--train and --model exclude each other", hint="give one of them")
-        model = _trained(say, source, train, access, machine, began)
-    path = model or choice.fitting_model(source, **access.settings)
+    if train is not None and model is not None:
+        raise ConfigError("--train and --model exclude each other", hint="give one of them")
+    needs = needs_of(name, density)
+    if model is not None:
+        chosen = choice.Choice(find(say, model))
+    elif train is not None:
+        chosen = _trained(say, source, train, needs, access, machine, began)
+    else:
+        chosen = choice.choose(source, needs, choice.of_the_kind_of(source, **access.settings))
+    path = chosen.model
     if path is None:
         use_threads(machine)
         images = data.load(source, max_size=choice.PREVIEW, split="all", **access.settings)
         if len(images.shape) != 3 or name != SCORES[0] or density is not None:
-            raise CheckpointError(f"no model fits {source!r}", hint=f"vpfb train --data {typed(source)}")
+            path = chosen.passed_over  # what it lacks is said when it is used
+            if path is None:
+                reason = chosen.note or f"no model fits {source!r}"
+                raise CheckpointError(reason, hint=f"vpfb train --data {typed(source)}")
+    if path == chosen.model and chosen.note is not None:
+        say.note(chosen.note)
+    if path is None:
         loaded, model_name, training = None, None, None
     else:
         loaded, model_name = open_model(say, str(path), machine)
@@ -197,10 +210,13 @@ def score(
     say.result(document, table.decode("utf-8", "surrogateescape").rstrip("\n") if out == "-" else out)
 
 
-def _trained(say: Output, source: str, budget: str, access: DataAccess, machine: Machine, began: float) -> str:
-    """Train a model on the data until this time after the command began, and return its run folder."""
+def _trained(
+    say: Output, source: str, budget: str, needs: Needs, access: DataAccess, machine: Machine, began: float
+) -> Choice:
+    """The model that is trained on the data until this time after the command began; none if the time is too short."""
     from vpfb_core import training
     from vpfb_core.config import TrainConfig, parse_setting
+    from vpfb_core.model.choice import Choice, judge
 
     use_threads(machine)
     settings = {
@@ -209,12 +225,17 @@ def _trained(say: Output, source: str, budget: str, access: DataAccess, machine:
         **dict([parse_setting(f"time_budget={budget}")]),
     }  # fmt: skip
     plan = training.prepare(TrainConfig(**settings))
-    with signals.graceful(say.note) as stop, progress(say, "training") as bar:
-        result = training.run(plan, on_step=lambda now: bar.update(now.fraction), should_stop=stop, began=began)
+    too_short = f"--train {budget} is too short"
+    try:
+        with signals.graceful(say.note) as stop, progress(say, "training") as bar:
+            result = training.run(plan, on_step=lambda now: bar.update(now.fraction), should_stop=stop, began=began)
+    except NoStepError as error:
+        return Choice(None, note=f"{too_short}: {error.message}")
     if result.status == "interrupted":
         raise signals.Interrupted(f"stopped at step {result.step}; saved in {result.run.path}")
     say.note(f"trained {result.run.path}: {result.step:,} steps")
-    return str(result.run.path)
+    found = judge(result.run.model, needs)
+    return found if found.note is None else replace(found, note=f"{too_short}: {found.note}")
 
 
 def _say_what_densities_are(say: Output, model: Model, ranking: Ranking) -> None:

@@ -6,10 +6,11 @@ the name, dtype, shape and bytes of every tensor. safetensors has no checksum an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,12 @@ def read_header(path: Path, kind: str) -> dict[str, Any]:
     return _described(path, kind)[1]
 
 
+def read_names(path: Path) -> frozenset[str]:
+    """The names of the tensors of a file, from its header alone. Errors are those of `read_header`."""
+    with _header(path) as file:
+        return frozenset(file.keys())
+
+
 def read_document(path: Path, kind: str) -> dict[str, Any]:
     """The JSON document of a file, checked as by `read`. torch is not imported."""
     return _checked(path, kind)[1]
@@ -123,7 +130,14 @@ def _described(path: Path, kind: str) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """The metadata in the header of a file. Only the header is read, so that another large file is refused at once."""
+    """The metadata in the header of a file."""
+    with _header(path) as file:
+        return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _header(path: Path) -> Iterator[Any]:
+    """A file of which only the header is read, so that another large file is refused at once."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -131,7 +145,7 @@ def _metadata(path: Path) -> dict[str, str]:
             raise CheckpointError(f"cannot read {path}: it is not a file")
         _require_beginning(path)  # safetensors maps the whole file into memory, which not every size allows
         with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
+            yield file
     except FileNotFoundError as error:
         raise CheckpointError(f"no such file: {path}") from error
     except OSError as error:

@@ -64,6 +64,14 @@ def save(model: TrainedModel, path: str | os.PathLike[str], *, weights: torch.dt
     container.write(Path(path), "model", tensors, document)
 
 
+def has_reference(path: Path) -> bool:
+    """Whether a model file has a reference of out-of-distribution scores, which its header tells.
+
+    Errors are those of `description.read_header`.
+    """
+    return any(name.startswith(REFERENCE) for name in container.read_names(path))
+
+
 def load(
     kind: type[Model],
     name: str | os.PathLike[str] | None = None,

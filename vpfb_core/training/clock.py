@@ -68,9 +68,9 @@ class Clock:
         return (1 - self.fraction(step)) * self._for_steps()
 
     def leaves_time_for_a_check(self) -> bool:
-        """Whether a check of full effort ends within the time budget."""
+        """Whether a check of full effort ends within the time budget, before the time of the calibration."""
         deadline = self.deadline()
-        return deadline is None or time.monotonic() + self.check_seconds <= deadline
+        return deadline is None or time.monotonic() + self.check_seconds + self._for_calibration() <= deadline
 
     def _spent(self) -> float:
         """The part of the time budget that is used, including the time before the run began, in seconds."""
@@ -85,6 +85,9 @@ class Clock:
         """
         budget = self.config.optimiser.time_budget or 0.0
         saving = 1.0 + LEAVING_SHARE * self._waited
-        calibrating = min(self.calibration_seconds, SHARE / (1 + SHARE) * budget)
         at_least = budget - ENDING_SHARE * (budget - min(self._steps_began, budget))
-        return max(budget - calibrating - 1.5 * self.check_seconds - saving, at_least, 1e-3)
+        return max(budget - self._for_calibration() - 1.5 * self.check_seconds - saving, at_least, 1e-3)
+
+    def _for_calibration(self) -> float:
+        """The part of the time budget for the calibration, in seconds."""
+        return min(self.calibration_seconds, SHARE / (1 + SHARE) * (self.config.optimiser.time_budget or 0.0))

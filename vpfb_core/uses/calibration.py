@@ -103,8 +103,8 @@ def calibrate(
         model: the model, which is changed in place.
         source: the data of the training, in the shape of the model and, if it is conditional, with its groups.
         seed: the seed of the choice of images and of the noise.
-        gradients: the approximate number of gradients to spend, at most two thirds of them on the reference. Parts that
-            would be too inaccurate with them are left out. None spends `full_cost`.
+        gradients: the approximate number of gradients to spend, at most two thirds of them on the reference, unless the
+            smallest one needs more. Parts that would be too inaccurate with them are left out. None spends `full_cost`.
         batch_size: the number of images that are computed at once.
         trained_on: the rows that were trained on, int64; None is all. They alone give the constants. Those that were
             held out are in the reference as well, so that all pictures of a folder are judged alike.
@@ -124,7 +124,7 @@ def calibrate(
     count, rest = fit.IMAGES if model.field.has_null else 0, None
     if gradients is not None:
         cost = reference_cost(model)
-        count = min(count, 2 * gradients // (3 * cost))
+        count = min(count, max(2 * gradients // (3 * cost), min(_LEAST_IMAGES, gradients // cost)))
         rest = gradients - count * cost
     labels = None if chosen.labels is None or not model.groups else chosen.labels
     standardised = model.standardise(model.statistics.dequantise(chosen.data, seed))

@@ -156,6 +156,16 @@ def test_a_check_fits_into_a_budget_until_less_time_is_left_than_it_takes(now: N
     assert found == [(True, True), (False, True)]
 
 
+def test_a_check_leaves_the_time_of_the_calibration(now: Now) -> None:
+    run = Clock(config(time_budget=110.0))  # at most an eleventh of it is for the calibration
+    run.check_seconds, run.calibration_seconds = 10.0, 1000.0
+    found = []
+    for wait in (89, 2):
+        now.seconds += wait
+        found.append(run.leaves_time_for_a_check())
+    assert found == [True, False]
+
+
 def test_a_slow_save_is_put_off_in_proportion(now: Now) -> None:
     assert [due(RunSettings(), now, ago=ago, save=4.0).save for ago in (199, 201)] == [False, True]
 

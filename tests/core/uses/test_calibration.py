@@ -126,6 +126,16 @@ def test_calibration_spends_about_what_it_may(model: Model, gradients: int) -> N
     assert 0.3 * gradients < sum(points) < 1.1 * gradients
 
 
+def test_the_smallest_reference_comes_before_the_constants(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits, least = vpfb.data.load("digits"), 50 * reference_cost(model)
+    model.reference = None
+    monkeypatch.setattr(type(model.method), "calibrate", lambda *_: None)
+    calibrate(model, digits, gradients=least - 1)
+    assert model.reference is None
+    calibrate(model, digits, gradients=least)
+    assert len(present(model.reference).rows) == 50
+
+
 def test_an_error_in_calibration_does_not_lose_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object, **_settings: object) -> None:
         raise DataError("no more room")

@@ -16,8 +16,10 @@ from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import DataError, FeatureError
 from vpfb_core.machine.csv_files import csv_lines
+from vpfb_core.model.choice import Needs
 from vpfb_core.model.reference import Judgement
 from vpfb_core.uses import density
+from vpfb_core.uses.ood import scores as ood_scores
 from vpfb_core.uses.ood.fit import judge_without_model
 from vpfb_core.uses.ood.scores import DEFAULT_BATCH, DEFAULT_SCORE, SCORES, Batch, in_batches, require_ready
 from vpfb_core.uses.ood.tables import cell, image_name
@@ -127,6 +129,16 @@ class Kind:
     def figures(self) -> tuple[str, ...]:
         """The names of the figures beside the score."""
         return (*self.scores, self.density)
+
+
+def needs_of(name: str, density_method: str | None) -> Needs:
+    """What a model must have for a ranking by a score, with densities by a method if it is named."""
+    of_score = ood_scores.needs_of([name])
+    if density_method is None:
+        return of_score
+    if density_method == "ode":
+        return Needs(of_score.capabilities | {"flow"}, of_score.parts)
+    return Needs(of_score.capabilities | {"density"}, of_score.parts | {"calibration"})
 
 
 def rank(

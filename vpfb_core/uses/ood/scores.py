@@ -16,7 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vpfb_core.errors import CheckpointError, ConfigError, FeatureError
+from vpfb_core.errors import CheckpointError, ConfigError, FeatureError, VPFBError
+from vpfb_core.model.choice import Needs
 from vpfb_core.model.reference import Judgement, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import Density
@@ -206,9 +207,7 @@ def require_ready(model: TrainedModel, name: str) -> Score:
     model.require("free-energy", "out-of-distribution detection")
     model.require(chosen.capability, f"the score {name}")
     model.require_null("out-of-distribution detection")
-    if chosen.needs == "calibration":
-        model.require("density", f"the score {name}")
-    if not is_ready(model, name):
+    if chosen.needs is not None and getattr(model, chosen.needs) is None:
         raise CheckpointError(
             f"the score {name!r} needs a calibrated model, but this one has no {chosen.needs}",
             hint="vpfb info --calibrate MODEL adds it; --score energy needs no calibration",
@@ -218,8 +217,20 @@ def require_ready(model: TrainedModel, name: str) -> Score:
 
 def is_ready(model: TrainedModel, name: str) -> bool:
     """Whether the model has what the score needs."""
-    needs = find_score(name).needs
-    return needs is None or getattr(model, needs) is not None
+    try:
+        require_ready(model, name)
+    except VPFBError:
+        return False
+    return True
+
+
+def needs_of(names: Iterable[str]) -> Needs:
+    """What a model must have for scores of these names, of which "all" asks for nothing but an energy."""
+    scores = [find_score(name) for name in names if name != ALL]
+    return Needs(
+        frozenset({"free-energy", *(score.capability for score in scores)}),
+        frozenset(score.needs for score in scores if score.needs is not None),
+    )
 
 
 # --- the scores -------------------------------------------------------------------------------------------------------
@@ -266,12 +277,14 @@ SCORES: dict[str, Score] = {
         f"norm of the score, the gradient of the log density, at noise level {SCALAR_LEVEL:.2f}", _gradient
     ),
     "typicality": Score("distance of the energy from the mean energy of training images", _typicality, "reference"),
-    "density": Score("-log density of the slightly blurred image, in nats", _density, "calibration"),
+    "density": Score(
+        "-log density of the slightly blurred image, in nats", _density, "calibration", capability="density"
+    ),
     "dimension": Score(
         f"local intrinsic dimension: directions without curvature of the energy at noise level {SCALAR_LEVEL:.2f}",
         _dimension,
         costly=True,
         capability="energy",
     ),
-    "likelihood": Score("-log likelihood by the flow, in nats", _likelihood, costly=True),
+    "likelihood": Score("-log likelihood by the flow, in nats", _likelihood, costly=True, capability="flow"),
 }
