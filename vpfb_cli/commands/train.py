@@ -118,7 +118,6 @@ def train(
     began = time.monotonic()
     with signals.importing():
         from vpfb_core import training
-        from vpfb_core.machine.devices import keeping_freed_memory
     settings = _settings(ctx, config, assignments or [])
     if settings.run.init is not None:
         note_namesake(say, settings.run.init)
@@ -130,7 +129,7 @@ def train(
     if dry_run:
         _show_plan(say, plan)
         return
-    with signals.graceful(say.note) as stop, progress(say, "training") as bar, keeping_freed_memory(plan.device):
+    with signals.graceful(say.note) as stop, progress(say, "training") as bar:
         result = training.run(
             plan, on_step=lambda now: bar.update(now.fraction, lambda: _fields(now, plan)), should_stop=stop,
             began=began,

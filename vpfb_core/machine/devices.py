@@ -97,22 +97,23 @@ def memory_in_use(device: torch.device) -> int:
 def keeping_freed_memory(device: torch.device) -> Iterator[None]:
     """Inside this context, glibc keeps freed memory of the CPU for the next tensor.
 
-    By default glibc returns large blocks to the system, and a training step requests them again, which takes as long as
-    computing in them. At the end of the context the free memory is returned. With another C library or on another
-    device nothing changes. The context changes the whole process, so it is for programs and not for the library.
+    By default glibc returns large blocks to the system, and a training step requests them again, which takes nearly as
+    long as computing in them. At the end the free memory is returned, and the limits become those that glibc sets by
+    itself once a program has freed a large block. With another C library or on another device nothing changes. The
+    context changes the whole process.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None or device.type != "cpu":
         yield
         return
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD in malloc.h
-    mallopt(mmap_threshold, 2**25)  # the largest value that glibc accepts
+    largest = 2**25  # the largest value that glibc accepts for the first
+    mallopt(mmap_threshold, largest)
     mallopt(trim_threshold, 2**31 - 1)
     try:
         yield
     finally:
-        mallopt(mmap_threshold, 2**17)  # glibc's defaults
-        mallopt(trim_threshold, 2**17)
+        mallopt(trim_threshold, 2 * largest)
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
             trim(0)
 

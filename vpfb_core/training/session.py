@@ -9,7 +9,7 @@ import torch
 
 from vpfb_core.data.decoding import warnings_silenced
 from vpfb_core.machine import distributed
-from vpfb_core.machine.devices import deterministic
+from vpfb_core.machine.devices import deterministic, keeping_freed_memory
 from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
 from vpfb_core.training.current_run import CurrentRun
@@ -57,6 +57,7 @@ def run(
 
         folder = group.from_first(lock_folder)
         stack.enter_context(_threads(plan.config.machine.threads))
+        stack.enter_context(keeping_freed_memory(plan.device))
         stack.enter_context(deterministic(plan.config.machine.deterministic))
         stack.enter_context(warnings_silenced())
         stack.enter_context(group.naming_lost_processes())

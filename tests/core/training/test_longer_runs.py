@@ -6,7 +6,9 @@ import ctypes
 import json
 import os
 import platform
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from vpfb_core.errors import CheckpointError, ConfigError, NoStepError
 from vpfb_core.machine import devices
 from vpfb_core.machine import launch as launching
 from vpfb_core.model.runs import Run
-from vpfb_core.training import Result, prepare
+from vpfb_core.training import Progress, Result, prepare
 
 SMALL: dict[str, Any] = {
     "data": "digits", "widths": (8,), "batch_size": 8, "val_fraction": 0.02, "threads": 1, "decay": 0.0,
@@ -36,8 +38,8 @@ def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.chdir(tmp_path)
 
 
-def train(**settings: Any) -> Result:
-    return vpfb.train(vpfb.TrainConfig(**(SMALL | settings)))
+def train(on_step: Callable[[Progress], None] | None = None, **settings: Any) -> Result:
+    return vpfb.train(vpfb.TrainConfig(**(SMALL | settings)), on_step=on_step)
 
 
 def furthest_apart(one: str, other: str) -> float:
@@ -172,9 +174,27 @@ def test_a_run_without_time_for_a_step_is_an_error_and_stays_interrupted() -> No
     assert Run(Path("run")).status()["status"] == "interrupted"
 
 
-def test_training_leaves_the_allocator_of_the_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("mallopt holds for the whole process"))
-    assert train(out="run", steps=1).step == 1
+class Libc:
+    """A C library that notes what it is asked, in place of glibc."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, ...]] = []
+
+    def mallopt(self, *setting: int) -> None:
+        self.asked.append(setting)
+
+    def malloc_trim(self, padding: int) -> None:
+        self.asked.append((padding,))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is asked")
+def test_training_keeps_freed_memory_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    libc = Libc()
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: libc)
+    while_training: list[int] = []
+    train(out="run", steps=1, on_step=lambda _: while_training.append(len(libc.asked)))
+    assert set(while_training) == {2}  # both limits are raised
+    assert libc.asked[2:] == [(-1, 2**26), (0,)]
 
 
 def test_a_process_group_of_the_user_is_used_and_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
