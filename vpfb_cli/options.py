@@ -113,9 +113,9 @@ def at_least_one(value: int | None) -> int | None:
     return value
 
 
-def share(value: float) -> float:
+def share(value: float | None) -> float | None:
     """Refuse a share that is not between 0 and 1."""
-    if not 0 <= value <= 1:
+    if value is not None and not 0 <= value <= 1:
         raise typer.BadParameter(f"{value:g} is not between 0 and 1")
     return value
 

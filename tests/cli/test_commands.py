@@ -293,6 +293,32 @@ def test_an_error_has_at_most_two_lines_and_its_exit_code(
     assert (report["exit_code"], set(report)) == (code, {"kind", "message", "hint", "exit_code"})
 
 
+IDLE = [
+    ("train --resume runs/001-digits --out elsewhere", "takes no --out elsewhere"),
+    ("info runs/001-digits -o curves.png", "add --plot"),
+    ("info --plot runs/001-digits --data digits --match edges", "takes no --match, --data"),
+    ("plot runs/001-digits --data moons -o p.png", "--data moons is for a model of a table"),
+    ("data digits -n 9", "add --grid"),
+    ("data --size 8 --channels 1", "so --size and --channels would have no effect"),
+    ("score digits --score energy --flag 0.1", "--flag 0.1 is for the score multiscale"),
+    ("eval --data digits --metrics residual --nfe 9", "leave --nfe out"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), IDLE, ids=[line for line, _ in IDLE])
+def test_an_option_that_would_have_no_effect_is_refused(line: str, words: str, vpfb: Vpfb, trained: Run) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
+    ran = vpfb(*line.split())
+    assert (ran.code, words in ran.err, len(ran.err.splitlines()) <= 3) == (2, True, True), ran.err
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path in before} == before
+    assert not {path.name for path in Path().iterdir()} - {"runs"}
+    assert trained.model.is_file()
+
+
+def test_a_run_is_resumed_in_the_folder_that_out_names_as_well(vpfb: Vpfb, trained: Run) -> None:
+    assert vpfb("train", "--resume", str(trained.path), "--out", f"./{trained.path}").code == 0
+
+
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [

@@ -98,6 +98,17 @@ def test_a_grid_of_a_sorted_set_shows_more_than_its_first_class(vpfb: Vpfb) -> N
     assert len(np.unique(np.asarray(Image.open("grid.png")))) > 20
 
 
+def test_the_common_options_are_obeyed(vpfb: Vpfb) -> None:
+    common = ["--device", "cpu", "--threads", "1", "--seed"]
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert vpfb("data", "digits", "--grid", f"{name}.png", "-n", "9", *common, seed).code == 0
+    shown = [Path(f"{name}.png").read_bytes() for name in ("a", "b", "c")]
+    assert shown[0] == shown[1] != shown[2]
+    assert vpfb("data", *common, "0", "--json").code == 0
+    absent = vpfb("data", "digits", "--device", "cuda:99")
+    assert (absent.code, "devices here: " in absent.err) == (2, True)
+
+
 @pytest.mark.parametrize("size", ["8", "16"])
 def test_size_and_channels_are_obeyed(size: str, vpfb: Vpfb) -> None:
     (entry,) = vpfb("data", "digits", "--size", size, "--channels", "3", "--json").json["sets"]

@@ -23,7 +23,9 @@ def test_a_model_of_two_columns_is_drawn_as_a_figure_and_as_an_animation(vpfb: V
     ran = vpfb("plot", "-o", "moons.png", "--json")
     assert (ran.code, ran.json) == (0, {"model": "runs/001-moons/model.safetensors", "output": "moons.png"})
     assert Image.open("moons.png").size == (1196, 1040)
-    assert vpfb("plot", "runs/001-moons", "-o", "moons.gif").code == 0
+    Path("moons").mkdir()
+    animated = vpfb("plot", "runs/001-moons", "--data", "moons", "-o", "moons.gif")
+    assert (animated.code, "'moons' is the data set of that name" in animated.err) == (0, True)
     frames = list(ImageSequence.Iterator(Image.open("moons.gif")))
     assert 2 <= len(frames) <= 5, "from noise to the lowest level at which energies are accurate"
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli import output, signals
-from vpfb_cli.options import DATA, OUTPUT, DataAccess, at_least_one, file_option, option, path_argument
+from vpfb_cli.models import use_threads
+from vpfb_cli.options import DATA, OUTPUT, DataAccess, Machine, at_least_one, file_option, option, path_argument
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
 from vpfb_core.errors import ConfigError, DataError
@@ -14,6 +15,8 @@ from vpfb_core.machine.file_names import typed
 
 if TYPE_CHECKING:
     from vpfb_core.data import LoadOptions, Source
+
+IN_GRID = 64  # images, unless -n is given
 
 
 def data(
@@ -35,7 +38,11 @@ def data(
     ] = None,
     access: DataAccess,
     grid: Annotated[Path | None, file_option("--grid OUT.png", OUTPUT, "Write a grid of some of the images.")] = None,
-    n: Annotated[int, option("-n N", OUTPUT, "Number of images in the grid.", callback=at_least_one)] = 64,
+    n: Annotated[
+        int | None,
+        option("-n N", OUTPUT, "Number of images in the grid.", callback=at_least_one, show_default=str(IN_GRID)),
+    ] = None,
+    machine: Machine,
     say: Output,
 ) -> None:
     """List the named data sets, or describe one data set.
@@ -48,6 +55,11 @@ def data(
     """
     if name is None and grid is not None:
         raise ConfigError("--grid shows one data set, and none is named", hint=f"vpfb data mnist --grid {typed(grid)}")
+    of_one_set = {"--size": size, "--channels": channels}
+    if name is None and (idle := [option for option, value in of_one_set.items() if value is not None]):
+        raise ConfigError(f"no data set is named, so {' and '.join(idle)} would have no effect", hint="vpfb data NAME")
+    if n is not None and grid is None:
+        raise ConfigError(f"-n {n} is the number of images in a grid, and none is written", hint="add --grid OUT.png")
     if grid is not None:
         require_file("--grid", grid, [".png"], {"data": Path(name or "")})
     with signals.importing():
@@ -58,9 +70,10 @@ def data(
     if name is None:
         _list(say, access.data_root)
     else:
-        max_size = presets.MAX_SIZE[resolve_device("auto").type]
+        use_threads(machine)
+        max_size = presets.MAX_SIZE[resolve_device(machine.device).type]
         options = LoadOptions(size=size, max_size=max_size, channels=channels, stream=True, **access.settings)
-        _show(say, name, options, grid, n)
+        _show(say, name, options, grid, n or IN_GRID, machine.seed)
 
 
 def _list(say: Output, root: Path | None) -> None:
@@ -86,12 +99,12 @@ def _list(say: Output, root: Path | None) -> None:
     say.result({"sets": entries}, output.table(["name", "data", "shape", "classes", "where", "summary"], rows))
 
 
-def _show(say: Output, name: str, options: LoadOptions, grid: Path | None, n: int) -> None:
+def _show(say: Output, name: str, options: LoadOptions, grid: Path | None, n: int, seed: int) -> None:
     images = _with_classes(name, options)
     for note in images.notes:
         say.note(f"data: {note}")
     if grid is not None:
-        _write_grid(grid, images, n)
+        _write_grid(grid, images, n, seed)
     path, classes = _folder(name, options), [label for group in images.groups for label in group.classes]
     document = {
         "sets": [_entry(name, True, path, len(images), images.shape, classes)],
@@ -138,8 +151,8 @@ def _with_classes(name: str, options: LoadOptions) -> Source:
         return replace(images, notes=(*images.notes, f"no classes: {error.message}"))
 
 
-def _write_grid(grid: Path, images: Source, n: int) -> None:
-    """The first n images of a fixed random order, because many sets are sorted by class."""
+def _write_grid(grid: Path, images: Source, n: int, seed: int) -> None:
+    """The first n images of a random order that the seed fixes, because many sets are sorted by class."""
     import torch
 
     from vpfb_core.machine import noise
@@ -149,7 +162,7 @@ def _write_grid(grid: Path, images: Source, n: int) -> None:
     if images.noun != "images":
         raise ConfigError(f"--grid is for images, and '{images.name}' holds {images.noun} of a table")
     pictures.require_grid(min(n, len(images)), images.shape)
-    order = torch.randperm(len(images), generator=noise.generator("grid", len(images)))
+    order = torch.randperm(len(images), generator=noise.generator(seed, "grid", len(images)))
     shown = images.subset(order[:n]).images
     write_bytes(grid, pictures.png(pictures.tile(shown / 255)))
 

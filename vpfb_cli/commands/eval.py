@@ -122,8 +122,10 @@ def eval_(
         from vpfb_core.machine import distributed
         from vpfb_core.uses import evaluation
         from vpfb_core.uses.evaluation.features import check_name
-        from vpfb_core.uses.evaluation.metrics import find
+        from vpfb_core.uses.evaluation.metrics import draws_samples, find
     wanted = None if metrics is None else find(metrics)
+    if wanted is not None and flow.given and not draws_samples(wanted):
+        raise ConfigError(f"{', '.join(wanted)} draws no samples", hint=f"leave {', '.join(flow.given)} out")
     if features is not None:
         check_name(features)
     flow.choose()  # refuses a wrong solver before the model is loaded

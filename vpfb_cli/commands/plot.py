@@ -10,7 +10,7 @@ from vpfb_cli.models import open_model
 from vpfb_cli.options import DATA, MODEL_HELP, OUTPUT, DataAccess, Machine, path_argument, path_option
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
-from vpfb_core.errors import CheckpointError
+from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.model import run_log
 from vpfb_core.model.runs import Run
 
@@ -47,12 +47,17 @@ def plot(
     animated = Path(out).suffix.lower() == ".gif"
     if animated or model_plot.columns_of(loaded):
         model_plot.require_columns(loaded)
-        rows = training_images(loaded, data, **access.settings).in_memory().data
+        found = training_images(loaded, data, **access.settings).in_memory()
+        for note in found.notes:
+            say.note(f"data: {note}")
+        rows = found.data
         picture = (
             model_plot.animate(loaded, rows, machine.seed)
             if animated
             else model_plot.plot(loaded, rows, _title(name), machine.seed)
         )
+    elif data is not None:
+        raise ConfigError(f"--data {data} is for a model of a table; of a model of images, the training is drawn")
     else:
         picture = curves.curves({_title(name): _log(name)})
     write_bytes(Path(out), picture)

@@ -60,14 +60,15 @@ def score(
     ] = None,
     name: Annotated[str, option("--score NAME", "Score", f"{one_of(SCORES)}.")] = SCORES[0],
     flag: Annotated[
-        float,
+        float | None,
         option(
             "--flag RATE",
             "Score",
             "Expected share of ordinary images that are flagged (false positive rate).",
             callback=share,
+            show_default="0.01",
         ),
-    ] = 0.01,
+    ] = None,
     density: Annotated[
         str | None,
         option(
@@ -124,6 +125,8 @@ def score(
         require_file("--montage", montage, [".png"], {"score": Path(source)})
     if html is not None:
         require_file("--html", html, [".html", ".htm"], {"score": Path(source)})
+    if flag is not None and name != SCORES[0]:
+        raise ConfigError(f"--flag {flag:g} is for the score {SCORES[0]}, and --score {name} flags none")
     flagged.require_usable(name)
     own.require_usable([name])
     with signals.importing():
@@ -133,7 +136,7 @@ def score(
         from vpfb_core.model import choice
         from vpfb_core.uses import pictures
         from vpfb_core.uses.density import METHODS
-        from vpfb_core.uses.ood.ranking import needs_of, rank, rank_without_model
+        from vpfb_core.uses.ood.ranking import FLAG, needs_of, rank, rank_without_model
         from vpfb_core.uses.ood.scores import find_score, require_ready
         from vpfb_core.uses.training_set import TrainingSet
     find_score(name)
@@ -141,6 +144,7 @@ def score(
         raise ConfigError(f"unknown density {density!r}", hint=f"--density {one_of(METHODS)}")
     if train is not None and model is not None:
         raise ConfigError("--train and --model exclude each other", hint="give one of them")
+    flag = FLAG if flag is None else flag
     needs = needs_of(name, density)
     if model is not None:
         chosen = choice.Choice(find(say, model))

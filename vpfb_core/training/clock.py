@@ -25,12 +25,13 @@ class Clock:
     Attributes:
         check_seconds: the expected duration of a check of full effort.
         calibration_seconds: the expected duration of the calibration.
+        reference_seconds: the expected duration of the smallest reference, for which time is kept in a short run too.
     """
 
     def __init__(self, config: TrainConfig, began: float | None = None) -> None:
         self.config = config
         self._waited = 0.0 if began is None else time.monotonic() - began
-        self.check_seconds = self.calibration_seconds = self._steps_began = 0.0
+        self.check_seconds = self.calibration_seconds = self.reference_seconds = self._steps_began = 0.0
         self.go_on(0.0)
 
     def go_on(self, seconds: float) -> None:
@@ -90,4 +91,5 @@ class Clock:
 
     def _for_calibration(self) -> float:
         """The part of the time budget for the calibration, in seconds."""
-        return min(self.calibration_seconds, SHARE / (1 + SHARE) * (self.config.optimiser.time_budget or 0.0))
+        budget = self.config.optimiser.time_budget or 0.0
+        return min(self.calibration_seconds, max(SHARE / (1 + SHARE) * budget, self.reference_seconds))

@@ -70,6 +70,11 @@ def _run_to_resume(config: TrainConfig, requested: dict[str, Any], fingerprint: 
         run = Run(Path(config.run.resume))
         if not run.exists():
             raise ConfigError(f"no run to resume at {run.path}", hint="--resume takes a run folder, auto or never")
+        if config.run.out is not None and Path(config.run.out).resolve() != run.path.resolve():
+            raise ConfigError(
+                f"--resume {run.path} goes on in that folder, so it takes no --out {config.run.out}",
+                hint="leave --out out, or begin another run from its weights: --init MODEL --out FOLDER",
+            )
         return run
     if config.run.out is not None:
         run = Run(Path(config.run.out))

@@ -26,7 +26,7 @@ from vpfb_core.training.plan import Plan
 from vpfb_core.training.progress import Progress, Result
 from vpfb_core.training.record import Record
 from vpfb_core.training.state import Counters, State
-from vpfb_core.uses.calibration import full_cost
+from vpfb_core.uses.calibration import full_cost, least_cost
 
 
 class CurrentRun:
@@ -130,6 +130,7 @@ class CurrentRun:
         self.seconds_per_gradient = found.seconds_per_image
         ending = full_cost(model) + (matching_cost(model) if self.config.run.match else 0)
         self.clock.calibration_seconds = found.seconds_per_image * ending
+        self.clock.reference_seconds = found.seconds_per_image * least_cost(model)
         self.record.grid(self.counters.step, found.grid)
         first = next(iter(found.validation.values()))
         if math.isnan(self.best) or first < self.best:

@@ -15,7 +15,7 @@ from vpfb_core.model.tilt import Tilt
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training.clock import Clock
 from vpfb_core.training.inputs import Inputs
-from vpfb_core.uses.calibration import affordable, calibrate
+from vpfb_core.uses.calibration import affordable, calibrate, least_cost
 from vpfb_core.uses.matching.kept import chosen, kept_tilt, samples_to_keep
 
 GRADIENTS_PER_SAMPLE = 64  # of a fit of a tilt: sixteen per sample, which is drawn about four times
@@ -33,7 +33,8 @@ def calibrate_in_time(
 ) -> bool:
     """Calibrate a model with an effort in proportion to its training, so that a short run is not delayed.
 
-    When the time budget is over, the rest of the calibration is left out.
+    Within a time budget, the smallest reference is fitted even to a model that was trained on few images. When the
+    budget is over, the rest of the calibration is left out.
 
     Args:
         model: the model, which is changed in place.
@@ -54,7 +55,7 @@ def calibrate_in_time(
         left = (end - time.monotonic()) * (0.5 if config.run.match else 1.0)
         if left <= 0:
             return True
-        gradients = min(gradients, int(left / max(seconds_per_gradient, 1e-9)))
+        gradients = min(max(gradients, least_cost(model)), int(left / max(seconds_per_gradient, 1e-9)))
     try:
         with _ended_by(should_stop, deadline, model):
             micro_batch.fit(

@@ -48,6 +48,12 @@ def full_cost(model: TrainedModel) -> int:
     return model.method.calibration_cost(model.field, model.data_shape.classes) + reference
 
 
+def least_cost(model: TrainedModel) -> int:
+    """The number of gradients of the smallest reference."""
+    has_one = methods.gives(model.method.name, "free-energy") and model.field.has_null
+    return _LEAST_IMAGES * reference_cost(model) if has_one else 0
+
+
 def reference_cost(model: TrainedModel) -> int:
     """Gradients per image of the reference."""
     return len(levels_of(model.field))

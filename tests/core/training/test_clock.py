@@ -164,6 +164,11 @@ def test_a_check_leaves_the_time_of_the_calibration(now: Now) -> None:
         now.seconds += wait
         found.append(run.leaves_time_for_a_check())
     assert found == [True, False]
+    run.reference_seconds = 45.0
+    now.seconds -= 35
+    assert not run.leaves_time_for_a_check(), "54 s are left, of which the smallest reference takes 45"
+    run.calibration_seconds = 0.0
+    assert run.leaves_time_for_a_check(), "a method without an energy is not calibrated"
 
 
 def test_a_slow_save_is_put_off_in_proportion(now: Now) -> None:

@@ -39,6 +39,7 @@ def calibrated_in_time(
         calibrate(model, gradients)
 
     monkeypatch.setattr(ending, "calibrate", replaced)
+    monkeypatch.setattr(ending, "least_cost", lambda _model: 500)
     done = ending.calibrate_in_time(
         model, inputs, steps, Clock(config, time.monotonic() - late), 0.5, whole, lambda: stop
     )
@@ -67,10 +68,11 @@ def test_a_request_to_stop_leaves_calibration_for_the_next_session(monkeypatch: 
 
 def test_calibration_plans_no_more_gradients_than_fit_into_the_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    for budget, steps in ((100.0, 10_000), (1e6, 100)):
+    for budget, steps in ((100.0, 10_000), (1e6, 100), (1e6, 3)):
         calibrated_in_time(lambda _, gradients: asked.append(gradients), monkeypatch, budget=budget, steps=steps)
     assert 150 <= asked[0] <= 200, "100 s at half a second each"
     assert asked[1] == 700, "a tenth of the 7 gradients per image of 100 steps of 10 images"
+    assert asked[2] == 500, "the smallest reference"
 
 
 def test_nothing_is_calibrated_after_the_end_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,11 @@ def find(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
+def draws_samples(names: Iterable[str]) -> bool:
+    """Whether some metric needs samples of the model."""
+    return any(METRICS[name].samples or name == "statistics" for name in names)
+
+
 def defaults(extractor: str, kind: str, *, calibrated: bool, flows: bool = True) -> tuple[str, ...]:
     """All metrics that these features and a model allow, except those of `ON_REQUEST`.
 
