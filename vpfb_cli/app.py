@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import io
+import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import vpfb_core
@@ -41,12 +44,33 @@ VersionOption = Annotated[
     bool,
     option("--version", "Options", "Print the version and exit.", callback=_print_version, is_eager=True),
 ]
+JsonOption = Annotated[bool, option("--json", "Options", "Print one JSON document on stdout, as after a command.")]
+
+
+class _Command(TyperCommand):
+    def get_help(self, ctx: typer.Context) -> str:
+        return _help_as_asked(super().get_help, ctx)
+
+
+class _Group(TyperGroup):
+    def get_help(self, ctx: typer.Context) -> str:
+        return _help_as_asked(super().get_help, ctx)
+
+
+def _help_as_asked(get_help: Callable[[typer.Context], str], ctx: typer.Context) -> str:
+    """What is left to print of a help text: a JSON document after --json, otherwise nothing, as Rich has printed it."""
+    if not output.current().json_mode:
+        return get_help(ctx)
+    with redirect_stdout(io.StringIO()) as printed:
+        get_help(ctx)
+    return json.dumps({"help": printed.getvalue()})
 
 
 def build(commands: tuple[Callable[..., None], ...] = COMMANDS) -> TyperGroup:
     """The command line with these commands, to be run by `command_line.run`."""
     app = typer.Typer(
         name="vpfb",
+        cls=_Group,
         context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
@@ -66,11 +90,13 @@ def register(app: typer.Typer, command: Callable[..., None]) -> None:
     """
     name = command.__name__.strip("_").replace("_", "-")
     described, heading, examples = inspect.cleandoc(command.__doc__ or "").partition("Example:")
-    app.command(name, help=_escaped(described.strip()), epilog=_escaped(heading + examples))(spelled_out(command))
+    help, epilog = _escaped(described.strip()), _escaped(heading + examples)
+    app.command(name, cls=_Command, help=help, epilog=epilog)(spelled_out(command))
 
 
 def vpfb(
     version: VersionOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Variational Potential Flow Bayes: train a potential on images, draw images from it, and score images with it."""
 

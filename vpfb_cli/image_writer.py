@@ -57,7 +57,7 @@ class ImageWriter:
         self._images: list[Tensor] = []
         self._paths: list[Tensor] = []
         self._append: Callable[[Tensor], None] | None = None
-        self.text: str | None = None  # the result as text, which only rows are
+        self.table: bytes | None = None  # the result as a table, which only rows are
 
     @property
     def wants_path(self) -> bool:

@@ -161,7 +161,7 @@ def _start_output(
     ] = False,
     quiet: Annotated[bool, option("--quiet -q", OUTPUT, "Print only the result: no notes and no progress.")] = False,
 ) -> Output:
-    return output.start(json_mode=json, quiet=quiet)
+    return output.start(json_mode=json or output.current().json_mode, quiet=quiet)  # `vpfb --json sample`, too
 
 
 @dataclass(frozen=True)

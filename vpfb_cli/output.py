@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpfb_cli import streams
 from vpfb_core.errors import ConfigError, DataError, VPFBError, is_out_of_memory
-from vpfb_core.machine.file_names import is_byte, visible
+from vpfb_core.machine.file_names import as_unicode, is_byte, visible
 from vpfb_core.machine.launch import process_rank
 
 if TYPE_CHECKING:
@@ -55,23 +55,30 @@ class Output:
     def __init__(self, *, json_mode: bool = False, quiet: bool = False, primary: bool = True) -> None:
         self.talkative = primary and not quiet
         self._primary = primary
-        self._json_mode = json_mode
+        self.json_mode = json_mode
         self._stdout_taken = not primary
         self.options: Collection[str] = ()  # of the command, such as "--batch-size"
 
-    def result(self, document: Mapping[str, Any], text: str | RenderableType) -> None:
-        """Print the result, once at the end of a command: the document in JSON mode, else the text or table."""
+    def result(self, document: Mapping[str, Any], text: str | bytes | RenderableType) -> None:
+        """Print the result, once at the end of a command: the document in JSON mode, else the text or table.
+
+        Bytes are the content of a text file in UTF-8. They are written unchanged, except to a terminal.
+        """
         if self._stdout_taken:
             return
         self._stdout_taken = True
-        if self._json_mode:
+        if self.json_mode:
             streams.write_stdout(json.dumps(jsonable(document), allow_nan=False))
+        elif isinstance(text, bytes) and not streams.is_terminal(sys.stdout):
+            streams.write_stdout_bytes(text)
+        elif isinstance(text, bytes):
+            streams.write_stdout(text.decode("utf-8", "surrogateescape").removesuffix("\n"))
         else:
             streams.write_stdout(text if isinstance(text, str) else streams.rendered(text))
 
     def require_free_stdout(self, option: str) -> None:
         """Refuse an option that writes to stdout in JSON mode."""
-        if self._json_mode:
+        if self.json_mode:
             raise ConfigError(f"{option} and --json both write to stdout", hint="write to a file, or leave --json out")
 
     def binary_stdout(self, option: str) -> Callable[[bytes], None]:
@@ -103,10 +110,10 @@ class Output:
             streams.write_stderr("".join(traceback.format_exception(error)).rstrip())
         if self._reports(error):
             streams.write_stderr(_sentence(failure))
-        if self._json_mode and not self._stdout_taken:
+        if self.json_mode and not self._stdout_taken:
             self._stdout_taken = True
             with suppress(streams.StdoutClosedError, DataError):  # the first failure is the one to report
-                streams.write_stdout(json.dumps({"error": asdict(failure)}))
+                streams.write_stdout(json.dumps(jsonable({"error": asdict(failure)})))
         return failure.exit_code
 
     def _reports(self, error: BaseException) -> bool:
@@ -198,15 +205,20 @@ def _memory_hint(options: Collection[str]) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """A value for strict JSON: NaN and infinity become null, paths text, arrays and tensors lists or numbers."""
-    if value is None or type(value) in (bool, int, str):
+    """A value for strict JSON: NaN and infinity become null, paths text, arrays and tensors lists or numbers.
+
+    Bytes of a file name that are not text become escapes, since JSON is Unicode.
+    """
+    if value is None or type(value) in (bool, int):
         return value
+    if isinstance(value, str):
+        return as_unicode(value)
     if isinstance(value, Enum):
         return jsonable(value.value)
     if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
+        return as_unicode(os.fsdecode(value))
     if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
+        return {as_unicode(str(key)): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [jsonable(item) for item in value]
     if isinstance(value, float):

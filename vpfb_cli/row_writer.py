@@ -54,7 +54,7 @@ class RowWriter:
             require_writable(self._out)
         self._say = say
         self._rows: list[Tensor] = []
-        self.text: str | None = None
+        self.table: bytes | None = None
 
     @contextlib.contextmanager
     def writing(
@@ -86,7 +86,7 @@ class RowWriter:
         classes = None if labels is None else labels["classes"][labels["labels"]].tolist()
         content = rows_file(self._ending, model.statistics, torch.cat(self._rows), classes)
         if self._stdout:
-            self.text = content.decode("utf-8", "surrogateescape").rstrip("\n")
+            self.table = content
         else:
             write_bytes(self._out, content)
 

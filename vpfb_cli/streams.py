@@ -114,8 +114,12 @@ def _stdout_failures() -> Iterator[None]:
 
 
 def _replace_unprintable(error: UnicodeError) -> tuple[bytes, int]:
-    """Undecodable bytes of a file name are written as they are; a character that cannot be encoded becomes '?'."""
+    r"""Undecodable bytes of a file name are written as they are; a character that cannot be encoded becomes \xe9."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
-    return b"".join(bytes([ord(each) - 0xDC00]) if is_byte(each) else b"?" for each in characters), error.end
+    return b"".join(map(_escaped, characters)), error.end
+
+
+def _escaped(character: str) -> bytes:
+    return bytes([ord(character) - 0xDC00]) if is_byte(character) else character.encode("ascii", "backslashreplace")

@@ -271,6 +271,8 @@ def try_(out: output.Output) -> None:
     out.note("a n\\u00f6te")
     if "BINARY" in __import__("os").environ:
         out.binary_stdout("-o -")(b"\\x89PNG\\r\\n")
+    if "TABLE" in __import__("os").environ:
+        out.result({}, "file\\nn\u00e9\u65e5\\n".encode() + b"\\xff.png\\n")
     out.result({"output": "gr\\u00efd\\udcff"}, "gr\\u00efd\\udcff")
 
 build = app.build
@@ -320,15 +322,42 @@ def test_streams_closed_from_the_start_do_not_fail_the_command(closing: str) -> 
 
 
 @pytest.mark.parametrize("argv", [["try"], ["--help"]])
-def test_an_ascii_terminal_gets_question_marks_and_ascii_boxes(argv: list[str]) -> None:
+def test_an_ascii_terminal_gets_escapes_and_ascii_boxes(argv: list[str]) -> None:
     done = process(argv, env={"PYTHONIOENCODING": "ascii", "GITHUB_ACTIONS": ""})
     assert done.returncode == 0
     if argv == ["--help"]:
         assert done.stdout.isascii()
         assert b"+-" in done.stdout
     else:
-        assert done.stdout == b"gr?d\xff\n"  # the undecodable byte of a file name stays that byte
-        assert done.stderr == b"a n?te\n"
+        assert done.stdout == b"gr\\xefd\xff\n"  # the undecodable byte of a file name stays that byte
+        assert done.stderr == b"a n\\xf6te\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_table_on_stdout_has_the_bytes_of_the_file_whatever_the_encoding(encoding: str) -> None:
+    done = process(["try"], env={"TABLE": "1", "PYTHONIOENCODING": encoding})
+    assert done.stdout == "file\nné日\n".encode() + b"\xff.png\n"
+
+
+@pytest.mark.parametrize("argv", [["--json", "--help"], ["try", "--json", "--help"], ["--json", "try", "-h"]])
+def test_help_with_json_is_one_document(argv: list[str], capsys: Capture) -> None:
+    assert vpfb(talking, *argv) == 0
+    assert "Usage: vpfb" in json.loads(capsys.readouterr().out)["help"]
+
+
+@pytest.mark.parametrize("argv", [["--json", "try"], ["try", "--json"]])
+def test_json_may_come_before_the_command(argv: list[str], capsys: Capture) -> None:
+    assert vpfb(talking, *argv) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 64
+
+
+def test_bytes_of_a_name_that_are_not_text_are_escapes_in_json(capsys: Capture) -> None:
+    document = {"output": Path("caf\udce9/😀.png"), "files": {"\udcff": ["\udc80"]}}
+    assert vpfb(lambda out: out.result(document, ""), "try", "--json") == 0
+    assert vpfb(raising(DataError("cannot read 'caf\udce9'", hint="\udcff")), "try", "--json") == 3
+    result, error = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert result == {"output": "caf\\xe9/😀.png", "files": {"\\xff": ["\\x80"]}}
+    assert (error["error"]["message"], error["error"]["hint"]) == ("cannot read 'caf\\xe9'", "\\xff")
 
 
 def test_bytes_on_stdout_are_those_of_the_file_and_nothing_else() -> None:

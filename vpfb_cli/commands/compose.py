@@ -122,7 +122,7 @@ def compose(
         )
     noun = composed.model.statistics.noun
     say.note(f"{n} {noun}, {drawn.nfe:,} gradient evaluations each{accepted}, {duration(seconds)}")
-    say.result(document, writer.text or out)
+    say.result(document, writer.table or out)
 
 
 def _open_models(

@@ -144,4 +144,4 @@ def encode(
         say.note(f"sizes of the clusters: {sizes}")
     say.note(f"{counted(count, found.noun.removesuffix('s'))}, {counted(dimension, 'number')} per code")
     document = {"model": model_name, "output": out, "n": count, "dimension": dimension, "clusters": clusters}
-    say.result(document, b"".join(text).decode("utf-8", "surrogateescape").rstrip("\n") if out == "-" else out)
+    say.result(document, b"".join(text) if out == "-" else out)

@@ -137,7 +137,8 @@ def ood(
     rows = comparison.compare_all(found)
     document = {"in": in_set, "model": model_name, "results": [row.document() for row in rows]}
     if folder is not None:
-        comparison.write_report(folder, {**document, "seed": machine.seed, "limit": limit}, sets, found, rows)
+        described = output.jsonable({**document, "seed": machine.seed, "limit": limit})
+        comparison.write_report(folder, described, sets, found, rows)
         say.note(f"report: {folder}")
     say.note("a higher score means more out-of-distribution; the interval is that of the AUROC")
     say.result(document, _table(rows))

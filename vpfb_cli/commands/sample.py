@@ -166,7 +166,7 @@ def sample(
     by = method if chains is None else f"{method} and MALA"
     noun = loaded.statistics.noun
     say.note(f"{n} {noun}, {nfe:.0f} gradient evaluations each by {by}, {duration(seconds)}")
-    say.result(document, writer.text or out)
+    say.result(document, writer.table or out)
 
 
 def _labels(model: Model, classes: list[str] | None, n: int) -> dict[str, np.ndarray] | None:

@@ -211,7 +211,7 @@ def score(
         "model": model_name, "output": out, "n": len(images), "flag": flag, "flagged": len(ranking.flagged),
         "worst": ranking.documents(IN_JSON), **relocated,
     }  # fmt: skip
-    say.result(document, table.decode("utf-8", "surrogateescape").rstrip("\n") if out == "-" else out)
+    say.result(document, table if out == "-" else out)
 
 
 def _trained(

@@ -18,9 +18,12 @@ def printable(name: str) -> str:
     Control characters, characters that reorder a line, and bytes that are not text are replaced by escapes. All other
     characters are kept, including spaces of all kinds and the joiners that many scripts need.
     """
-    return "".join(
-        f"\\x{ord(character) - 0xDC00:02x}" if is_byte(character) else visible(character) for character in name
-    )
+    return "".join(map(visible, as_unicode(name)))
+
+
+def as_unicode(name: str) -> str:
+    """A name in which bytes that are not text are replaced by escapes such as \\xff, so that JSON can hold it."""
+    return "".join(f"\\x{ord(each) - 0xDC00:02x}" if is_byte(each) else each for each in name)
 
 
 def visible(character: str) -> str:
