@@ -34,17 +34,18 @@ class ImageWriter:
         out: the value of `-o`.
         say: the output of the command.
         inputs: the files that the command reads, by the options that name them.
+        animated: whether the command can show the path from noise.
     Raises:
         ConfigError: the format is unknown, stdout is not free, an input would be replaced, or a file of another program
             has the name of a sample.
         DataError: the output cannot be written.
     """
 
-    def __init__(self, out: str, say: Output, inputs: Mapping[str, Path | None]) -> None:
+    def __init__(self, out: str, say: Output, inputs: Mapping[str, Path | None], *, animated: bool) -> None:
         from vpfb_core.uses import pictures
 
         self._stdout = say.binary_stdout("-o -") if out == "-" else None
-        self.kind = pictures.output_format(out)
+        self.kind = pictures.output_format(out, animated=animated)
         self._out = Path(out)
         self._older: list[Path] = []
         if self.kind == "folder":

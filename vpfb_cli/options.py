@@ -12,8 +12,10 @@ Square brackets in a help text are markup of Rich. Write `\\[` for a bracket.
 from __future__ import annotations
 
 import inspect
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +24,10 @@ import typer
 
 from vpfb_cli import output
 from vpfb_cli.output import Output
+from vpfb_core.errors import ConfigError
 from vpfb_core.machine.file_names import expanded
 from vpfb_core.machine.limits import require_threads
+from vpfb_core.settings import shown
 
 # The panels of `--help` that commands share.
 DATA, MODEL, MACHINE, OUTPUT = "Data", "Model", "Machine", "Output"
@@ -81,6 +85,8 @@ def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
             continue
         parameters.extend(_options_of(groups[name]).values())
 
+    for parameter in parameters:
+        _parse_number(parameter)
     usages = {usage for parameter in parameters for usage in _usages(parameter)}
 
     def run(**values: Any) -> None:
@@ -95,9 +101,38 @@ def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _declared(parameter: inspect.Parameter) -> list[Any]:
+    """The declaration of an option for Typer; empty for the parameter of another kind."""
+    return [each for each in getattr(parameter.annotation, "__metadata__", ()) if hasattr(each, "param_decls")]
+
+
+def _parse_number(parameter: inspect.Parameter) -> None:
+    """Let an option for a number repeat the wrong value in its message, as Typer does not."""
+    kind = getattr(parameter.annotation, "__origin__", None)
+    for declared in _declared(parameter):
+        if kind in (int, int | None):
+            declared.parser = _whole_number
+        elif kind in (float, float | None):
+            declared.parser = _number
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{shown(text)} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    with suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise typer.BadParameter(f"{shown(text)} is not a finite number")
+
+
 def _usages(parameter: inspect.Parameter) -> tuple[str, ...]:
     """The names of an option as they are typed, such as -n or --batch-size."""
-    declared = [each for each in getattr(parameter.annotation, "__metadata__", ()) if hasattr(each, "param_decls")]
+    declared = _declared(parameter)
     names = [name for each in declared for name in (each.default, *(each.param_decls or ()))]  # Typer's default is one
     return tuple(name for name in names if isinstance(name, str) and name.startswith("-"))
 
@@ -108,8 +143,17 @@ def _options_of(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 def at_least_one(value: int | None) -> int | None:
     """Refuse a count below one. Typer's own min= does not repeat the wrong value in its message."""
-    if value is not None and value < 1:
-        raise typer.BadParameter(f"{value} is not at least 1")
+    return _at_least(1, value)
+
+
+def at_least_two(value: int | None) -> int | None:
+    """Refuse a count below two, as of things that have two ends."""
+    return _at_least(2, value)
+
+
+def _at_least(least: int, value: int | None) -> int | None:
+    if value is not None and value < least:
+        raise typer.BadParameter(f"{value} is not at least {least}")
     return value
 
 
@@ -137,6 +181,22 @@ def _within_seeds(value: int) -> int:
     if not 0 <= value <= LARGEST_SEED:  # not min= and max=, which would print both bounds in every --help
         raise typer.BadParameter(f"{value} is not between 0 and {LARGEST_SEED}")
     return value
+
+
+@contextmanager
+def naming_options(options: Mapping[str, str]) -> Iterator[None]:
+    """Inside this context, an error about a setting names the option by which it was given.
+
+    Args:
+        options: the options that were given, by the names of their settings.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        name = re.match(r"\w+(?=:| = )", error.message)
+        if name is None or name[0] not in options:
+            raise
+        raise ConfigError(options[name[0]] + error.message[name.end() :], hint=error.hint) from error
 
 
 # --- single options ---------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class RowWriter:
         out: the value of `-o`.
         say: the output of the command.
         inputs: the files that the command reads, by the options that name them.
+        animated: as of an `ImageWriter`; no format of rows shows a path.
     Raises:
         ConfigError: the format is unknown, stdout is not free, or an input would be replaced.
         DataError: the output cannot be written.
@@ -36,7 +37,8 @@ class RowWriter:
 
     wants_path = False
 
-    def __init__(self, out: str, say: Output, inputs: Mapping[str, Path | None]) -> None:
+    def __init__(self, out: str, say: Output, inputs: Mapping[str, Path | None], *, animated: bool) -> None:
+        del animated
         given = {name: path for name, path in inputs.items() if path is not None}
         if given:
             raise ConfigError(f"{' and '.join(given)} are for images, and the model is of a table")
@@ -45,7 +47,7 @@ class RowWriter:
         if self._ending not in ENDINGS:
             raise ConfigError(
                 f"cannot write '{out}': rows of a table are a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file",
-                hint="-o rows.csv",
+                hint="-o rows.csv, or -o - for a table on stdout",
             )
         if self._stdout:
             say.require_free_stdout("-o -")

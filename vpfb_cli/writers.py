@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ class Format:
         next: the option of `vpfb sample` that a finished run suggests.
     """
 
-    writer: Callable[[str, Output, Mapping[str, Path | None]], Writer]
+    writer: type[ImageWriter] | type[RowWriter]
     ending: str
     next: str
 
@@ -49,7 +49,7 @@ def kind_of(model: str | None) -> str:
 
 
 def open_writer(
-    kind: str, out: str | None, name: str, say: Output, inputs: Mapping[str, Path | None]
+    kind: str, out: str | None, name: str, say: Output, inputs: Mapping[str, Path | None], *, animated: bool
 ) -> tuple[Writer, str]:
     """The writer of samples, and the output that it writes.
 
@@ -59,7 +59,8 @@ def open_writer(
         name: the name of the default output, without its ending.
         say: the output of the command.
         inputs: the files that the command reads, by the options that name them.
+        animated: whether the command can show the path from noise.
     """
     chosen = FORMATS[kind]
     output = f"{name}{chosen.ending}" if out is None else out
-    return chosen.writer(output, say, inputs), output
+    return chosen.writer(output, say, inputs, animated=animated), output

@@ -125,14 +125,20 @@ def _checked(field: dataclasses.Field[Any], expected: Any, value: Any) -> Any:
     if (choices := about.get("choices")) and value not in choices:
         known = [str(choice) for choice in choices]
         hint = f"{did_you_mean(str(value), known)}choices: {', '.join(known)}"
-        raise ConfigError(f"unknown {name} {shown(value)}", hint=hint)
+        wrong = f"unknown {name} {shown(value)}" if kind is str else f"{name} = {shown(value)} is not possible"
+        raise ConfigError(wrong, hint=hint)
     low, high = about.get("low"), about.get("high")
     if (low is not None and not value >= low) or (high is not None and not value <= high):  # refuses NaN, too
-        limits = f"between {low:g} and {high:g}" if low is not None and high is not None else (
-            f"of at least {low:g}" if low is not None else f"of at most {high:g}"
+        limits = f"between {_limit(low)} and {_limit(high)}" if low is not None and high is not None else (
+            f"of at least {_limit(low)}" if low is not None else f"of at most {_limit(high)}"
         )  # fmt: skip
         raise ConfigError(f"{name} = {shown(value)} is out of range", hint=f"use a value {limits}")
     return value
+
+
+def _limit(number: float | None) -> str:
+    """A limit as people write it: 1e-12, 0.25, 1,000,000."""
+    return f"{int(number):,}" if number is not None and float(number).is_integer() else f"{number:g}"
 
 
 def _converted(name: str, kind: Any, value: Any) -> Any:

@@ -39,14 +39,14 @@ def test_any_data_name_survives_toml(tmp_path_factory: pytest.TempPathFactory, n
         ({"lr": -1}, "out of range"),
         ({"batch_size": 0}, "out of range"),
         ({"steps": True}, "expected a whole number"),
-        ({"channels": 2}, "unknown channels 2"),
+        ({"channels": 2}, "channels = 2 is not possible"),
         ({"preset": "tinny"}, "unknown preset 'tinny'"),
         ({"conditional": 1}, "true or false"),
         ({"widths": [32, "64"]}, "list of positive whole numbers"),
         ({"widths": 3}, "list of positive whole numbers"),
         ({"network": "paper-unet", "widths": [-1]}, "list of positive whole numbers"),
         ({"blocks": 0}, "out of range"),
-        ({"time_budget": "soon"}, "not a duration"),
+        ({"time_budget": "soon"}, "time_budget: 'soon' is not a duration"),
         ({"time_budget": "0"}, "out of range"),
         ({"data": None}, "data = None: expected a word"),
         ({"seed": None}, "seed = None: expected a whole number"),
@@ -73,6 +73,37 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as error:
         TrainConfig(schedule="of")
     assert "ot" in (error.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "hint"),
+    [
+        (
+            {"optimizer": {"lr": 1e-3}},
+            "unknown section 'optimizer'",
+            "did you mean 'optimiser'? sections: data, network",
+        ),
+        ({"optimizer.lr": 1e-3}, "unknown section 'optimizer'", "did you mean 'optimiser'?"),
+        ({"training": {"lr": 1e-3}}, "unknown section 'training'", "sections: data, network, method, optimiser"),
+        ({"optimiser": {"warmupp": 3}}, "unknown setting 'optimiser.warmupp'", "did you mean 'optimiser.warmup'?"),
+        ({"run": {"lr": 1e-3}}, "unknown setting 'run.lr'", "did you mean 'optimiser.lr'?"),
+        ({"run.xyz": 1}, "unknown setting 'run.xyz'", "settings of run: preset, seed"),
+    ],
+)
+def test_an_unknown_section_and_a_setting_of_another_section_bring_the_nearest(
+    settings: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        TrainConfig(**settings)
+    assert error.value.message == message
+    assert (error.value.hint or "").startswith(hint)
+
+
+def test_limits_are_written_as_people_write_numbers() -> None:
+    for settings, limits in (({"steps": 0}, "between 1 and 1,000,000,000,000"), ({"lr": 0}, "between 1e-12 and 10")):
+        with pytest.raises(ConfigError) as error:
+            TrainConfig(**settings)
+        assert error.value.hint == f"use a value {limits}"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from vpfb_cli.options import (
     Machine,
     ModelOption,
     at_least_one,
+    at_least_two,
     option,
     path_option,
 )
@@ -67,7 +68,10 @@ def compose(
         int | None,
         option("--mcmc-steps N", CHAINS, "Number of steps per noise level.", callback=at_least_one, show_default="4"),
     ] = None,
-    levels: Annotated[int, option("--levels N", CHAINS, "Number of noise levels, each with a step of the flow.")] = 50,
+    levels: Annotated[
+        int,
+        option("--levels N", CHAINS, "Number of noise levels, each with a step of the flow.", callback=at_least_two),
+    ] = 50,
     batch_size: BatchSizeOption = 64,
     machine: Machine,
     say: Output,
@@ -92,9 +96,7 @@ def compose(
         from vpfb_core.uses import composition
     parsed = composition.parse(expression)
     named = next(iter(composition.models_named(parsed)))
-    writer, out = open_writer(kind_of(model if named is None else named), out, "composed", say, {})
-    if writer.wants_path:
-        raise ConfigError(f"cannot write {out!r}: Markov chains have no path from noise", hint=".png writes a grid")
+    writer, out = open_writer(kind_of(model if named is None else named), out, "composed", say, {}, animated=False)
     models, name = _open_models(say, parsed, model, machine)
     composed = composition.Composition(parsed, models)
 

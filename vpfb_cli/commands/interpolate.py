@@ -14,12 +14,13 @@ from vpfb_cli.options import (
     Machine,
     ModelOption,
     at_least_one,
+    at_least_two,
     file_option,
     option,
     path_option,
 )
 from vpfb_cli.output import Output
-from vpfb_cli.outputs import require_apart
+from vpfb_cli.outputs import require_file
 from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError
 
@@ -29,7 +30,9 @@ ROWS = 4
 
 def interpolate(
     *,
-    n: Annotated[int, option("-n N", OUTPUT, "Number of frames per row, both ends included.")] = 8,
+    n: Annotated[
+        int, option("-n N", OUTPUT, "Number of frames per row, both ends included.", callback=at_least_two)
+    ] = 8,
     out: Annotated[
         str,
         path_option(
@@ -74,23 +77,24 @@ def interpolate(
 
         from vpfb_core.data.single import read_image
         from vpfb_core.dynamics.per_sample import rms_distance
-        from vpfb_core.machine.files import require_writable, write_bytes
+        from vpfb_core.machine.files import write_bytes
         from vpfb_core.model.conditions import condition_tensor
         from vpfb_core.uses import pictures
         from vpfb_core.uses.draw import prior_codes
-    kind = pictures.output_format(out)
-    _check_combination(n, out, kind, rows, from_, to)
+    require_file("-o", out, [".png", ".gif"], {"--from": from_, "--to": to})
+    _check_combination(rows, from_, to)
+    kind = Path(out).suffix.lower()
     count = 1 if from_ is not None else rows or ROWS
     condition.require_within(count, "row")
-    require_apart(out, {"--from": from_, "--to": to})
-    require_writable(Path(out))
     if flow.given:
         flow.choose()  # refuses a wrong solver before the model is loaded
     loaded, name = open_model(say, model, machine)
     require_images(loaded, "interpolate")
     condition.warn_if_idle(say, loaded)
-    layout = {"columns": n} if kind == "png" else {"frames": n}
-    pictures.require_grid(count * n if kind == "png" else count, loaded.shape, **layout, instead="ask for fewer frames")
+    layout = {"columns": n} if kind == ".png" else {"frames": n}
+    pictures.require_grid(
+        count * n if kind == ".png" else count, loaded.shape, **layout, instead="ask for fewer frames"
+    )
 
     settings = {"guidance": condition.guidance, "batch_size": batch_size, **flow.arguments}
     pair = None
@@ -105,7 +109,7 @@ def interpolate(
         classes = condition_tensor(condition.class_, loaded.groups, count)
         images = loaded.interpolate(codes[::2], codes[1::2], n, condition=classes, **settings)
         bar.update(1.0)
-    if kind == "gif":
+    if kind == ".gif":
         content = pictures.gif(torch.stack([pictures.tile(frame) for frame in images.transpose(0, 1)]))
     else:
         content = pictures.png(pictures.tile(images.flatten(0, 1), columns=n))
@@ -119,12 +123,8 @@ def interpolate(
     say.result({"model": name, "output": out, "frames": n, "reconstruction_rms": error}, out)
 
 
-def _check_combination(n: int, out: str, kind: str, rows: int | None, from_: Path | None, to: Path | None) -> None:
+def _check_combination(rows: int | None, from_: Path | None, to: Path | None) -> None:
     """Refuse options that do not go together, before any work is done."""
-    if n < 2:
-        raise ConfigError(f"-n {n}: a row shows both its ends, so it needs at least 2 frames")
-    if kind not in ("png", "gif"):
-        raise ConfigError(f"cannot write {out!r}: an interpolation is a .png or a .gif", hint="-o interpolation.gif")
     if (from_ is None) != (to is None):
         given, missing = ("--from", "--to") if to is None else ("--to", "--from")
         raise ConfigError(f"{given} needs {missing}", hint="without both, the ends are prior points")

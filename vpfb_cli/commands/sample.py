@@ -122,7 +122,8 @@ def sample(
         from vpfb_core.machine import distributed
         from vpfb_core.uses.matching.kept import read_targets
     targets = read_targets(match or [])
-    writer, out = open_writer(kind_of(model), out, "samples", say, {"--known": known, "--mask": mask})
+    inputs = {"--known": known, "--mask": mask}
+    writer, out = open_writer(kind_of(model), out, "samples", say, inputs, animated=True)
     given: dict[str, Any] = {"tau": tau, "start": start}
     own = {name: value for name, value in given.items() if value is not None}
     _check_combination(writer, langevin, known, mask, flow, own, match)

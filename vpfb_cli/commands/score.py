@@ -17,6 +17,7 @@ from vpfb_cli.options import (
     DataAccess,
     Machine,
     file_option,
+    naming_options,
     option,
     path_argument,
     path_option,
@@ -228,7 +229,9 @@ def _trained(
         "data_root": access.data_root and str(access.data_root), "download": access.download,
         **dict([parse_setting(f"time_budget={budget}")]),
     }  # fmt: skip
-    plan = training.prepare(TrainConfig(**settings))
+    with naming_options({"time_budget": "--train"}):
+        config = TrainConfig(**settings)
+    plan = training.prepare(config)
     too_short = f"--train {budget} is too short"
     try:
         with signals.graceful(say.note) as stop, progress(say, "training") as bar:

@@ -15,7 +15,7 @@ import typer
 
 from vpfb_cli import output, signals
 from vpfb_cli.models import note_namesake
-from vpfb_cli.options import DATA, MACHINE, DataAccess, Machine, file_option, option, path_option
+from vpfb_cli.options import DATA, MACHINE, DataAccess, Machine, file_option, naming_options, option, path_option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import byte_count, counted, duration, one_of
@@ -153,10 +153,13 @@ def train(
 
 def _settings(ctx: typer.Context, config: Path | None, assignments: Sequence[str]) -> TrainConfig:
     """The settings by precedence: option, environment, file, default. The preset's come later, from the data."""
-    typed = dict(map(parse_setting, assignments)) | _given_options(ctx)
+    options = _given_options(ctx)
+    typed = dict(map(parse_setting, assignments)) | options
     if typed.get("steps") is not None and typed.get("time_budget") is not None:
         raise ConfigError("--steps and --time-budget exclude each other", hint="give one of them")
-    return TrainConfig(**merge_levels([read_file(config) if config else {}, _environment(), typed]))
+    settings = merge_levels([read_file(config) if config else {}, _environment(), typed])
+    with naming_options({name: f"--{name.replace('_', '-')}" for name in options}):
+        return TrainConfig(**settings)
 
 
 def _given_options(ctx: typer.Context) -> dict[str, Any]:

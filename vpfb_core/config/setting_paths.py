@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields as fields_of
-from typing import Any
+from typing import Any, NoReturn
 
 from vpfb_core import names
 from vpfb_core.config.sections import ORDER, PARTS, SECTIONS
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, did_you_mean
 from vpfb_core.settings import Settings, require_name, shown
 
 RETIRED = frozenset({"checkpoint_activations"})  # settings of files of version 1, ignored since they change no result
@@ -28,7 +28,7 @@ def located(settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = No
         settings: settings by bare name, by path, or as sections.
         defaults: settings by path, from which the method and the network are taken if `settings` do not name them.
     Raises:
-        ConfigError: a name is unknown; the hint suggests the nearest one.
+        ConfigError: the name of a setting or of a section is unknown; the hint suggests the nearest one.
     """
     given = _without_sections(settings)
     known = _paths(given, defaults or {})
@@ -117,6 +117,8 @@ def _without_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
             found |= {f"{name}.{inner}": each for inner, each in value.items()}
         elif name in ORDER and name not in _COMMON:
             raise ConfigError(f"{name} = {shown(value)}: expected a section of settings")
+        elif isinstance(value, Mapping):
+            _refuse_section(name)
         elif name not in RETIRED:
             found[name] = value
     return found
@@ -136,10 +138,23 @@ def _paths(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, s
     return known_names(chosen["method"] or names.DEFAULT_METHOD, chosen["network"])
 
 
-def _refuse(name: str, known: Mapping[str, str], chosen: Mapping[str, str | None]) -> None:
+def _refuse(name: str, known: Mapping[str, str], chosen: Mapping[str, str | None]) -> NoReturn:
     """Raise ConfigError for a setting that is unknown, or that only another network or method has."""
     for part in PARTS:
         chosen_name = chosen[part] or (names.DEFAULT_METHOD if part == "method" else None)
         if chosen_name is not None and f"{part}.{name}" == known_names().get(name):
             require_setting(part, chosen_name, name)
-    require_name(name, known)
+    section, dot, inner = name.partition(".")
+    if not dot:
+        require_name(name, known)
+    if section not in ORDER:
+        _refuse_section(section)
+    if inner in known:
+        raise ConfigError(f"unknown setting {name!r}", hint=f"did you mean '{known[inner]}'?")
+    its = [path for path in known.values() if path.startswith(f"{section}.")]
+    hint = did_you_mean(name, its).strip() or f"settings of {section}: {', '.join(path.split('.')[1] for path in its)}"
+    raise ConfigError(f"unknown setting {name!r}", hint=hint)
+
+
+def _refuse_section(name: str) -> NoReturn:
+    raise ConfigError(f"unknown section {name!r}", hint=f"{did_you_mean(name, ORDER)}sections: {', '.join(ORDER)}")

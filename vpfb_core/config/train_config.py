@@ -85,7 +85,10 @@ class TrainConfig:
         sections: dict[str, dict[str, Any]] = {section: {} for section in ORDER}
         for path, value in located(settings).items():
             section, _, name = path.partition(".")
-            sections[section][name] = _PARSERS.get(path, _unchanged)(value)
+            try:
+                sections[section][name] = _PARSERS.get(path, _unchanged)(value)
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error.message}", hint=error.hint) from error
         for section, kind in SECTIONS.items():
             setattr(self, section, kind.from_dict(sections[section]))
         for part in PARTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class Solver:
         Without a method, a tolerance selects dopri5; otherwise the default is arc3 with 16 evaluations.
 
         Raises:
-            ConfigError: the method is unknown, or the settings exclude each other.
+            ConfigError: the method is unknown, a tolerance is out of range, or the settings exclude each other.
         """
         tolerance = rtol is not None or atol is not None
         if method is None:
@@ -65,6 +66,12 @@ class Solver:
         if not adaptive:
             nfe = DEFAULT_NFE if nfe is None else nfe
             steps_for(method, nfe)
+        if rtol is not None and not 0 <= rtol < math.inf:
+            raise ConfigError(f"rtol = {rtol:g} is not a tolerance", hint="use a value of at least 0")
+        if atol is not None and not 0 < atol < math.inf:
+            raise ConfigError(f"atol = {atol:g} is not an absolute tolerance", hint="use a value above 0")
+        if rtol == 0 and atol is None:
+            raise ConfigError("rtol = 0 needs an absolute tolerance", hint="set atol with it, above 0")
         first = DEFAULT_TOLERANCE if rtol is None else rtol
         return cls(method, nfe, first, first if atol is None else atol)
 

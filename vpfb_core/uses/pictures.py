@@ -150,9 +150,12 @@ def _append(array: IO[bytes], images: Tensor) -> None:
     array.write(images.numpy().tobytes())
 
 
-def output_format(path: str) -> str:
+def output_format(path: str, *, animated: bool = True) -> str:
     """The format of an output: "png", "npz" or "gif" by its file ending, "folder" without one, and "stdout" for "-".
 
+    Args:
+        path: the output as it was typed.
+        animated: whether there is a path from noise, which a "gif" shows.
     Raises:
         ConfigError: the path has another ending.
     """
@@ -161,10 +164,13 @@ def output_format(path: str) -> str:
     ending = Path(path).suffix.lower()
     if path.endswith("/") or not ending or Path(path).is_dir():
         return "folder"
+    if ending == ".gif" and not animated:
+        raise ConfigError(f"cannot write {path!r}: there is no path from noise to show", hint=".png is a grid")
     if ending not in (".png", ".npz", ".gif"):
+        path_too = ".gif the path from noise, " if animated else ""
         raise ConfigError(
             f"cannot write {path!r}: unknown output format {ending!r}",
-            hint=".png is a grid, .npz an array, .gif the path from noise, a folder one PNG per image, - PNG on stdout",
+            hint=f".png is a grid, .npz an array, {path_too}a folder one PNG per image, - a PNG on stdout",
         )
     return ending[1:]
 

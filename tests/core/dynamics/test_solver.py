@@ -44,6 +44,16 @@ def test_settings_that_exclude_each_other_are_refused() -> None:
         Solver.choose(nfe=20, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("tolerances", "message"),
+    [({"rtol": -1.0}, "^rtol = -1 "), ({"rtol": float("nan")}, "^rtol = nan "), ({"atol": 0.0}, "^atol = 0 "),
+     ({"rtol": 1e-3, "atol": -2.0}, "^atol = -2 "), ({"rtol": 0.0}, "^rtol = 0 needs an absolute")],
+)  # fmt: skip
+def test_a_wrong_tolerance_is_refused_by_its_own_name(tolerances: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Solver.choose(**tolerances)
+
+
 @pytest.mark.parametrize(("method", "nfe"), [("rk4", 3), ("heun", 1), ("ab2", 0), ("euler", -5)])
 def test_budget_below_one_step_is_refused(method: str, nfe: int) -> None:
     with pytest.raises(ConfigError, match=f"nfe = {nfe}"):

@@ -110,8 +110,16 @@ def test_the_name_of_the_output_says_what_it_is(path: str, kind: str) -> None:
 
 
 def test_an_unknown_output_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"\.jpg"):
+    with pytest.raises(ConfigError, match=r"\.jpg") as error:
         pictures.output_format("a.jpg")
+    assert ".gif" in (error.value.hint or "")
+
+
+def test_an_animation_is_neither_written_nor_offered_where_there_is_no_path_from_noise() -> None:
+    for out in ("a.gif", "a.jpg"):
+        with pytest.raises(ConfigError) as error:
+            pictures.output_format(out, animated=False)
+        assert ".gif" not in (error.value.hint or "")
 
 
 def test_samples_in_a_folder_are_distinguished_from_other_pictures(tmp_path: Path) -> None:

@@ -117,11 +117,10 @@ def sample(
             hint="use mala, which samples from the product",
         )
     steps = STEPS if mcmc_steps is None else mcmc_steps
-    if min(n, steps, batch_size) < 1 or levels < 2:
-        raise ConfigError(
-            f"n = {n}, mcmc_steps = {steps}, batch_size = {batch_size}, levels = {levels}",
-            hint="at least 1 each, and 2 levels",
-        )
+    least = {"n": (n, 1), "mcmc_steps": (steps, 1), "batch_size": (batch_size, 1), "levels": (levels, 2)}
+    for name, (number, lowest) in least.items():
+        if number < lowest:
+            raise ConfigError(f"{name} = {number} is not at least {lowest}")
     if composition.at_one_level:
         return _at_one_level(composition, n, seed, first, mcmc, steps, levels, batch_size, on_level)
     chains = mcmc != "none"
