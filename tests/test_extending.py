@@ -124,5 +124,5 @@ def test_a_new_method_trains_draws_and_is_refused_what_needs_an_energy(
     sys.modules.pop("straight")
     assert used["result"].status == "finished"
     assert used["drawn"].images.shape == used["codes"].shape == (4, 1, 8, 8)
-    assert "a model trained with --method straight does not have" in capsys.readouterr().out
+    assert "a model of the method straight does not have" in capsys.readouterr().out
     assert (tmp_path / "run" / "model.safetensors").is_file()

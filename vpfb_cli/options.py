@@ -48,6 +48,7 @@ def option(usage: str, panel: str, help: str, **more: Any) -> Any:
         more: other arguments of `typer.Option`.
     """
     names = [word for word in usage.split() if word.startswith("-")]
+    output.DECLARED.update(names)
     metavar = "".join(word for word in usage.split() if not word.startswith("-"))
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **more)
 

@@ -96,12 +96,12 @@ class Output:
     def note(self, text: str) -> None:
         """Print information on stderr, in one or several lines."""
         if self.talkative:
-            streams.write_stderr("\n".join(map(_harmless, text.split("\n"))))
+            streams.write_stderr("\n".join(map(_harmless, in_options(text).split("\n"))))
 
     def warn(self, text: str) -> None:
         """Print a warning on stderr, in one line."""
         if self.talkative:
-            streams.write_stderr(f"vpfb: {streams.painted('warning:', '33', sys.stderr)} {_one_line(text)}")
+            streams.write_stderr(f"vpfb: {streams.painted('warning:', '33', sys.stderr)} {_one_line(in_options(text))}")
 
     def fail(self, error: BaseException) -> int:
         """Print an error and return the exit code. Every exception of a command is passed to this function."""
@@ -177,7 +177,8 @@ def describe(error: BaseException, options: Collection[str] = ()) -> Failure:
         options: the options of the command, of which a hint may name some.
     """
     if isinstance(error, VPFBError):
-        return Failure(error.kind, error.message, error.hint, _EXIT_BY_KIND.get(error.kind, EXIT_INTERNAL))
+        hint = error.hint and in_options(error.hint)
+        return Failure(error.kind, in_options(error.message), hint, _EXIT_BY_KIND.get(error.kind, EXIT_INTERNAL))
     if isinstance(error, KeyboardInterrupt):
         return Failure("interrupted", "interrupted", None, EXIT_INTERRUPTED)
     import typer  # after the interrupt, which can occur during this import
@@ -202,6 +203,26 @@ def _memory_hint(options: Collection[str]) -> str:
     """What a command with these options can do with less memory."""
     helpful = [name for name in ("--batch-size", "--size", "--limit", "-n") if name in options][:2]
     return f"try a smaller {' or '.join(helpful)}" if helpful else "end other programs, or use a machine with more"
+
+
+# The names of all options of the command line, which `options.option` adds where it declares them.
+DECLARED: set[str] = set()
+
+
+def in_options(text: str) -> str:
+    """A text of `vpfb_core` in which settings in backquotes are options as they are typed.
+
+    `name` becomes --name, `name=value` becomes --name value, or --set name=value if no command has such an option.
+    """
+    return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", _as_option, text)
+
+
+def _as_option(setting: re.Match[str]) -> str:
+    name, value = setting.groups()
+    spelled = "-n" if name == "n" else f"--{name.replace('_', '-')}"
+    if spelled in DECLARED:
+        return spelled if value is None else f"{spelled} {value}"
+    return name if value is None else f"--set {name}={value}"
 
 
 def jsonable(value: Any) -> Any:

@@ -106,7 +106,7 @@ def test_what_needs_more_is_refused_in_a_sentence_that_names_the_methods(
     Image.new("L", (8, 8)).save("a.png")
     ran = vpfb(*line.replace("MODEL", models["images"]).split())
     assert (ran.code, ran.out) == (2, "")
-    assert "which a model trained with --method latent does not have" in ran.err
+    assert "which a model of the method latent does not have" in ran.err
     assert "methods that have one: vpfb" in ran.err
 
 
@@ -116,11 +116,11 @@ def test_what_needs_more_is_refused_in_a_sentence_that_names_the_methods(
         ("sample -m MODEL --solver heun", "come from a Markov chain, which takes no solver"),
         ("sample -m MODEL -o path.gif", "without a path from noise"),
         ("sample -m MODEL --start middle", "unknown start 'middle'"),
-        ("sample -m digits --start pool", "a model trained with --method vpfb is sampled without start"),
+        ("sample -m digits --start pool", "a model of the method vpfb is sampled without start"),
         ("encode digits -m MODEL --nfe 4", "are not found along a flow"),
-        ("train --data digits --method latent --conditional", "--method latent trains without classes"),
+        ("train --data digits --method latent --conditional", "the method latent trains without classes"),
         ("train --data digits --method latent --set network=unet", "does not train the network unet"),
-        ("train --data digits --set network=decoder", "--method vpfb does not train the network decoder"),
+        ("train --data digits --set network=decoder", "the method vpfb does not train the network decoder"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(line: str, words: str, models: dict[str, str], vpfb: Vpfb) -> None:

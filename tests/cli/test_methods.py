@@ -56,6 +56,6 @@ def test_what_needs_an_energy_is_refused_in_a_sentence_that_names_the_methods(
 ) -> None:
     ran = vpfb(*line.replace("MODEL", model).split())
     assert (ran.code, ran.out) == (2, "")
-    assert "needs an energy, which a model trained with --method flow-matching does not have" in ran.err
+    assert "needs an energy, which a model of the method flow-matching does not have" in ran.err
     assert "methods that have one: vpfb" in ran.err
     assert not list(Path().iterdir())

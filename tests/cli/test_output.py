@@ -145,6 +145,20 @@ def test_debug_shows_the_traceback_before_the_error(capsys: Capture, monkeypatch
     assert "ValueError: oops" in error
 
 
+def test_settings_that_the_library_names_are_options_as_they_are_typed(capsys: Capture) -> None:
+    def body(out: output.Output) -> None:
+        out.note("`channels=3` keeps the colour")
+        out.warn("`micro_batch` is `ignored=1`")
+        raise ConfigError("`n` and `rtol=1`: 'a`b'", hint="use `augment=none`, a smaller `batch_size` or `contrast=0`")
+
+    vpfb(body, "try")
+    assert capsys.readouterr().err == (
+        "--channels 3 keeps the colour\n"
+        "vpfb: warning: micro_batch is --set ignored=1\n"
+        "vpfb: error: -n and --rtol 1: 'a`b'\n  use --augment none, a smaller --batch-size or --set contrast=0\n"
+    )
+
+
 def test_results_go_to_stdout_and_words_to_stderr(capsys: Capture) -> None:
     assert vpfb(talking, "try") == 0
     assert capsys.readouterr() == ("grid.png\n", "a note\nvpfb: warning: a warning\n")

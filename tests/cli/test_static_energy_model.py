@@ -47,7 +47,7 @@ def test_samples_end_at_the_time_that_is_asked_for(model: str, vpfb: Vpfb) -> No
 def test_a_method_without_such_a_time_refuses_it_in_a_sentence(vpfb: Vpfb) -> None:
     ran = vpfb("sample", "-m", "digits", "-n", "1", "--tau", "2")
     assert (ran.code, ran.out) == (2, "")
-    assert "a model trained with --method vpfb is sampled without tau" in ran.err
+    assert "a model of the method vpfb is sampled without tau" in ran.err
     assert "methods that take it: energy-matching" in ran.err
     assert not list(Path().iterdir())
 

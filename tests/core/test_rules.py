@@ -146,6 +146,29 @@ def test_the_core_does_not_know_the_command_line() -> None:
         assert not {each.split(".")[0] for each in imported(path)} & {"typer", "rich", "vpfb_cli"}, path
 
 
+def texts(path: Path) -> Iterator[str]:
+    """Every string of a file but its docstring, with ... in the place of values that are inserted."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inserted = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    parts = {id(part) for node in inserted for part in node.values} | {id(part) for part in ast.walk(tree.body[0])}
+    for node in inserted:
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield node.value
+
+
+def test_the_core_names_options_only_in_whole_command_lines() -> None:
+    """A setting is in backquotes; the command line spells it as an option (`vpfb_cli.output.in_options`)."""
+    assert [
+        (path, text)
+        for path in ROOT.rglob("*.py")
+        for text in texts(path)
+        for before in re.findall(r"(.*?)--[a-z]", text, re.DOTALL)[:1]
+        if not re.search(r"(vpfb|pip) [a-z]+( [^;,]*)?$", before)
+    ] == []
+
+
 def test_no_loose_modules_and_no_two_modules_of_one_name() -> None:
     assert {path.stem for path in ROOT.glob("*.py")} == LOOSE
     counted = Counter(path.stem for path in ROOT.rglob("*.py") if path.stem != "__init__")

@@ -109,7 +109,7 @@ def _show(say: Output, name: str, options: LoadOptions, grid: Path | None, n: in
     document = {
         "sets": [_entry(name, True, path, len(images), images.shape, classes)],
         "grid": grid,
-        "notes": images.notes,
+        "notes": [output.in_options(note) for note in images.notes],
         "skipped": [{"file": file, "reason": reason} for file, reason in images.skipped],
     }
     rows = [

@@ -251,7 +251,7 @@ def _say_what_densities_are(say: Output, model: Model, ranking: Ranking) -> None
 
     figure = ranking.columns[-1]
     if ranking.density is None and not methods.gives(model.method.name, "density"):
-        say.note(f"{figure} is empty, since a model trained with --method {model.method.name} has no density")
+        say.note(f"{figure} is empty, since a model of the method {model.method.name} has no density")
     elif ranking.density is None:
         say.warn(f"the model's density is not calibrated, so {figure} is empty: vpfb info --calibrate MODEL")
     elif ranking.density == "explicit":

@@ -30,7 +30,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not name:
-        raise ConfigError(f"{text!r} is not of the form key=value", hint="for example --set lr=5e-4")
+        raise ConfigError(f"{text!r} is not of the form key=value", hint="for example `lr=5e-4`")
     try:
         found = tomllib.loads(f"value = {value}")
     except (ValueError, RecursionError):  # not TOML, too many digits, or nested too deeply

@@ -52,7 +52,7 @@ def load_arrays(path: Path, options: LoadOptions) -> InMemory:
     groups: tuple[ConditionGroup, ...] = ()
     if options.conditional:
         if "labels" not in arrays:
-            raise DataError(f"'{path}' has no array named 'labels'", hint="add it, or train without --conditional")
+            raise DataError(f"'{path}' has no array named 'labels'", hint="add it, or train without `conditional`")
         labels, group = _labels(path, arrays, total)
         labels, groups = labels[rows], (group,)
 

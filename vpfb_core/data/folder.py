@@ -47,7 +47,7 @@ def load_image_file(path: Path, options: LoadOptions) -> Source:
         DataError: the file is unreadable, or `conditional` is set: one image has no classes.
     """
     if options.conditional:
-        raise DataError(f"'{path}' is a single image and has no classes", hint="train without --conditional")
+        raise DataError(f"'{path}' is a single image and has no classes", hint="train without `conditional`")
     found = Listing(files=[path.name], sizes={path.name: path.stat().st_size})
     return _load(path.parent, found, lambda files: read_labels(path.parent, files), options)
 

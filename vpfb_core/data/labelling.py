@@ -88,7 +88,7 @@ def _from_folders(root: Path, files: Sequence[str]) -> Labels:
         found = f"only one sub-folder with images, '{printable(names[0])}'" if names else "no sub-folders with images"
         raise DataError(
             f"'{root}' has no classes: it has no {TABLE} and {found}",
-            hint=f"put each class in its own sub-folder, add {TABLE}, or train without --conditional",
+            hint=f"put each class in its own sub-folder, add {TABLE}, or train without `conditional`",
         )
     return _by_folder(names, files)
 

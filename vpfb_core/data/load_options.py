@@ -48,7 +48,7 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         if self.size is not None and not 4 <= self.size <= MAX_SIZE:
-            raise ConfigError(f"size {self.size} is not between 4 and {MAX_SIZE}", hint="try --size 32")
+            raise ConfigError(f"size {self.size} is not between 4 and {MAX_SIZE}", hint="try `size=32`")
         if self.max_size is not None and self.max_size < 1:
             raise ConfigError(f"largest size {self.max_size} is not positive")
         if self.channels not in (None, 1, 3):

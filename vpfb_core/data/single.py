@@ -54,7 +54,7 @@ def read_known(image: Path, mask: Path, shape: tuple[int, ...]) -> tuple[Tensor,
     if not known.any():
         raise DataError(
             f"the mask '{mask}' is black everywhere, so nothing of '{image}' is known",
-            hint="paint it white where the image is known; to draw whole images, omit --known and --mask",
+            hint="paint it white where the image is known; to draw whole images, omit `known` and `mask`",
         )
     return pixels, known
 

@@ -159,7 +159,7 @@ def _allocated(count: int, planes: int, size: int) -> np.ndarray:
         gibibytes = f"{needed / 2**30:.1f} GiB, more than the {MAX_BYTES / 2**30:g} GiB allowed"
         raise DataError(
             f"{count:,} images of {size}x{size} would take {gibibytes}",
-            hint="use fewer images, or train with a smaller --size",
+            hint="use fewer images, or train with a smaller `size`",
         )
     return np.empty((count, planes, size, size), np.uint8)
 
@@ -170,7 +170,7 @@ def _coloured_or_grey(pixels: np.ndarray, coloured: int, channels: int | None) -
         return pixels, (f"colour is dropped, since grey images were requested: {coloured:,} of them are in colour",)
     if channels is not None or pixels.shape[1] == 1 or coloured > FEW * len(pixels):
         return pixels, ()
-    note = f"{coloured} of them are in colour and read as grey (--channels 3 keeps the colour)"
+    note = f"{coloured} of them are in colour and read as grey (`channels=3` keeps the colour)"
     return _all_luma(pixels), ((note,) if coloured else ())
 
 

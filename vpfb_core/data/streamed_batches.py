@@ -124,5 +124,5 @@ class StreamedBatches:
         raise DataError(
             f"no image is left to train on in '{self._reader.root}': those that were read are exact copies of "
             "held-out images, or cannot be read",
-            hint="--val-fraction 0 holds no images out",
+            hint="`val_fraction=0` holds no images out",
         )

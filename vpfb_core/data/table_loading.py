@@ -62,7 +62,7 @@ def table_of(name: str, cells: Cells, options: LoadOptions) -> Table:
     if label is not None and options.conditional:
         labels, groups = _classes(name, label, complete, notes)
     elif label is not None:
-        notes.append(f"the column {printable(label.name)} is not learned; --conditional learns its classes")
+        notes.append(f"the column {printable(label.name)} is not learned; `conditional` learns its classes")
     rows = torch.from_numpy(np.ascontiguousarray(values[complete]))
     if copies := len(rows) - len(rows.unique(dim=0)):
         notes.append(f"{copies:,} rows are exact copies of others")
@@ -82,7 +82,7 @@ def _label_column(name: str, cells: Cells, options: LoadOptions) -> Column | Non
         if options.conditional:
             raise DataError(
                 f"'{name}' does not say which column holds the classes",
-                hint="add --label COLUMN, or train without --conditional",
+                hint="add `label=COLUMN`, or train without `conditional`",
             )
         return None
     for column in cells.columns:
@@ -129,7 +129,7 @@ def _named(name: str, columns: Sequence[Column], cells: Cells, wanted: Sequence[
             hint="add a first line with the names of the columns",
         )
     raise DataError(
-        f"'{name}' has no column {listed([repr(each) for each in missing])}, which the model or --columns names",
+        f"'{name}' has no column {listed([repr(each) for each in missing])}, which the model or `columns` names",
         hint=_there(cells),
     )
 
@@ -140,7 +140,7 @@ def _require_numbers(name: str, column: Column, cells: Cells) -> None:
         row, text = next(iter(column.texts.items()))
         raise DataError(
             f"'{name}', {cells.location(row)}: {printable(column.name)} is '{printable(text[:40])}' and not a number",
-            hint="correct the cell or leave it empty, or choose other columns with --columns a,b,c",
+            hint="correct the cell or leave it empty, or choose other columns with `columns=a,b,c`",
         )
 
 
@@ -156,7 +156,7 @@ def _complete(name: str, values: np.ndarray, columns: Sequence[Column], notes: l
     if incomplete > MOST_INCOMPLETE * len(values):
         raise DataError(
             f"'{name}': {count}",
-            hint=f"more than {MOST_INCOMPLETE:.0%} are not left out: fill them in, or leave columns out with --columns",
+            hint=f"more than {MOST_INCOMPLETE:.0%} are not left out: fill them in, or leave columns out with `columns`",
         )
     notes.append(f"{count}; they are left out")
     return complete
@@ -172,7 +172,7 @@ def _classes(
     if len(names) < 2 or len(names) > min(MOST_CLASSES, max(2, len(found) // 2)):
         raise DataError(
             f"'{name}': the column {printable(label.name)} has {len(names):,} different classes in {len(found):,} rows",
-            hint="--label names a column with a few classes, each of several rows",
+            hint="`label` names a column with a few classes, each of several rows",
         )
     index = {word: i for i, word in enumerate(names)}
     labels = torch.tensor([[index.get(word, -1)] for word in found])

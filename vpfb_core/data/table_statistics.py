@@ -55,7 +55,7 @@ class TableStatistics(Statistics):
         if constant := [name for name, one, other in zip(columns, low, high, strict=True) if one == other]:
             raise DataError(
                 f"constant: {listed(constant)}; a column with a single value has no density",
-                hint="leave it out: --columns with the names of the others",
+                hint="leave it out: `columns` with the names of the others",
             )
         steps = torch.tensor([step_of(column) for column in rows.T], dtype=torch.float64)
         variance = rows.var(0, correction=0) + steps.square() / 12  # that of a uniform draw from the cell

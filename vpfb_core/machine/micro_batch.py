@@ -56,9 +56,9 @@ class MicroBatch:
     def _too_large(self) -> StepTooLargeError:
         if self.divisible:
             return StepTooLargeError(
-                f"out of memory on {self.device} with one image at a time", hint="use a smaller --preset or --size"
+                f"out of memory on {self.device} with one image at a time", hint="use a smaller `preset` or `size`"
             )
         return StepTooLargeError(
             f"out of memory on {self.device} with {self.size} images at a time, which cannot be divided",
-            hint="use a smaller --batch-size",
+            hint="use a smaller `batch_size`",
         )

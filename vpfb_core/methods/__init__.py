@@ -77,7 +77,7 @@ def choose_sampling(method: Method, arguments: Mapping[str, Any]) -> tuple[Solve
         if name not in method.SamplingOptions.names():
             others = [each for each, row in names.METHODS.items() if name in row.sampling]
             raise ConfigError(
-                f"a model trained with --method {method.name} is sampled without {name}",
+                f"a model of the method {method.name} is sampled without {name}",
                 hint=f"methods that take it: {', '.join(others) or 'none'}",
             )
     chosen = method.SamplingOptions.from_dict(options)
@@ -111,6 +111,6 @@ def require(capability: str, name: str, use: str) -> None:
         "tilt": ("a field that can be tilted exactly", "one"),
     }[capability]
     raise ConfigError(
-        f"{use} needs {what}, which a model trained with --method {name} does not have",
+        f"{use} needs {what}, which a model of the method {name} does not have",
         hint=f"methods that have {those}: {', '.join(names.methods_with(capability))}",
     )

@@ -73,7 +73,7 @@ class FlowMatching(Method):
         if scalar:
             raise ConfigError(
                 "flow matching needs a network whose output has the shape of its input, not one number per sample",
-                hint=f"--set network={'unet' if len(data.shape) == 3 else 'vector-mlp'}",
+                hint=f"`network={'unet' if len(data.shape) == 3 else 'vector-mlp'}`",
             )
 
     def field(self, network: nn.Module, data: DataShape) -> VelocityField:

@@ -79,7 +79,7 @@ def _claim(handle: int, run: Run) -> None:
     except BlockingIOError as error:
         holder = os.pread(handle, 20, 0).decode("ascii", "replace").strip() or "unknown"
         raise ConfigError(
-            f"another process (pid {holder}) is training in {run.path}", hint="wait for it, or choose another --out"
+            f"another process (pid {holder}) is training in {run.path}", hint="wait for it, or choose another `out`"
         ) from error
     except OSError as error:
         raise DataError(f"cannot write in {run.path}: {error.strerror or error}") from error

@@ -134,7 +134,7 @@ def require_free(run: Run) -> None:
         others = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
         raise ConfigError(
             f"{run.path} is not empty: it contains {', '.join(map(printable, found[:3]))}{others}",
-            hint="name a new or empty folder with --out",
+            hint="name a new or empty folder with `out`",
         )
 
 

@@ -164,5 +164,5 @@ class TrainedModel:
         if not self.field.has_null:
             raise ConfigError(
                 f"{use} needs the unconditional model, which was not trained (condition_dropout = 0)",
-                hint="name a class, or train with --set condition_dropout=0.1",
+                hint="name a class, or train with `condition_dropout=0.1`",
             )

@@ -98,7 +98,7 @@ class Decoder(Network):
         if len(shape) == 3 and shape[1] != shape[2]:
             raise ConfigError(f"the network {cls.name} is for square images or vectors, not for data of shape {shape}")
         if classes:
-            raise ConfigError(f"the network {cls.name} takes no classes", hint="leave out --conditional")
+            raise ConfigError(f"the network {cls.name} takes no classes", hint="leave out `conditional`")
 
     @classmethod
     def describe(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class Downsampling(ImageNetwork):
     def check(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> None:
         super().check(settings, shape, classes)
         if settings.prototypes and not classes:
-            raise ConfigError("prototypes need classes, and this run has none", hint="use --conditional")
+            raise ConfigError("prototypes need classes, and this run has none", hint="use `conditional`")
 
     @classmethod
     def describe(cls, settings: Any, shape: tuple[int, ...], classes: tuple[int, ...]) -> dict[str, Any]:

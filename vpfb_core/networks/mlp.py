@@ -68,7 +68,7 @@ class MLP(Network):
         del settings, classes
         if len(shape) != 1:
             raise ConfigError(
-                f"the network {cls.name} is for vectors, not for data of shape {shape}", hint="--set network=unet"
+                f"the network {cls.name} is for vectors, not for data of shape {shape}", hint="`network=unet`"
             )
 
     @classmethod

@@ -99,19 +99,19 @@ class ImageNetwork(Network):
         if len(shape) != 3 or shape[1] != shape[2]:
             raise ConfigError(f"the network {cls.name} is for square images, not for data of shape {shape}")
         if not settings.widths:
-            raise ConfigError("widths = []: a network needs at least one resolution", hint="--set widths=[32,64]")
+            raise ConfigError("widths = []: a network needs at least one resolution", hint="`widths=[32,64]`")
         patch, halvings = getattr(settings, "patch", 1), len(settings.widths) - 1
         sizes = level_sizes(shape[-1], len(settings.widths), patch)
         if sizes[0] < 2**halvings:
             unit = "pixels" if patch == 1 else f"patches of {patch}x{patch} pixels"
             raise ConfigError(
                 f"images of {sizes[0]}x{sizes[0]} {unit} cannot be halved {halvings} times",
-                hint="use fewer resolutions: --set widths",
+                hint="use fewer resolutions: `widths`",
             )
         if unused := set(settings.attention or ()) - set(sizes):
             raise ConfigError(
                 f"attention at {sorted(unused)}, but the feature maps have sizes {sizes}",
-                hint=f"choose sizes of feature maps, for example --set attention=[{sizes[-1]}]",
+                hint=f"choose sizes of feature maps, for example `attention=[{sizes[-1]}]`",
             )
 
     @classmethod

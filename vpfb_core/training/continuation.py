@@ -69,11 +69,11 @@ def _run_to_resume(config: TrainConfig, requested: dict[str, Any], fingerprint: 
     if config.run.resume not in ("auto", "never"):
         run = Run(Path(config.run.resume))
         if not run.exists():
-            raise ConfigError(f"no run to resume at {run.path}", hint="--resume takes a run folder, auto or never")
+            raise ConfigError(f"no run to resume at {run.path}", hint="`resume` takes a run folder, auto or never")
         if config.run.out is not None and Path(config.run.out).resolve() != run.path.resolve():
             raise ConfigError(
-                f"--resume {run.path} goes on in that folder, so it takes no --out {config.run.out}",
-                hint="leave --out out, or begin another run from its weights: --init MODEL --out FOLDER",
+                f"`resume={run.path}` goes on in that folder, so it takes no `out={config.run.out}`",
+                hint="leave `out` out, or begin another run from its weights: `init=MODEL` with `out=FOLDER`",
             )
         return run
     if config.run.out is not None:
@@ -83,7 +83,7 @@ def _run_to_resume(config: TrainConfig, requested: dict[str, Any], fingerprint: 
             return None
         if config.run.resume == "never":
             raise ConfigError(
-                f"{run.path} already holds a run", hint="--resume auto continues it; --out takes another folder"
+                f"{run.path} already holds a run", hint="`resume=auto` continues it; `out` takes another folder"
             )
         return run
     found = _newest_unfinished(config, requested, fingerprint) if config.run.resume == "auto" else None
@@ -160,7 +160,7 @@ def _stored_config(run: Run, config: TrainConfig, requested: dict[str, Any]) -> 
         if path not in LENGTH and kept.get(path) != value:
             raise ConfigError(
                 f"the run {run.path} has {path} = {_shown(kept.get(path))}, not {_shown(value)}",
-                hint="leave the setting out to resume this run, or use --out FOLDER to begin another one",
+                hint="leave the setting out to resume this run, or use `out=FOLDER` to begin another one",
             )
     length = {path: asked[path] for path in LENGTH if asked[path] is not None}
     if any(kept[path] != value for path, value in length.items()):

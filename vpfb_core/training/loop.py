@@ -162,8 +162,8 @@ def _state_to_roll_back_to(run: CurrentRun, error: NotFiniteError, rollbacks: in
         run.record.status("diverged", state.counters if state else Counters())
         kept = f"the state of step {state.counters.step} is kept in {run.folder.path}" if state else "nothing was saved"
         tried = f"; the run was already rolled back {rollbacks - 1} times" if rollbacks > 1 else ""
-        option = "--on-nonfinite rollback or " if run.config.run.on_nonfinite == "stop" else ""
-        raise DivergedError(f"training diverged at {error}", hint=f"{kept}{tried}; use {option}a lower --lr")
+        option = "`on_nonfinite=rollback` or " if run.config.run.on_nonfinite == "stop" else ""
+        raise DivergedError(f"training diverged at {error}", hint=f"{kept}{tried}; use {option}a lower `lr`")
     run.record.cut_log(state.counters.step)
     return state
 
@@ -182,7 +182,7 @@ def _finish(run: CurrentRun) -> Result:
             run.record.status("interrupted", run.counters)
         raise NoStepError(
             f"the time budget of {run.config.optimiser.time_budget:g} s was over before the first step",
-            hint="use a longer --time-budget, or a smaller --preset or --size",
+            hint="use a longer `time_budget`, or a smaller `preset` or `size`",
         )
     run.check(finished=True)
     if run.config.optimiser.keep_best:

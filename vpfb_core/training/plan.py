@@ -98,7 +98,7 @@ def prepare(config: TrainConfig) -> Plan:
         masks = None if begun.existing is None else begun.existing.masks
         check_names(config.run.match, images, densities=densities, moves=moves, masks=masks)
         if not method.trains_null(shape):
-            raise ConfigError("--match needs samples without a class", hint="--set condition_dropout=0.1")
+            raise ConfigError("`match` needs samples without a class", hint="`condition_dropout=0.1`")
     with networks.shapes_only():
         field = method.field(networks.build(network, config.run.seed), shape)
     if config.run.init is not None and begun.existing is None:

@@ -219,8 +219,8 @@ def _require_fitting_network(config: TrainConfig) -> None:
     others = [name for name, row in names.METHODS.items() if row.network == network]
     if network != needed and (needed is not None or others):
         raise ConfigError(
-            f"--method {method} does not train the network {network}",
-            hint=f"--set network={needed}" if needed else f"methods that train it: {', '.join(others)}",
+            f"the method {method} does not train the network {network}",
+            hint=f"`network={needed}`" if needed else f"methods that train it: {', '.join(others)}",
         )
 
 
@@ -229,27 +229,27 @@ def _require_divisible_batch(config: TrainConfig, method: Method) -> None:
     if not method.divisible and (config.machine.micro_batch or 1) < _largest_share(config):
         raise ConfigError(
             "this loss takes its statistics over the whole batch, which cannot be divided",
-            hint="use a smaller --batch-size and no micro_batch",
+            hint="use a smaller `batch_size` and no micro_batch",
         )
     if not method.divisible and config.optimiser.batch_size == 1:
         raise ConfigError(
             "this loss takes its statistics over the batch, and a batch of one image has none",
-            hint="use a --batch-size of at least 2",
+            hint="use a `batch_size` of at least 2",
         )
     if (config.optimiser.batch_size or 1) < process_rank().count:
         raise ConfigError(
             f"a batch of {config.optimiser.batch_size} images cannot be shared by {process_rank().count} processes",
-            hint="use a larger --batch-size, which is that of all processes together",
+            hint="use a larger `batch_size`, which is that of all processes together",
         )
 
 
 def _require_supported_precision(config: TrainConfig) -> None:
     if config.machine.device.startswith("mps") and config.machine.precision == "bf16":
-        raise ConfigError("precision bf16 is not supported on mps", hint="use --precision fp32")
+        raise ConfigError("precision bf16 is not supported on mps", hint="use `precision=fp32`")
 
 
 def _require_sensible_flips(config: TrainConfig, images: Source) -> None:
     if config.data.augment == "flip" and not images.flips:
         raise ConfigError(
-            f"a mirrored image of {images.name!r} is not an image of the same kind", hint="use --augment none"
+            f"a mirrored image of {images.name!r} is not an image of the same kind", hint="use `augment=none`"
         )

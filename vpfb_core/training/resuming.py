@@ -27,7 +27,7 @@ def restore(record: Record) -> Restored | None:
         if record.folder.model.exists():  # a new beginning would replace it
             raise CheckpointError(
                 f"{record.folder.state} is missing, so that the run cannot go on, and its model would be replaced",
-                hint="begin another run from its weights: --init MODEL --out FOLDER",
+                hint="begin another run from its weights: `init=MODEL` with `out=FOLDER`",
             )
         return None
     restored = Restored.of(state)
@@ -48,14 +48,14 @@ def _require_same_run(record: Record, fingerprint: str, config: dict[str, Any]) 
     if fingerprint != record.fingerprint:
         raise ConfigError(
             f"the data {record.plan.config.data.source!r} have changed since the run {record.folder.path} began",
-            hint="restore the data, or begin another run with --out FOLDER",
+            hint="restore the data, or begin another run with `out=FOLDER`",
         )
     saved = as_json(located(config))  # files of version 1 have settings without sections
     for path, value in record.decisive().items():
         if path not in (*LENGTH, SOURCE) and saved.get(path, value) != value:  # the fingerprint stands for the source
             raise ConfigError(
                 f"{record.folder.config} has {path} = {value}, but the run began with {saved[path]}",
-                hint=f"set {path} = {saved[path]} there, or begin another run with --out FOLDER",
+                hint=f"set {path} = {saved[path]} there, or begin another run with `out=FOLDER`",
             )
 
 

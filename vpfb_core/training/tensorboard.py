@@ -17,8 +17,8 @@ def require() -> None:
     """Raise MissingError unless tensorboard is installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise MissingError(
-            "--log tensorboard needs the package tensorboard, which is not installed",
-            hint='pip install "vpfb[tensorboard]", or leave out --log; log.csv and curves.png are always written',
+            "`log=tensorboard` needs the package tensorboard, which is not installed",
+            hint='pip install "vpfb[tensorboard]", or leave out `log`; log.csv and curves.png are always written',
         )
 
 

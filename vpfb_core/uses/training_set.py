@@ -42,7 +42,7 @@ def training_data(model: TrainedModel, source: str | None = None, **options: Any
     """
     source = source or model.about.get("data", {}).get("name")
     if source is None:
-        raise ConfigError("the model does not say what it was trained on", hint="name the data: --data DATA")
+        raise ConfigError("the model does not say what it was trained on", hint="name the data: `data=DATA`")
     images = data.find(source, LoadOptions(**model.reading, **model.class_reading, stream=True, **options))
     parts = model.split_of(images)
     return images, None if parts is None else parts[0]

@@ -222,7 +222,7 @@ def test_pictures_that_would_not_fit_into_memory_are_refused_before_they_are_rea
     monkeypatch.setattr(stacking, "MAX_BYTES", 20 * 3 * 16 * 16 - 1)
     with pytest.raises(DataError, match=r"20 images of 16x16 would take") as caught:
         data.load(str(tmp_path), size=16)
-    assert "--size" in present(caught.value.hint)
+    assert "`size`" in present(caught.value.hint)
 
 
 def test_names_that_are_no_text_stay_as_they_are_and_are_shown_as_escapes(tmp_path, good):

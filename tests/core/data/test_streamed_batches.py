@@ -139,7 +139,7 @@ def test_a_set_of_copies_of_the_held_out_image_says_so(tmp_path: Path, batches: 
     images = stream(tmp_path / "same")
     with pytest.raises(DataError, match="no image is left to train on") as caught:
         batches(images, torch.arange(1, 60), images.subset(torch.tensor([0])))[0]
-    assert "--val-fraction 0" in (caught.value.hint or "")
+    assert "`val_fraction=0`" in (caught.value.hint or "")
 
 
 def test_closing_ends_the_threads_at_once_with_much_left_to_read(

@@ -55,7 +55,7 @@ def test_one_image_that_does_not_fit_is_an_error_with_advice() -> None:
     with pytest.raises(StepTooLargeError, match="out of memory on cpu with one image at a time") as failure:
         at_once.fit(fitting(0, OUT_OF_MEMORY[0], tried))
     assert tried == [3, 2, 1]
-    assert "--preset" in (failure.value.hint or "")
+    assert "`preset`" in (failure.value.hint or "")
 
 
 def test_what_cannot_be_divided_is_tried_once() -> None:
@@ -64,7 +64,7 @@ def test_what_cannot_be_divided_is_tried_once() -> None:
     with pytest.raises(StepTooLargeError, match="with 8 images at a time, which cannot be divided") as failure:
         at_once.fit(fitting(4, OUT_OF_MEMORY[0], tried))
     assert tried == [8]
-    assert "--batch-size" in (failure.value.hint or "")
+    assert "`batch_size`" in (failure.value.hint or "")
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:

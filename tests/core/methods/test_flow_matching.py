@@ -287,10 +287,10 @@ def test_what_needs_an_energy_is_refused_in_a_sentence_that_names_the_methods_th
         "inpainting": (lambda: model.inpaint(image[0], known, 1), "vpfb, energy-matching"),
     }
     for use, (call, others) in uses.items():
-        with pytest.raises(ConfigError, match=rf"^{use} needs an energy.*--method flow-matching") as caught:
+        with pytest.raises(ConfigError, match=rf"^{use} needs an energy.*method flow-matching") as caught:
             call()
         assert caught.value.hint == f"methods that have one: {others}"
-    with pytest.raises(ConfigError, match=r"^an explicit density needs energies of known norm.*--method flow-matching"):
+    with pytest.raises(ConfigError, match=r"^an explicit density needs energies of known norm.*method flow-matching"):
         model.log_density(image)
 
 

@@ -98,7 +98,7 @@ def test_a_use_that_a_method_cannot_serve_is_refused_with_those_that_can(
     least: Least, capability: str, what: str
 ) -> None:
     name = {"flow": least.name, "energy": "flow-matching"}[capability]
-    with pytest.raises(ConfigError, match=rf"a use needs {what}, which .* --method {name} does not have") as caught:
+    with pytest.raises(ConfigError, match=rf"a use needs {what}, which .* method {name} does not have") as caught:
         methods.require(capability, name, "a use")
     assert "vpfb" in str(caught.value.hint)
 

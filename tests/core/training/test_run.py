@@ -269,7 +269,7 @@ def test_a_loss_over_the_whole_batch_is_not_divided_when_memory_runs_out(monkeyp
     monkeypatch.setitem(objectives.OBJECTIVES, "official", scarce)
     with pytest.raises(StepTooLargeError, match="with 8 images at a time, which cannot be divided") as failure:
         train(out="run", objective="official")
-    assert failure.value.hint == "use a smaller --batch-size"
+    assert failure.value.hint == "use a smaller `batch_size`"
 
 
 # --- choosing the run -------------------------------------------------------------------------------------------------

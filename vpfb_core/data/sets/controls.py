@@ -41,7 +41,7 @@ def load_constant(options: LoadOptions) -> ImageSet:
 
 def _drawn(name: str, draw: Callable[[int, tuple[int, int, int]], Tensor], options: LoadOptions) -> ImageSet:
     if options.conditional:
-        raise DataError(f"'{name}' has no classes", hint="train without --conditional")
+        raise DataError(f"'{name}' has no classes", hint="train without `conditional`")
     size = options.size or min(_SIZE, options.max_size or _SIZE)
     shape = (options.channels or _CHANNELS, size, size)
     images = torch.stack([draw(i, shape) for i in range(min(COUNT, options.limit or COUNT))])

@@ -93,7 +93,7 @@ def load(name: str, drawing: Drawing, classes: tuple[str, ...], options: LoadOpt
         DataError: the set has no classes, or no such column.
     """
     if options.conditional and not classes:
-        raise DataError(f"'{name}' has no classes", hint="train without --conditional")
+        raise DataError(f"'{name}' has no classes", hint="train without `conditional`")
     points, labels = (drawn[: options.limit] for drawn in draw(drawing, COUNT, name))
     given = options.conditional
     table = Table(

@@ -132,7 +132,7 @@ def draw(n: int, size: int = SIZE, seed: int = 0, *, without: Iterable[Sequence[
         gibibytes = f"{needed / 2**30:.1f} GiB, more than the {MAX_BYTES / 2**30:g} GiB allowed"
         raise DataError(
             f"{n:,} shapes of {size}x{size} would take {gibibytes}",
-            hint="use fewer images, or train with a smaller --size",
+            hint="use fewer images, or train with a smaller `size`",
         )
     forbidden = _forbidden(without)
 

@@ -153,7 +153,7 @@ class EnergyMatching(Method):
         if processes > 1 and (self.settings.contrast_share or self.settings.coupling != "random"):
             raise ConfigError(
                 "the contrastive term and the coupling transport look at the whole batch, which cannot be divided",
-                hint="train in one process, or use --set contrast_share=0 --set coupling=random",
+                hint="train in one process, or use `contrast_share=0` and `coupling=random`",
             )
 
     def notes(self) -> tuple[str, ...]:

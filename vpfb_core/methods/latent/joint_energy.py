@@ -50,7 +50,7 @@ class LatentField(Field):
     def __init__(self, network: nn.Module, level: float, pool_size: int) -> None:
         super().__init__()
         if not isinstance(network, Decoder):
-            raise ConfigError("this method trains the network decoder", hint="--set network=decoder")
+            raise ConfigError("this method trains the network decoder", hint="`network=decoder`")
         self.network, self.level = network, level
         self.levels = Levels(level, level)
         self.signal, self.noise = self.scales(level)

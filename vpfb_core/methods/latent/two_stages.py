@@ -100,10 +100,10 @@ class Latent(Method):
         del scalar, decay
         if data.classes:
             raise ConfigError(
-                "--method latent trains without classes", hint="leave out --conditional, or use another method"
+                "the method latent trains without classes", hint="leave out `conditional`, or use another method"
             )
         if processes > 1:
-            raise ConfigError("the particles of --method latent cannot be divided", hint="train in one process")
+            raise ConfigError("the particles of the method latent cannot be divided", hint="train in one process")
 
     def notes(self) -> tuple[str, ...]:
         return (f"the first {self._share:.0%} of the run trains the decoder alone",)
@@ -184,9 +184,9 @@ class Latent(Method):
         del options
         if given.keys() - {"nfe"}:
             raise ConfigError(
-                "samples of a model trained with --method latent come from a Markov chain, which takes no solver and "
+                "samples of a model of the method latent come from a Markov chain, which takes no solver and "
                 "no tolerance",
-                hint="--nfe sets the number of its steps",
+                hint="`nfe` sets the number of its steps",
             )
         return Solver(MALA, given.get("nfe") or SAMPLING_STEPS + 1, 0.0, 0.0)
 
@@ -207,7 +207,7 @@ class Latent(Method):
         del condition, guidance
         if keep_path:
             raise ConfigError(
-                "samples of a model trained with --method latent come from Markov chains, without a path from noise",
+                "samples of a model of the method latent come from Markov chains, without a path from noise",
                 hint="use a grid: -o samples.png",
             )
         start = LatentSampling().start if options is None else options.start
@@ -299,8 +299,8 @@ def denoised(field: LatentField, u: Tensor, pull: Tensor) -> Tensor:
 def _require_no_solver(solver: Solver | None) -> None:
     if solver is not None:
         raise ConfigError(
-            "the codes of a model trained with --method latent are not found along a flow",
-            hint="leave out --solver, --nfe, --rtol and --atol",
+            "the codes of a model of the method latent are not found along a flow",
+            hint="leave out `solver`, `nfe`, `rtol` and `atol`",
         )
 
 

@@ -89,39 +89,39 @@ class VPFB(Method):
         if settings.objective == "official" and scalar:
             raise ConfigError(
                 "the official objective needs a network whose output has the shape of its input",
-                hint="--objective stein",
+                hint="`objective=stein`",
             )
         if settings.objective == "official" and settings.schedule != "ot":
-            raise ConfigError("the official objective is defined for the schedule ot only", hint="--schedule ot")
+            raise ConfigError("the official objective is defined for the schedule ot only", hint="`schedule=ot`")
         if settings.objective == "official" and processes > 1:
             raise ConfigError(
                 "the official objective uses statistics of the whole batch, which therefore cannot be divided",
                 hint="train in one process",
             )
         if settings.contrast and not data.classes:
-            raise ConfigError("contrast compares classes, and this run has none", hint="use --conditional")
+            raise ConfigError("contrast compares classes, and this run has none", hint="use `conditional`")
         if settings.contrast and not decay:
             raise ConfigError(
                 "contrast begins while the learning rate falls, which it does not with decay=0",
-                hint="--set contrast=0",
+                hint="`contrast=0`",
             )
         if settings.time_score and settings.objective != "stein":
             raise ConfigError(
                 f"the time score is trained beside the objective stein, not {settings.objective}",
-                hint="--set time_score=0",
+                hint="`time_score=0`",
             )
         if settings.time_score and not decay:
             raise ConfigError(
                 "the time score begins while the learning rate falls, which it does not with decay=0",
-                hint="--set time_score=0",
+                hint="`time_score=0`",
             )
         if settings.regression_share and settings.objective == "official":
             raise ConfigError(
                 "the regression is for the head of this method, which the official objective does not have",
-                hint="--set regression_share=0",
+                hint="`regression_share=0`",
             )
         if settings.regression_share and scalar:
-            raise ConfigError(NEEDS_SHAPE, hint="--set regression_share=0")
+            raise ConfigError(NEEDS_SHAPE, hint="`regression_share=0`")
 
     def notes(self) -> tuple[str, ...]:
         share = self.settings.regression_share

@@ -270,7 +270,7 @@ def _require_same_coordinates(models: Mapping[ModelName, TrainedModel]) -> None:
         both = f"{first or 'the model'} and {name or 'the model'} cannot be composed: "
         if other.shape != model.shape:
             raise ConfigError(
-                f"{both}their images are {model.shape} and {other.shape}", hint="train them with the same --size"
+                f"{both}their images are {model.shape} and {other.shape}", hint="train them with the same `size`"
             )
         if other.device != model.device:
             raise ConfigError(f"{both}they are on {model.device} and {other.device}")

@@ -127,7 +127,7 @@ def fit(
         DataError: there are fewer than two classes or `FEWEST_IMAGES` images, or the file cannot be written.
     """
     if images.labels is None or max(len(group.classes) for group in images.groups) < 2:
-        raise DataError(f"'{images.name}' has no two classes to tell apart", hint="--features pixels needs no classes")
+        raise DataError(f"'{images.name}' has no two classes to tell apart", hint="`features=pixels` needs no classes")
     if len(images) < FEWEST_IMAGES:
         raise DataError(f"{len(images)} images are too few to fit features to", hint=f"take {FEWEST_IMAGES} or more")
     classes = [len(group.classes) for group in images.groups]
@@ -172,7 +172,7 @@ def load(path: Path, device: torch.device) -> Fitted:
         fitted = Fitted(network, path, digest, about["accuracy"], about["images"], about["held_out"], shape)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(
-            f"{path} describes no classifier: {error}", hint="fit it again: --fit-features"
+            f"{path} describes no classifier: {error}", hint="fit it again: `fit_features`"
         ) from error
     Weights(path, stored.tensors, digest).load_into(network, "its own description")
     network.to(device).eval().requires_grad_(False)

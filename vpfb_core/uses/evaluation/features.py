@@ -123,7 +123,7 @@ def find(
     """
     check_name(name)
     if weights_path is not None and (name in (PIXELS, CLASSIFIER) or name.endswith(EXPORTED)):
-        raise ConfigError(f"--features {name} takes no --weights-path", hint="leave it out, or use other features")
+        raise ConfigError(f"`features={name}` takes no `weights_path`", hint="leave it out, or use other features")
     if name == PIXELS:
         return Extractor(PIXELS, None, "none", pixels)
     if name == CLASSIFIER:
@@ -192,9 +192,9 @@ def _torchvision(architecture: str, path: Path | None, device: torch.device) -> 
     path = path or weights.torchvision_cached(architecture)
     if path is None:
         raise MissingError(
-            f"--features {name} needs its weights",
+            f"`features={name}` needs its weights",
             hint=f"put {weights.torchvision_file(architecture)} into {weights.hub_folder()}, or name a state dict with "
-            "--weights-path",
+            "`weights_path`",
         )
     with torch.random.fork_rng(devices=[]):
         network = models.get_model(architecture, weights=None)

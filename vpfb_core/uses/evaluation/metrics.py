@@ -114,7 +114,7 @@ def check_features(names: Sequence[str], extractor: str) -> None:
         if name in names and extractor != INCEPTION:
             raise ConfigError(
                 f"{name} needs the features of Inception, not {extractor!r}",
-                hint=f"use {elsewhere} with these features, or leave --features out",
+                hint=f"use {elsewhere} with these features, or leave `features` out",
             )
         if elsewhere in names and extractor == INCEPTION:
             raise ConfigError(f"with the features of Inception {elsewhere} is called {name}", hint=f"use {name}")

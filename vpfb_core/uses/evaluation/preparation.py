@@ -78,12 +78,12 @@ def prepare(
     """
     identity, compared = catalogue.identity(source), wanted is None or any(METRICS[name].samples for name in wanted)
     if not compared and (extractor or weights_path):
-        raise ConfigError(f"{', '.join(wanted or ())} compares no features", hint="leave --features out")
+        raise ConfigError(f"{', '.join(wanted or ())} compares no features", hint="leave `features` out")
     metrics.check_kind(wanted or (), model.statistics.kind)
     name = extractor
     if not images_of(model):
         if extractor or weights_path:
-            raise ConfigError("--features and --weights-path are for images, and the model is of a table")
+            raise ConfigError("`features` and `weights_path` are for images, and the model is of a table")
         name = features.COLUMNS
     if name is None:
         fid_meant = any(each in metrics.INCEPTION_ONLY for each in wanted or ())
@@ -151,5 +151,5 @@ def _class_indices(images: Real, source: str) -> list[list[int]]:
     raise ConfigError(
         f"{source!r} does not have the model's class of every image, and the model was trained only with classes "
         "(condition_dropout = 0)",
-        hint="name data with these classes, or train with --set condition_dropout=0.1",
+        hint="name data with these classes, or train with `condition_dropout=0.1`",
     )

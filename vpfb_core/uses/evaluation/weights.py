@@ -24,7 +24,7 @@ from vpfb_core.machine.files import cache_folder, replacing
 INCEPTION_HASH = "6726825d"
 INCEPTION_FILES = tuple(f"{kind}-2015-12-05-{INCEPTION_HASH}.pth" for kind in ("pt_inception", "weights-inception"))
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILES[1]}"
-INSTEAD = "or use other features: --features pixels with the metrics frechet and kernel"
+INSTEAD = "or use other features: `features=pixels` with the metrics frechet and kernel"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read(path: Path) -> Weights:
             raise CheckpointError(f"cannot read {path}: it is not a file")
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise MissingError(f"no file of weights at {path}", hint="name one with --weights-path") from error
+        raise MissingError(f"no file of weights at {path}", hint="name one with `weights_path`") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     try:
@@ -178,7 +178,7 @@ def read_inception(path: Path) -> Weights:
 
 
 def _download(target: Path, allowed: bool) -> Path:
-    by_hand = f"put {target.name} into {target.parent}, or name it with --weights-path; {INSTEAD}"
+    by_hand = f"put {target.name} into {target.parent}, or name it with `weights_path`; {INSTEAD}"
     if not allowed:
         raise MissingError("the Inception weights of FID are not here, and downloading is off", hint=by_hand)
     warnings.warn(f"downloading the Inception weights of FID, 91 MB, from {INCEPTION_URL}", stacklevel=3)

@@ -37,13 +37,13 @@ def read_targets(texts: Iterable[str]) -> dict[str, float]:
     for text in texts:
         name, equals, value = text.rpartition("=")
         if not equals or not name.strip():
-            raise ConfigError(f"--match {text} has no value", hint="the mean that samples should have: brightness=0.4")
+            raise ConfigError(f"`match={text}` has no value", hint="the mean that samples should have: brightness=0.4")
         if name.strip() in found:
-            raise ConfigError(f"--match {name.strip()} is given twice")
+            raise ConfigError(f"`match={name.strip()}` is given twice")
         try:
             found[name.strip()] = float(value)
         except ValueError:
-            raise ConfigError(f"--match {text}: {value!r} is not a number", hint="brightness=0.4") from None
+            raise ConfigError(f"`match={text}`: {value!r} is not a number", hint="brightness=0.4") from None
     return found
 
 
@@ -84,14 +84,14 @@ def match_file(
         model = model_file.load(TrainedModel, path, device=device)
         if wanted == [NONE]:
             if source is not None:
-                raise ConfigError(f"--data {source} has no use with --match none")
+                raise ConfigError(f"`data={source}` has no use with `match=none`")
             if model.tilt is not None:
                 model_file.save(model.with_tilt(None), path)
             return model.tilt is not None
         model.require_null("a tilt that is kept")
         named, _ = divided(model, wanted)
         if source is not None and not named:
-            raise ConfigError(f"--data {source} has no use: every statistic has a value")
+            raise ConfigError(f"`data={source}` has no use: every statistic has a value")
         real = _real(model, source, seed, options) if named else None
         if real is not None and on_data is not None:
             on_data(real)
@@ -168,8 +168,8 @@ def check_names(
         elif name not in known:
             hint = did_you_mean(name, known).rstrip() or f"statistics: {', '.join(known)}"
             if name == "classes":
-                hint = "it needs --conditional, and a method with densities"
-            raise ConfigError(f"--match {text}: the model will have no statistic {name!r}", hint=hint)
+                hint = "it needs `conditional`, and a method with densities"
+            raise ConfigError(f"`match={text}`: the model will have no statistic {name!r}", hint=hint)
 
 
 def divided(
@@ -189,14 +189,14 @@ def divided(
         else:
             parts += [part for part in statistics_in(text, masks) if part]
     if NONE in parts:
-        raise ConfigError("--match none removes the tilt, so it takes no other statistics")
+        raise ConfigError("`match=none` removes the tilt, so it takes no other statistics")
     valued = [part for part in parts if has_value(part) and part not in columns]
     named = [part for part in parts if part not in valued]
     if not parts:
-        raise ConfigError("--match names no statistic", hint="for example --match contrast,edges")
+        raise ConfigError("`match` names no statistic", hint="for example `match=contrast,edges`")
     given = read_targets(valued)
     if twice := [column for column in Measures.of(model, named, masks=masks).columns if column in given]:
-        raise ConfigError(f"--match {twice[0]} is given twice")
+        raise ConfigError(f"`match={twice[0]}` is given twice")
     return named, given
 
 

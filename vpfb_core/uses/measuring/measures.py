@@ -163,7 +163,7 @@ def _columns(groups: dict[str, Group], name: str) -> tuple[str, ...]:
     if name == "classes":
         raise ConfigError(
             "the statistic classes needs a conditional model with calibrated densities",
-            hint="train with --conditional and a method that has densities, and use vpfb info --calibrate MODEL",
+            hint="train with `conditional` and a method that has densities, and use vpfb info --calibrate MODEL",
         )
     several = [f"{group} ({', '.join(each.columns)})" if len(each.columns) > 1 else group
                for group, each in groups.items()]  # fmt: skip

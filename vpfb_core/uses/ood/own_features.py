@@ -34,7 +34,7 @@ def find(name: str, weights_path: Path | None, device: torch.device) -> Callable
         CheckpointError: the file is damaged, does not fit, or would have to be executed.
     """
     if not features.is_own(name):
-        raise ConfigError(f"unknown features {name!r}", hint="--features torchvision:ARCH or PATH.pt2")
+        raise ConfigError(f"unknown features {name!r}", hint="`features=torchvision:ARCH` or PATH.pt2")
     extractor = features.find(name, weights_path, "", (), device, download=False)
     return lambda images: extractor.features(to_bytes(images), device, batch_size=BATCH).cpu()
 

@@ -75,7 +75,7 @@ KINDS = {
         "To remove noise, the model would change unusually much of it, or unusually little.",
     ),
     "content": Column("shows something else", "The features that the network sees in it are unusual."),
-    "network": Column("unusual to your network", "The features of the network of --features are unusual."),
+    "network": Column("unusual to your network", "The features that your own network finds are unusual."),
     "shape": Column("shaped differently", "Its edges run in unusual directions at some places."),
     "detail": Column(
         "details or colours of unusual strength",

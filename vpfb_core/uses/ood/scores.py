@@ -210,7 +210,7 @@ def require_ready(model: TrainedModel, name: str) -> Score:
     if chosen.needs is not None and getattr(model, chosen.needs) is None:
         raise CheckpointError(
             f"the score {name!r} needs a calibrated model, but this one has no {chosen.needs}",
-            hint="vpfb info --calibrate MODEL adds it; --score energy needs no calibration",
+            hint="vpfb info --calibrate MODEL adds it; `score=energy` needs no calibration",
         )
     return chosen
 

@@ -25,7 +25,7 @@ def check_different(in_source: str, out_source: str) -> None:
         ConfigError: both are the same.
     """
     if same_set(in_source, out_source) and part_of(in_source, "test") == part_of(out_source, "test"):
-        raise ConfigError(f"--in {in_source} and --out {out_source} are the same set", hint="name another --out")
+        raise ConfigError(f"`in={in_source}` and `out={out_source}` are the same set", hint="name another `out`")
 
 
 def load_in_distribution(model: TrainedModel, source: str, limit: int | None, **options: Any) -> InMemory:

@@ -277,7 +277,7 @@ def test_too_few_evaluations_for_the_time_are_refused() -> None:
 
 def test_options_of_sampling_are_refused_by_methods_without_them() -> None:
     assert names.METHODS["energy-matching"].sampling == ("tau",)
-    with pytest.raises(ConfigError, match="--method vpfb is sampled without tau") as caught:
+    with pytest.raises(ConfigError, match="method vpfb is sampled without tau") as caught:
         methods.choose_sampling(methods.build("vpfb", {}), {"tau": 2.0})
     assert caught.value.hint == "methods that take it: energy-matching"
     with pytest.raises(ConfigError, match="tau"):

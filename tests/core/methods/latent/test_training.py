@@ -146,9 +146,9 @@ def test_what_does_not_apply_is_refused_in_a_sentence(whole: Path, use: str, wor
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"method": "latent", "network": "unet"}, "--method latent does not train the network unet"),
-        ({"method": "vpfb", "network": "decoder"}, "--method vpfb does not train the network decoder"),
-        ({"method": "latent", "conditional": True}, "--method latent trains without classes"),
+        ({"method": "latent", "network": "unet"}, "the method latent does not train the network unet"),
+        ({"method": "vpfb", "network": "decoder"}, "the method vpfb does not train the network decoder"),
+        ({"method": "latent", "conditional": True}, "the method latent trains without classes"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -133,5 +133,5 @@ def test_without_weights_or_the_extra_nothing_takes_its_place(monkeypatch: pytes
 
 
 def test_pixels_take_no_weights(path: Path) -> None:
-    with pytest.raises(ConfigError, match="takes no --weights-path"):
+    with pytest.raises(ConfigError, match="takes no `weights_path`"):
         features.find("pixels", path, "digits", SHAPE, torch.device("cpu"), download=False)

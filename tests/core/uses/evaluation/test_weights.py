@@ -118,7 +118,7 @@ def test_the_weights_of_fid_are_found_in_torch_hubs_cache(cache: Path, tmp_path:
 def test_without_weights_and_download_the_message_says_which_file_to_put_where(cache: Path) -> None:
     with pytest.raises(MissingError) as raised:
         weights.find_inception(None, download=False)
-    for words in (weights.INCEPTION_FILES[0], str(cache), "--weights-path", "--features pixels"):
+    for words in (weights.INCEPTION_FILES[0], str(cache), "`weights_path`", "`features=pixels`"):
         assert words in str(raised.value.hint)
 
 
