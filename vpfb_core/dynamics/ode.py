@@ -50,8 +50,8 @@ class Status(IntEnum):
 
 _RUNNING = -1
 _FAILURES = {  # status → (what happened to a sample, what to do about it)
-    Status.MAX_STEPS: ("ran out of steps", "loosen rtol and atol"),
-    Status.STEP_TOO_SMALL: ("needed a step below the resolution of time", "loosen rtol and atol, or end earlier"),
+    Status.MAX_STEPS: ("ran out of steps", "loosen `rtol` and `atol`"),
+    Status.STEP_TOO_SMALL: ("needed a step below the resolution of time", "loosen `rtol` and `atol`, or end earlier"),
     Status.NON_FINITE: ("became non-finite", "take smaller steps, or check the model and its input"),
 }
 

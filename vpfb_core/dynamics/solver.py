@@ -56,12 +56,12 @@ class Solver:
         if adaptive and nfe is not None:
             raise ConfigError(
                 f"{method} chooses its own number of evaluations, so nfe = {nfe} cannot be met",
-                hint="set rtol and atol with it, or use a fixed-step method",
+                hint="set `rtol` and `atol` with it, or use a fixed-step method",
             )
         if not adaptive and tolerance:
             raise ConfigError(
                 f"{method} takes a fixed number of evaluations, not a tolerance",
-                hint="set nfe with it, or use the method dopri5",
+                hint="set `nfe` with it, or use the method dopri5",
             )
         if not adaptive:
             nfe = DEFAULT_NFE if nfe is None else nfe
@@ -71,7 +71,7 @@ class Solver:
         if atol is not None and not 0 < atol < math.inf:
             raise ConfigError(f"atol = {atol:g} is not an absolute tolerance", hint="use a value above 0")
         if rtol == 0 and atol is None:
-            raise ConfigError("rtol = 0 needs an absolute tolerance", hint="set atol with it, above 0")
+            raise ConfigError("rtol = 0 needs an absolute tolerance", hint="set `atol` with it, above 0")
         first = DEFAULT_TOLERANCE if rtol is None else rtol
         return cls(method, nfe, first, first if atol is None else atol)
 

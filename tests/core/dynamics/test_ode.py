@@ -546,7 +546,7 @@ def test_require_success_says_how_many_failed_and_why() -> None:
         bad.require_success()
     assert "t = 0.125 and t = 0.5" in error.value.message
     assert error.value.hint is not None
-    assert error.value.hint.startswith("loosen rtol and atol"), "what every command can do"
+    assert error.value.hint.startswith("loosen `rtol` and `atol`"), "what every command can do"
 
 
 # ---------------------------------------------------------------- paths and graphs
