@@ -53,11 +53,11 @@ def table(unread: Sequence[tuple[str, str]]) -> bytes:
 
 def too_many(root: Path, unread: Sequence[tuple[str, str]], total: int) -> DataError:
     """The error for a folder of `total` image files, all of which were tried."""
+    if total == 1:
+        file, reason = unread[0]
+        return DataError(f"cannot read '{root / file}': {reason}")
     count = "none" if len(unread) == total else f"only {total - len(unread):,}"
-    files = "image file" if total == 1 else "image files"
-    return DataError(
-        f"{count} of the {total:,} {files} in '{root}' can be read: {described(unread)}", hint=_HINT
-    )  # fmt: skip
+    return DataError(f"{count} of the {total:,} image files in '{root}' can be read: {described(unread)}", hint=_HINT)
 
 
 def too_many_so_far(root: Path, unread: Sequence[tuple[str, str]], tried: int) -> DataError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vpfb_core import names
-from vpfb_core.errors import CheckpointError, ConfigError, DataError
+from vpfb_core.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from vpfb_core.machine.file_names import expanded, label, printable, typed
 from vpfb_core.machine.files import is_leftover, require_writable_folder
 
@@ -229,8 +229,10 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
             )
         raise CheckpointError(f"{path} is a folder without a model", hint="a run folder contains model.safetensors")
     if not path.exists():
+        known = list(builtin_models())
         raise CheckpointError(
             f"no model {str(name)!r}: neither a file, a run folder nor a built-in name",
-            hint=f"built-in models: {', '.join(builtin_models()) or 'none'}; vpfb info lists the runs",
+            hint=f"{did_you_mean(str(name), known)}built-in models: {', '.join(known) or 'none'}; "
+            "vpfb info lists the runs",
         )
     return path

@@ -144,6 +144,13 @@ def test_a_folder_of_unreadable_files_is_an_error(tmp_path):
             data.load(str(tmp_path), size=size)
 
 
+def test_an_unreadable_image_is_named_by_its_path(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"junk")
+    for source in (tmp_path, tmp_path / "a.png"):
+        with pytest.raises(DataError, match=rf"^cannot read '{tmp_path / 'a.png'}': not an image$"):
+            data.load(str(source))
+
+
 def test_a_folder_without_images_says_what_it_holds_instead(tmp_path):
     with pytest.raises(DataError, match="no images in") as caught:
         data.load(str(tmp_path))

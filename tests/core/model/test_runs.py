@@ -49,5 +49,6 @@ def test_a_bare_built_in_name_is_that_model_and_a_path_is_a_path(
     assert find_model("digits").name == "digits.safetensors"
     with pytest.raises(CheckpointError, match="folder without a model"):
         find_model("./digits")
-    with pytest.raises(CheckpointError, match="no model 'digit'"):
+    with pytest.raises(CheckpointError, match="no model 'digit'") as caught:
         find_model("digit")
+    assert str(caught.value.hint).startswith("did you mean 'digits'? built-in models: ")
