@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -48,16 +48,16 @@ JsonOption = Annotated[bool, option("--json", "Options", "Print one JSON documen
 
 
 class _Command(TyperCommand):
-    def get_help(self, ctx: typer.Context) -> str:
+    def get_help(self, ctx: Any) -> str:
         return _help_as_asked(super().get_help, ctx)
 
 
 class _Group(TyperGroup):
-    def get_help(self, ctx: typer.Context) -> str:
+    def get_help(self, ctx: Any) -> str:
         return _help_as_asked(super().get_help, ctx)
 
 
-def _help_as_asked(get_help: Callable[[typer.Context], str], ctx: typer.Context) -> str:
+def _help_as_asked(get_help: Callable[[Any], str], ctx: Any) -> str:
     """What is left to print of a help text: a JSON document after --json, otherwise nothing, as Rich has printed it."""
     if not output.current().json_mode:
         return get_help(ctx)

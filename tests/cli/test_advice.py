@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_runner import Vpfb
@@ -82,7 +83,8 @@ def _options_for_numbers() -> list[tuple[str, str, str]]:
     words = {"_whole_number": "a whole number", "_number": "a finite number"}
     found = []
     for name, command in build().commands.items():
-        for parameter in command.params:
+        parameters: list[Any] = command.params
+        for parameter in parameters:
             parser = getattr(parameter.get_runtime_param().parameter_info, "parser", None)
             if (expected := words.get(getattr(parser, "__name__", ""))) is not None:
                 found.append((name, parameter.opts[0], expected))

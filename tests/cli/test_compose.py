@@ -119,7 +119,7 @@ def test_models_are_named_in_the_expression(vpfb: Vpfb) -> None:
         (["red", "--mcmc", "nuts"], 2, ["unknown mcmc 'nuts'"]),
         (["red", "--mcmc", "none", "--mcmc-steps", "3"], 2, ["without mcmc"]),
         (["red", "--mcmc-steps", "0"], 2, ["0 is not at least 1"]),
-        (["red", "--levels", "1"], 2, ["levels = 1"]),
+        (["red", "--levels", "1"], 2, ["'--levels': 1 is not at least 2"]),
         (["red", "-o", "way.gif"], 2, ["way.gif"]),
         (["red", "-o", "way.jpg"], 2, [".jpg"]),
         (["red & bright.safetensors:red"], 2, ["mean 0.500 (std 0.200) and 0.700 (std 0.200)"]),

@@ -273,7 +273,7 @@ def test_all_scores_of_a_model_without_an_energy_are_refused_with_the_true_reaso
     assert (ran.code, "needs an energy" in ran.err, "--calibrate" in ran.err) == (2, True, False), ran.err
     passed = vpfb("ood", "--in", "digits", "--out", "noise", "--limit", "5", "--json")
     assert (passed.code, passed.json["model"]) == (0, "digits")
-    assert "runs/001-digits was trained with --method flow-matching, which has no energy" in passed.err
+    assert "runs/001-digits was trained with the method flow-matching, which has no energy" in passed.err
 
 
 # --- without a model --------------------------------------------------------------------------------------------------

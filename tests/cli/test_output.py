@@ -151,6 +151,7 @@ def test_settings_that_the_library_names_are_options_as_they_are_typed(capsys: C
         out.warn("`micro_batch` is `ignored=1`")
         raise ConfigError("`n` and `rtol=1`: 'a`b'", hint="use `augment=none`, a smaller `batch_size` or `contrast=0`")
 
+    cli.build()  # declares the options of all commands
     vpfb(body, "try")
     assert capsys.readouterr().err == (
         "--channels 3 keeps the colour\n"

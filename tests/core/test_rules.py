@@ -151,8 +151,8 @@ def texts(path: Path) -> Iterator[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inserted = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
     parts = {id(part) for node in inserted for part in node.values} | {id(part) for part in ast.walk(tree.body[0])}
-    for node in inserted:
-        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)
+    for text in inserted:
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in text.values)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
             yield node.value

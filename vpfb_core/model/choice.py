@@ -134,7 +134,7 @@ def _lacking(path: Path, header: Description, needs: Needs) -> str | None:
     for capability in sorted(needs.capabilities):
         if not methods.gives(header.method, capability):
             what = {"free-energy": "energy", "energy": "energy in closed form"}.get(capability, capability)
-            return f"was trained with --method {header.method}, which has no {what}"
+            return f"was trained with the method {header.method}, which has no {what}"
     shape = DataShape.of(header.shape, [ConditionGroup(*group) for group in header.groups])
     try:
         if not methods.build(header.method, header.settings).trains_null(shape):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from vpfb_core.dynamics.solver import DEFAULT_NFE, DEFAULT_SOLVER, DEFAULT_TOLERANCE, Solver
@@ -49,7 +51,7 @@ def test_settings_that_exclude_each_other_are_refused() -> None:
     [({"rtol": -1.0}, "^rtol = -1 "), ({"rtol": float("nan")}, "^rtol = nan "), ({"atol": 0.0}, "^atol = 0 "),
      ({"rtol": 1e-3, "atol": -2.0}, "^atol = -2 "), ({"rtol": 0.0}, "^rtol = 0 needs an absolute")],
 )  # fmt: skip
-def test_a_wrong_tolerance_is_refused_by_its_own_name(tolerances: dict[str, float], message: str) -> None:
+def test_a_wrong_tolerance_is_refused_by_its_own_name(tolerances: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Solver.choose(**tolerances)
 

@@ -97,7 +97,7 @@ def test_a_run_that_lacks_what_is_needed_is_passed_over_and_named_if_it_comes_fi
         (Needs(frozenset({"code"})), None),
         (Needs(frozenset({"energy"}), frozenset({"calibration"})), "has no calibration yet"),
         (Needs(parts=frozenset({"calibration", "reference"})), "has no calibration yet"),
-        (Needs(frozenset({"wings"})), "was trained with --method vpfb, which has no wings"),
+        (Needs(frozenset({"wings"})), "was trained with the method vpfb, which has no wings"),
     ],
 )
 def test_what_a_model_lacks_is_said(needs: Needs, words: str | None) -> None:

@@ -110,7 +110,7 @@ def test_without_labels_or_images_there_is_nothing_to_fit(digits: InMemory) -> N
 def test_a_classifier_that_is_missing_or_damaged_is_an_error(digits: InMemory) -> None:
     with pytest.raises(MissingError, match="no classifier is fitted") as raised:
         features.find("classifier", None, "digits", digits.shape, CPU, download=False)
-    assert "`fit_features`" in str(raised.value.hint)
+    assert "--fit-features" in str(raised.value.hint)
     path = classifier.fit(digits, "digits", CPU).path
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match="truncated"):
