@@ -33,7 +33,7 @@ MINUTE = 60.0
 
 SETTINGS: dict[str, dict[str, Any]] = {
     # With more steps the held-out residual turns up again: 1,618 images are few.
-    "digits": {"data": "digits", "steps": 2000, "batch_size": 32, "lr": 3e-3, "condition_dropout": 0.2, "threads": 1},
+    "digits": {"data": "digits", "steps": 2000, "condition_dropout": 0.2, "threads": 1},
     # The model in the package took 5,293 steps in 15 minutes on two threads, with an earlier form of the contrast, and
     # then 1,649 steps more, with --init, in 22 minutes on one thread with lr=0.0025 and decay=1.
     "shapes": {"data": "shapes", "time_budget": 30 * MINUTE},

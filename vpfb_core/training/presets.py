@@ -23,7 +23,7 @@ from vpfb_core.methods.step import DataShape
 # `batch_size` counts images, and training evaluates two points per image. `attention` is the largest size of a feature
 # map that has attention: with 16, it is the map of 16x16 pixels for images of 32 pixels, and that of 14x14 for 28.
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"widths": (32, 64), "batch_size": 32, "lr": 5e-3, "steps": 5_000},
+    "tiny": {"widths": (32, 64), "algorithm": "muon", "batch_size": 32, "lr": 5e-3, "steps": 5_000},
     "small": {
         "widths": (48, 96, 128), "patch": 2, "prototypes": True,
         "algorithm": "muon", "batch_size": 32, "lr": 5e-3, "steps": 20_000,

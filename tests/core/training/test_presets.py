@@ -201,7 +201,7 @@ def test_a_gpu_that_only_emulates_bf16_computes_in_float32(
 @pytest.mark.parametrize(
     ("preset", "method", "algorithm"),
     [
-        ("tiny", "vpfb", "adam"),
+        ("tiny", "vpfb", "muon"),
         ("small", "vpfb", "muon"),
         ("small", "flow-matching", "muon"),
         ("small", "energy-matching", "adam"),
