@@ -59,7 +59,7 @@ def test_torchvisions_features_are_what_its_last_layer_sees(tmp_path: Path, clas
 
 
 def test_torchvisions_weights_must_be_there_and_fit(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="torchvision:resnet18 needs its weights"):
+    with pytest.raises(MissingError, match="torchvision:resnet18` needs its weights"):
         find("torchvision:resnet18")
     resnet(tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="does not fit resnet34"):

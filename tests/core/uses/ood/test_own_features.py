@@ -113,4 +113,4 @@ def test_weights_of_torchvision_come_from_its_cache_and_are_checked(
 def test_other_features_are_refused_with_those_that_exist(name: str) -> None:
     with pytest.raises(ConfigError) as raised:
         own_features.find(name, None, CPU)
-    assert "torchvision:ARCH or PATH.pt2" in str(raised.value.hint)
+    assert "torchvision:ARCH` or PATH.pt2" in str(raised.value.hint)
