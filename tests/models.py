@@ -12,7 +12,7 @@ from torch import Tensor
 from vpfb_core.api import Model
 from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.statistics import Statistics, Values
 from vpfb_core.methods.fields import Calibration
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.method import VPFB, VPFBSettings
@@ -24,13 +24,13 @@ from vpfb_core.model.trained import TrainedModel
 def count_checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list of the numbers of images that models are asked to check, which grows with every check."""
     checked: list[int] = []
-    honest = TrainedModel.require_values
+    honest = TrainedModel.checked
 
-    def counted(model: TrainedModel, images: Tensor) -> None:
+    def counted(model: TrainedModel, images: Values) -> Tensor:
         checked.append(len(images))
-        honest(model, images)
+        return honest(model, images)
 
-    monkeypatch.setattr(TrainedModel, "require_values", counted)
+    monkeypatch.setattr(TrainedModel, "checked", counted)
     return checked
 
 

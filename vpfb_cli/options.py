@@ -27,12 +27,10 @@ from vpfb_cli.output import Output
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.file_names import expanded
 from vpfb_core.machine.limits import require_threads
-from vpfb_core.settings import shown
+from vpfb_core.settings import LARGEST_SEED, shown
 
 # The panels of `--help` that commands share.
 DATA, MODEL, MACHINE, OUTPUT = "Data", "Model", "Machine", "Output"
-
-LARGEST_SEED = 2**63 - 1  # the largest seed of a torch.Generator
 
 
 # --- declaring options ------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from vpfb_core.config import TrainConfig
 from vpfb_core.model import model_file
 from vpfb_core.model.trained import TrainedModel
@@ -19,7 +21,8 @@ class Model(TrainedModel):
     """A trained model with methods for sampling, densities and scores.
 
     Each method is the function of the same name in `vpfb_core.uses`, where its arguments are documented. Images are
-    uint8 or float in [0, 1], (N, C, H, W). Sample i depends only on (seed, i).
+    tensors or NumPy arrays (N, C, H, W), uint8 or float in [0, 1], and rows of a table are (N, d). Seeds are whole
+    numbers from 0 to 2⁶³ − 1. Sample i depends only on (seed, i).
     """
 
     sample = draw.sample
@@ -41,7 +44,9 @@ class Model(TrainedModel):
         return cls(**vars(trained))
 
 
-def load(name: str | os.PathLike[str] | None = None, *, device: str = "auto", weights: str = "ema") -> Model:
+def load(
+    name: str | os.PathLike[str] | None = None, *, device: str | torch.device = "auto", weights: str = "ema"
+) -> Model:
     """Load a model file, a run folder or a built-in model.
 
     Arguments and errors are those of `vpfb_core.model.model_file.load`.

@@ -6,6 +6,7 @@ Configuration files, command-line options and error messages all use this one de
 from __future__ import annotations
 
 import dataclasses
+import operator
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from typing import Any, Self
 
 from vpfb_core.errors import ConfigError, did_you_mean
 
+LARGEST_SEED = 2**63 - 1  # the largest seed of a torch.Generator
 _LONGEST_LIST, _MOST_WORDS, _LARGEST_ENTRY = 100, 2**16, 2**20
 _LONGEST_SHOWN = 60  # characters of a value in a message
 _KINDS = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
@@ -103,6 +105,30 @@ def require_name(name: str, names: Iterable[str]) -> str:
         return name
     hint = did_you_mean(name.replace("-", "_"), names).strip() or f"settings: {', '.join(names)}"
     raise ConfigError(f"unknown setting {name!r}", hint=hint)
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A whole number of Python, NumPy or torch as an int.
+
+    Raises:
+        ConfigError: the value is something else; the message names it.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} = {shown(value)}: expected a whole number") from None
+
+
+def require_seed(value: Any) -> int:
+    """A seed as an int.
+
+    Raises:
+        ConfigError: the value is not a whole number from 0 to `LARGEST_SEED`.
+    """
+    seed = whole_number("seed", value)
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ConfigError(f"seed = {shown(seed)} is out of range", hint=f"seeds are 0 to {LARGEST_SEED}")
+    return seed
 
 
 def shown(value: Any) -> str:

@@ -20,6 +20,13 @@ def test_a_model_draws_encodes_and_gives_densities_by_the_names_of_the_readme() 
     assert logp.shape == (2,) and torch.isfinite(logp).all()
 
 
+def test_a_device_of_torch_is_taken_like_its_name() -> None:
+    assert vpfb.load("digits", device=torch.device("cpu")).device == torch.device("cpu")
+    assert vpfb.TrainConfig(data="digits", device=torch.device("cpu")).machine.device == "cpu"
+    with pytest.raises(vpfb.errors.ConfigError, match="no device 'cuda:7'"):
+        vpfb.load("digits", device=torch.device("cuda:7"))
+
+
 @pytest.mark.parametrize("name", ["ConfigError", "DataError", "CheckpointError", "DivergedError", "SolverError"])
 def test_errors_can_be_caught_by_name(name: str) -> None:
     assert issubclass(getattr(vpfb.errors, name), Exception)

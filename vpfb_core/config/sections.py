@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from dataclasses import fields as fields_of
 
 from vpfb_core import names
-from vpfb_core.settings import Settings, setting
+from vpfb_core.settings import LARGEST_SEED, Settings, setting
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class RunSettings(Settings):
     """The preset, the seed, and what the run saves."""
 
     preset: str | None = setting(None, help="Size of the network and length of the run.", choices=names.PRESETS)
-    seed: int = setting(0, help="Fixes every random number.", low=0, high=2**63 - 1)
+    seed: int = setting(0, help="Fixes every random number.", low=0, high=LARGEST_SEED)
     init: str | None = setting(None, help="Model whose weights the run starts from.")
     match: tuple[str, ...] | None = setting(
         None, help="Statistics whose means over the data samples are given at the end of the run."

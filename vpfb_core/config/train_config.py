@@ -161,5 +161,6 @@ def _source(value: Any) -> Any:
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "optimiser.time_budget": parse_duration,
     "data.source": _source,
+    "machine.device": str,
     **dict.fromkeys(("data.data_root", "run.init", "run.out", "run.resume"), parse_path),
 }

@@ -108,9 +108,10 @@ class ImageStatistics(Statistics):
         Values up to half a grey level outside [0, 1] are accepted, since dequantised images have them.
         """
         if values.ndim != 1 + len(shape) or tuple(values.shape[1:]) != tuple(shape):
+            last = values.ndim == 4 and tuple(values.shape[1:]) == (*shape[1:], shape[0])
             raise ConfigError(
                 f"images of shape {tuple(values.shape[1:])} do not fit a model of {tuple(shape)}",
-                hint="the shape is (channels, height, width)",
+                hint="the shape is (channels, height, width)" + (": transpose (0, 3, 1, 2)" if last else ""),
             )
         if values.dtype == torch.uint8 or not values.numel():
             return

@@ -12,10 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from vpfb_core.errors import ConfigError
+
 Draw = Callable[[], Tensor]  # draws from the uniform distribution on (-½, ½), like the values of a batch
+
+Values = Tensor | np.ndarray  # data as people give them
 
 EXACT_DIMENSION = 16  # up to this dimension the exact trace costs less than the probes that would replace it
 
@@ -140,6 +145,25 @@ class Statistics(ABC):
     @abstractmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Statistics:
         """The statistics that `to_dict` described."""
+
+
+def tensor_of(values: Values, noun: str) -> Tensor:
+    """Values that people give, as a tensor, which shares the memory of a writable array.
+
+    Args:
+        values: a tensor, or an array of numbers.
+        noun: what the values are called in messages.
+    Raises:
+        ConfigError: they are something else.
+    """
+    if isinstance(values, Tensor):
+        return values
+    if not isinstance(values, np.ndarray):
+        raise ConfigError(f"{noun} of type {type(values).__name__}", hint="expected a tensor or a NumPy array")
+    try:
+        return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
+    except TypeError as error:  # such as texts
+        raise ConfigError(f"{noun} have dtype {values.dtype}", hint="expected numbers") from error
 
 
 @functools.cache  # a copy to the device at every step would wait for it

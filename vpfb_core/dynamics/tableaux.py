@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError, did_you_mean
+from vpfb_core.settings import whole_number
 
 VectorField = Callable[[Tensor, Tensor], Tensor]  # x (N, ...), t (N,) → (N, ...)
 
@@ -233,7 +234,7 @@ def steps_for(name: str, nfe: int) -> int:
             f"{name!r} chooses its own steps, so their number is not known beforehand",
             hint=f"give it a tolerance, or use one of {fixed}",
         )
-    first, later = method.costs
+    nfe, (first, later) = whole_number("nfe", nfe), method.costs
     if nfe < first:
         raise ConfigError(f"nfe = {nfe} is too few for one step of {name!r}", hint=f"it needs at least {first}")
     if nfe > MAX_NFE:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.machine.noise import derive_seed
+from vpfb_core.settings import require_seed
 
 ROUNDS = 10
 # Steps are drawn in blocks of at most so many numbers, unless a single step has more, since Philox is some two hundred
@@ -52,7 +53,7 @@ class ChainNoise:
     """
 
     def __init__(self, seed: int, stream: str, first: int, like: Tensor, steps: int = 1) -> None:
-        key = derive_seed(seed, stream)
+        key = derive_seed(require_seed(seed), stream)
         self._key = key >> 32, key & _WORD
         self._shape, self._dtype = like.shape, like.dtype
         self._chains = torch.arange(first, first + len(like), device=like.device)[:, None]

@@ -27,17 +27,17 @@ def available_devices() -> list[str]:
     return [*devices, "cpu"]
 
 
-def resolve_device(name: str = "auto") -> torch.device:
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
     """The device of a name, which must exist on this machine.
 
     If several processes of a job run on this machine, each takes the GPU of its local rank.
 
     Args:
-        name: "cpu", "cuda", "cuda:N", "mps" or "auto", which prefers CUDA, then MPS, then the CPU.
+        name: a device, or "cpu", "cuda", "cuda:N", "mps" or "auto", which prefers CUDA, then MPS, then the CPU.
     Raises:
         ConfigError: there is no such device on this machine; the hint lists those that exist.
     """
-    devices, here = available_devices(), process_rank()
+    name, devices, here = str(name), available_devices(), process_rank()
     if here.count > 1 and "mps" in devices:  # torch.distributed cannot exchange gradients of MPS
         devices.remove("mps")
     if name == "auto":

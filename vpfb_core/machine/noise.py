@@ -10,13 +10,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from vpfb_core.settings import require_seed
+
 
 def derive_seed(*key: int | str) -> int:
     """A 63-bit seed for a torch generator from a key such as (seed, "prior", 12).
 
-    The seed is a hash of the key, so that different keys have different seeds.
+    The seed is a hash of the key, so that different keys have different seeds. Whole numbers of NumPy and torch give
+    the same seed as those of Python.
+
+    Raises:
+        ConfigError: a number of the key, a seed or an index, is not a whole number from 0 to `LARGEST_SEED`.
     """
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    parts = tuple(part if isinstance(part, str) else require_seed(part) for part in key)
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
@@ -31,7 +38,11 @@ def seeded_global_generator(device: torch.device, seed: int) -> Iterator[None]:
 
     Code of torch that takes no generator needs this, such as dropout and the initialisation of weights. The generators
     of other devices are left alone, whereas `torch.manual_seed` seeds all of them.
+
+    Raises:
+        ConfigError: the seed is not a whole number from 0 to `LARGEST_SEED`.
     """
+    seed = require_seed(seed)
     if device.type == "mps":
         state = torch.mps.get_rng_state()
         torch.mps.manual_seed(seed)
@@ -77,5 +88,6 @@ def signs(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str) 
 
 
 def _drawn(draw: Callable[..., Tensor], shape: Sequence[int], seed: int, indices: Iterable[int], stream: str) -> Tensor:
+    seed = require_seed(seed)
     draws = [draw(tuple(shape), generator=generator(seed, stream, index)) for index in indices]
     return torch.stack(draws) if draws else torch.empty(0, *shape)

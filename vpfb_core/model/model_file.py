@@ -76,7 +76,7 @@ def load(
     kind: type[Model],
     name: str | os.PathLike[str] | None = None,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     weights: str = "ema",
 ) -> Model:
     """Load a trained model.
@@ -84,7 +84,7 @@ def load(
     Args:
         kind: the class of the model that is returned.
         name: a .safetensors file, a run folder or a built-in name; None is the newest run (see `runs.find_model`).
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        device: a device, or "auto", "cpu", "cuda", "cuda:N" or "mps".
         weights: "ema" for the averaged weights, or "raw" for the weights of the optimiser, which only a run folder has.
     Raises:
         CheckpointError: there is no such model, its file is damaged, or this version cannot build it.

@@ -12,7 +12,7 @@ from torch import Tensor
 from vpfb_core import methods
 from vpfb_core.data.source import ConditionGroup, Source
 from vpfb_core.data.splits import split
-from vpfb_core.data.statistics import Statistics
+from vpfb_core.data.statistics import Statistics, Values, tensor_of
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.base import Method
 from vpfb_core.methods.fields import Calibration, Field
@@ -120,7 +120,7 @@ class TrainedModel:
         """The options of `LoadOptions` that read the classes of other data, if the model has classes."""
         return self.statistics.class_reading([group.name for group in self.groups]) if self.groups else {}
 
-    def standardise(self, values: Tensor) -> Tensor:
+    def standardise(self, values: Values) -> Tensor:
         """Data of mean 0 and variance 1 on the model's device, from images (N, C, H, W) or rows (N, d).
 
         Images are uint8 or in [0, 1], and rows are in the units of their columns.
@@ -128,16 +128,17 @@ class TrainedModel:
         Raises:
             ConfigError: the values have another shape, dtype or range.
         """
-        self.require_values(values)
-        return self.statistics.standardise(values, self.device)
+        return self.statistics.standardise(self.checked(values), self.device)
 
-    def require_values(self, values: Tensor) -> None:
-        """Refuse values of another shape, dtype or range than those of the training data.
+    def checked(self, values: Values) -> Tensor:
+        """The values as a tensor, after a check that they have the shape, dtype and range of the training data.
 
         Raises:
-            ConfigError: it says what was found and what is expected.
+            ConfigError: they have not. It says what was found and what is expected.
         """
-        self.statistics.require(values, tuple(self.shape))
+        found = tensor_of(values, self.statistics.noun)
+        self.statistics.require(found, tuple(self.shape))
+        return found
 
     def split_of(self, source: Source) -> tuple[Tensor, Tensor] | None:
         """The rows of the training and the validation data in a source.

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from vpfb_core import methods
+from vpfb_core.data.statistics import Values, tensor_of
 from vpfb_core.dynamics.per_sample import rms_distance
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
+from vpfb_core.settings import whole_number
 from vpfb_core.uses import inpainting, long_runs
-from vpfb_core.uses.draw import batches, conditions_of, conditions_of_data, conditions_on_device
+from vpfb_core.uses.draw import batches, conditions_of, conditions_of_data, conditions_on_device, count_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Chains:
 
 def long_run(
     model: TrainedModel,
-    images: Tensor,
+    images: Values,
     steps: int,
     seed: int = 0,
     *,
@@ -88,11 +90,11 @@ def long_run(
     model.require("energy", "a Langevin chain")
     if not model.at_one_level:
         model.require("flow", "a long run")
-    if not len(images):
+    data, steps = model.standardise(images), whole_number("steps", steps)
+    if not len(data):
         raise ConfigError("there are no images to begin chains from", hint="give at least one image")
     solver, _ = methods.choose_sampling(model.method, settings)
-    conditions = conditions_of_data(model, condition, len(images), guidance=guidance, use="a long run")
-    data = model.standardise(images)
+    conditions = conditions_of_data(model, condition, len(data), guidance=guidance, use="a long run")
     parts, ends, nfe = [], [], []
     for rows in batches(len(data), batch_size):
         done, share = rows.start / len(data), len(data[rows]) / len(data)
@@ -117,8 +119,8 @@ def long_run(
 
 def inpaint(
     model: TrainedModel,
-    image: Tensor,
-    known: Tensor,
+    image: Values,
+    known: Values,
     n: int,
     seed: int = 0,
     *,
@@ -150,8 +152,7 @@ def inpaint(
     model.require("energy", "inpainting")
     if not model.at_one_level:
         model.require("flow", "inpainting")
-    if n < 1:
-        raise ConfigError(f"n = {n}: ask for at least one image")
+    n, image, known = count_of(n), tensor_of(image, model.statistics.noun), tensor_of(known, "masks")
     conditions = conditions_of(model, condition, n, first, guidance=guidance, use="inpainting")
     if tuple(image.shape) != tuple(model.shape):
         raise ConfigError(

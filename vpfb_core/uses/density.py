@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.data.image_statistics import GREY_LEVEL, ImageStatistics
+from vpfb_core.data.statistics import Values
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import CheckpointError, ConfigError
@@ -22,6 +23,7 @@ from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import log_likelihood
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
+from vpfb_core.settings import require_seed
 from vpfb_core.uses.draw import batches, conditions_of_data
 
 METHODS = ("explicit", "ode")
@@ -29,7 +31,7 @@ METHODS = ("explicit", "ode")
 
 def log_density(
     model: TrainedModel,
-    images: Tensor,
+    images: Values,
     *,
     method: str = "explicit",
     level: float | None = None,
@@ -72,7 +74,7 @@ def log_density(
         SolverError: an image did not reach the prior.
     """
     density = Density.choose(model, method, level, seed=seed, dequantise=dequantise, probes=probes, **solver)
-    model.require_values(images)
+    images = model.checked(images)
     conditions = conditions_of_data(model, condition, len(images), use="a density")
     parts = [
         density.of(images[rows], first + rows.start, None if conditions is None else conditions[rows])
@@ -127,13 +129,13 @@ class Density:
         chosen = Solver.choose(**(solver or {"method": "dopri5"}))
         noisy = method == "explicit" or level is not None
         at = explicit_level(model, level) if method == "explicit" else flow_level(model, level, dequantise)
-        return cls(model, method, at, noisy, seed, dequantise, probes, chosen)
+        return cls(model, method, at, noisy, require_seed(seed), dequantise, probes, chosen)
 
     def of(self, images: Tensor, first: int = 0, condition: Tensor | None = None) -> Tensor:
         """The log-densities of one batch of images, float64 (N,) on the CPU.
 
         Args:
-            images: images that `TrainedModel.require_values` has accepted, (N, C, H, W).
+            images: images that `TrainedModel.checked` has accepted, (N, C, H, W).
             first: the index of the first image.
             condition: class indices, int64 (N, G), or None.
         """
@@ -150,7 +152,7 @@ class Density:
         return found + model.statistics.log_volume(tuple(model.shape))
 
 
-def bits_per_dim(model: TrainedModel, images: Tensor, **settings: Any) -> Tensor:
+def bits_per_dim(model: TrainedModel, images: Values, **settings: Any) -> Tensor:
     """The bits per dimension of images, float64 (N,). Arguments are those of `log_density`.
 
     An "explicit" figure belongs to images that are blurred by `blur(model, level)` grey levels, which should be

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core import methods
+from vpfb_core.data.statistics import Values, tensor_of
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.slerp import slerp
 from vpfb_core.dynamics.solver import Solver
@@ -17,6 +18,7 @@ from vpfb_core.machine import noise
 from vpfb_core.methods.guidance import check_guidance
 from vpfb_core.model.conditions import Condition, condition_tensor, require_one_each
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
+from vpfb_core.settings import whole_number
 from vpfb_core.uses import rounds
 from vpfb_core.uses.drawn import Drawn
 
@@ -54,8 +56,7 @@ def sample(
     Raises:
         ConfigError: a name or a setting does not exist or does not fit.
     """
-    if n < 1:
-        raise ConfigError(f"n = {n}: ask for at least one image")
+    n, first = count_of(n), whole_number("first", first)
     solver, options = methods.choose_sampling(model.method, settings)
     conditions = conditions_of(model, condition, n, first, guidance=guidance, use="sampling")
 
@@ -78,7 +79,7 @@ def sample(
 
 def decode(
     model: TrainedModel,
-    codes: Tensor,
+    codes: Values,
     *,
     condition: Condition = None,
     guidance: float | None = None,
@@ -93,16 +94,18 @@ def decode(
     Returns:
         Images, float32 (N, C, H, W) in [0, 1], or rows, float64 (N, d) in the units of the table, on the CPU.
     Raises:
+        ConfigError: the codes do not fit the model, or as for `sample`.
         SolverError: a sample did not reach the end of the flow.
     """
     model.require("code", "decoding")
+    codes = _checked_codes(model, codes)
     ends = _coded(model, model.method.decode, "decoding", codes, model.shape, condition, guidance, batch_size, solver)
     return model.statistics.restore(ends)
 
 
 def encode(
     model: TrainedModel,
-    images: Tensor,
+    images: Values,
     *,
     condition: Condition = None,
     guidance: float | None = None,
@@ -132,8 +135,8 @@ def prior_codes(model: TrainedModel, seed: int, indices: Iterable[int]) -> Tenso
 
 def interpolate(
     model: TrainedModel,
-    start: Tensor,
-    end: Tensor,
+    start: Values,
+    end: Values,
     frames: int,
     *,
     condition: Condition = None,
@@ -150,8 +153,13 @@ def interpolate(
     Returns:
         As `decode`, with an axis of frames: float32 (N, frames, C, H, W) for images, and float64 (N, frames, d) for
         rows.
+    Raises:
+        ConfigError: the codes do not fit the model or each other, or as for `sample`.
     """
-    codes = slerp(start, end, frames).transpose(0, 1)
+    start, end = (_checked_codes(model, codes) for codes in (start, end))
+    if len(start) != len(end):
+        raise ConfigError(f"{len(start)} codes to start from, and {len(end)} to end at", hint="give pairs of codes")
+    codes = slerp(start, end, whole_number("frames", frames)).transpose(0, 1)
     require_one_each(condition, len(start))
     conditions = condition_tensor(condition, model.groups, len(start))
     if conditions is not None:
@@ -201,14 +209,32 @@ def conditions_of_data(
 
 def batches(n: int, batch_size: int) -> list[slice]:
     """The rows of each batch of n images. Raises ConfigError if `batch_size` is below 1."""
-    if batch_size < 1:
+    if whole_number("batch_size", batch_size) < 1:
         raise ConfigError(f"batch size {batch_size}: at least one image must be computed at once")
     return [slice(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+
+
+def count_of(n: int) -> int:
+    """A number of samples to draw. Raises ConfigError unless it is a whole number of at least 1."""
+    if (count := whole_number("n", n)) < 1:
+        raise ConfigError(f"n = {count}: ask for at least one image")
+    return count
 
 
 def conditions_on_device(model: TrainedModel, conditions: Tensor | None, rows: slice) -> Tensor | None:
     """The conditions of some rows on the model's device."""
     return None if conditions is None else conditions[rows].to(model.device)
+
+
+def _checked_codes(model: TrainedModel, codes: Values) -> Tensor:
+    """Codes as a tensor. Raises ConfigError unless they are floats of the shape of the codes of the model."""
+    found, shape = tensor_of(codes, "codes"), model.method.code_shape(model.field, model.data_shape)
+    if tuple(found.shape[1:]) != tuple(shape) or not found.is_floating_point():
+        raise ConfigError(
+            f"codes of dtype {found.dtype} and shape {tuple(found.shape)} do not fit the model",
+            hint=f"expected floats of shape (N, {', '.join(map(str, shape))})",
+        )
+    return found.float()
 
 
 def _coded(

@@ -27,6 +27,7 @@ from vpfb_core.dynamics.langevin import langevin
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods.guidance import Guided
+from vpfb_core.settings import whole_number
 
 LEVELS = 50
 STEPS = 20  # steps of MALA per level
@@ -84,7 +85,7 @@ def inpaint(
         ConfigError: `levels` is below 2, or `steps` is below 1.
         SolverError: a sample became non-finite.
     """
-    if levels < 2 or steps < 1:
+    if whole_number("levels", levels) < 2 or whole_number("steps", steps) < 1:
         raise ConfigError(f"levels = {levels}, steps = {steps}: at least 2 levels and 1 step are needed")
     known = known.to(data.device).expand_as(data)
     if field.levels.single:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import vpfb_core as vpfb
+from vpfb_core import networks
 from vpfb_core.machine import noise
+from vpfb_core.machine.counter_noise import ChainNoise
+from vpfb_core.uses import composition
 
 
 def test_noise_of_a_sample_is_the_same_bits_in_every_batch() -> None:
@@ -27,6 +34,33 @@ def test_noise_of_a_large_sample_is_the_same_bits_whatever_the_number_of_threads
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*draws)
+
+
+def test_whole_numbers_of_other_libraries_are_the_same_seed() -> None:
+    for seed in (np.int64(7), np.uint8(7), torch.tensor(7)):
+        assert noise.derive_seed(typing.cast(int, seed), "prior") == noise.derive_seed(7, "prior")
+
+
+def test_what_is_no_seed_is_refused_wherever_something_is_drawn() -> None:
+    model, images = vpfb.load("digits"), torch.zeros(1, 1, 8, 8)
+    composed = composition.Composition("3 | 8", model)
+    uses: dict[str, Callable[[Any], object]] = {
+        "noise": lambda seed: noise.normal((2,), seed, range(1)),
+        "chains": lambda seed: ChainNoise(seed, "chain", 0, images),
+        "network": lambda seed: networks.build({"name": "mlp", "dim": 2}, seed),
+        "sample": lambda seed: model.sample(1, seed),
+        "log_density": lambda seed: model.log_density(images, seed=seed),
+        "score": lambda seed: model.score(images, "energy", seed=seed),
+        "long_run": lambda seed: model.long_run(images, 1, seed),
+        "inpaint": lambda seed: model.inpaint(images[0], torch.eye(8)[None] > 0, 1, seed),
+        "compose": lambda seed: composition.sample(composed, 1, seed),
+        "train": lambda seed: vpfb.TrainConfig(data="digits", seed=seed),
+    }
+    for use, draw in uses.items():
+        for wrong in (-1, 2**63, 1.5, None, "1"):
+            with pytest.raises(vpfb.errors.ConfigError, match="seed"):
+                draw(wrong)
+                pytest.fail(f"{use} took {wrong}")
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"stream": "langevin"}, {"indices": range(8, 16)}])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models import vpfb_model
@@ -16,7 +18,7 @@ from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.potential import Potential
 
 KNOWN = torch.tensor([True, False]).repeat(8, 4)[None]
-USES: dict[str, Callable[[Model, Tensor], object]] = {
+USES: dict[str, Callable[[Model, Any], Any]] = {
     "standardise": lambda model, images: model.standardise(images),
     "encode": lambda model, images: model.encode(images),
     "log_density": lambda model, images: model.log_density(images, method="ode"),
@@ -56,6 +58,26 @@ def test_other_dtypes_and_ranges_are_refused_with_what_was_found(
     with pytest.raises(ConfigError, match=found) as refused:
         USES[use](model, images)
     assert refused.value.hint == "images are uint8 in 0 to 255, or floats in 0 to 1"
+
+
+@pytest.mark.parametrize("use", USES)
+def test_arrays_are_taken_like_tensors_and_other_types_are_refused(model: Model, use: str) -> None:
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    as_bytes, array = (255 * images).round().byte(), images.numpy().copy()
+    array.setflags(write=False)
+    for given, same in ((as_bytes.numpy(), as_bytes), (array, images), (array.astype(">f8"), images.double())):
+        found, expected = (USES[use](model, each) for each in (given, same))
+        for one, other in ((found, expected),) if isinstance(found, Tensor) else ((found.images, expected.images),):
+            assert torch.equal(one, other)
+    for wrong in ([[0.5]], "image.png", np.array([["a"]])):
+        with pytest.raises(ConfigError, match=r"images (of type|have dtype)"):
+            USES[use](model, wrong)
+
+
+def test_the_order_of_the_axes_in_an_archive_is_refused_with_a_way_out(model: Model) -> None:
+    with pytest.raises(ConfigError, match=r"\(8, 8, 1\)") as refused:
+        model.encode(np.zeros((2, 8, 8, 1), np.uint8))
+    assert "transpose (0, 3, 1, 2)" in str(refused.value.hint)
 
 
 def test_one_wrong_pixel_in_the_last_image_is_found_before_anything_is_computed(model: Model) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import pytest
 import torch
 from models import vpfb_model
@@ -105,6 +108,28 @@ def test_images_of_another_shape_and_counts_below_one_are_refused() -> None:
         model.sample(0)
     with pytest.raises(ConfigError, match="batch size 0"):
         model.sample(2, batch_size=0)
+
+
+def test_counts_that_are_not_whole_and_codes_of_another_shape_are_refused() -> None:
+    model, images = make(), torch.full((2, 3, 6, 6), 0.5)
+    codes = model.encode(images, nfe=2, method="heun")
+    assert torch.equal(model.decode(codes.double().numpy(), nfe=2), model.decode(codes, nfe=2))
+    calls: dict[str, Callable[[], object]] = {
+        "n = 1.5": lambda: model.sample(cast(int, 1.5)),
+        "n = '2'": lambda: model.sample(cast(int, "2")),
+        "first = 0.5": lambda: model.sample(1, first=cast(int, 0.5)),
+        "batch_size = 1.5": lambda: model.sample(2, batch_size=cast(int, 1.5)),
+        "nfe = 4.5": lambda: model.sample(2, nfe=4.5),
+        "frames = 2.5": lambda: model.interpolate(codes, codes, cast(int, 2.5)),
+        "steps = 2.5": lambda: model.long_run(images, cast(int, 2.5)),
+        "codes of dtype torch.int64": lambda: model.decode(codes.long()),
+        r"codes of dtype torch.float32 and shape \(2, 3, 6\)": lambda: model.decode(codes[..., 0]),
+        "codes of type int": lambda: model.decode(cast(torch.Tensor, 3)),
+        "2 codes to start from, and 1 to end at": lambda: model.interpolate(codes, codes[:1], 3),
+    }
+    for words, call in calls.items():
+        with pytest.raises(ConfigError, match=words):
+            call()
 
 
 def test_built_in_digits_are_what_a_classifier_of_real_digits_takes_them_for() -> None:

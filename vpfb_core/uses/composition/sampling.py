@@ -30,6 +30,7 @@ from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.names import MCMC
+from vpfb_core.settings import whole_number
 from vpfb_core.uses.composition.energy import Composition
 from vpfb_core.uses.draw import batches
 
@@ -119,7 +120,7 @@ def sample(
     steps = STEPS if mcmc_steps is None else mcmc_steps
     least = {"n": (n, 1), "mcmc_steps": (steps, 1), "batch_size": (batch_size, 1), "levels": (levels, 2)}
     for name, (number, lowest) in least.items():
-        if number < lowest:
+        if whole_number(name, number) < lowest:
             raise ConfigError(f"{name} = {number} is not at least {lowest}")
     if composition.at_one_level:
         return _at_one_level(composition, n, seed, first, mcmc, steps, levels, batch_size, on_level)

@@ -16,10 +16,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from vpfb_core.data.statistics import Values
 from vpfb_core.errors import CheckpointError, ConfigError, FeatureError, VPFBError
 from vpfb_core.model.choice import Needs
 from vpfb_core.model.reference import Judgement, Reference, identities_of
 from vpfb_core.model.trained import TrainedModel
+from vpfb_core.settings import require_seed
 from vpfb_core.uses.density import Density
 from vpfb_core.uses.draw import batches
 from vpfb_core.uses.ood.descriptors import SCALAR_LEVEL, Described, scalar_level
@@ -38,7 +40,7 @@ class Batch:
 
     Attributes:
         model: the model.
-        images: images that `TrainedModel.require_values` has accepted, (N, C, H, W).
+        images: images that `TrainedModel.checked` has accepted, (N, C, H, W).
         first: the index of the first image of the batch.
         seed: the seed of the noise, which for image i depends only on (seed, i).
     """
@@ -104,7 +106,7 @@ class Score:
 
 def score(
     model: TrainedModel,
-    images: Tensor,
+    images: Values,
     name: str = DEFAULT_SCORE,
     *,
     seed: int = 0,
@@ -136,7 +138,7 @@ def score(
 
 def judge(
     model: TrainedModel,
-    images: Tensor,
+    images: Values,
     *,
     batch_size: int = DEFAULT_BATCH,
     on_batch: Callable[[int], None] | None = None,
@@ -153,7 +155,7 @@ def judge(
 def in_batches(
     compute: Callable[[Batch], Part],
     model: TrainedModel,
-    images: Tensor,
+    images: Values,
     seed: int = 0,
     first: int = 0,
     batch_size: int = DEFAULT_BATCH,
@@ -164,8 +166,7 @@ def in_batches(
     Raises:
         FeatureError: a feature of a network of the user's own is not finite.
     """
-    model.require_values(images)
-    parts = []
+    images, seed, parts = model.checked(images), require_seed(seed), []
     for rows in batches(len(images), batch_size):
         try:
             parts.append(compute(Batch(model, images[rows], first + rows.start, seed)))
