@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli.options import MODEL, at_least_one, option
-from vpfb_cli.wording import counted, one_of
-from vpfb_core.errors import ConfigError
+from vpfb_cli.wording import one_of
+from vpfb_core.errors import ConfigError, counted, singular
 from vpfb_core.names import SOLVERS
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ class Condition:
 
         Args:
             count: the number of samples.
-            noun: what one of them is called.
+            noun: what they are called, in the plural.
         Raises:
             ConfigError: there are more classes.
         """
         classes = len(self.class_ or ())
         if classes > count:
             raise ConfigError(
-                f"{classes} classes were given for {counted(count, noun)}",
-                hint=f"each {noun} has one class, or several attributes joined by commas",
+                f"{counted(classes, 'classes')} were given for {counted(count, noun)}",
+                hint=f"each {singular(noun)} has one class, or several attributes joined by commas",
             )
 
     def warn_if_idle(self, say: Output, model: Model) -> None:

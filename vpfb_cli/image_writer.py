@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpfb_cli.outputs import require_apart
-from vpfb_cli.wording import counted
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, counted
 from vpfb_core.machine.files import flush_names, replacing, require_writable, require_writable_folder, write_bytes
 from vpfb_core.machine.launch import process_rank
 from vpfb_core.machine.limits import memory_share
@@ -130,7 +129,7 @@ class ImageWriter:
         if self._older:
             for path in self._older:
                 path.unlink(missing_ok=True)
-            self._say.note(f"{counted(len(self._older), 'older sample')} in {self._out} replaced")
+            self._say.note(f"{counted(len(self._older), 'older samples')} in {self._out} replaced")
             self._older = []
 
     def _finish(self) -> None:

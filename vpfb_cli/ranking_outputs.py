@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from vpfb_cli.options import file_option, option
 from vpfb_cli.progress import progress
-from vpfb_cli.wording import counted
-from vpfb_core.errors import ConfigError, VPFBError
+from vpfb_core.errors import ConfigError, VPFBError, counted
 from vpfb_core.machine.file_names import printable
 from vpfb_core.machine.files import require_writable_folder, write_bytes
 from vpfb_core.names import SCORES
@@ -102,14 +101,14 @@ class FlaggedFiles:
         done, would = ("moved", "move") if self.moves else ("copied", "copy")
         if not self.dry_run:
             (relocation.move if self.moves else relocation.copy)(relocations)
-        count = counted(len(relocations), "file")
+        count = counted(len(relocations), "files")
         say.note(f"would {would} {count} to {self.folder}" if self.dry_run else f"{done} {count} to {self.folder}")
         for each in relocations[: _IN_NOTE if self.dry_run else 0]:
             say.note(f"  {printable(str(each.source))} -> {printable(str(each.target))}")
         if self.dry_run and len(relocations) > _IN_NOTE:
             say.note(f"  ... and {len(relocations) - _IN_NOTE:,} more; --json lists them all")
         if renamed := sum(each.renamed for each in relocations):
-            say.note(f"{counted(renamed, 'file')} under a new name, because there is another file of that name")
+            say.note(f"{counted(renamed, 'files')} under a new name, because there is another file of that name")
         files = [{"file": each.name, "to": str(each.target)} for each in relocations]
         return {done: {"to": str(self.folder), "dry_run": self.dry_run, "files": files}}
 
@@ -163,7 +162,7 @@ def _draw(
 
     count = min(len(ranking.ranked), page.MOST)
     others = "each compared with the others" if name is None else f"compared with those that {name} was trained on"
-    summary = [f"{counted(len(images), 'picture')}, {others}."]
+    summary = [f"{counted(len(images), 'pictures')}, {others}."]
     if ranking.ranked[0].p_value is not None:
         expected = ranking.flag * len(images)
         summary.append(

@@ -1,4 +1,4 @@
-"""Durations, sizes, counts and lists of names as people read them."""
+"""Durations, sizes and lists of names as people read them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,6 @@ def duration(seconds: float) -> str:
 def byte_count(count: float) -> str:
     """870 MiB, 1.2 GiB."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def counted(count: int, noun: str) -> str:
-    """1 thread, 1,000 threads."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def one_of(names: Sequence[object]) -> str:

@@ -1,4 +1,4 @@
-"""The errors of vpfb. Each says what is wrong, with the value, and what to do about it.
+"""The errors of vpfb, and what their messages share. Each says what is wrong, with the value, and what to do about it.
 
 The command line prints an error in one or two lines and turns it into an exit code. A program that uses the library
 catches `VPFBError`.
@@ -106,6 +106,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The beginning of a hint that names the nearest of the names that exist; "" if none is near."""
     near = difflib.get_close_matches(name, list(known), 1)
     return f"did you mean '{near[0]}'? " if near else ""
+
+
+_SINGULAR = {"classes": "class", "copies": "copy", "data": "datum", "processes": "process"}
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with a noun, which is given in the plural: 1 image, 1,000 images."""
+    return f"{count:,} {singular(noun) if count == 1 else noun}"
+
+
+def singular(noun: str) -> str:
+    """The singular of a noun in the plural, which adjectives may precede: grey image, from grey images."""
+    adjectives, space, last = noun.rpartition(" ")
+    return f"{adjectives}{space}{_SINGULAR.get(last, last.removesuffix('s'))}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

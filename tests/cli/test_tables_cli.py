@@ -72,6 +72,33 @@ def test_a_table_is_drawn_scored_and_evaluated_by_the_names_of_its_columns(vpfb:
     assert list(read("composed.csv")[0]) == ["a", "b", "n"]
 
 
+def test_rows_of_a_named_table_have_their_numbers_as_those_of_a_file_have(vpfb: Vpfb) -> None:
+    assert vpfb("train", "--data", "moons", "--out", "moons", "--val-fraction", "0.02", *TINY).code == 0
+    scored = vpfb("score", "moons", "-m", "moons", "--score", "energy", "--json")
+    assert scored.code == 0, scored.err
+    assert sorted(int(row["row"]) for row in read("scores.csv")) == list(range(1, 20_001))
+    assert int(scored.json["worst"][0]["row"]) in range(1, 20_001)
+    assert vpfb("encode", "moons", "-m", "moons", "--nfe", "1", "--solver", "euler", "-o", "codes.csv").code == 0
+    assert [row["row"] for row in read("codes.csv")[:2]] == ["1", "2"]
+    command = (
+        "ood",
+        "--in",
+        "moons",
+        "--out",
+        "rings",
+        "-m",
+        "moons",
+        "--score",
+        "energy",
+        "--limit",
+        "9",
+        "-o",
+        "out",
+    )
+    assert vpfb(*command).code == 0
+    assert all(row["row"].isdecimal() for row in read("out/scores.csv"))
+
+
 def test_a_column_that_is_missing_when_a_table_is_scored_is_an_error_with_those_that_exist(
     vpfb: Vpfb, run: str
 ) -> None:

@@ -141,6 +141,12 @@ def test_sentences_are_written_in_terms_of_the_field() -> None:
         assert not dialect.search(text), (path, dialect.search(text))
 
 
+def test_nouns_after_a_number_are_put_into_the_plural_by_one_function() -> None:
+    by_hand = re.compile(r"""else ["']e?s["']|["']e?s["'] if|removesuffix\(["']s["']\)""")
+    for path in sources(outside=("errors.py",)):
+        assert not by_hand.search(path.read_text(encoding="utf-8")), path
+
+
 def test_the_core_does_not_know_the_command_line() -> None:
     for path in ROOT.rglob("*.py"):
         assert not {each.split(".")[0] for each in imported(path)} & {"typer", "rich", "vpfb_cli"}, path

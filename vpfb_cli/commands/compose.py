@@ -22,9 +22,9 @@ from vpfb_cli.options import (
 )
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
-from vpfb_cli.wording import counted, duration, one_of
+from vpfb_cli.wording import duration, one_of
 from vpfb_cli.writers import kind_of, open_writer
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, counted
 from vpfb_core.names import MCMC
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ def compose(
         accepted = f", {sum(drawn.acceptance) / len(drawn.acceptance):.0%} of proposals accepted"
     if drawn.log_normaliser is not None:
         accepted += (
-            f", resampled {counted(drawn.resampled or 0, 'time')}, log normaliser {drawn.log_normaliser:+.2f} nats"
+            f", resampled {counted(drawn.resampled or 0, 'times')}, log normaliser {drawn.log_normaliser:+.2f} nats"
         )
-    noun = composed.model.statistics.noun
-    say.note(f"{n} {noun}, {drawn.nfe:,} gradient evaluations each{accepted}, {duration(seconds)}")
+    drawn_in_words = counted(n, composed.model.statistics.noun)
+    say.note(f"{drawn_in_words}, {counted(drawn.nfe, 'gradient evaluations')} each{accepted}, {duration(seconds)}")
     say.result(document, writer.table or out)
 
 

@@ -26,8 +26,7 @@ from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
 from vpfb_cli.own_features import OwnFeatures
 from vpfb_cli.progress import progress
-from vpfb_cli.wording import counted
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +118,7 @@ def encode(
     for note in found.notes:
         say.note(note)
     if clusters is not None and clusters > len(found):
-        raise ConfigError(f"--clusters {clusters}: there are only {len(found):,} {found.noun}")
+        raise ConfigError(f"--clusters {clusters}: more than there are data, {counted(len(found), found.noun)}")
 
     text: list[bytes] = []
     count, dimension = 0, 0
@@ -142,6 +141,6 @@ def encode(
     if groups is not None:
         sizes = ", ".join(f"{size:,}" for size in groups.labels.bincount().tolist())
         say.note(f"sizes of the clusters: {sizes}")
-    say.note(f"{counted(count, found.noun.removesuffix('s'))}, {counted(dimension, 'number')} per code")
+    say.note(f"{counted(count, found.noun)}, {counted(dimension, 'numbers')} per code")
     document = {"model": model_name, "output": out, "n": count, "dimension": dimension, "clusters": clusters}
     say.result(document, b"".join(text) if out == "-" else out)

@@ -23,7 +23,7 @@ from vpfb_cli.options import (
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import duration
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -165,7 +165,7 @@ def _explain(say: Output, report: Report) -> None:
         say.note(f"bpd describes images blurred by {bpd.details['blur_grey_levels']:.2g} grey levels")
     samples = ""
     if report.nfe is not None:
-        samples = f"samples: {report.nfe:.0f} gradient evaluations per image by {report.solver}; "
+        samples = f"samples: {counted(round(report.nfe), 'gradient evaluations')} per image by {report.solver}; "
     say.note(f"{samples}{duration(report.seconds)}")
 
 
@@ -226,5 +226,5 @@ def _fit_features(say: Output, source: str, model: str | None, access: DataAcces
         "accuracy": fitted.accuracy, "n": fitted.images, "held_out": fitted.held_out, "shape": fitted.shape,
         "seconds": seconds, "seed": machine.seed,
     }  # fmt: skip
-    say.note(f"accuracy {fitted.accuracy:.1%} on {fitted.held_out:,} validation images; {duration(seconds)}")
+    say.note(f"accuracy {fitted.accuracy:.1%} on {counted(fitted.held_out, 'validation images')}; {duration(seconds)}")
     say.result(document, str(fitted.path))

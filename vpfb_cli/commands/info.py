@@ -13,7 +13,7 @@ from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import duration
-from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
+from vpfb_core.errors import CheckpointError, ConfigError, VPFBError, counted
 from vpfb_core.model import description, run_log
 from vpfb_core.model.lock import is_locked
 from vpfb_core.model.runs import Run, builtin_models, list_runs, model_name
@@ -110,7 +110,7 @@ def _say_what_is_used(say: Output, doing: str, path: Path, how: str, images: Sou
     """Say which data a model is calibrated on or matched to."""
     for note in images.notes:
         say.note(f"data: {note}")
-    say.note(f"{doing} {path} {how} {images.name}, {len(images):,} {images.noun}")
+    say.note(f"{doing} {path} {how} {images.name}, {counted(len(images), images.noun)}")
 
 
 def _match(

@@ -85,7 +85,7 @@ def interpolate(
     _check_combination(rows, from_, to)
     kind = Path(out).suffix.lower()
     count = 1 if from_ is not None else rows or ROWS
-    condition.require_within(count, "row")
+    condition.require_within(count, "rows")
     if flow.given:
         flow.choose()  # refuses a wrong solver before the model is loaded
     loaded, name = open_model(say, model, machine)

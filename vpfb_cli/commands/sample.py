@@ -28,7 +28,7 @@ from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
 from vpfb_cli.wording import duration
 from vpfb_cli.writers import Writer, kind_of, open_writer
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,7 +127,7 @@ def sample(
     given: dict[str, Any] = {"tau": tau, "start": start}
     own = {name: value for name, value in given.items() if value is not None}
     _check_combination(writer, langevin, known, mask, flow, own, match)
-    condition.require_within(n, "sample")
+    condition.require_within(n, "samples")
     flow.choose()  # refuses a wrong solver before the model is loaded
     loaded, name = open_model(say, model, machine, weights)
     how = flow.arguments | own
@@ -165,8 +165,8 @@ def sample(
         document["match"] = job.reached.document()
         say.note(job.reached.in_words())
     by = method if chains is None else f"{method} and MALA"
-    noun = loaded.statistics.noun
-    say.note(f"{n} {noun}, {nfe:.0f} gradient evaluations each by {by}, {duration(seconds)}")
+    effort = counted(round(nfe), "gradient evaluations")
+    say.note(f"{counted(n, loaded.statistics.noun)}, {effort} each by {by}, {duration(seconds)}")
     say.result(document, writer.table or out)
 
 

@@ -29,7 +29,7 @@ from vpfb_cli.own_features import OwnFeatures
 from vpfb_cli.progress import progress
 from vpfb_cli.ranking_outputs import FlaggedFiles, write_and_relocate
 from vpfb_cli.wording import one_of
-from vpfb_core.errors import CheckpointError, ConfigError, NoStepError
+from vpfb_core.errors import CheckpointError, ConfigError, NoStepError, counted
 from vpfb_core.machine.file_names import printable, typed
 from vpfb_core.names import SCORES
 
@@ -192,7 +192,6 @@ def score(
                 on_batch=lambda n: bar.update(n / len(images)),
             )  # fmt: skip
         _say_what_densities_are(say, loaded, ranking)
-    noun = images.noun
 
     table = ranking.table()
     if out != "-":
@@ -202,7 +201,7 @@ def score(
         write_bytes(montage, pictures.png(pictures.tile(shown.float() / 255)))
     relocated = write_and_relocate(say, html, flagged, ranking, images, training, model_name)
     greatest = ", ".join(printable(one.name) for one in ranking.ranked[:IN_NOTE])
-    say.note(f"{len(images):,} {noun}; greatest outliers: {greatest}")
+    say.note(f"{counted(len(images), images.noun)}; greatest outliers: {greatest}")
     if name == SCORES[0]:
         expected = flag * len(images)
         say.note(
@@ -240,7 +239,7 @@ def _trained(
         return Choice(None, note=f"{too_short}: {error.message}")
     if result.status == "interrupted":
         raise signals.Interrupted(f"stopped at step {result.step}; saved in {result.run.path}")
-    say.note(f"trained {result.run.path}: {result.step:,} steps")
+    say.note(f"trained {result.run.path}: {counted(result.step, 'steps')}")
     found = judge(result.run.model, needs)
     return found if found.note is None else replace(found, note=f"{too_short}: {found.note}")
 

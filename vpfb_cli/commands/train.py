@@ -18,7 +18,7 @@ from vpfb_cli.models import note_namesake
 from vpfb_cli.options import DATA, MACHINE, DataAccess, Machine, file_option, naming_options, option, path_option
 from vpfb_cli.output import Output
 from vpfb_cli.progress import progress
-from vpfb_cli.wording import byte_count, counted, duration, one_of
+from vpfb_cli.wording import byte_count, duration, one_of
 from vpfb_cli.writers import FORMATS
 from vpfb_core import names
 from vpfb_core.config import (
@@ -32,7 +32,7 @@ from vpfb_core.config import (
     parse_setting,
     read_file,
 )
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, counted
 from vpfb_core.machine.launch import process_rank
 from vpfb_core.model.runs import typed_model
 from vpfb_core.uses.measuring.masks import statistics_in
@@ -210,14 +210,15 @@ def _summary(plan: Plan) -> list[str]:
         batch += f" shared by {processes} processes"
     if config.machine.micro_batch != -(-(config.optimiser.batch_size or 1) // processes):
         batch += f", {config.machine.micro_batch} at a time"
-    lengths = [counted(config.optimiser.steps, "step")] if config.optimiser.steps else []
+    lengths = [counted(config.optimiser.steps, "steps")] if config.optimiser.steps else []
     lengths += [duration(config.optimiser.time_budget)] if config.optimiser.time_budget else []
     length = f"{'at most ' if config.optimiser.time_budget else ''}{' or '.join(lengths)}"
     how = f"{config.machine.precision}{' compiled' if config.machine.compile == 'on' else ''}"
-    machine = f"{config.machine.device} with {counted(config.machine.threads or 1, 'thread')}"
+    machine = f"{config.machine.device} with {counted(config.machine.threads or 1, 'threads')}"
     memory = f"{byte_count(plan.memory_bytes)} for weights and optimiser"
+    of_classes = f", {counted(classes, 'classes')}" if classes else ""
     return [
-        f"preset {config.run.preset}: {plan.parameters:,} parameters{f', {classes} classes' if classes else ''}",
+        f"preset {config.run.preset}: {plan.parameters:,} parameters{of_classes}",
         f"{length}, {batch}, {how} on {machine}, {memory}",
     ]
 
@@ -256,7 +257,7 @@ def _show_result(say: Output, plan: Plan, result: Result) -> None:
         "images_per_second": result.images_per_second, "loss": result.loss, "val_residual": result.val_residual,
         "parameters": plan.parameters, "device": plan.config.machine.device,
     }  # fmt: skip
-    steps = counted(result.step, "step")
+    steps = counted(result.step, "steps")
     say.note(f"{steps} in {duration(result.seconds)}, validation residual {result.val_residual:.4f}")
     say.note(f"pictures: samples in {result.run.samples}, training curves in {result.run.curves}")
     options = FORMATS[result.model.statistics.kind].next

@@ -20,8 +20,8 @@ from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.source import Source
 from vpfb_core.data.stacking import in_order, stack
 from vpfb_core.data.streaming import stream, too_large
-from vpfb_core.data.unreadable import counted, described, tolerable, too_many, too_many_so_far
-from vpfb_core.errors import DataError
+from vpfb_core.data.unreadable import described, in_words, tolerable, too_many, too_many_so_far
+from vpfb_core.errors import DataError, counted
 
 _LabelReader = Callable[[Sequence[str]], Labels]  # the labels of files, relative to the folder
 
@@ -155,8 +155,7 @@ def _without_copies(images: ImageSet) -> ImageSet:
             "the images for training are exact copies of those for validation, so figures of validation are optimistic"
         )
         return replace(images, notes=(*images.notes, note))
-    noun = "copy" if len(copies) == 1 else "copies"
-    note = f"left out of training: {len(copies):,} exact {noun} of images for validation"
+    note = f"left out of training: {counted(len(copies), 'exact copies')} of images for validation"
     return replace(images.subset(kept), notes=(*images.notes, note), held_out=images.held_out[kept])
 
 
@@ -193,7 +192,7 @@ def _decode(root: Path, found: Listing, labels: Labels | None, options: LoadOpti
         labels=None if labels is None else labels.labels[list(taken.kept)],
         groups=() if labels is None else labels.groups,
         flips=True,
-        notes=(*taken.notes, f"skipped {counted(unread)}") if unread else taken.notes,
+        notes=(*taken.notes, f"skipped {in_words(unread)}") if unread else taken.notes,
         skipped=tuple(unread),
         files=tuple(kept),
         root=root,

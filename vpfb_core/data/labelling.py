@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.errors import DataError
+from vpfb_core.errors import DataError, counted
 from vpfb_core.machine.csv_files import csv_rows
 from vpfb_core.machine.file_names import printable
 
@@ -98,7 +98,7 @@ def _by_folder(names: Sequence[str], files: Sequence[str]) -> Labels:
     index = {name: i for i, name in enumerate(names)}
     parents = [file.split("/", 1)[0] if "/" in file else None for file in files]
     labels = torch.tensor([[-1 if parent is None else index[parent]] for parent in parents])
-    notes = [f"{len(names)} classes from the sub-folder names: {listed(names, 12)}"]
+    notes = [f"{counted(len(names), 'classes')} from the sub-folder names: {listed(names, 12)}"]
     if loose := parents.count(None):
         notes.append(f"images outside any sub-folder, without a class: {loose:,}")
     return Labels(labels, (ConditionGroup("class", tuple(names)),), tuple(notes))
@@ -115,7 +115,7 @@ def _from_table(path: Path, files: Sequence[str]) -> Labels:
         )
     unknown = [-1] * len(attributes)
     labels = torch.tensor([rows[name].values if name in rows else unknown for name in wanted])
-    notes = [f"{len(attributes)} attributes from {TABLE}: {listed(attributes, 12)}"]
+    notes = [f"{counted(len(attributes), 'attributes')} from {TABLE}: {listed(attributes, 12)}"]
     on_disk = set(wanted)
     if absent := [name for name in rows if name not in on_disk]:
         notes.append(f"files in {TABLE} that do not exist: {len(absent):,} ({listed(absent)})")

@@ -13,7 +13,7 @@ from vpfb_core.data.decoding import ENDINGS
 from vpfb_core.data.labelling import listed
 from vpfb_core.data.own_files import MARKED, is_own_picture, is_run, is_sample_name
 from vpfb_core.data.stacking import in_order
-from vpfb_core.errors import DataError
+from vpfb_core.errors import DataError, counted
 
 # Folders of thumbnails, deleted files and archives that other programs leave, in lower case. Those whose names start
 # with a dot are never read.
@@ -84,11 +84,11 @@ class Listing:
         """Sentences about what was left out, and what was found beside images."""
         notes = []
         if self.runs:
-            notes.append(f"left out {_many(len(self.runs), 'run')} of vpfb: {listed(self.runs)}")
+            notes.append(f"left out {counted(len(self.runs), 'runs')} of vpfb: {listed(self.runs)}")
         if self.own:
-            notes.append(f"left out {_many(len(self.own), 'picture')} that vpfb wrote: {listed(self.own)}")
+            notes.append(f"left out {counted(len(self.own), 'pictures')} that vpfb wrote: {listed(self.own)}")
         if self.foreign:
-            notes.append(f"left out {_many(len(self.foreign), 'folder')} of other programs: {listed(self.foreign)}")
+            notes.append(f"left out {counted(len(self.foreign), 'folders')} of other programs: {listed(self.foreign)}")
         if self.drawn:
             notes.append("all of these images were written by vpfb")
         if self.outside:
@@ -196,7 +196,3 @@ def _file_type(entry: os.DirEntry[str]) -> tuple[int, int, str]:
         return 0, 0, "its link leads nowhere"
     except OSError as error:
         return 0, 0, error.strerror or str(error)
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -10,6 +10,7 @@ from torch import Tensor
 from vpfb_core.data.copies import rows_by_digest
 from vpfb_core.data.labelling import listed
 from vpfb_core.data.source import Source
+from vpfb_core.errors import counted
 
 CONTRAST = 4  # grey levels up to which an image is blank: a blank JPEG or scan is not quite of one colour
 DARK = 15  # the largest value of an image that is nearly black
@@ -39,10 +40,10 @@ def _of_images(source: Source) -> list[str]:
     if bool((high.amax(0) - low.amin(0) <= CONTRAST).all()):
         notes.append("all images are blank and equal, so there is nothing to learn from them")
     elif blank.any():
-        notes.append(f"{_counted(blank)} blank, in a single colour{named(blank.nonzero()[:, 0].tolist())}")
+        notes.append(f"{_how_many(blank)} blank, in a single colour{named(blank.nonzero()[:, 0].tolist())}")
     if dark.any():
         notes.append(
-            f"{_counted(dark)} nearly black, without a value above {DARK} of 255{named(dark.nonzero()[:, 0].tolist())}"
+            f"{_how_many(dark)} nearly black, without a value above {DARK} of 255{named(dark.nonzero()[:, 0].tolist())}"
         )
     if copies and len(copies) == len(images) - 1 and not blank.all():
         notes.append("all images are identical: a model trained on them learns to reproduce one image and nothing else")
@@ -67,9 +68,9 @@ def _of_classes(source: Source) -> list[str]:
     if not few:
         return []
     named = listed([f"{name} ({count})" for name, count in few], 12)
-    classes = f"{len(few)} class{'' if len(few) == 1 else 'es'}"
     have = "has" if len(few) == 1 else "have"
-    return [f"{classes} {have} fewer than {FEW} {source.noun}, at least one of which is used for training: {named}"]
+    classes = f"{counted(len(few), 'classes')} {have} fewer than {FEW} {source.noun}"
+    return [f"{classes}, at least one of which is used for training: {named}"]
 
 
 def _extremes(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,6 +81,6 @@ def _extremes(images: Tensor) -> tuple[Tensor, Tensor]:
     return low.to(torch.int16), high.to(torch.int16)
 
 
-def _counted(which: Tensor) -> str:
+def _how_many(which: Tensor) -> str:
     count = int(which.sum())
     return f"{count:,} of them {'is' if count == 1 else 'are'}"

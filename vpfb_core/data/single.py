@@ -36,7 +36,7 @@ def read_known(image: Path, mask: Path, shape: tuple[int, ...]) -> tuple[Tensor,
     count as white.
 
     Raises:
-        DataError: a file cannot be read, or the mask has another size, or is all white or all black.
+        DataError: a file cannot be read, or the mask has another size, or counts as all white or all black.
     """
     pixels = read_image(image, shape)
     size, mask_picture = _read(image).size, _read(mask)
@@ -45,15 +45,16 @@ def read_known(image: Path, mask: Path, shape: tuple[int, ...]) -> tuple[Tensor,
             f"the mask '{mask}' has {_by(mask_picture.size)} pixels, but '{image}' has {_by(size)}",
             hint="the mask must have the same size: white where the image is known, black where it is filled in",
         )
-    known = _framed(mask_picture, (1, *shape[1:])) >= WHITE
+    levels = _framed(mask_picture, (1, *shape[1:]))
+    known, found = levels >= WHITE, f"its grey levels are {levels.min()} to {levels.max()}, and white begins at {WHITE}"
     if known.all():
         raise DataError(
-            f"the mask '{mask}' is white everywhere, so nothing is left to fill in",
+            f"the mask '{mask}' counts as white everywhere, so nothing is left to fill in: {found}",
             hint="paint it black where the image is to be filled in",
         )
     if not known.any():
         raise DataError(
-            f"the mask '{mask}' is black everywhere, so nothing of '{image}' is known",
+            f"the mask '{mask}' counts as black everywhere, so nothing of '{image}' is known: {found}",
             hint="paint it white where the image is known; to draw whole images, omit `known` and `mask`",
         )
     return pixels, known

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vpfb_core.data.decoding import BITS, OVER_WHITE, UnreadableError, eight_bit
 from vpfb_core.data.framing import MAX_BYTES, square
-from vpfb_core.errors import DataError
+from vpfb_core.errors import DataError, counted
 from vpfb_core.machine.limits import cores
 
 Result = TypeVar("Result")
@@ -221,7 +221,7 @@ def _all_luma(pixels: np.ndarray) -> np.ndarray:
 
 
 def _described(shapes: list[tuple[int, int]], size: int, planes: int) -> tuple[str, ...]:
-    count = f"{len(shapes):,} {'colour' if planes == 3 else 'grey'} image{'s' if len(shapes) != 1 else ''}"
+    count = counted(len(shapes), f"{'colour' if planes == 3 else 'grey'} images")
     if all(shape == (size, size) for shape in shapes):
         return (f"{count} of {size}x{size}",)
     how = "resized" if all(width == height for width, height in shapes) else "centre-cropped and resized"

@@ -30,7 +30,7 @@ from vpfb_core.data.reader import Reader
 from vpfb_core.data.source import ConditionGroup, Remaining
 from vpfb_core.data.stacking import in_order, stack
 from vpfb_core.data.streamed_batches import StreamedBatches
-from vpfb_core.data.unreadable import counted, tolerable, too_many, too_many_so_far
+from vpfb_core.data.unreadable import in_words, tolerable, too_many, too_many_so_far
 
 STREAMED_FILES = 20_000  # a folder of more files is streamed
 SAMPLE = 1_000  # files from which size, colour and statistics are found
@@ -228,7 +228,7 @@ def stream(root: Path, found: Listing, labels: Labels | None, options: LoadOptio
         f"at most {MOST_HELD_OUT:,} of them are held out, and exact copies of those are not trained on",
     ]
     if unread := [*unlisted, *reader.unreadable]:
-        notes.append(f"skipped so far: {counted(unread)}")
+        notes.append(f"skipped so far: {in_words(unread)}")
     return StreamedSet(
         name=str(root),
         reader=reader,

@@ -14,7 +14,7 @@ from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.table import Table
 from vpfb_core.data.table_files import Cells, Column, cells_of, numbered, read_cells
 from vpfb_core.data.table_statistics import step_of
-from vpfb_core.errors import DataError
+from vpfb_core.errors import DataError, counted
 from vpfb_core.machine.file_names import printable
 
 MOST_INCOMPLETE = 0.05  # the largest share of rows with missing values that are left out
@@ -65,9 +65,9 @@ def table_of(name: str, cells: Cells, options: LoadOptions) -> Table:
         notes.append(f"the column {printable(label.name)} is not learned; `conditional` learns its classes")
     rows = torch.from_numpy(np.ascontiguousarray(values[complete]))
     if copies := len(rows) - len(rows.unique(dim=0)):
-        notes.append(f"{copies:,} rows are exact copies of others")
+        notes.append(f"{counted(copies, 'exact copies')} of other rows")
     shown = listed([column.name for column in chosen], 12)
-    notes.insert(0, f"{len(rows):,} rows of {len(chosen)} column{'s' if len(chosen) > 1 else ''}: {shown}")
+    notes.insert(0, f"{counted(len(rows), 'rows')} of {counted(len(chosen), 'columns')}: {shown}")
     names = tuple(column.name for column in chosen)
     numbers = tuple(str(row + 1) for row in np.flatnonzero(complete).tolist())
     discrete = [column for column, step in zip(names, map(step_of, rows.T), strict=True) if step]
@@ -125,7 +125,8 @@ def _named(name: str, columns: Sequence[Column], cells: Cells, wanted: Sequence[
         return [Column(each, column.numbers, column.texts) for each, column in zip(wanted, columns, strict=True)]
     if not cells.named:
         raise DataError(
-            f"'{name}' has {len(columns)} columns without names, and {len(wanted)} are needed: {listed(list(wanted))}",
+            f"'{name}' has {counted(len(columns), 'columns')} without names, and {len(wanted)} are needed: "
+            f"{listed(list(wanted))}",
             hint="add a first line with the names of the columns",
         )
     raise DataError(
@@ -171,12 +172,13 @@ def _classes(
     names = sorted({word for word in found if word.lower() not in UNKNOWN}, key=natural)
     if len(names) < 2 or len(names) > min(MOST_CLASSES, max(2, len(found) // 2)):
         raise DataError(
-            f"'{name}': the column {printable(label.name)} has {len(names):,} different classes in {len(found):,} rows",
+            f"'{name}': the column {printable(label.name)} has {counted(len(names), 'different classes')} in "
+            f"{counted(len(found), 'rows')}",
             hint="`label` names a column with a few classes, each of several rows",
         )
     index = {word: i for i, word in enumerate(names)}
     labels = torch.tensor([[index.get(word, -1)] for word in found])
-    notes.append(f"{len(names)} classes from the column {printable(label.name)}: {listed(names, 12)}")
+    notes.append(f"{counted(len(names), 'classes')} from the column {printable(label.name)}: {listed(names, 12)}")
     return labels, (ConditionGroup(label.name, tuple(names)),)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vpfb_core.data.labelling import listed
 from vpfb_core.data.statistics import Draw, Statistics, as_tensor
-from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.errors import ConfigError, DataError, counted
 from vpfb_core.machine import noise
 from vpfb_core.machine.precision import exact, exact_device
 
@@ -125,8 +125,9 @@ class TableStatistics(Statistics):
 
     def require(self, values: Tensor, shape: tuple[int, ...]) -> None:
         if values.ndim != 2 or tuple(values.shape[1:]) != tuple(shape):
+            of_columns = counted(len(self.columns), "columns")
             raise ConfigError(
-                f"rows of shape {tuple(values.shape[1:])} do not fit a model of {len(self.columns)} columns",
+                f"rows of shape {tuple(values.shape[1:])} do not fit a model of {of_columns}",
                 hint=f"one row per datum, with the columns {listed(self.columns)}",
             )
         if values.is_complex() or not bool(values.isfinite().all()):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpfb_core.data.labelling import listed
-from vpfb_core.errors import DataError
+from vpfb_core.errors import DataError, counted
 from vpfb_core.machine.csv_files import csv_lines
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def described(unread: Sequence[tuple[str, str]]) -> str:
     return listed([f"{file} ({reason})" for file, reason in unread])
 
 
-def counted(unread: Sequence[tuple[str, str]]) -> str:
+def in_words(unread: Sequence[tuple[str, str]]) -> str:
     """The number of unreadable files and their names: "2 unreadable files: a.png (truncated), b.png (empty file)"."""
-    return f"{len(unread):,} unreadable file{'s' if len(unread) > 1 else ''}: {described(unread)}"
+    return f"{counted(len(unread), 'unreadable files')}: {described(unread)}"
 
 
 def readable(source: Source, rows: Tensor, read: InMemory) -> Tensor:

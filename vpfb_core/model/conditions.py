@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.errors import ConfigError, did_you_mean
+from vpfb_core.errors import ConfigError, counted, did_you_mean
 from vpfb_core.machine.file_names import same_name
 
 # A name or the index of a class, several of them, class indices (N, G), or None for unconditional.
@@ -68,7 +68,9 @@ def require_one_each(condition: Condition, n: int) -> None:
     if condition is None or isinstance(condition, Tensor):
         return
     if (count := len(_listed(condition))) not in (1, n):
-        raise ConfigError(f"{count} conditions were given for {n} data", hint="give one condition, or one per datum")
+        raise ConfigError(
+            f"{count} conditions were given for {counted(n, 'data')}", hint="give one condition, or one per datum"
+        )
 
 
 def _listed(condition: str | int | Sequence[str | int] | np.ndarray) -> Sequence[object]:

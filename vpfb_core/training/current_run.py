@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vpfb_core.data.unreadable import counted
+from vpfb_core.data.unreadable import in_words
 from vpfb_core.errors import CheckpointError
 from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.devices import memory_in_use
@@ -70,7 +70,8 @@ class CurrentRun:
         self.validation: Mapping[str, float] = {f"val_{name}": math.nan for name in plan.method.figures}
         self.sample_accuracy = self.best = math.nan
         self.seconds_per_gradient = 0.0
-        self._memory_bytes = 0  # read once per log line, since the allocator of a GPU is slow to report it
+        # It is read once per log line, since the allocator of a GPU is slow to report it.
+        self._memory_bytes = memory_in_use(plan.device)
         self.just_begun = True
 
     @property
@@ -220,7 +221,7 @@ class CurrentRun:
         counters = self._present_counters()
         images = counters.step * (self.config.optimiser.batch_size or 0)
         newly_unreadable = [entry for entry in self.plan.images.skipped if entry not in self._known_unreadable]
-        unreadable = (f"left out {counted(newly_unreadable)}",) if newly_unreadable else ()
+        unreadable = (f"left out {in_words(newly_unreadable)}",) if newly_unreadable else ()
         return Result(
             run=self.folder,
             status=status,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vpfb_core.errors import ConfigError, DataError, DivergedError, NoStepError, StepTooLargeError
+from vpfb_core.errors import ConfigError, DataError, DivergedError, NoStepError, StepTooLargeError, counted
 from vpfb_core.training.agenda import Due
 from vpfb_core.training.current_run import CurrentRun
 from vpfb_core.training.ending import calibrate_in_time, match_in_time
@@ -161,7 +161,7 @@ def _state_to_roll_back_to(run: CurrentRun, error: NotFiniteError, rollbacks: in
     if state is None or run.config.run.on_nonfinite == "stop" or rollbacks > MAX_ROLLBACKS:
         run.record.status("diverged", state.counters if state else Counters())
         kept = f"the state of step {state.counters.step} is kept in {run.folder.path}" if state else "nothing was saved"
-        tried = f"; the run was already rolled back {rollbacks - 1} times" if rollbacks > 1 else ""
+        tried = f"; the run was already rolled back {counted(rollbacks - 1, 'times')}" if rollbacks > 1 else ""
         option = "`on_nonfinite=rollback` or " if run.config.run.on_nonfinite == "stop" else ""
         raise DivergedError(f"training diverged at {error}", hint=f"{kept}{tried}; use {option}a lower `lr`")
     run.record.cut_log(state.counters.step)

@@ -11,7 +11,7 @@ import torch
 from vpfb_core import data, methods, networks
 from vpfb_core.config import TrainConfig
 from vpfb_core.data import LoadOptions, Source, Statistics
-from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.errors import ConfigError, DataError, counted
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import resolve_device
 from vpfb_core.machine.limits import require_threads
@@ -88,7 +88,9 @@ def prepare(config: TrainConfig) -> Plan:
     device = group.together(lambda: resolve_device(config.machine.device))
     images = group.leaders_first(lambda: data.find(config.data.source, _load_options(config, device)))
     if len(images) < images.fewest:
-        raise DataError(f"'{images.name}' has {len(images)} {images.noun}, and training needs at least {images.fewest}")
+        raise DataError(
+            f"'{images.name}' has {counted(len(images), images.noun)}, and training needs at least {images.fewest}"
+        )
     config = group.from_first(lambda: presets.resolve(config, images, device))
     config = config.replace(device=str(device))
     network = presets.network_description(config, images)

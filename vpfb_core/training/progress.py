@@ -27,7 +27,7 @@ class Progress:
         grad_norm: the gradient norm of the last step, before clipping.
         lr: the learning rate.
         images_per_second: the number of images per second since the last log line.
-        memory_bytes: the peak memory use at the last log line; 0 before the first one.
+        memory_bytes: the peak memory use at the last log line of the session, or at its beginning before the first one.
         calibrating: whether the last step is done and the model is being calibrated.
     """
 

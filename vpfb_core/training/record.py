@@ -16,7 +16,7 @@ from vpfb_core import names
 from vpfb_core.config import TrainConfig, as_json, to_toml
 from vpfb_core.data.catalogue import absolute
 from vpfb_core.data.unreadable import table
-from vpfb_core.errors import DataError
+from vpfb_core.errors import DataError, counted
 from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.files import clear_leftovers, write_bytes
 from vpfb_core.machine.launch import process_rank
@@ -232,10 +232,10 @@ def model_card(model: TrainedModel) -> str:
     ]
     rows = [
         f"| method | {model.method.name}: {names.METHODS[model.method.name].summary} |",
-        f"| data | {about['data']['images']} data of {about['data']['name']}, {datum} |",
+        f"| data | {counted(about['data']['images'], 'data')} of {about['data']['name']}, {datum} |",
         f"| classes | {classes} |",
         f"| parameters | {model.parameter_count:,} |",
-        f"| trained | {about['step']:,} steps, {about['seconds']:.0f} s on {about['device']} |",
+        f"| trained | {counted(about['step'], 'steps')}, {about['seconds']:.0f} s on {about['device']} |",
         *figures,
         f"| seed | {about['seed']} |",
         f"| versions | {', '.join(f'{name} {version}' for name, version in about['versions'].items())} |",

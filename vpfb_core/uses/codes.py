@@ -17,7 +17,7 @@ from vpfb_core.data.image_statistics import ImageStatistics
 from vpfb_core.data.source import Source
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.data.unreadable import readable
-from vpfb_core.errors import ConfigError, DataError, FeatureError
+from vpfb_core.errors import ConfigError, DataError, FeatureError, counted
 from vpfb_core.machine import noise
 from vpfb_core.machine.csv_files import csv_lines
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
@@ -133,7 +133,7 @@ def encoded(
         if values:
             yield Codes(names, rows, torch.cat(values))
     if not count:
-        raise DataError(f"none of the {len(source):,} {source.noun} of '{source.name}' could be read")
+        raise DataError(f"not one of {counted(len(source), source.noun)} of '{source.name}' could be read")
 
 
 def cluster(codes: Tensor, count: int, seed: int = 0) -> Clusters:
@@ -152,7 +152,8 @@ def cluster(codes: Tensor, count: int, seed: int = 0) -> Clusters:
     different = len(np.unique(points, axis=0))
     if not 1 <= count <= different:
         raise ConfigError(
-            f"{different:,} different codes cannot be divided into {count:,} clusters", hint="ask for fewer clusters"
+            f"{counted(different, 'different codes')} cannot be divided into {counted(count, 'clusters')}",
+            hint="ask for fewer clusters",
         )
     if count == different:  # k-means has nothing to choose
         labels = np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)
@@ -168,7 +169,7 @@ def cluster(codes: Tensor, count: int, seed: int = 0) -> Clusters:
         if spread < least and len(np.unique(labels)) == count:
             best, least = labels, spread
     if best is None:
-        raise ConfigError(f"no start of k-means led to {count:,} clusters", hint="ask for fewer clusters")
+        raise ConfigError(f"no start of k-means led to {counted(count, 'clusters')}", hint="ask for fewer clusters")
     return _sorted_by_size(points, best)
 
 

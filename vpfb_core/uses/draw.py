@@ -13,7 +13,7 @@ from vpfb_core.data.statistics import Values, tensor_of
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.slerp import slerp
 from vpfb_core.dynamics.solver import Solver
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, counted
 from vpfb_core.machine import noise
 from vpfb_core.methods.guidance import check_guidance
 from vpfb_core.model.conditions import Condition, condition_tensor, require_one_each
@@ -158,7 +158,9 @@ def interpolate(
     """
     start, end = (_checked_codes(model, codes) for codes in (start, end))
     if len(start) != len(end):
-        raise ConfigError(f"{len(start)} codes to start from, and {len(end)} to end at", hint="give pairs of codes")
+        raise ConfigError(
+            f"{counted(len(start), 'codes')} to start from, and {len(end)} to end at", hint="give pairs of codes"
+        )
     codes = slerp(start, end, whole_number("frames", frames)).transpose(0, 1)
     require_one_each(condition, len(start))
     conditions = condition_tensor(condition, model.groups, len(start))

@@ -65,7 +65,9 @@ def test_the_mask_is_cropped_and_resized_with_the_image(tmp_path: Path) -> None:
     [
         (halves(8, 9), "9x8 pixels, but .*8x8"),
         (np.full((8, 8), 255, np.uint8), "white everywhere"),
+        (np.full((8, 8), 200, np.uint8), "counts as white everywhere.* grey levels are 200 to 200, .* begins at 128"),
         (np.zeros((8, 8), np.uint8), "black everywhere"),
+        (np.full((8, 8), 90, np.uint8), "counts as black everywhere.* grey levels are 90 to 90, .* begins at 128"),
     ],
 )
 def test_a_mask_that_makes_no_sense_is_refused(tmp_path: Path, mask: np.ndarray, words: str) -> None:

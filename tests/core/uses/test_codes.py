@@ -66,7 +66,7 @@ def test_clusters_depend_on_the_seed_alone_and_every_code_may_be_its_own_cluster
 
 
 def test_more_clusters_than_different_codes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="1 different codes cannot be divided into 2 clusters"):
+    with pytest.raises(ConfigError, match="1 different code cannot be divided into 2 clusters"):
         codes.cluster(torch.ones(5, 2), 2)
 
 
@@ -119,7 +119,7 @@ def test_a_streamed_folder_without_a_readable_file_has_no_codes(
     source = data.find(str(tmp_path), LoadOptions(size=4, channels=1, stream=True, split="all"))
     for path in tmp_path.iterdir():
         path.write_bytes(b"no picture any more")
-    with pytest.raises(DataError, match=r"none of the 12 images of .* could be read"):
+    with pytest.raises(DataError, match=r"not one of 12 images of .* could be read"):
         list(codes.encoded(partial(MODEL.encode, method="heun", nfe=4), source))
 
 

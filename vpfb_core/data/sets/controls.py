@@ -13,7 +13,7 @@ from torch import Tensor
 from vpfb_core.data.images import ImageSet
 from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.named_set import NamedSet
-from vpfb_core.errors import DataError
+from vpfb_core.errors import DataError, counted
 from vpfb_core.machine.noise import generator
 
 COUNT = 1_000
@@ -46,7 +46,7 @@ def _drawn(name: str, draw: Callable[[int, tuple[int, int, int]], Tensor], optio
     shape = (options.channels or _CHANNELS, size, size)
     images = torch.stack([draw(i, shape) for i in range(min(COUNT, options.limit or COUNT))])
     kind = "colour" if shape[0] == 3 else "grey"
-    note = f"{len(images):,} {kind} images of {size}x{size}, drawn from a fixed seed"
+    note = f"{counted(len(images), f'{kind} images')} of {size}x{size}, drawn from a fixed seed"
     return ImageSet(name, images, notes=(note, *options.cut(COUNT)))
 
 

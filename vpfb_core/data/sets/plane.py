@@ -13,7 +13,7 @@ from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.table import Table
-from vpfb_core.errors import DataError
+from vpfb_core.errors import DataError, counted
 from vpfb_core.machine import noise
 
 COUNT = 20_000
@@ -98,7 +98,8 @@ def load(name: str, drawing: Drawing, classes: tuple[str, ...], options: LoadOpt
     given = options.conditional
     table = Table(
         name, points, labels[:, None] if given else None, (ConditionGroup("class", classes),) if given else (),
-        notes=(f"{len(points):,} points drawn from a fixed seed", *options.cut(COUNT)), columns=COLUMNS,
+        notes=(f"{counted(len(points), 'points')} drawn from a fixed seed", *options.cut(COUNT)),
+        files=_numbers(len(points)), columns=COLUMNS,
     )  # fmt: skip
     return table if options.columns is None else table.select(options.columns)
 

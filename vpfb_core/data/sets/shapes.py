@@ -25,7 +25,7 @@ from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.stacking import stack_array
-from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.errors import ConfigError, DataError, counted
 from vpfb_core.machine.noise import generator
 
 COUNT = 10_000
@@ -102,7 +102,7 @@ def load_shapes(options: LoadOptions) -> ImageSet:
         pixels = drawn.images.permute(0, 2, 3, 1).numpy()
         drawn = replace(drawn, data=stack_array(pixels, size=size, channels=1, workers=options.workers).images)
     kind = "grey" if options.channels == 1 else "colour"
-    notes = (f"{len(drawn):,} {kind} images of {size}x{size}, drawn from a seed", *options.cut(COUNT))
+    notes = (f"{counted(len(drawn), f'{kind} images')} of {size}x{size}, drawn from a seed", *options.cut(COUNT))
     if not options.conditional or drawn.labels is None:
         return replace(drawn, labels=None, groups=(), notes=notes)
     kept = [column for column, group in enumerate(GROUPS) if options.channels != 1 or group.name != "colour"]

@@ -19,7 +19,7 @@ from vpfb_core.dynamics.langevin import CHAINS
 from vpfb_core.dynamics.ode import Solution
 from vpfb_core.dynamics.relaxation import Chain, relax
 from vpfb_core.dynamics.solver import Solver
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, counted
 from vpfb_core.machine import noise
 from vpfb_core.methods.base import Method, MethodSampling, MethodSettings
 from vpfb_core.methods.energy_matching.contrastive import contrastive_loss, flow_loss, squared_error
@@ -192,7 +192,8 @@ class EnergyMatching(Method):
     def remarks(self) -> tuple[str, ...]:
         if not self.pool.escaped:
             return ()
-        return (f"chains of the negatives left the data for infinity and began anew at data {self.pool.escaped} times",)
+        escapes = counted(self.pool.escaped, "times")
+        return (f"chains of the negatives left the data for infinity and began anew at data {escapes}",)
 
     def state(self) -> dict[str, Tensor]:
         return self.pool.tensors()

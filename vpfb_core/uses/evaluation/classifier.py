@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vpfb_core import data
 from vpfb_core.data import InMemory, catalogue, split
-from vpfb_core.errors import CheckpointError, DataError
+from vpfb_core.errors import CheckpointError, DataError, counted
 from vpfb_core.machine import container, noise
 from vpfb_core.machine.files import cache_folder
 from vpfb_core.uses.evaluation.weights import Weights
@@ -129,7 +129,9 @@ def fit(
     if images.labels is None or max(len(group.classes) for group in images.groups) < 2:
         raise DataError(f"'{images.name}' has no two classes to tell apart", hint="`features=pixels` needs no classes")
     if len(images) < FEWEST_IMAGES:
-        raise DataError(f"{len(images)} images are too few to fit features to", hint=f"take {FEWEST_IMAGES} or more")
+        raise DataError(
+            f"{counted(len(images), 'images')}: too few to fit features to", hint=f"take {FEWEST_IMAGES} or more"
+        )
     classes = [len(group.classes) for group in images.groups]
     train, held_out = split(images, HELD_OUT, seed)
     with noise.seeded_global_generator(torch.device("cpu"), noise.derive_seed(seed, "classifier")):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vpfb_core import data
 from vpfb_core.data.catalogue import part_of, same_set
-from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
     from vpfb_core.data import Source
@@ -80,7 +80,7 @@ def load(
     images = compared.data
     if len(images) < fewest:  # files on disk that turn out to be unreadable
         raise DataError(
-            f"only {len(images)} {found.noun} of '{source}' can be read", hint=f"at least {fewest} are needed"
+            f"only {counted(len(images), found.noun)} of '{source}' can be read", hint=f"at least {fewest} are needed"
         )
     split = part_of(source, "test") or "all"
     unseen, unseen_split, warnings = compared, split, []
@@ -107,7 +107,7 @@ def _count(found: Source, n: int | None, fewest: int, model: TrainedModel) -> in
     there = len(found)
     if there < (n or fewest):
         raise DataError(
-            f"'{found.name}' has {there:,} image{'s' if there > 1 else ''}, and {n or fewest:,} are needed",
+            f"'{found.name}' has {counted(there, found.noun)}, and {n or fewest:,} are needed",
             hint=f"ask for -n {there}, or take a larger set" if there >= fewest else "take a larger set",
         )
     return n or min(usual_count(model.device, model.shape), there)

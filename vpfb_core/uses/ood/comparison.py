@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.own_files import is_own_picture
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, singular
 from vpfb_core.machine import distributed
 from vpfb_core.machine.csv_files import csv_lines
 from vpfb_core.machine.file_names import label
@@ -201,7 +201,7 @@ def _file_names(sources: Sequence[str]) -> dict[str, str]:
 def scores_table(sets: Sets, scores: Scores) -> bytes:
     """A CSV file with one row per datum: its set, its role (in or out), its name, and one column per score."""
     names = list(next(iter(scores.values())))
-    header = ["set", "role", next(iter(sets.values())).noun.removesuffix("s"), *names]
+    header = ["set", "role", singular(next(iter(sets.values())).noun), *names]
     rows = (
         [name, role, image_name(images, index), *(cell(float(scores[name, role][each][index])) for each in names)]
         for (name, role), images in sets.items()

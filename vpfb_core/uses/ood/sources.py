@@ -10,7 +10,7 @@ import torch
 from vpfb_core import data
 from vpfb_core.data.catalogue import part_of, same_set
 from vpfb_core.data.in_memory import InMemory
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from vpfb_core.model.trained import TrainedModel
@@ -50,7 +50,8 @@ def load_in_distribution(model: TrainedModel, source: str, limit: int | None, **
     note = "the model may have been trained on these images, so the figures are optimistic"
     if (parts := model.split_of(images)) is not None and 0 < len(parts[1]) < len(images):
         rows = parts[1]
-        note = f"the model was trained on this set, so only its {len(rows):,} validation images are used"
+        validation = counted(len(rows), "validation images")
+        note = f"the model was trained on this set, so it is represented by its {validation}"
     limited = data.LoadOptions(limit=limit)
     chosen = rows[limited.rows(len(rows))]
     return replace(images.subset(chosen), notes=(*images.notes, note, *limited.cut(len(rows))))

@@ -27,6 +27,11 @@ def test_the_points_have_the_density_in_closed_form(name: str, monkeypatch: pyte
     assert float(LOG_DENSITIES[name](points).mean()) == pytest.approx(float(mass @ logs), abs=0.05)
 
 
+def test_rows_are_numbered_from_one_as_those_of_a_file() -> None:
+    assert data.load("moons", limit=3).files == ("1", "2", "3")
+    assert data.load("moons").subset(torch.tensor([4, 0])).files == ("5", "1")
+
+
 def test_columns_can_be_chosen_and_others_are_refused() -> None:
     both = data.load("rings").data
     assert torch.equal(data.load("rings", columns=["y"]).data, both[:, 1:])
