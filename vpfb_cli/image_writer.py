@@ -12,6 +12,7 @@ from vpfb_core.errors import ConfigError, counted
 from vpfb_core.machine.files import flush_names, replacing, require_writable, require_writable_folder, write_bytes
 from vpfb_core.machine.launch import process_rank
 from vpfb_core.machine.limits import memory_share
+from vpfb_core.machine.origin import UNKNOWN, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,7 @@ class ImageWriter:
         elif self._stdout is None:
             require_apart(out, inputs)
             require_writable(self._out)
-        self._say, self._count = say, 0
+        self._say, self._count, self._origin = say, 0, UNKNOWN
         self._images: list[Tensor] = []
         self._paths: list[Tensor] = []
         self._append: Callable[[Tensor], None] | None = None
@@ -69,6 +70,7 @@ class ImageWriter:
         self,
         count: int,
         model: TrainedModel,
+        origin: Origin,
         *,
         frames: int = 1,
         at_once: bool = False,
@@ -79,6 +81,7 @@ class ImageWriter:
         Only the first process of a job writes. If the context ends with an error, the previous file is not changed.
 
         Args:
+            origin: the origin of the images, which is recorded in the files.
             frames: the number of frames of an animation.
             at_once: whether all images are added in one call, whatever their number.
             labels: the classes of the images, which an archive keeps (`pictures.npz`).
@@ -87,7 +90,7 @@ class ImageWriter:
         """
         from vpfb_core.uses import pictures
 
-        shape = model.shape
+        shape, self._origin = model.shape, origin
         if self.kind not in ("folder", "npz"):
             fewer = self.wants_path or at_once
             instead = "ask for fewer images" if fewer else ".npz and a folder take any number of images"
@@ -97,7 +100,7 @@ class ImageWriter:
         if not process_rank().first:
             yield
         elif self.kind == "npz":
-            with replacing(self._out) as file, pictures.npz(file, count, shape, labels) as self._append:
+            with replacing(self._out) as file, pictures.npz(file, count, shape, labels, origin) as self._append:
                 yield
         else:
             yield
@@ -115,7 +118,7 @@ class ImageWriter:
 
         if self.kind == "folder":
             self._replace_older()
-            pictures.write_folder(self._out, images, self._count)
+            pictures.write_folder(self._out, images, self._count, self._origin)
             self._count += len(images)
         elif self._append is not None:
             self._append(images)
@@ -143,9 +146,9 @@ class ImageWriter:
             return
         if self.kind == "gif":
             frames = torch.stack([pictures.tile(step) for step in torch.cat(self._paths, dim=1)])
-            write_bytes(self._out, pictures.gif(frames))
+            write_bytes(self._out, pictures.gif(frames, origin=self._origin))
             return
-        grid = pictures.png(pictures.tile(torch.cat(self._images)))
+        grid = pictures.png(pictures.tile(torch.cat(self._images)), self._origin)
         if self._stdout is None:
             write_bytes(self._out, grid)
         else:

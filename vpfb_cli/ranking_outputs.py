@@ -12,6 +12,7 @@ from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError, VPFBError, counted
 from vpfb_core.machine.file_names import printable
 from vpfb_core.machine.files import require_writable_folder, write_bytes
+from vpfb_core.machine.origin import Origin
 from vpfb_core.names import SCORES
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def write_and_relocate(
     images: InMemory,
     training: TrainingSet | None,
     name: str | None,
+    seed: int,
 ) -> dict[str, Any]:
     """Write the page of a ranking, and move or copy the files of flagged images. What is added to the JSON document.
 
@@ -133,13 +135,14 @@ def write_and_relocate(
         ranking: the ranking.
         images: the images that were ranked.
         training: the data of the training of the model; None without a model.
-        name: the name of the model.
+        name: the name of the model; None without one.
+        seed: the seed of the scores, which the page records.
     """
     relocations = flagged.plan(ranking, images)
     page = b""
     if html is not None:
         moved = {each.name: each.target for each in relocations} if flagged.moves and not flagged.dry_run else {}
-        page = _draw(say, html.parent, ranking, images, training, name, moved)
+        page = _draw(say, html.parent, ranking, images, training, name, seed, moved)
     relocated = flagged.carry_out(say, relocations)
     if html is not None:
         write_bytes(html, page)
@@ -154,6 +157,7 @@ def _draw(
     images: InMemory,
     training: TrainingSet | None,
     name: str | None,
+    seed: int,
     moved: Mapping[str, Path],
 ) -> bytes:
     """The page of a ranking, for a folder."""
@@ -175,7 +179,8 @@ def _draw(
     with progress(say, "drawing the page") as bar:
         return page.page(
             ranking, images, members, title=f"Outliers in {images.name}", summary=summary, folder=folder,
-            moved=moved, on_picture=lambda n: bar.update(n / count),
+            moved=moved, origin=Origin.of(seed, name),
+            on_picture=lambda n: bar.update(n / count),
         )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vpfb_cli.output import Output
+    from vpfb_core.machine.origin import Origin
     from vpfb_core.model.trained import TrainedModel
 
 ENDINGS = (".csv", ".tsv", ".npy")
@@ -63,6 +64,7 @@ class RowWriter:
         self,
         count: int,
         model: TrainedModel,
+        origin: Origin,
         *,
         frames: int = 1,
         at_once: bool = False,
@@ -70,12 +72,13 @@ class RowWriter:
     ) -> Iterator[None]:
         """Inside this context, the writer receives `count` rows, which are written by its end.
 
-        Only the first process of a job writes. If the context ends with an error, the previous file is not changed.
+        Only the first process of a job writes. If the context ends with an error, the previous file is not changed. The
+        formats have no place for the origin of the rows, which the command reports instead.
 
         Args:
             labels: the classes of the rows, which become the last column.
         """
-        del count, frames, at_once
+        del count, origin, frames, at_once
         yield
         if not process_rank().first:
             return

@@ -74,7 +74,7 @@ def test_an_expression_becomes_a_grid(vpfb: Vpfb) -> None:
 
 def test_compose_reports_its_work_as_json(vpfb: Vpfb) -> None:
     report = vpfb("red & ~large", "-m", "colours.safetensors", *QUICK, "-o", "o.npz", "--json").json
-    assert set(report) == {"model", "output", "expression", "n", "nfe", "acceptance", "seconds"}
+    assert set(report) == {"model", "output", "expression", "n", "nfe", "acceptance", "seconds", "seed"}
     assert (report["model"], report["output"], report["n"]) == ("colours.safetensors", "o.npz", 2)
     assert report["expression"] == "red & ~large"
     assert report["nfe"] == 4 * (2 + 5) * 3, "red, small, and none"

@@ -58,7 +58,7 @@ def test_calibrating_writes_the_normaliser_into_the_model_and_shows_it(
 ) -> None:
     before: dict[str, Any] = json.loads(vpfb_info(capsys, str(model), "--json")[1])
     assert (before["calibrated"], before["normaliser"]) == (False, None)
-    code, out, err = vpfb_info(capsys, "--calibrate", str(model), "--json", "--threads", "1")
+    code, out, err = vpfb_info(capsys, "--calibrate", str(model), "--json", "--threads", "1", "--seed", "7")
     assert code == 0, err
     shown = json.loads(out)
     assert shown["calibrated"] is True
@@ -73,6 +73,7 @@ def test_calibrating_writes_the_normaliser_into_the_model_and_shows_it(
     assert "yes; densities for noise of 0.1 or more" in text
     assert "-58.81 +/- 0.00" in text
     loaded = vpfb.load(model, device="cpu")
+    assert loaded.about["calibration_seed"] == 7
     assert loaded.log_density(torch.zeros(1, 1, 8, 8)).isfinite().all()
 
 

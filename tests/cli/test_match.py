@@ -140,7 +140,7 @@ def test_a_class_is_matched_by_itself(vpfb: Vpfb) -> None:
 
 def test_a_kept_tilt_is_shown_used_and_removed(vpfb: Vpfb, model: Path) -> None:
     before = vpfb_core.load(model, device="cpu").sample(4, nfe=4).images
-    ran = vpfb("info", "--match", "brightness,contrast=0.29", str(model), "--threads", "1", "--json")
+    ran = vpfb("info", "--match", "brightness,contrast=0.29", str(model), "--threads", "1", "--json", "--seed", "7")
     assert ran.code == 0, ran.err
     assert "matching model.safetensors to digits, 1,797 images" in ran.err
     shown = ran.json["match"]
@@ -151,12 +151,15 @@ def test_a_kept_tilt_is_shown_used_and_removed(vpfb: Vpfb, model: Path) -> None:
 
     tilted = vpfb_core.load(model, device="cpu")
     assert not bool((tilted.sample(4, nfe=4).images == before).all())
+    assert tilted.about["match_seed"] == 7
     drawn = vpfb("sample", "-m", str(model), "-n", "2", "--nfe", "4", "--threads", "1")
     assert "gives its samples brightness, contrast" in drawn.err
     assert "compositions are those without contrast" in drawn.err
 
     assert vpfb("info", "--match", "none", str(model), "--json").json["match"] is None
-    after = vpfb_core.load(model, device="cpu").sample(4, nfe=4).images
+    plain = vpfb_core.load(model, device="cpu")
+    assert "match_seed" not in plain.about
+    after = plain.sample(4, nfe=4).images
     assert bool((after == before).all())
     written = model.stat().st_mtime_ns
     again = vpfb("info", "--match", "none", str(model))

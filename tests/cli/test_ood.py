@@ -190,7 +190,7 @@ def test_score_puts_the_outliers_first(vpfb: Vpfb, model: str, mixed: Path) -> N
 
 def test_score_as_json_lists_the_greatest_outliers(vpfb: Vpfb, model: str, mixed: Path) -> None:
     report = vpfb("score", str(mixed), "-m", model, "--json").json
-    assert set(report) == {"model", "output", "n", "flag", "flagged", "worst"}
+    assert set(report) == {"model", "output", "n", "flag", "flagged", "seed", "worst"}
     assert (report["model"], report["output"], report["n"], len(report["worst"])) == (model, "scores.csv", 34, 20)
     assert set(report["worst"][0]) == {*COLUMNS_OF_SCORES, *VERDICT}
     assert report["worst"][0]["file"].startswith("outlier")

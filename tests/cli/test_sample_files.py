@@ -44,4 +44,4 @@ def test_samples_of_classes_keep_their_labels_in_an_archive(vpfb: Vpfb) -> None:
 
 def test_samples_of_no_class_have_no_labels(vpfb: Vpfb) -> None:
     assert vpfb("sample", "-m", "digits", "-n", "2", "--nfe", "2", "-o", "s.npz").code == 0
-    assert np.load("s.npz").files == ["images"]
+    assert np.load("s.npz").files == ["images", "seed"]

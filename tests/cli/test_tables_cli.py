@@ -80,22 +80,8 @@ def test_rows_of_a_named_table_have_their_numbers_as_those_of_a_file_have(vpfb: 
     assert int(scored.json["worst"][0]["row"]) in range(1, 20_001)
     assert vpfb("encode", "moons", "-m", "moons", "--nfe", "1", "--solver", "euler", "-o", "codes.csv").code == 0
     assert [row["row"] for row in read("codes.csv")[:2]] == ["1", "2"]
-    command = (
-        "ood",
-        "--in",
-        "moons",
-        "--out",
-        "rings",
-        "-m",
-        "moons",
-        "--score",
-        "energy",
-        "--limit",
-        "9",
-        "-o",
-        "out",
-    )
-    assert vpfb(*command).code == 0
+    few = ("--score", "energy", "--limit", "9")
+    assert vpfb("ood", "--in", "moons", "--out", "rings", "-m", "moons", *few, "-o", "out").code == 0
     assert all(row["row"].isdecimal() for row in read("out/scores.csv"))
 
 

@@ -25,6 +25,7 @@ from vpfb_cli.progress import progress
 from vpfb_cli.wording import duration, one_of
 from vpfb_cli.writers import kind_of, open_writer
 from vpfb_core.errors import ConfigError, counted
+from vpfb_core.machine.origin import Origin
 from vpfb_core.names import MCMC
 
 if TYPE_CHECKING:
@@ -97,11 +98,11 @@ def compose(
     parsed = composition.parse(expression)
     named = next(iter(composition.models_named(parsed)))
     writer, out = open_writer(kind_of(model if named is None else named), out, "composed", say, {}, animated=False)
-    models, name = _open_models(say, parsed, model, machine)
+    models, used = _open_models(say, parsed, model, machine)
     composed = composition.Composition(parsed, models)
 
     began = time.monotonic()
-    with writer.writing(n, composed.model, at_once=True):
+    with writer.writing(n, composed.model, Origin.of(machine.seed, *used), at_once=True):
         with progress(say, "composing") as bar:
             drawn = composition.sample(
                 composed, n, machine.seed, mcmc=mcmc, mcmc_steps=mcmc_steps, levels=levels, batch_size=batch_size,
@@ -110,8 +111,8 @@ def compose(
         writer.add(drawn.images)
     seconds = time.monotonic() - began
     document = {
-        "model": name, "output": out, "expression": expression, "n": n, "nfe": drawn.nfe,
-        "acceptance": drawn.acceptance, "seconds": seconds,
+        "model": ", ".join(used), "output": out, "expression": expression, "n": n, "nfe": drawn.nfe,
+        "acceptance": drawn.acceptance, "seconds": seconds, "seed": machine.seed,
     }  # fmt: skip
     if mcmc == "smc":
         document |= {"resampled": drawn.resampled, "log_normaliser": drawn.log_normaliser}
@@ -122,14 +123,15 @@ def compose(
         accepted += (
             f", resampled {counted(drawn.resampled or 0, 'times')}, log normaliser {drawn.log_normaliser:+.2f} nats"
         )
-    drawn_in_words = counted(n, composed.model.statistics.noun)
-    say.note(f"{drawn_in_words}, {counted(drawn.nfe, 'gradient evaluations')} each{accepted}, {duration(seconds)}")
+    effort = f"{counted(drawn.nfe, 'gradient evaluations')} each{accepted}"
+    noun = composed.model.statistics.noun
+    say.note(f"{counted(n, noun)}, {effort}, seed {machine.seed}, {duration(seconds)}")
     say.result(document, writer.table or out)
 
 
 def _open_models(
     say: Output, expression: Expression, model: str | None, machine: Machine
-) -> tuple[dict[str | None, Model], str]:
+) -> tuple[dict[str | None, Model], list[str]]:
     """The models that an expression needs, by the names it has for them, and the names to report them by."""
     from vpfb_core.uses.composition import models_named
 
@@ -137,4 +139,4 @@ def _open_models(
     if model is not None and None not in wanted:
         raise ConfigError(f"-m {model} is not used: every name of the expression has a model", hint="leave -m out")
     opened = {name: open_model(say, model if name is None else name, machine) for name in wanted}
-    return {name: loaded for name, (loaded, _) in opened.items()}, ", ".join(name for _, name in opened.values())
+    return {name: loaded for name, (loaded, _) in opened.items()}, [name for _, name in opened.values()]

@@ -12,6 +12,7 @@ from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine.file_names import typed
+from vpfb_core.machine.origin import Origin
 
 if TYPE_CHECKING:
     from vpfb_core.data import LoadOptions, Source
@@ -164,7 +165,7 @@ def _write_grid(grid: Path, images: Source, n: int, seed: int) -> None:
     pictures.require_grid(min(n, len(images)), images.shape)
     order = torch.randperm(len(images), generator=noise.generator(seed, "grid", len(images)))
     shown = images.subset(order[:n]).images
-    write_bytes(grid, pictures.png(pictures.tile(shown / 255)))
+    write_bytes(grid, pictures.png(pictures.tile(shown / 255), Origin.of(seed)))
 
 
 def _entry(name: str, available: bool, path: Path | None, images: Any, shape: Any, classes: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from vpfb_cli.outputs import require_file
 from vpfb_cli.own_features import OwnFeatures
 from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError, counted
+from vpfb_core.machine.origin import Origin
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,10 +138,14 @@ def encode(
                 write(codes.table_rows(part, groups))
                 count += len(part.names)
     if montage is not None and groups is not None:
-        write_bytes(montage, pictures.png(codes.montage(found, everything, groups)))
+        origin = Origin.of(machine.seed, model_name)
+        write_bytes(montage, pictures.png(codes.montage(found, everything, groups), origin))
     if groups is not None:
         sizes = ", ".join(f"{size:,}" for size in groups.labels.bincount().tolist())
         say.note(f"sizes of the clusters: {sizes}")
-    say.note(f"{counted(count, found.noun)}, {counted(dimension, 'numbers')} per code")
-    document = {"model": model_name, "output": out, "n": count, "dimension": dimension, "clusters": clusters}
+    say.note(f"{counted(count, found.noun)}, {counted(dimension, 'numbers')} per code, seed {machine.seed}")
+    document = {
+        "model": model_name, "output": out, "n": count, "dimension": dimension, "clusters": clusters,
+        "seed": machine.seed,
+    }  # fmt: skip
     say.result(document, b"".join(text) if out == "-" else out)

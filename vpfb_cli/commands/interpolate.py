@@ -23,6 +23,7 @@ from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
 from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.origin import Origin
 
 ENDS = "Ends"
 ROWS = 4
@@ -109,10 +110,11 @@ def interpolate(
         classes = condition_tensor(condition.class_, loaded.groups, count)
         images = loaded.interpolate(codes[::2], codes[1::2], n, condition=classes, **settings)
         bar.update(1.0)
+    origin = Origin.of(machine.seed, name)
     if kind == ".gif":
-        content = pictures.gif(torch.stack([pictures.tile(frame) for frame in images.transpose(0, 1)]))
+        content = pictures.gif(torch.stack([pictures.tile(frame) for frame in images.transpose(0, 1)]), origin=origin)
     else:
-        content = pictures.png(pictures.tile(images.flatten(0, 1), columns=n))
+        content = pictures.png(pictures.tile(images.flatten(0, 1), columns=n), origin)
     write_bytes(Path(out), content)
 
     error = None if pair is None else float(rms_distance(images[0, [0, -1]], pair.float() / 255).max())

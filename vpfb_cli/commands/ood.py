@@ -27,6 +27,7 @@ from vpfb_cli.progress import progress
 from vpfb_cli.wording import one_of
 from vpfb_core.errors import CheckpointError, ConfigError, VPFBError
 from vpfb_core.machine.file_names import typed
+from vpfb_core.machine.origin import Origin
 from vpfb_core.names import SCORES
 
 if TYPE_CHECKING:
@@ -137,8 +138,9 @@ def ood(
     rows = comparison.compare_all(found)
     document = {"in": in_set, "model": model_name, "results": [row.document() for row in rows]}
     if folder is not None:
+        origin = Origin.of(machine.seed, model_name)
         described = output.jsonable({**document, "seed": machine.seed, "limit": limit})
-        comparison.write_report(folder, described, sets, found, rows)
+        comparison.write_report(folder, described, sets, found, rows, origin)
         say.note(f"report: {folder}")
     say.note("a higher score means more out-of-distribution; the interval is that of the AUROC")
     say.result(document, _table(rows))

@@ -11,6 +11,7 @@ from vpfb_cli.options import DATA, MODEL_HELP, OUTPUT, DataAccess, Machine, path
 from vpfb_cli.output import Output
 from vpfb_cli.outputs import require_file
 from vpfb_core.errors import CheckpointError, ConfigError
+from vpfb_core.machine.origin import Origin, short_name
 from vpfb_core.model import run_log
 from vpfb_core.model.runs import Run
 
@@ -44,6 +45,7 @@ def plot(
         from vpfb_core.machine.files import write_bytes
         from vpfb_core.uses.plotting import curves, model_plot
         from vpfb_core.uses.training_set import training_images
+    origin = Origin.of(machine.seed, name)
     animated = Path(out).suffix.lower() == ".gif"
     if animated or model_plot.columns_of(loaded):
         model_plot.require_columns(loaded)
@@ -52,14 +54,14 @@ def plot(
             say.note(f"data: {note}")
         rows = found.data
         picture = (
-            model_plot.animate(loaded, rows, machine.seed)
+            model_plot.animate(loaded, rows, machine.seed, origin)
             if animated
-            else model_plot.plot(loaded, rows, _title(name), machine.seed)
+            else model_plot.plot(loaded, rows, short_name(name), machine.seed, origin)
         )
     elif data is not None:
         raise ConfigError(f"--data {data} is for a model of a table; of a model of images, the training is drawn")
     else:
-        picture = curves.curves({_title(name): _log(name)})
+        picture = curves.curves({short_name(name): _log(name)}, origin)
     write_bytes(Path(out), picture)
     say.result({"model": name, "output": out}, out)
 
@@ -74,9 +76,3 @@ def _log(name: str) -> dict[str, list[float]]:
             hint=f"draw from it: vpfb sample -m {name} -n 64 -o grid.png",
         )
     return log
-
-
-def _title(name: str) -> str:
-    """The name of the run, or of the model."""
-    path = Path(name)
-    return path.parent.name if path.name == "model.safetensors" and path.parent.name else path.stem

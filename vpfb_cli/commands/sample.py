@@ -29,6 +29,7 @@ from vpfb_cli.progress import progress
 from vpfb_cli.wording import duration
 from vpfb_cli.writers import Writer, kind_of, open_writer
 from vpfb_core.errors import ConfigError, counted
+from vpfb_core.machine.origin import Origin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,7 +144,8 @@ def sample(
     job = _Job(say, loaded, n, machine.seed, settings, how, writer, Reached.of(loaded, targets))
     in_chains = langevin is not None or known is not None
     labels = _labels(loaded, condition.class_, n)
-    with writer.writing(n, loaded, frames=1 + (solver.nfe or 1), at_once=in_chains, labels=labels):
+    origin = Origin.of(machine.seed, name)
+    with writer.writing(n, loaded, origin, frames=1 + (solver.nfe or 1), at_once=in_chains, labels=labels):
         if known is not None and mask is not None:
             drawn = _inpaint(job, known, mask)
         elif langevin is not None:
@@ -166,7 +168,7 @@ def sample(
         say.note(job.reached.in_words())
     by = method if chains is None else f"{method} and MALA"
     effort = counted(round(nfe), "gradient evaluations")
-    say.note(f"{counted(n, loaded.statistics.noun)}, {effort} each by {by}, {duration(seconds)}")
+    say.note(f"{counted(n, loaded.statistics.noun)}, {effort} each by {by}, seed {machine.seed}, {duration(seconds)}")
     say.result(document, writer.table or out)
 
 

@@ -31,6 +31,7 @@ from vpfb_cli.ranking_outputs import FlaggedFiles, write_and_relocate
 from vpfb_cli.wording import one_of
 from vpfb_core.errors import CheckpointError, ConfigError, NoStepError, counted
 from vpfb_core.machine.file_names import printable, typed
+from vpfb_core.machine.origin import Origin
 from vpfb_core.names import SCORES
 
 if TYPE_CHECKING:
@@ -193,15 +194,15 @@ def score(
             )  # fmt: skip
         _say_what_densities_are(say, loaded, ranking)
 
-    table = ranking.table()
+    table, origin = ranking.table(), Origin.of(machine.seed, model_name)
     if out != "-":
         write_bytes(Path(out), table)
     if montage is not None:
         shown = images.data[[one.index for one in ranking.ranked[:IN_MONTAGE]]]
-        write_bytes(montage, pictures.png(pictures.tile(shown.float() / 255)))
-    relocated = write_and_relocate(say, html, flagged, ranking, images, training, model_name)
+        write_bytes(montage, pictures.png(pictures.tile(shown.float() / 255), origin))
+    relocated = write_and_relocate(say, html, flagged, ranking, images, training, model_name, machine.seed)
     greatest = ", ".join(printable(one.name) for one in ranking.ranked[:IN_NOTE])
-    say.note(f"{counted(len(images), images.noun)}; greatest outliers: {greatest}")
+    say.note(f"{counted(len(images), images.noun)}; seed {machine.seed}; greatest outliers: {greatest}")
     if name == SCORES[0]:
         expected = flag * len(images)
         say.note(
@@ -209,7 +210,7 @@ def score(
         )
     document = {
         "model": model_name, "output": out, "n": len(images), "flag": flag, "flagged": len(ranking.flagged),
-        "worst": ranking.documents(IN_JSON), **relocated,
+        "seed": machine.seed, "worst": ranking.documents(IN_JSON), **relocated,
     }  # fmt: skip
     say.result(document, table if out == "-" else out)
 

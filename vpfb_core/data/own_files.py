@@ -10,12 +10,13 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-KEYWORD, OURS = "Software", "vpfb"  # a keyword of the PNG standard, and its text; also the comment of a GIF
+from vpfb_core.machine.origin import KEYWORD, OURS
+
 MARKED = frozenset({".png", ".gif"})  # endings of the pictures that vpfb writes
 _NUMBERED = re.compile(r"\d{6,}\.png")  # the names of samples in a folder
 _MARKS = {
-    b"\x89PNG\r\n\x1a\n": f"tEXt{KEYWORD}\0{OURS}".encode(),  # a chunk before the pixels
-    b"GIF89a": b"\x21\xfe" + bytes([len(OURS)]) + OURS.encode(),  # a comment before the first frame
+    b"\x89PNG\r\n\x1a\n": re.compile(f"tEXt{KEYWORD}\0{OURS}".encode()),  # a chunk before the pixels
+    b"GIF89a": re.compile(b"\x21\xfe." + OURS.encode() + b"[\0,]", re.DOTALL),  # a comment before the first frame
 }
 _HEAD = 4096  # bytes in which the mark is
 _SETTINGS, _RESULTS = "config.toml", {"log.csv", "model.safetensors", "state.json"}
@@ -30,7 +31,7 @@ def is_own_picture(path: Path) -> bool:
             head = file.read(_HEAD)
     except OSError:
         return False
-    return any(head.startswith(magic) and mark in head for magic, mark in _MARKS.items())
+    return any(head.startswith(magic) and mark.search(head) is not None for magic, mark in _MARKS.items())
 
 
 def is_sample_name(name: str) -> bool:

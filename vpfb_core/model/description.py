@@ -204,7 +204,8 @@ def _check_about(about: dict[str, Any]) -> None:
             if data.get(name) is not None:
                 check(data[name], "data")
     checks: dict[str, Callable[[Any, str], Any]] = {
-        "step": _count, "seed": _count, "seconds": _number, "device": _text,
+        "step": _count, "seed": _count, "calibration_seed": _count, "match_seed": _count, "seconds": _number,
+        "device": _text,
     }  # fmt: skip
     for name, require in checks.items():
         if name in about:

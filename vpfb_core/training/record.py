@@ -21,6 +21,7 @@ from vpfb_core.machine.container import finite_or_none
 from vpfb_core.machine.files import clear_leftovers, write_bytes
 from vpfb_core.machine.launch import process_rank
 from vpfb_core.machine.open_folder import OpenFolder
+from vpfb_core.machine.origin import Origin
 from vpfb_core.methods.fields import Field
 from vpfb_core.model import model_file, run_data, run_log
 from vpfb_core.model.runs import Run, new_run
@@ -70,6 +71,7 @@ class Record:
         # The processes after the first may not even see the folder.
         self._open = OpenFolder(folder.path) if process_rank().first else None
         self.fingerprint = self.plan.images.fingerprint()
+        self._origin = Origin(seed=plan.config.run.seed)
         self._location = run_data.location(self.plan.config.data.source, folder)
         self.columns = run_log.columns([f"val_{name}" for name in self.plan.method.figures])
         self.saved: Counters | None = None
@@ -126,7 +128,7 @@ class Record:
 
     def grid(self, step: int, samples: Tensor) -> None:
         """Write samples as a file that shows them: a grid of images, or rows."""
-        shown = snapshot(self.plan.statistics, samples)
+        shown = snapshot(self.plan.statistics, samples, self._origin)
         write_bytes(self.folder.samples / f"step-{step:07d}{shown.ending}", shown.content)
         if self._events is not None and shown.picture is not None:
             self._events.grid(step, shown.picture)
@@ -143,7 +145,7 @@ class Record:
         rested = began - self._drawn_at >= DRAWING_SHARE * self._drawing_seconds
         if len(log.get("step", ())) < 2 or not (rested or finished):
             return 0.0
-        write_bytes(self.folder.curves, curves({self.folder.path.name: log}))
+        write_bytes(self.folder.curves, curves({self.folder.path.name: log}, self._origin))
         self._drawn_at = time.monotonic()
         self._drawing_seconds = self._drawn_at - began
         return self._drawing_seconds

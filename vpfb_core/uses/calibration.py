@@ -90,6 +90,7 @@ def calibrate_file(
             on_images(images)
         untilted = model.untilted
         calibrate(untilted, images, seed, trained_on=trained_on)
+        untilted.about["calibration_seed"] = seed
         model_file.save(untilted.with_tilt(model.tilt), path)
 
 

@@ -16,9 +16,10 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from vpfb_core.data.image_statistics import to_bytes
-from vpfb_core.data.own_files import KEYWORD, OURS, is_own_picture, is_sample_name
+from vpfb_core.data.own_files import is_own_picture, is_sample_name
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.files import Writer, write_quickly
+from vpfb_core.machine.origin import UNKNOWN, Origin
 
 # Small images are enlarged by an integer factor to about this many pixels per side, so that a grid is easy to view.
 TILE = 64
@@ -87,18 +88,19 @@ def _square(count: int) -> int:
     return 1 + math.isqrt(count - 1)
 
 
-def png(image: Tensor) -> bytes:
-    """A PNG file of an image, in [0, 1] or uint8, (C, H, W) with C = 1 or 3, that names vpfb as its software."""
+def png(image: Tensor, origin: Origin = UNKNOWN) -> bytes:
+    """A PNG file of an image, in [0, 1] or uint8, (C, H, W) with C = 1 or 3, in which its origin is recorded."""
     buffer, marks = io.BytesIO(), PngInfo()
-    marks.add_text(KEYWORD, OURS)
+    for keyword, text in origin.texts().items():
+        marks.add_text(keyword, text)
     to_pillow(image).save(buffer, format="PNG", pnginfo=marks)
     return buffer.getvalue()
 
 
-def gif(frames: Tensor, seconds: float = 3.0) -> bytes:
+def gif(frames: Tensor, seconds: float = 3.0, *, origin: Origin = UNKNOWN) -> bytes:
     """An endless GIF of frames in [0, 1], (T, C, H, W), that takes about `seconds` and pauses on its last frame.
 
-    Its comment names vpfb.
+    Its comment records its origin.
     """
     pictures = [to_pillow(frame) for frame in frames]
     each = max(20, round(1000 * seconds / len(pictures)))
@@ -112,24 +114,30 @@ def gif(frames: Tensor, seconds: float = 3.0) -> bytes:
         duration=durations,
         loop=0,
         optimize=False,
-        comment=OURS.encode(),
+        comment=origin.comment().encode(),
     )
     return buffer.getvalue()
 
 
 @contextlib.contextmanager
 def npz(
-    file: Writer, count: int, shape: Sequence[int], labels: Mapping[str, np.ndarray] | None = None
+    file: Writer,
+    count: int,
+    shape: Sequence[int],
+    labels: Mapping[str, np.ndarray] | None = None,
+    origin: Origin = UNKNOWN,
 ) -> Iterator[Callable[[Tensor], None]]:
     """Write a NumPy archive with `images`, uint8 (N, H, W, C), and perhaps labels, which `data.load` can read.
 
-    The images are compressed as they are added, so that the memory does not limit their number.
+    If the origin of the images has a seed, the integer `seed` records it. The images are compressed as they are added,
+    so that the memory does not limit their number.
 
     Args:
         file: the file that is written.
         count: the number of images.
         shape: (C, H, W) of each image.
         labels: `labels`, int64 (N,), and `classes`, their names.
+        origin: the origin of the images.
     Yields:
         A function that adds the next images, in [0, 1] or uint8, (n, C, H, W).
     """
@@ -141,7 +149,8 @@ def npz(
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
             np.lib.format.write_array_header_1_0(array, header)
             yield lambda images: _append(array, to_bytes(images).permute(0, 2, 3, 1).contiguous())
-        for name, values in (labels or {}).items():
+        seed = {} if origin.seed is None else {"seed": np.array(origin.seed)}
+        for name, values in {**(labels or {}), **seed}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as array:
                 np.lib.format.write_array(array, values, allow_pickle=False)
 
@@ -175,13 +184,13 @@ def output_format(path: str, *, animated: bool = True) -> str:
     return ending[1:]
 
 
-def write_folder(folder: Path, images: Tensor, first: int = 0) -> None:
+def write_folder(folder: Path, images: Tensor, first: int = 0, origin: Origin = UNKNOWN) -> None:
     """Write one PNG file per image, named by its index and marked as ours.
 
     The names are not flushed to disk: call `files.flush_names` after the last of them.
     """
     for index, image in enumerate(images, start=first):
-        write_quickly(folder / f"{index:06d}.png", png(image))
+        write_quickly(folder / f"{index:06d}.png", png(image, origin))
 
 
 def samples_in(folder: Path) -> list[Path]:

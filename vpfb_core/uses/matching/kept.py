@@ -86,6 +86,7 @@ def match_file(
             if source is not None:
                 raise ConfigError(f"`data={source}` has no use with `match=none`")
             if model.tilt is not None:
+                model.about.pop("match_seed", None)
                 model_file.save(model.with_tilt(None), path)
             return model.tilt is not None
         model.require_null("a tilt that is kept")
@@ -96,6 +97,7 @@ def match_file(
         if real is not None and on_data is not None:
             on_data(real)
         tilt = kept_tilt(model, wanted, real, seed=seed, batch_size=batch_size, on_progress=on_progress)
+        model.about["match_seed"] = seed
         model_file.save(model.with_tilt(tilt), path)
         return True
 

@@ -19,6 +19,7 @@ from vpfb_core.machine import distributed
 from vpfb_core.machine.csv_files import csv_lines
 from vpfb_core.machine.file_names import label
 from vpfb_core.machine.files import write_bytes
+from vpfb_core.machine.origin import UNKNOWN, Origin
 from vpfb_core.uses.ood.detection import Detection, compare
 from vpfb_core.uses.ood.scores import DEFAULT_BATCH, SCORES, Batch, in_batches, require_ready
 from vpfb_core.uses.ood.tables import cell, image_name
@@ -139,7 +140,14 @@ def older_report(folder: Path, outs: Sequence[str], names: Sequence[str]) -> lis
     return tables + (older if ours else [])
 
 
-def write_report(folder: Path, document: Mapping[str, Any], sets: Sets, scores: Scores, rows: Sequence[Row]) -> None:
+def write_report(
+    folder: Path,
+    document: Mapping[str, Any],
+    sets: Sets,
+    scores: Scores,
+    rows: Sequence[Row],
+    origin: Origin = UNKNOWN,
+) -> None:
     """Write scores.csv, report.json and one histogram per row to a folder, in place of an older report there.
 
     Args:
@@ -148,6 +156,7 @@ def write_report(folder: Path, document: Mapping[str, Any], sets: Sets, scores: 
         sets: the images.
         scores: the scores of the images.
         rows: the results.
+        origin: the origin that is recorded in the histograms.
     Raises:
         ConfigError: a file that vpfb did not write is in the way.
         DataError: the folder cannot be written.
@@ -169,6 +178,7 @@ def write_report(folder: Path, document: Mapping[str, Any], sets: Sets, scores: 
             names=labels,
             axis=row.score,
             title=f"{labels[0]} against {labels[1]}: AUROC {row.detection.auroc:.4f}",
+            origin=origin,
         )
         path = folder / _picture(names[row.out], row.score)
         write_bytes(path, picture)

@@ -22,6 +22,7 @@ import numpy as np
 
 from vpfb_core.data.in_memory import InMemory
 from vpfb_core.machine.file_names import printable, typed
+from vpfb_core.machine.origin import UNKNOWN, Origin
 from vpfb_core.uses.ood.members import Members
 from vpfb_core.uses.ood.ranking import Ranked, Ranking
 from vpfb_core.uses.ood.thumbnails import FEW_PIXELS, media_type, thumbnails
@@ -29,7 +30,7 @@ from vpfb_core.uses.ood.thumbnails import FEW_PIXELS, media_type, thumbnails
 MOST = 5_000  # pictures on a page; it scrolls smoothly with them, and has about 10 MB
 _BINS = 60
 _NEAREST = "The pictures it is compared with that are most like it. If they look right beside it, it may be no outlier."
-_TITLE, _DATA = "@@TITLE@@", "@@DATA@@"
+_ORIGIN, _TITLE, _DATA = "@@ORIGIN@@", "@@TITLE@@", "@@DATA@@"
 _FIRST_LINE = "<!doctype html><!-- vpfb score -->"
 
 
@@ -94,6 +95,7 @@ def page(
     summary: Sequence[str],
     folder: Path,
     moved: Mapping[str, Path] | None = None,
+    origin: Origin = UNKNOWN,
     on_picture: Callable[[int], None] | None = None,
 ) -> bytes:
     """A page of the `MOST` greatest outliers of a ranking, in HTML.
@@ -106,6 +108,7 @@ def page(
         summary: sentences below the heading.
         folder: the folder of the page, from which it links to the files.
         moved: the new paths of files that are moved before anybody opens the page, by their names.
+        origin: the origin that is recorded in the page.
         on_picture: called with the number of pictures whose thumbnails are done.
     """
     shown = ranking.ranked[:MOST]
@@ -143,7 +146,7 @@ def page(
         ],
         "thumbnails": [base64.b64encode(each).decode("ascii") for each in small],
     }
-    return _filled(title, document)
+    return _filled(title, origin, document)
 
 
 def is_page(first_line: str) -> bool:
@@ -151,8 +154,8 @@ def is_page(first_line: str) -> bool:
     return first_line == _FIRST_LINE
 
 
-def _filled(title: str, document: dict[str, Any]) -> bytes:
-    """The template with a title and a document.
+def _filled(title: str, origin: Origin, document: dict[str, Any]) -> bytes:
+    """The template with a title, an origin and a document.
 
     It is divided at its marks before anything is put there, so that marks in the title or in the document stay.
     """
@@ -164,7 +167,9 @@ def _filled(title: str, document: dict[str, Any]) -> bytes:
     data = json.dumps(document, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         data = data.replace(character, f"\\u{ord(character):04x}")
-    return (heading.join(before.split(_TITLE)) + data + after).encode("utf-8")
+    head, rest = before.split(_ORIGIN)
+    parts = [head, html.escape(origin.comment()), heading.join(rest.split(_TITLE)), data, after]
+    return "".join(parts).encode("utf-8")
 
 
 def _thumbnails(

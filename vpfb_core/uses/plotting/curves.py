@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vpfb_core.machine.origin import UNKNOWN, Origin
 from vpfb_core.uses.plotting.figure import COLOURS, LINES, figure, literal, plain, png
 
 if TYPE_CHECKING:
@@ -48,11 +49,12 @@ PANELS = (
 )
 
 
-def curves(logs: Mapping[str, Log]) -> bytes:
+def curves(logs: Mapping[str, Log], origin: Origin = UNKNOWN) -> bytes:
     """Draw the training curves of runs over the training time.
 
     Args:
         logs: the logs of the runs by the names that the legend shows.
+        origin: the origin that is recorded in the file.
     Returns:
         The content of a PNG file.
     """
@@ -72,7 +74,7 @@ def curves(logs: Mapping[str, Log]) -> bytes:
         elif not panel.measured:
             axes.set_ylim(bottom=0)
     _name_runs(drawn, list(logs))
-    return png(drawn)
+    return png(drawn, origin)
 
 
 def _draw(axes: Axes, panel: _Panel, log: Log, unit: float, number: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vpfb_core.data.own_files import KEYWORD, OURS
+from vpfb_core.machine.origin import UNKNOWN, Origin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,10 +48,10 @@ def literal(texts: Iterable[Text]) -> None:
         text.set_parse_math(False)
 
 
-def png(drawn: Figure) -> bytes:
-    """The content of a PNG file of a figure, which names vpfb as its software."""
+def png(drawn: Figure, origin: Origin = UNKNOWN) -> bytes:
+    """The content of a PNG file of a figure, in which its origin is recorded."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
-    FigureCanvasAgg(drawn).print_png(buffer, metadata={KEYWORD: OURS})
+    FigureCanvasAgg(drawn).print_png(buffer, metadata=origin.texts())
     return buffer.getvalue()

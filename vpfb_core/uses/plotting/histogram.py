@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vpfb_core.machine.origin import UNKNOWN, Origin
 from vpfb_core.uses.plotting.figure import BLUE, VERMILION, figure, literal, plain, png
 
 BINS = 40
@@ -15,7 +16,9 @@ BINS = 40
 REACH = 12
 
 
-def histogram(in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], axis: str, title: str) -> bytes:
+def histogram(
+    in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], axis: str, title: str, origin: Origin = UNKNOWN
+) -> bytes:
     """Draw two overlaid histograms of a score, each of area 1.
 
     Args:
@@ -24,6 +27,7 @@ def histogram(in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], 
         names: the names of the two sets.
         axis: the name of the score.
         title: the title of the plot.
+        origin: the origin that is recorded in the file.
     Returns:
         The content of a PNG file.
     """
@@ -46,7 +50,7 @@ def histogram(in_scores: Tensor, out_scores: Tensor, *, names: tuple[str, str], 
     axes.set_title(title)
     axes.margins(x=0)
     literal([axes.title, *axes.legend(frameon=False).get_texts()])
-    return png(drawn)
+    return png(drawn, origin)
 
 
 def _range(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from vpfb_core import methods
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import ConfigError
+from vpfb_core.machine.origin import UNKNOWN, Origin
 from vpfb_core.methods.fields import Transports
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.density import log_density
@@ -34,7 +35,7 @@ def columns_of(model: TrainedModel) -> tuple[str, ...]:
     return model.statistics.columns if isinstance(model.statistics, TableStatistics) else ()
 
 
-def plot(model: TrainedModel, rows: Tensor, title: str, seed: int = 0) -> bytes:
+def plot(model: TrainedModel, rows: Tensor, title: str, seed: int = 0, origin: Origin = UNKNOWN) -> bytes:
     """Draw data and samples of a model, and for two columns the learned log-density and the flow.
 
     Args:
@@ -42,6 +43,7 @@ def plot(model: TrainedModel, rows: Tensor, title: str, seed: int = 0) -> bytes:
         rows: rows that the model was trained on, float64 (N, d).
         title: the title of the figure.
         seed: the seed of the samples.
+        origin: the origin that is recorded in the file.
     Returns:
         The content of a PNG file.
     Raises:
@@ -53,7 +55,7 @@ def plot(model: TrainedModel, rows: Tensor, title: str, seed: int = 0) -> bytes:
         model.require("energy", "a plot of two columns")
     samples = sample(model, SAMPLES, seed).require_success().images
     if len(columns) != 2:
-        return pairs(rows.numpy(), samples.numpy(), columns, title)
+        return pairs(rows.numpy(), samples.numpy(), columns, title, origin)
     window = Window.of(np.concatenate([rows.numpy(), samples[:PATHS].numpy()]))
     points = torch.from_numpy(window.grid(GRID))
     if by_energy:
@@ -66,7 +68,7 @@ def plot(model: TrainedModel, rows: Tensor, title: str, seed: int = 0) -> bytes:
             "learned log-density",
         )
     paths = _path(model, PATHS, seed)
-    return plane(rows.numpy(), samples.numpy(), density.numpy(), paths, window, columns, name, title)
+    return plane(rows.numpy(), samples.numpy(), density.numpy(), paths, window, columns, name, title, origin)
 
 
 def density_of_energy(model: TrainedModel, points: Tensor, window: Window) -> Tensor:
@@ -87,7 +89,7 @@ def density_of_energy(model: TrainedModel, points: Tensor, window: Window) -> Te
     return (-energy.cpu().double()).log_softmax(0) - math.log(cell)
 
 
-def animate(model: TrainedModel, rows: Tensor, seed: int = 0) -> bytes:
+def animate(model: TrainedModel, rows: Tensor, seed: int = 0, origin: Origin = UNKNOWN) -> bytes:
     """Draw the learned log-density of two columns at noise levels from noise to data, and points of the flow.
 
     Each frame shows the density of the noisy data in the coordinates of the flow, in which noise and data have the same
@@ -104,7 +106,7 @@ def animate(model: TrainedModel, rows: Tensor, seed: int = 0) -> bytes:
     path = _path(model, POINTS, seed)
     window = Window.of(np.concatenate([rows.numpy(), path[0]]))
     u = model.statistics.standardise(torch.from_numpy(window.grid(GRID)), model.device)
-    return gif(landscape(_scenes(model, u, path), window, columns), seconds=5)
+    return gif(landscape(_scenes(model, u, path), window, columns), seconds=5, origin=origin)
 
 
 def _scenes(model: TrainedModel, u: Tensor, path: np.ndarray) -> Iterator[Scene]:

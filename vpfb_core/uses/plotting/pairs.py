@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vpfb_core.machine.origin import UNKNOWN, Origin
 from vpfb_core.uses.plotting.figure import BLUE, VERMILION, figure, literal, plain, png, thinned
 
 MOST_COLUMNS = 6
@@ -14,7 +15,7 @@ BINS = 30
 _INCHES = 1.9  # the side of a plot
 
 
-def pairs(data: np.ndarray, samples: np.ndarray, columns: Sequence[str], title: str) -> bytes:
+def pairs(data: np.ndarray, samples: np.ndarray, columns: Sequence[str], title: str, origin: Origin = UNKNOWN) -> bytes:
     """Draw the histograms of the first columns on the diagonal, and below it each pair of columns.
 
     Args:
@@ -22,6 +23,7 @@ def pairs(data: np.ndarray, samples: np.ndarray, columns: Sequence[str], title: 
         samples: samples of the model, (M, d).
         columns: the names of the columns.
         title: the title of the figure.
+        origin: the origin that is recorded in the file.
     Returns:
         The content of a PNG file.
     """
@@ -58,7 +60,7 @@ def pairs(data: np.ndarray, samples: np.ndarray, columns: Sequence[str], title: 
     drawn.legend(*grid[0, 0].get_legend_handles_labels(), loc="upper right", frameon=False)
     left_out = f", the first {count} of {len(columns)} columns" if len(columns) > count else ""
     literal([drawn.suptitle(f"{title}{left_out}")])
-    return png(drawn)
+    return png(drawn, origin)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vpfb_core.machine.origin import UNKNOWN, Origin
 from vpfb_core.uses.plotting.figure import BLUE, VERMILION, figure, literal, plain, png, thinned
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Window:
 
 def plane(
     data: np.ndarray, samples: np.ndarray, log_density: np.ndarray, paths: np.ndarray, window: Window,
-    columns: Sequence[str], density_name: str, title: str,
+    columns: Sequence[str], density_name: str, title: str, origin: Origin = UNKNOWN,
 ) -> bytes:  # fmt: skip
     """Draw data, samples, the learned log-density and paths of the flow side by side.
 
@@ -65,6 +66,7 @@ def plane(
         columns: the names of the two columns.
         density_name: what the log-density is.
         title: the title of the figure.
+        origin: the origin that is recorded in the file.
     Returns:
         The content of a PNG file.
     """
@@ -97,7 +99,7 @@ def plane(
         axes.set_ylabel(columns[1])
         literal([axes.yaxis.label])
     literal([drawn.suptitle(title)])
-    return png(drawn)
+    return png(drawn, origin)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import vpfb_core as vpfb
+from vpfb_core.machine.origin import Origin
 from vpfb_core.model import run_log
 from vpfb_core.training import record
 from vpfb_core.uses.plotting import curves as module
@@ -39,9 +40,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[matplotlib.figure.Figure]:
     figures: list[matplotlib.figure.Figure] = []
     png = module.png
 
-    def keep(figure: matplotlib.figure.Figure) -> bytes:
+    def keep(figure: matplotlib.figure.Figure, origin: Origin) -> bytes:
         figures.append(figure)
-        return png(figure)
+        return png(figure, origin)
 
     monkeypatch.setattr(module, "png", keep)
     return figures
@@ -77,17 +78,18 @@ def test_a_log_with_little_in_it_is_drawn(log: Log) -> None:
 def test_a_run_draws_its_curves_at_its_checks_and_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[int] = []
 
-    def count(logs: dict[str, Log]) -> bytes:
+    def count(logs: dict[str, Log], origin: Origin) -> bytes:
         ((name, log),) = logs.items()
         assert name == "run"
         lines.append(len(log["step"]))
-        return curves(logs) if log["step"][-1] == 8 else b""
+        return curves(logs, origin) if log["step"][-1] == 8 else b""
 
     monkeypatch.setattr(record, "curves", count)
     monkeypatch.setattr(record, "DRAWING_SHARE", 0)
     run = vpfb.train(short(tmp_path, steps=8, sample_every=3, log_every=100)).run
     assert lines == [2, 3, 4], "at steps 3, 6 and 8, after the line of step 0"
-    assert Image.open(run.curves).format == "PNG"
+    with Image.open(run.curves) as picture:
+        assert (picture.format, picture.info["seed"]) == ("PNG", "0")
     assert run_log.read(run.log)["step"] == [0, 3, 6, 8]
 
 
@@ -96,7 +98,7 @@ def test_the_curves_of_a_short_run_are_not_drawn_at_every_check(
 ) -> None:
     drawings: list[float] = []
 
-    def count(logs: dict[str, Log]) -> bytes:
+    def count(logs: dict[str, Log], _origin: Origin) -> bytes:
         drawings.append(logs["run"]["step"][-1])
         return b""
 

@@ -53,7 +53,7 @@ def test_a_figure_of_the_plane_shows_points_where_the_flow_has_gone_to_infinity(
 def test_as_many_data_as_samples_are_drawn_and_their_titles_say_how_many(
     data: int, samples: int, drawn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(two_columns, "png", lambda figure: figure)
+    monkeypatch.setattr(two_columns, "png", lambda figure, _origin: figure)
     random, window = np.random.default_rng(0), Window((-3, 3), (-3, 3))
     found: Any = plane(
         random.normal(size=(data, 2)), random.normal(size=(samples, 2)), -np.square(window.grid(SIDE)).sum(1),
