@@ -36,7 +36,7 @@ from vpfb_core.uses.ood import compare
 from vpfb_core.uses.ood.altered import CONTROLS
 from vpfb_core.uses.ood.descriptors import DENOISING_LEVELS
 from vpfb_core.uses.ood.intrinsic_dimension import lanczos
-from vpfb_core.uses.ood.scores import judge
+from vpfb_core.uses.ood.scores import assess
 
 STEPS = 6  # of Lanczos
 NEAR = ("turned", "mirrored", "with a hole", "blended", "averaged in pairs", "shifted", "thick", "drawn letters")
@@ -81,7 +81,7 @@ def evidence(members: Tensor) -> Neighbourhood:
 
 def surprise(known: Neighbourhood, values: Tensor) -> Tensor:
     nobody = torch.full((len(values),), -1)
-    return known.usual.surprise(known.neighbours(values.float(), nobody).statistic)
+    return known.null.surprise(known.neighbours(values.float(), nobody).statistic)
 
 
 def near_outliers(model: Model, source: str, root: Path, count: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -114,7 +114,7 @@ def main() -> None:
     assert model.reference is not None, "the model has no reference: vpfb info --calibrate MODEL"
     kinds = {kind: part for kind, part in model.reference.parts.items() if kind != "denoising"}
     model.reference = replace(model.reference, parts=kinds)
-    base = {name: judge(model, images[: arguments.use]).score.double() for name, images in sets.items()}
+    base = {name: assess(model, images[: arguments.use]).score.double() for name, images in sets.items()}
 
     def areas(scores: dict[str, Tensor]) -> dict[str, float]:
         return {out: compare(scores[""].float(), scores[out].float()).auroc for out in outside}

@@ -35,7 +35,7 @@ from vpfb_core.model.neighbourhood import Neighbourhood
 from vpfb_core.model.reference import Reference, identities_of
 from vpfb_core.uses.ood import compare, fit_reference
 from vpfb_core.uses.ood.fixed import describe_fixed
-from vpfb_core.uses.ood.scores import judge
+from vpfb_core.uses.ood.scores import assess
 
 Method = Callable[[Tensor], Tensor]  # images to scores, higher for outliers
 
@@ -84,7 +84,7 @@ def fixed_descriptors(reference: Tensor) -> Method:
         identities_of(reference),
         torch.arange(len(reference)),
     )
-    return lambda images: known.judge(describe_fixed(images), identities_of(images)).score
+    return lambda images: known.assess(describe_fixed(images), identities_of(images)).score
 
 
 def as_tensors(method: Callable[[Tensor], np.ndarray]) -> Method:
@@ -115,7 +115,7 @@ def main() -> None:
         if arguments.fit:
             model.reference = fit_reference(model, trained_on, count=arguments.members)
         assert model.reference is not None, "the model has no reference: vpfb info --calibrate MODEL, or --fit"
-        methods = {"multiscale": lambda images: judge(model, images).score} | methods
+        methods = {"multiscale": lambda images: assess(model, images).score} | methods
         figures["model"] = training(model) | {"members": len(model.reference.rows)}
     apart = {"mirrored": outside.pop("mirrored")} if source == "faces" else {}
     scores = {name: method(inside) for name, method in methods.items()}

@@ -38,7 +38,7 @@ import vpfb_core as vpfb
 from vpfb_core.data import ImageSet
 from vpfb_core.uses.ood import compare, fit_reference, fixed
 from vpfb_core.uses.ood.ranking import Ranking, rank, rank_without_model
-from vpfb_core.uses.ood.scores import judge
+from vpfb_core.uses.ood.scores import assess
 
 SIZE, MEMBERS, FOLDERS = 32, 285, 5
 KINDS = {"upside down": 4, "blurred": 4, "other crop": 4, "texture": 3}
@@ -181,13 +181,11 @@ def held_out_alike() -> dict[str, Any]:
     model, digits = vpfb.load("digits", device="cpu"), vpfb.data.load("digits", conditional=True)
     parts = model.split_of(digits)
     assert parts is not None
-    judgement = judge(model, digits.images)
-    assert judgement.p_value is not None
-    seen, held_out = (judgement.score[rows] for rows in parts)
+    verdict = assess(model, digits.images)
+    assert verdict.p_value is not None
+    seen, held_out = (verdict.score[rows] for rows in parts)
     found = compare(seen, held_out)
-    alarms = {
-        str(rate): float((judgement.p_value[parts[1]] <= rate).double().mean()) for rate in (0.5, 0.1, 0.05, 0.01)
-    }
+    alarms = {str(rate): float((verdict.p_value[parts[1]] <= rate).double().mean()) for rate in (0.5, 0.1, 0.05, 0.01)}
     return {"auroc": found.auroc, "auroc_ci": found.auroc_ci, "held_out_at_most": alarms}
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from vpfb_cli.output import Output
     from vpfb_core.data.in_memory import InMemory
     from vpfb_core.machine.relocation import Relocation
-    from vpfb_core.uses.ood.members import Members
     from vpfb_core.uses.ood.ranking import Ranking
+    from vpfb_core.uses.ood.reference_images import ReferenceImages
     from vpfb_core.uses.training_set import TrainingSet
 
 FLAGGED = "Flagged images"
@@ -162,7 +162,7 @@ def _draw(
 ) -> bytes:
     """The page of a ranking, for a folder."""
     from vpfb_core.uses.ood import page
-    from vpfb_core.uses.ood.members import Members
+    from vpfb_core.uses.ood.reference_images import ReferenceImages
 
     count = min(len(ranking.ranked), page.MOST)
     others = "each compared with the others" if name is None else f"compared with those that {name} was trained on"
@@ -175,21 +175,21 @@ def _draw(
         )
     if count < len(images):
         summary.append(f"The page shows the first {count:,}; the table of scores has all of them.")
-    members = Members.same(images) if training is None else _members(say, ranking, training, count)
+    reference = ReferenceImages.same(images) if training is None else _reference_images(say, ranking, training, count)
     with progress(say, "drawing the page") as bar:
         return page.page(
-            ranking, images, members, title=f"Outliers in {images.name}", summary=summary, folder=folder,
+            ranking, images, reference, title=f"Outliers in {images.name}", summary=summary, folder=folder,
             moved=moved, origin=Origin.of(seed, name),
             on_picture=lambda n: bar.update(n / count),
         )  # fmt: skip
 
 
-def _members(say: Output, ranking: Ranking, training: TrainingSet, count: int) -> Members | None:
+def _reference_images(say: Output, ranking: Ranking, training: TrainingSet, count: int) -> ReferenceImages | None:
     """The training images that the page shows; None with a note if they are not at hand."""
-    from vpfb_core.uses.ood.members import training_members
+    from vpfb_core.uses.ood.reference_images import nearest_training_images
 
     try:
-        return training_members(training, ranking, count)
+        return nearest_training_images(training, ranking, count)
     except VPFBError as error:
         say.note(f"the page shows no training images: {error.message}")
         return None

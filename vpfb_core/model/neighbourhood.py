@@ -1,8 +1,8 @@
-"""What is usual among members, by their nearest neighbours in a space of descriptors.
+"""How far images are from the images of a reference, by nearest neighbours in a space of descriptors.
 
 The statistic of an image is the log distance of its descriptors from their nearest neighbours among those of the
-members. A member is left out of its own neighbours, so that the statistics of members say what is usual, and training
-images are judged like others.
+reference images. A reference image is left out of its own neighbours, so that the statistics of reference images are a
+null distribution, and training images are assessed like others.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from torch.nn import functional as F
 from vpfb_core.errors import CheckpointError
 
 AXES = 64  # the largest number of principal directions
-# With 8, fewer outliers were found in small folders, and new images looked less usual than members, to which axes are
-# fitted.
-_MEMBERS_PER_AXIS = 32
+# With 8, fewer outliers were found in small folders, and new images looked less typical than reference images, to which
+# axes are fitted.
+_POINTS_PER_AXIS = 32
 _FLOOR = 0.1  # of the variance in any direction, as a share of the mean variance
 NEIGHBOURS = 10
-NEAREST = 3  # the number of neighbours that a judgement names
+NEAREST = 3  # the number of neighbours that a verdict names
 # The weight of the neighbours' own spacing: 0 gives the plain distance, 1 the local outlier factor (Breunig et al.
-# 2000). It corrects for kinds of images that vary more than others, but outliers far from all members often have
+# 2000). It corrects for kinds of images that vary more than others, but outliers far from the reference often have
 # neighbours of wide spacing.
 SPACING_WEIGHT = 0.25
-ROBUST_SHARE = 0.9  # the share of the members, the most usual ones, that defines the space
-TAIL = 0.25  # the share of the members that are in the tail, whose p-values are exponential
+ROBUST_SHARE = 0.9  # the share of the reference images, the most typical ones, that defines the space
+TAIL = 0.25  # the share of the reference images that are in the tail, whose p-values are exponential
 _LARGEST = torch.finfo(torch.half).max
 _SMALLEST_DISTANCE = 1e-3  # in whitened units, so that duplicate images do not have a log distance of minus infinity
 _SMALLEST_SPREAD = 0.1  # of the statistics in the tail, for sets of almost equal images
 
 
 @dataclass(frozen=True, eq=False)
-class Usual:
-    """The distribution of a statistic among members.
+class NullDistribution:
+    """The distribution of a statistic among the images of a reference.
 
     Attributes:
-        values: the statistic of each member, (M,).
+        values: the statistic of each reference image, (M,).
     """
 
     values: Tensor
@@ -53,8 +53,8 @@ class Usual:
     def _tail(self) -> tuple[float, float]:
         """Where the tail begins, and its scale.
 
-        The scale is the maximum likelihood of an exponential tail of which the most unusual members are only known to
-        be beyond the last one that defines what is usual. They may be outliers, and how far out they are is ignored.
+        The scale is the maximum likelihood of an exponential tail of which the highest statistics are only known to be
+        beyond the share `ROBUST_SHARE`. They may be those of outliers, and how high they are is ignored.
         """
         start, end = (float(self._ordered.quantile(share, interpolation="lower")) for share in (1 - TAIL, ROBUST_SHARE))
         excess = (self._ordered[self._ordered > start] - start).clamp(max=end - start)
@@ -64,8 +64,9 @@ class Usual:
     def surprise(self, statistics: Tensor) -> Tensor:
         """The negative logarithms of the p-values of statistics (N,), float64 (N,).
 
-        The p-value is the share of members that are at least as unusual, or in the tail that of the exponential tail if
-        it is smaller. The first is exact if all members are in-distribution. The second also finds outliers among them.
+        The p-value is the share of reference images that have at least this statistic, or in the tail that of the
+        exponential tail if it is smaller. The first is exact if all reference images are in-distribution. The second
+        also finds outliers among them.
         """
         statistics = statistics.double().contiguous()
         not_below = len(self._ordered) - torch.searchsorted(self._ordered, statistics)
@@ -80,7 +81,7 @@ class Neighbours(NamedTuple):
 
     Attributes:
         statistic: the log distance from the neighbours, relative to half of their own spacing, (N,).
-        nearest: the members that are nearest, nearest first, int64 (N, K).
+        nearest: the indices of the nearest reference images, nearest first, int64 (N, K).
     """
 
     statistic: Tensor
@@ -89,7 +90,7 @@ class Neighbours(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Neighbourhood:
-    """A space of descriptors with the points of members.
+    """A space of descriptors with the points of M reference images.
 
     A point has coordinates along the principal axes and a last one, the distance from the space of the axes. The parts
     of two points outside of the axes are almost orthogonal to each other, so that their squares add up in the distance.
@@ -99,7 +100,7 @@ class Neighbourhood:
         unit: the unit of each descriptor, (F,).
         axes: the principal axes of the descriptors, (F, K).
         stretch: what the K coordinates and the last one are multiplied with, (K + 1,).
-        points: the points of the members, (M, K + 1).
+        points: the points of the reference images, (M, K + 1).
     """
 
     mean: Tensor
@@ -110,9 +111,9 @@ class Neighbourhood:
 
     @classmethod
     def of(cls, descriptors: Tensor, unit: Tensor | None = None) -> Neighbourhood:
-        """The neighbourhood of members with these descriptors, (M, F), M ≥ 2.
+        """The neighbourhood of reference images with these descriptors, (M, F), M ≥ 2.
 
-        The most unusual members do not define the space.
+        The least typical of them do not define the space.
 
         Args:
             descriptors: (M, F).
@@ -120,17 +121,17 @@ class Neighbourhood:
         """
         unit = torch.ones(descriptors.shape[1]) if unit is None else unit.float()
         first = cls._of(descriptors, descriptors, unit)
-        kept = first.members.statistic.argsort()[: max(2, round(ROBUST_SHARE * len(descriptors)))]
+        kept = first.leave_one_out.statistic.argsort()[: max(2, round(ROBUST_SHARE * len(descriptors)))]
         return cls._of(descriptors, descriptors[kept], unit)
 
     @classmethod
-    def _of(cls, descriptors: Tensor, usual: Tensor, unit: Tensor) -> Neighbourhood:
-        """The neighbourhood of members in the space that some of them define."""
-        mean = usual.double().mean(0).float()
-        centred = (usual - mean) / unit
+    def _of(cls, descriptors: Tensor, typical: Tensor, unit: Tensor) -> Neighbourhood:
+        """The neighbourhood of reference images in the space that some of them, the typical ones, define."""
+        mean = typical.double().mean(0).float()
+        centred = (typical - mean) / unit
         variances, axes = principal_axes(centred)
         axes = axes.half().float()  # as they are in a file
-        total, (dimension, count) = float(centred.square().sum()) / len(usual), axes.shape
+        total, (dimension, count) = float(centred.square().sum()) / len(typical), axes.shape
         rest = max(total - float(variances.sum()), 0.0) / max(dimension - count, 1)
         variances = torch.cat([variances, torch.tensor([rest])]) + _FLOOR * total / dimension
         empty = cls(mean, unit, axes, variances.clamp(min=1e-6).rsqrt(), axes.new_empty(0, count + 1))
@@ -145,18 +146,18 @@ class Neighbourhood:
         return points.clamp(-_LARGEST, _LARGEST).half().float()
 
     @cached_property
-    def members(self) -> Neighbours:
-        """The neighbours of the members, each of which is left out of its own."""
+    def leave_one_out(self) -> Neighbours:
+        """The neighbours of the reference images, each of which is left out of its own."""
         return self._neighbours(self.points, torch.arange(len(self.points)))
 
     @cached_property
-    def usual(self) -> Usual:
-        """The distribution of the statistic among members."""
-        return Usual(self.members.statistic)
+    def null(self) -> NullDistribution:
+        """The distribution of the statistic among reference images."""
+        return NullDistribution(self.leave_one_out.statistic)
 
     @cached_property
     def _spacing(self) -> Tensor:
-        """The log distance of each member from its neighbours, (M,)."""
+        """The log distance of each reference image from its neighbours, (M,)."""
         return _log_mean(self._distances(self.points, torch.arange(len(self.points)))[0])
 
     def neighbours(self, descriptors: Tensor, own: Tensor) -> Neighbours:
@@ -164,9 +165,10 @@ class Neighbourhood:
 
         Args:
             descriptors: (N, F).
-            own: the member that is the image itself and is left out, int64 (N,); −1 if there is none.
+            own: the index of the reference image that is the image itself and is left out, int64 (N,); −1 if there is
+                none.
         Raises:
-            CheckpointError: the descriptors have another dimension than those of the members.
+            CheckpointError: the descriptors have another dimension than those of the reference.
         """
         if descriptors.shape[1] != len(self.mean):
             raise CheckpointError(
@@ -181,7 +183,7 @@ class Neighbourhood:
         return Neighbours(_log_mean(distances) - SPACING_WEIGHT * self._spacing[rows].mean(1), rows[:, :NEAREST])
 
     def _distances(self, points: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """The distances of points (N, K) from their neighbours, and which members these are, (N, k) each."""
+        """The distances of points (N, K) from their neighbours, and the indices of these, (N, k) each."""
         along = torch.cdist(points[:, :-1], self.points[:, :-1])
         distances = (along.square() + points[:, -1:].square() + self.points[:, -1].square()).sqrt()
         itself = (own >= 0).nonzero()[:, 0]
@@ -205,7 +207,7 @@ def principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
     wide = dimension > count
     matrix = (centred @ centred.T if wide else centred.T @ centred).double() / count
     variances, vectors = torch.linalg.eigh(matrix)
-    kept = min(AXES, max(1, count // _MEMBERS_PER_AXIS), dimension)
+    kept = min(AXES, max(1, count // _POINTS_PER_AXIS), dimension)
     variances, directions = variances[-kept:].clamp(min=0).float(), vectors[:, -kept:].float()
     if wide:
         directions = F.normalize(centred.T @ directions, dim=0)

@@ -1,6 +1,6 @@
-"""The reference of the multi-scale out-of-distribution score: descriptors of members, by kind of evidence.
+"""The reference of the multi-scale out-of-distribution score: descriptors of its images, by kind of evidence.
 
-Members are in-distribution images, such as training images. For each kind of evidence, an image has a statistic
+Reference images are in-distribution, such as training images. For each kind of evidence, an image has a statistic
 with a p-value p (`neighbourhood.py`), and the score is the norm of all -log p. Compared with their sum (Fisher), it
 found more outliers, since most outliers are very unusual in one way only.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.data.image_statistics import in_unit_range
-from vpfb_core.model.neighbourhood import Neighbourhood, Usual
+from vpfb_core.model.neighbourhood import Neighbourhood, NullDistribution
 
 # The kinds of evidence: energies and score norms of the model at its noise levels; score norms at three of them, which
 # say how much the model would change the image to remove noise; strength of details of each size and the mean colour;
@@ -28,15 +28,15 @@ _EARLIER_NAMES = {"scalars": "recording", "features": "content"}  # the kinds in
 Descriptors = dict[str, Tensor]  # the descriptors (N, F) of N images by kind of evidence, on the CPU
 
 
-class Judgement(NamedTuple):
-    """How well N images fit a reference.
+class Verdict(NamedTuple):
+    """The score of N images relative to a reference, with what it is based on.
 
     Attributes:
         score: the multi-scale score, (N,); higher is more out-of-distribution.
-        p_value: the share of members that have at least this score, (N,); None if the score is not calibrated.
+        p_value: the share of reference images that have at least this score, (N,); None if the score is not calibrated.
         evidence: the p-values (N,) by kind of evidence.
-        nearest: the rows of the members that are nearest to each image, in the data that the reference was fitted to,
-            int64 (N, K); K = 0 if the rows are not known.
+        nearest: the rows of the reference images that are nearest to each image, in the data that the reference was
+            fitted to, int64 (N, K); K = 0 if the rows are not known.
     """
 
     score: Tensor
@@ -45,13 +45,13 @@ class Judgement(NamedTuple):
     nearest: Tensor
 
     @classmethod
-    def of(cls, score: Tensor) -> Judgement:
-        """A score (N,) that is not calibrated by members."""
+    def of(cls, score: Tensor) -> Verdict:
+        """A score (N,) that is not calibrated by a reference."""
         return cls(score, None, {}, torch.empty(len(score), 0, dtype=torch.int64))
 
     @classmethod
-    def joined(cls, parts: Sequence[Judgement]) -> Judgement:
-        """The judgement of the images of several batches, of which there is at least one, by the same score."""
+    def joined(cls, parts: Sequence[Verdict]) -> Verdict:
+        """The verdict of the images of several batches, of which there is at least one, by the same score."""
         kinds = parts[0].evidence
         p_values = [part.p_value for part in parts if part.p_value is not None]
         return cls(
@@ -64,16 +64,16 @@ class Judgement(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The reference of the multi-scale score: what is known of M members.
+    """The reference of the multi-scale score: what is known of its M images.
 
     Attributes:
         parts: the neighbourhood of each kind of evidence.
-        identities: a number for each member by which it is recognised (`identities_of`), int64 (M,); empty if they are
-            not known.
-        rows: the rows of the members in the data that the reference was fitted to, int64 (M,); empty if they are not
-            known.
+        identities: a number for each reference image by which it is recognised (`identities_of`), int64 (M,); empty if
+            they are not known.
+        rows: the rows of the reference images in the data that the reference was fitted to, int64 (M,); empty if they
+            are not known.
         levels: the noise levels of the descriptors of a model; () without a model.
-        typical_energy: the mean energy of members at the level of the scalar scores, in nats up to a constant.
+        typical_energy: the mean energy of these images at the level of the scalar scores, in nats up to a constant.
         regions: the side of the grid of regions over which features of the model are averaged.
         own: the function from images to the features of a network of the user's own; None if there is none. No file
             contains it.
@@ -95,17 +95,20 @@ class Reference:
         """The features of images (N, C, H, W) by the network of the user's own; none if there is no such network."""
         return {} if self.own is None else {OWN: self.own(images)}
 
-    def judge(self, descriptors: Descriptors, identities: Tensor) -> Judgement:
-        """How well N images with these descriptors and identities (N,) fit. A member is left out of its neighbours."""
+    def assess(self, descriptors: Descriptors, identities: Tensor) -> Verdict:
+        """The verdict on N images with these descriptors and identities (N,).
+
+        A reference image is left out of its own neighbours.
+        """
         own = self._own(identities)
         if "detail" in self.parts:  # a reference of an earlier version has no colours, which are the last of them
             known = len(self.parts["detail"].mean)
             descriptors = {**descriptors, "detail": descriptors["detail"][:, :known]}
         found = {kind: part.neighbours(descriptors[kind], own) for kind, part in self.parts.items()}
-        surprises = {kind: self.parts[kind].usual.surprise(each.statistic) for kind, each in found.items()}
+        surprises = {kind: self.parts[kind].null.surprise(each.statistic) for kind, each in found.items()}
         score = torch.stack(list(surprises.values())).norm(dim=0)
         nearest = (found.get(OWN) or found.get("content") or next(iter(found.values()))).nearest
-        return Judgement(
+        return Verdict(
             score=score.float(),
             p_value=(-self._combined.surprise(score)).exp().float(),
             evidence={kind: (-surprise).exp().float() for kind, surprise in surprises.items()},
@@ -113,12 +116,13 @@ class Reference:
         )
 
     @cached_property
-    def _combined(self) -> Usual:
-        """The distribution of the score among members."""
-        return Usual(torch.stack([part.usual.surprise(part.usual.values) for part in self.parts.values()]).norm(dim=0))
+    def _combined(self) -> NullDistribution:
+        """The distribution of the score among reference images."""
+        surprises = torch.stack([part.null.surprise(part.null.values) for part in self.parts.values()])
+        return NullDistribution(surprises.norm(dim=0))
 
     def _own(self, identities: Tensor) -> Tensor:
-        """The member that each image is, int64 (N,); −1 if it is none."""
+        """The index of the reference image that each image is, int64 (N,); −1 if it is none."""
         if not len(self.identities):
             return torch.full((len(identities),), -1)
         same = identities[:, None] == self.identities
@@ -179,7 +183,7 @@ class Reference:
         if len(counts) != 1 or any(each.dtype != torch.int64 for each in (identities, rows, regions)):
             raise ValueError("the parts of the reference do not fit each other")
         if any(len(each) and each.shape != (*counts,) for each in (identities, rows)) or not 1 <= int(regions) <= 64:
-            raise ValueError("the members of the reference do not fit each other")
+            raise ValueError("the images of the reference do not fit each other")
         levels = tuple(tensors["levels"].tolist())
         if len(parts["recording"].mean) != 2 * len(levels):
             raise ValueError(f"the reference has {len(parts['recording'].mean)} scalars for {len(levels)} levels")

@@ -114,7 +114,7 @@ def calibrate(
             smallest one needs more. Parts that would be too inaccurate with them are left out. None spends `full_cost`.
         batch_size: the number of images that are computed at once.
         trained_on: the rows that were trained on, int64; None is all. They alone give the constants. Those that were
-            held out are in the reference as well, so that all pictures of a folder are judged alike.
+            held out are in the reference as well, so that all pictures of a folder are assessed alike.
     Raises:
         DataError: the data have another shape or other classes than the model.
         DivergedError: the energy is not finite.
@@ -143,9 +143,9 @@ def calibrate(
     if count >= _LEAST_IMAGES and len(source) > 1:
         order = torch.randperm(len(source), generator=noise.generator(seed, "members"))
         rows = order[: min(count, VALUES // math.prod(source.shape))].sort().values
-        members = source.subset(rows)
-        known = readable(source, rows, members)
-        model.reference = fit.fit_reference(model, members.data, rows=known, count=count, batch_size=batch_size)
+        chosen = source.subset(rows)
+        known = readable(source, rows, chosen)
+        model.reference = fit.fit_reference(model, chosen.data, rows=known, count=count, batch_size=batch_size)
 
 
 def _shuffled(source: Source, rows: Tensor, seed: int) -> InMemory:

@@ -1,4 +1,4 @@
-"""Altered copies of members, which show what the scores of a model notice and what they do not."""
+"""Altered copies of in-distribution images, which show what the scores of a model notice and what they do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fit of the reference of the multi-scale score: to members in a model, or to a folder without a model."""
+"""The fit of the reference of the multi-scale score: to training images of a model, or to a folder without a model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vpfb_core.data.image_statistics import in_unit_range
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
 from vpfb_core.model.neighbourhood import Neighbourhood
-from vpfb_core.model.reference import OWN, Descriptors, Judgement, Reference, identities_of
+from vpfb_core.model.reference import OWN, Descriptors, Reference, Verdict, identities_of
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.ood.descriptors import REGIONS, Described, levels_of, scalar_level
 from vpfb_core.uses.ood.fixed import describe_fixed
 
-IMAGES = 2_500  # the default number of members; a Fashion-MNIST model detected fewer outliers with 1,000
+IMAGES = 2_500  # the default number of reference images; a Fashion-MNIST model detected fewer outliers with 1,000
 COPY = 0.3  # of the usual distance from the nearest image, below which images are near copies
 _SMALL = 8  # the side of the small pictures by which near copies are found
 _BATCH = 256  # images whose fixed descriptors are computed at once
@@ -31,12 +31,12 @@ def fit_reference(
     rows: Tensor | None = None,
     batch_size: int = 64,
 ) -> Reference:
-    """The reference of a model, from descriptors of members. It costs a gradient per image and level.
+    """The reference of a model, from descriptors of images. It costs a gradient per image and level.
 
     Args:
         model: the model.
-        images: members, such as the images of its training, uint8 or in [0, 1], (N, C, H, W) in the model's shape,
-            N ≥ 2.
+        images: in-distribution images, such as those of its training, uint8 or in [0, 1], (N, C, H, W) in the model's
+            shape, N ≥ 2.
         count: the largest number of images that are used. Of more, the same random ones are always chosen.
         rows: the row of each image in the data of the training, int64 (N,); None if it is the index of the image.
         batch_size: the number of images that are computed at once.
@@ -64,10 +64,10 @@ def fit_reference(
     )
 
 
-def judge_without_model(images: Tensor, *, seed: int = 0, own: Callable[[Tensor], Tensor] | None = None) -> Judgement:
-    """How well each image fits among the others by their fixed descriptors, without a model.
+def assess_without_model(images: Tensor, *, seed: int = 0, own: Callable[[Tensor], Tensor] | None = None) -> Verdict:
+    """The verdict on each image among the others by their fixed descriptors, without a model.
 
-    Near copies of an image are judged as it is, each without the others.
+    Near copies of an image are assessed as it is, each without the others.
 
     Args:
         seed: the seed of the choice of the others, if there are more than `IMAGES`.
@@ -79,14 +79,14 @@ def judge_without_model(images: Tensor, *, seed: int = 0, own: Callable[[Tensor]
     identities[chosen] = identities[first]  # copies are left out of each other's neighbours
     chosen = first.unique()
     found = [describe_fixed(some) for some in images.split(_BATCH)]
-    members = {kind: torch.cat([each[kind] for each in found])[chosen] for kind in found[0]}
-    reference = Reference(_neighbourhoods([members]), identities[chosen], chosen)
+    descriptors = {kind: torch.cat([each[kind] for each in found])[chosen] for kind in found[0]}
+    reference = Reference(_neighbourhoods([descriptors]), identities[chosen], chosen)
     if own is not None:
         features = own(images)
         reference = reference.with_own(features[chosen], own)
         found = [each | {OWN: some} for each, some in zip(found, features.split(_BATCH), strict=True)]
-    return Judgement.joined(
-        [reference.judge(each, some) for each, some in zip(found, identities.split(_BATCH), strict=True)]
+    return Verdict.joined(
+        [reference.assess(each, some) for each, some in zip(found, identities.split(_BATCH), strict=True)]
     )
 
 
@@ -94,7 +94,7 @@ def first_copies(images: Tensor) -> Tensor:
     """The first near copy of each image, int64 (N,); the image itself if no earlier one is a near copy.
 
     A near copy is much nearer than the nearest other image usually is, as small pictures of 8×8 pixels. Otherwise many
-    copies of one outlier would be each other's neighbours, and look more usual than anything else.
+    copies of one outlier would be each other's neighbours, and look more typical than anything else.
 
     Args:
         images: uint8 or in [0, 1], (N, C, H, W), N ≥ 2.
@@ -119,7 +119,7 @@ def _choose(images: Tensor, seed: int, count: int) -> Tensor:
 
 
 def _neighbourhoods(found: list[Descriptors]) -> dict[str, Neighbourhood]:
-    """The neighbourhoods of all kinds of evidence, from the descriptors of several batches of members."""
+    """The neighbourhoods of all kinds of evidence, from the descriptors of several batches of reference images."""
     tables = {kind: torch.cat([each[kind] for each in found]) for kind in found[0]}
     if not all(table.isfinite().all() for table in tables.values()):
         raise DataError(

@@ -49,20 +49,20 @@ def add(model: TrainedModel, compute: Callable[[Tensor], Tensor], training: Trai
     Raises:
         ConfigError: the model does not say what it was trained on.
         DataError: the data of the training cannot be read.
-        CheckpointError: the reference does not know its members, or they are not as they were.
+        CheckpointError: the reference does not name its images, or they are not as they were.
     """
     reference = model.reference
     assert reference is not None  # `require_ready` has checked it
     if not len(reference.rows):
         raise CheckpointError(
-            "the reference of this model does not name its members, so their features are not known",
+            "the reference of this model does not name its images, so their features are not known",
             hint="fit it again with vpfb info --calibrate MODEL",
         )
     source, trained_on = training.load()
-    members = None if trained_on is None else source.subset(reference.rows)
-    if members is None or len(members) != len(reference.rows):
+    images = None if trained_on is None else source.subset(reference.rows)
+    if images is None or len(images) != len(reference.rows):
         raise CheckpointError(
             f"'{source.name}' is not as it was when the model was trained, so its features are unknown",
             hint="fit the reference again with vpfb info --calibrate MODEL",
         )
-    model.reference = reference.with_own(compute(members.data), compute)
+    model.reference = reference.with_own(compute(images.data), compute)

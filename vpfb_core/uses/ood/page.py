@@ -23,8 +23,8 @@ import numpy as np
 from vpfb_core.data.in_memory import InMemory
 from vpfb_core.machine.file_names import printable, typed
 from vpfb_core.machine.origin import UNKNOWN, Origin
-from vpfb_core.uses.ood.members import Members
 from vpfb_core.uses.ood.ranking import Ranked, Ranking
+from vpfb_core.uses.ood.reference_images import ReferenceImages
 from vpfb_core.uses.ood.thumbnails import FEW_PIXELS, media_type, thumbnails
 
 MOST = 5_000  # pictures on a page; it scrolls smoothly with them, and has about 10 MB
@@ -53,8 +53,8 @@ COLUMNS = {
     "score": Column("Score", "How unlike the others a picture is. The greatest outliers have the highest scores."),
     "p_value": Column(
         "p-value",
-        "The share of the pictures it is compared with that are at least as unusual, each judged without itself. 0.01 "
-        "means that one picture in a hundred is as unusual as this one.",
+        "The share of the pictures it is compared with that are at least as unusual, each compared without itself. "
+        "0.01 means that one picture in a hundred is as unusual as this one.",
         "ascending",
     ),
     "energy": Column(
@@ -89,7 +89,7 @@ KINDS = {
 def page(
     ranking: Ranking,
     images: InMemory,
-    members: Members | None,
+    reference: ReferenceImages | None,
     *,
     title: str,
     summary: Sequence[str],
@@ -103,7 +103,7 @@ def page(
     Args:
         ranking: the ranking.
         images: the images that were ranked.
-        members: what they were compared with; None if it is not known, or not to be shown.
+        reference: what they were compared with; None if it is not known, or not to be shown.
         title: the heading.
         summary: sentences below the heading.
         folder: the folder of the page, from which it links to the files.
@@ -112,14 +112,14 @@ def page(
         on_picture: called with the number of pictures whose thumbnails are done.
     """
     shown = ranking.ranked[:MOST]
-    nearest = [[] if members is None else [members.indices[row] for row in one.nearest] for one in shown]
-    small, own, theirs = _thumbnails(images, shown, members, nearest, on_picture)
+    nearest = [[] if reference is None else [reference.indices[row] for row in one.nearest] for one in shown]
+    small, own, theirs = _thumbnails(images, shown, reference, nearest, on_picture)
     names = [name for name in COLUMNS if any(_figure(one, name) is not None for one in shown)]
     kinds = list(dict.fromkeys(kind for one in shown for kind in one.evidence))
 
     def neighbour(index: int) -> list[Any]:
-        assert members is not None
-        return [theirs[index], printable(members.names[index])]
+        assert reference is not None
+        return [theirs[index], printable(reference.names[index])]
 
     document = {
         "summary": list(summary),
@@ -128,7 +128,7 @@ def page(
         "flagged": len(ranking.flagged),
         "columns": [vars(COLUMNS[name]) for name in names],
         "kinds": {kind: vars(KINDS.get(kind, Column(kind, ""))) for kind in kinds},
-        "neighbours": None if members is None or not any(nearest) else vars(Column(members.label, _NEAREST)),
+        "neighbours": None if reference is None or not any(nearest) else vars(Column(reference.label, _NEAREST)),
         "histogram": _histogram(ranking),
         "format": media_type(),
         "few_pixels": FEW_PIXELS,
@@ -175,18 +175,18 @@ def _filled(title: str, origin: Origin, document: dict[str, Any]) -> bytes:
 def _thumbnails(
     images: InMemory,
     shown: Sequence[Ranked],
-    members: Members | None,
+    reference: ReferenceImages | None,
     nearest: Sequence[Sequence[int]],
     on_picture: Callable[[int], None] | None,
 ) -> tuple[list[bytes], Mapping[int, int], Mapping[int, int]]:
-    """All thumbnails, each once, and the indices among them of those of the images and of the members."""
+    """All thumbnails, each once, and the indices among them of those of the images and of the reference images."""
     own = [one.index for one in shown]
     theirs = list(dict.fromkeys(index for indices in nearest for index in indices))
-    if members is None or members.images is images:
+    if reference is None or reference.images is images:
         rows = list(dict.fromkeys([*own, *theirs]))
         indices = {row: index for index, row in enumerate(rows)}
         return thumbnails(images, rows, on_picture=on_picture), indices, indices
-    small = thumbnails(images, own, on_picture=on_picture) + thumbnails(members.images, theirs)
+    small = thumbnails(images, own, on_picture=on_picture) + thumbnails(reference.images, theirs)
     return (
         small,
         {row: index for index, row in enumerate(own)},

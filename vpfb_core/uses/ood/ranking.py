@@ -17,10 +17,10 @@ from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import DataError, FeatureError
 from vpfb_core.machine.csv_files import csv_lines
 from vpfb_core.model.choice import Needs
-from vpfb_core.model.reference import Judgement
+from vpfb_core.model.reference import Verdict
 from vpfb_core.uses import density
 from vpfb_core.uses.ood import scores as ood_scores
-from vpfb_core.uses.ood.fit import judge_without_model
+from vpfb_core.uses.ood.fit import assess_without_model
 from vpfb_core.uses.ood.scores import DEFAULT_BATCH, DEFAULT_SCORE, SCORES, Batch, in_batches, require_ready
 from vpfb_core.uses.ood.tables import cell, image_name
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # The number of values in a table up to which the log-density of each row is the likelihood of the flow, which takes
 # about a minute on a CPU. It is that of the slightly blurred row in larger tables.
 EXACT_VALUES = 100_000
-FLAG = 0.01  # the expected share of members that are flagged by default
+FLAG = 0.01  # the expected share of in-distribution data that are flagged by default
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Ranked:
         name: the name of the datum.
         score: the score by which the data are ranked; higher is more out-of-distribution.
         figures: other figures by name; None if the model lacks what they need.
-        p_value: the share of members with at least this score, where each is left out of its own neighbours; None if
-            the score is not calibrated by members.
+        p_value: the share of the reference with at least this score, where each datum is left out of its own
+            neighbours; None if the score is not calibrated by a reference.
         flagged: whether the p-value is at most the rate of the ranking.
         evidence: the p-value of each kind of evidence, such as "content"; {} if there is no p-value.
-        nearest: the rows of the nearest members in `Ranking.members`, nearest first; () if they are not known.
+        nearest: the rows of the nearest data in `Ranking.reference`, nearest first; () if they are not known.
     """
 
     index: int
@@ -72,15 +72,15 @@ class Ranking:
         ranked: the data.
         columns: the columns of its table: the name, the score and the figures. Those of `Ranked.verdict` follow them.
         density: how the densities were computed, "explicit" or "ode"; None without densities.
-        flag: the expected share of members that are flagged.
-        members: the source of the members that the data are compared with, as it was typed; None if it is not known.
+        flag: the expected share of in-distribution data that are flagged.
+        reference: the source of the data that they are compared with, as it was typed; None if it is not known.
     """
 
     ranked: Sequence[Ranked]
     columns: tuple[str, ...]
     density: str | None
     flag: float = FLAG
-    members: str | None = None
+    reference: str | None = None
 
     @property
     def flagged(self) -> list[Ranked]:
@@ -155,7 +155,7 @@ def rank(
     """All data of a set, the most out-of-distribution first.
 
     Args:
-        flag: the expected share of members that are flagged. Only the default score flags.
+        flag: the expected share of in-distribution data that are flagged. Only the default score flags.
         density_method: "explicit" or "ode"; None takes "explicit" for images, and for rows "ode" in tables of at most
             `EXACT_VALUES` values. Other arguments and errors are those of `scores.score`.
     Raises:
@@ -164,18 +164,18 @@ def rank(
     """
     kind, chosen = KINDS[model.statistics.kind], require_ready(model, name)
 
-    def judged(batch: Batch) -> tuple[Judgement, list[Tensor]]:
-        judgement = batch.judgement if name == DEFAULT_SCORE else Judgement.of(chosen.compute(batch).float().cpu())
-        return judgement, [SCORES[each].compute(batch).float().cpu() for each in kind.scores]
+    def assessed(batch: Batch) -> tuple[Verdict, list[Tensor]]:
+        verdict = batch.verdict if name == DEFAULT_SCORE else Verdict.of(chosen.compute(batch).float().cpu())
+        return verdict, [SCORES[each].compute(batch).float().cpu() for each in kind.scores]
 
     with _naming(data):
-        parts = in_batches(judged, model, data.data, seed, batch_size=batch_size, on_batch=on_batch)
-    judgement = Judgement.joined([judgement for judgement, _ in parts])
+        parts = in_batches(assessed, model, data.data, seed, batch_size=batch_size, on_batch=on_batch)
+    verdict = Verdict.joined([verdict for verdict, _ in parts])
     scores = [torch.cat(column) for column in zip(*(figures for _, figures in parts), strict=True)]
     found, method = kind.measure(model, data.data, seed, batch_size, density_method)
-    members = model.about.get("data", {}).get("name")
-    ranked = _sorted(data, judgement, kind, [*scores, found], flag)
-    return Ranking(ranked, (kind.names, "score", *kind.figures), method, flag, members)
+    reference = model.about.get("data", {}).get("name")
+    ranked = _sorted(data, verdict, kind, [*scores, found], flag)
+    return Ranking(ranked, (kind.names, "score", *kind.figures), method, flag, reference)
 
 
 def rank_without_model(
@@ -191,9 +191,9 @@ def rank_without_model(
         FeatureError: a feature of a network of the user's own is not finite.
     """
     with _naming(data):
-        judgement = judge_without_model(data.data, seed=seed, own=own)
+        verdict = assess_without_model(data.data, seed=seed, own=own)
     kind = KINDS[ImageStatistics.kind]
-    ranked = _sorted(data, judgement, kind, [None] * len(kind.figures), flag)
+    ranked = _sorted(data, verdict, kind, [None] * len(kind.figures), flag)
     return Ranking(ranked, (kind.names, "score", *kind.figures), None, flag, data.name)
 
 
@@ -207,10 +207,10 @@ def _naming(data: InMemory) -> Iterator[None]:
 
 
 def _sorted(
-    data: InMemory, judgement: Judgement, kind: Kind, figures: Sequence[Tensor | None], flag: float
+    data: InMemory, verdict: Verdict, kind: Kind, figures: Sequence[Tensor | None], flag: float
 ) -> list[Ranked]:
     """The data of a set by their scores, the greatest first."""
-    scores, p_values = judgement.score, judgement.p_value
+    scores, p_values = verdict.score, verdict.p_value
     if scores.isnan().any():
         raise DataError(f"the score of {image_name(data, int(scores.isnan().nonzero()[0]))} is NaN")
 
@@ -226,8 +226,8 @@ def _sorted(
             },
             p_value=p_value,
             flagged=p_value is not None and p_value <= flag,
-            evidence={name: float(values[index]) for name, values in judgement.evidence.items()},
-            nearest=tuple(judgement.nearest[index].tolist()),
+            evidence={name: float(values[index]) for name, values in verdict.evidence.items()},
+            nearest=tuple(verdict.nearest[index].tolist()),
         )
 
     return [ranked(index) for index in scores.argsort(descending=True, stable=True).tolist()]

@@ -19,7 +19,7 @@ from torch import Tensor
 from vpfb_core.data.statistics import Values
 from vpfb_core.errors import CheckpointError, ConfigError, FeatureError, VPFBError
 from vpfb_core.model.choice import Needs
-from vpfb_core.model.reference import Judgement, Reference, identities_of
+from vpfb_core.model.reference import Reference, Verdict, identities_of
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.settings import require_seed
 from vpfb_core.uses.density import Density
@@ -66,12 +66,12 @@ class Batch:
         return Described(model.field, self.data, 1 if reference is None else reference.regions)
 
     @cached_property
-    def judgement(self) -> Judgement:
-        """The multi-scale score with its p-values and the nearest members."""
+    def verdict(self) -> Verdict:
+        """The multi-scale score with its p-values and the nearest reference images."""
         reference = self.reference
         descriptors = self.untilted.evidence(reference.levels)
         descriptors |= describe_fixed(self.images) | reference.describe_own(self.images)
-        return reference.judge(descriptors, identities_of(self.images))
+        return reference.assess(descriptors, identities_of(self.images))
 
     @cached_property
     def data(self) -> Tensor:
@@ -136,20 +136,20 @@ def score(
     return torch.cat([part.float().cpu() for part in parts]) if parts else torch.empty(0)
 
 
-def judge(
+def assess(
     model: TrainedModel,
     images: Values,
     *,
     batch_size: int = DEFAULT_BATCH,
     on_batch: Callable[[int], None] | None = None,
-) -> Judgement:
-    """The default score of images with its p-values by kind of evidence and the nearest members.
+) -> Verdict:
+    """The default score of images with its p-values by kind of evidence and the nearest reference images.
 
     Arguments and errors are those of `score`, but there is at least one image.
     """
     require_ready(model, DEFAULT_SCORE)
-    parts = in_batches(lambda batch: batch.judgement, model, images, batch_size=batch_size, on_batch=on_batch)
-    return Judgement.joined(parts)
+    parts = in_batches(lambda batch: batch.verdict, model, images, batch_size=batch_size, on_batch=on_batch)
+    return Verdict.joined(parts)
 
 
 def in_batches(
@@ -238,7 +238,7 @@ def needs_of(names: Iterable[str]) -> Needs:
 
 
 def _multiscale(batch: Batch) -> Tensor:
-    return batch.judgement.score
+    return batch.verdict.score
 
 
 def _energy(batch: Batch) -> Tensor:

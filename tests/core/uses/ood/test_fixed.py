@@ -55,14 +55,14 @@ def test_the_last_details_are_the_mean_brightness_and_red_and_blue_against_it_wh
     assert describe_fixed(images_of(2, channels=1, side=32))["detail"].shape == (2, BANDS)
 
 
-def test_a_reference_that_knows_no_colours_judges_the_other_details() -> None:
+def test_a_reference_that_knows_no_colours_compares_the_other_details() -> None:
     """As a file of an earlier version has it."""
     tables = describe_fixed(images_of(60))
     earlier = {"detail": Neighbourhood.of(tables["detail"][:, :-3])}
     reference = Reference(earlier, torch.empty(0, dtype=torch.int64), torch.arange(60))
     other = {"detail": torch.cat([tables["detail"][:, :-3], tables["detail"][:, -3:] + 9], 1)}
     nobody = torch.zeros(60, dtype=torch.int64)
-    assert torch.equal(reference.judge(tables, nobody).score, reference.judge(other, nobody).score)
+    assert torch.equal(reference.assess(tables, nobody).score, reference.assess(other, nobody).score)
 
 
 @pytest.mark.parametrize(("channels", "side"), [(1, 4), (1, 8), (3, 28), (3, 64), (1, 31)])
@@ -80,7 +80,7 @@ def test_an_outlier_is_found_among_copies_without_a_model_and_names_its_neighbou
     assert ranking.ranked[0].index == 60
     assert ranking.ranked[0].flagged
     assert all(len(one.nearest) == 3 and one.index not in one.nearest for one in ranking.ranked)
-    assert ranking.members == "folder"
+    assert ranking.reference == "folder"
 
 
 def test_many_near_copies_of_an_outlier_do_not_hide_each_other() -> None:

@@ -59,7 +59,7 @@ def test_a_ranking_without_a_model_sees_what_only_the_network_sees(digits: tuple
     assert row.evidence[OWN] < 1e-3 < row.evidence["shape"]
 
 
-def test_a_model_judges_by_the_features_of_its_members_too(
+def test_a_model_also_scores_by_the_features_of_its_reference_images(
     digits: tuple[Model, ImageSet], corner: str, tmp_path: Path
 ) -> None:
     model, held_out = digits

@@ -23,9 +23,9 @@ from PIL import Image
 from vpfb_core import data
 from vpfb_core.data import ImageSet, InMemory
 from vpfb_core.model.reference import KINDS
-from vpfb_core.uses.ood.members import Members
 from vpfb_core.uses.ood.page import is_page, page
 from vpfb_core.uses.ood.ranking import Ranked, Ranking
+from vpfb_core.uses.ood.reference_images import ReferenceImages
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = [
@@ -90,7 +90,7 @@ def images_of(count: int, names: Sequence[str] | None = None, root: Path | None 
 
 
 def parsed(ranking: Ranking, images: InMemory, **options: Any) -> Parsed:
-    given = {"members": None, "title": "a title", "summary": ["A sentence."], "folder": Path("pages"), **options}
+    given = {"reference": None, "title": "a title", "summary": ["A sentence."], "folder": Path("pages"), **options}
     return Parsed(page(ranking, images, **given))
 
 
@@ -165,8 +165,10 @@ def test_the_histogram_counts_every_score_and_the_page_shows_the_first_ones(monk
 
 def test_the_neighbours_of_a_picture_are_shown_with_their_names_and_each_thumbnail_is_kept_once() -> None:
     ranked = [Ranked(0, "a.png", 2, {}, nearest=(7, 5)), Ranked(1, "b.png", 1, {}, nearest=(5, 9))]
-    members = Members(images_of(3), {5: 0, 7: 1, 9: 2}, ["five", "seven", "<nine>"], "Nearest training pictures")
-    document = parsed(Ranking(ranked, ("file", "score"), None), images_of(2), members=members).document
+    reference = ReferenceImages(
+        images_of(3), {5: 0, 7: 1, 9: 2}, ["five", "seven", "<nine>"], "Nearest training pictures"
+    )
+    document = parsed(Ranking(ranked, ("file", "score"), None), images_of(2), reference=reference).document
     assert [[name for _, name in picture["nearest"]] for picture in document["pictures"]] == [
         ["seven", "five"],
         ["five", "<nine>"],
@@ -176,7 +178,7 @@ def test_the_neighbours_of_a_picture_are_shown_with_their_names_and_each_thumbna
     other = parsed(
         Ranking([Ranked(0, "a.png", 2, {}, nearest=(1,))], ("file", "score"), None),
         images := images_of(2, ["a.png", "b.png"]),
-        members=Members.same(images),
+        reference=ReferenceImages.same(images),
     ).document
     assert other["pictures"][0]["nearest"] == [[1, "b.png"]]
     assert len(other["thumbnails"]) == 2

@@ -18,7 +18,7 @@ from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container as checkpoint
-from vpfb_core.model.neighbourhood import NEIGHBOURS, SPACING_WEIGHT, Neighbourhood, Usual, principal_axes
+from vpfb_core.model.neighbourhood import NEIGHBOURS, SPACING_WEIGHT, Neighbourhood, NullDistribution, principal_axes
 from vpfb_core.model.reference import Reference, identities_of
 from vpfb_core.uses import ood
 
@@ -45,10 +45,10 @@ def test_the_axes_are_principal_components(n: int, d: int) -> None:
 
 
 def test_with_all_axes_distances_are_those_of_the_descriptors_but_for_the_stretch() -> None:
-    members = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
-    neighbourhood = Neighbourhood.of(members)
+    known = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    neighbourhood = Neighbourhood.of(known)
     assert neighbourhood.axes.shape == (3, 3)
-    space = members @ neighbourhood.axes * neighbourhood.stretch[:-1]
+    space = known @ neighbourhood.axes * neighbourhood.stretch[:-1]
     expected = torch.cdist(space, space)
     expected += torch.diag(torch.full((500,), torch.inf))
     found, _ = neighbourhood._distances(neighbourhood.points, torch.arange(500))
@@ -56,8 +56,8 @@ def test_with_all_axes_distances_are_those_of_the_descriptors_but_for_the_stretc
 
 
 def test_what_is_outside_of_the_axes_counts_in_the_distance() -> None:
-    members = torch.randn(64, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(1, -1, 40)
-    neighbourhood = Neighbourhood.of(members)
+    known = torch.randn(64, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(1, -1, 40)
+    neighbourhood = Neighbourhood.of(known)
     assert neighbourhood.axes.shape == (40, 1)
     outside = torch.linalg.svd(neighbourhood.axes)[0][:, 1:].sum(1)
     image = neighbourhood.mean[None]
@@ -66,20 +66,20 @@ def test_what_is_outside_of_the_axes_counts_in_the_distance() -> None:
     assert moved[2] > moved[0] + 1
 
 
-NO_MEMBER = torch.full((50,), -1)
+NOT_IN_REFERENCE = torch.full((50,), -1)
 
 
 def statistics(neighbourhood: Neighbourhood, descriptors: Tensor) -> Tensor:
-    """The statistics of images that are no members."""
+    """The statistics of images that are not in the reference."""
     return neighbourhood.neighbours(descriptors, torch.full((len(descriptors),), -1)).statistic
 
 
 def test_the_space_is_that_of_the_usual_members() -> None:
     """A tenth of outliers, however far out, leaves the space almost alone."""
-    members = points(400)
-    scattered = torch.cat([members[:-40], 1e5 * points(40, seed=1)])
-    clean, mixed = Neighbourhood.of(members), Neighbourhood.of(scattered)
-    assert ((mixed.mean - clean.mean).abs() < 0.2 * members.std(0)).all()
+    known = points(400)
+    scattered = torch.cat([known[:-40], 1e5 * points(40, seed=1)])
+    clean, mixed = Neighbourhood.of(known), Neighbourhood.of(scattered)
+    assert ((mixed.mean - clean.mean).abs() < 0.2 * known.std(0)).all()
     assert torch.allclose(mixed.stretch, clean.stretch, rtol=0.2)
 
 
@@ -91,20 +91,20 @@ def test_the_statistic_is_the_log_distance_less_a_quarter_of_the_neighbours_own(
     own_distances, own_rows = nearest.kneighbors(space)
     distances, rows = nearest.kneighbors(others, NEIGHBOURS)
     spacing = np.log(own_distances[:, 1:].mean(1))
-    found = neighbourhood.neighbours(points(50, seed=1), NO_MEMBER)
+    found = neighbourhood.neighbours(points(50, seed=1), NOT_IN_REFERENCE)
     expected = np.log(distances.mean(1)) - SPACING_WEIGHT * spacing[rows].mean(1)
     assert torch.allclose(found.statistic, torch.from_numpy(expected).float(), atol=1e-2)
     assert np.array_equal(found.nearest.numpy(), rows[:, :3])
-    members = spacing - SPACING_WEIGHT * spacing[own_rows[:, 1:]].mean(1)
-    assert torch.allclose(neighbourhood.members.statistic, torch.from_numpy(members).float(), atol=1e-2)
+    known = spacing - SPACING_WEIGHT * spacing[own_rows[:, 1:]].mean(1)
+    assert torch.allclose(neighbourhood.leave_one_out.statistic, torch.from_numpy(known).float(), atol=1e-2)
 
 
 def test_a_member_is_left_out_of_its_own_neighbours() -> None:
-    members = points(100)
-    neighbourhood = Neighbourhood.of(members)
-    found = neighbourhood.neighbours(members[:50], torch.arange(50))
-    assert torch.allclose(found.statistic, neighbourhood.members.statistic[:50], atol=1e-2)
-    assert torch.equal(neighbourhood.neighbours(members[:50], NO_MEMBER).nearest[:, 0], torch.arange(50))
+    known = points(100)
+    neighbourhood = Neighbourhood.of(known)
+    found = neighbourhood.neighbours(known[:50], torch.arange(50))
+    assert torch.allclose(found.statistic, neighbourhood.leave_one_out.statistic[:50], atol=1e-2)
+    assert torch.equal(neighbourhood.neighbours(known[:50], NOT_IN_REFERENCE).nearest[:, 0], torch.arange(50))
     assert not (found.nearest == torch.arange(50)[:, None]).any()
 
 
@@ -126,34 +126,34 @@ def test_among_images_that_vary_much_a_distance_counts_less() -> None:
 
 
 def test_far_points_have_higher_statistics_in_every_direction() -> None:
-    members, usual = torch.randn(2, 500, 6, generator=torch.Generator().manual_seed(0))
-    neighbourhood = Neighbourhood.of(members)
+    known, usual = torch.randn(2, 500, 6, generator=torch.Generator().manual_seed(0))
+    neighbourhood = Neighbourhood.of(known)
     for direction in torch.cat([torch.eye(6), -torch.eye(6)]):
         assert float(statistics(neighbourhood, 8 * direction[None])) > float(statistics(neighbourhood, usual).max())
 
 
 def test_p_values_of_new_members_are_uniform_and_a_tenth_of_outliers_does_not_change_the_tail() -> None:
     random = torch.Generator().manual_seed(0)
-    clean, new = Usual(torch.randn(2000, generator=random)), torch.randn(2000, generator=random)
+    clean, new = NullDistribution(torch.randn(2000, generator=random)), torch.randn(2000, generator=random)
     shares = torch.tensor([0.5, 0.2, 0.1, 0.01])
     found = (-clean.surprise(new)).exp()
     assert torch.allclose((found[:, None] <= shares).double().mean(0), shares.double(), atol=0.02)
-    near, far = (Usual(torch.cat([clean.values[:1800], torch.full((200,), value)])) for value in (1e5, 1e9))
+    near, far = (NullDistribution(torch.cat([clean.values[:1800], torch.full((200,), value)])) for value in (1e5, 1e9))
     assert torch.equal(near.surprise(new), far.surprise(new))
-    assert float((-near.surprise(torch.tensor([1e5]))).exp()) < 1e-3, "though a tenth of the members are like it"
+    assert float((-near.surprise(torch.tensor([1e5]))).exp()) < 1e-3, "though a tenth of the reference is like it"
 
 
 def test_every_kind_of_evidence_counts() -> None:
     parts = {"recording": Neighbourhood.of(points(300, 20)), "content": Neighbourhood.of(points(300, 6))}
     reference = Reference(parts, torch.arange(300), torch.arange(300), (1.0,) * 10)
     usual = {"recording": points(50, 20, 1), "content": points(50, 6, 1)}
-    judged = reference.judge(usual, NO_MEMBER)
+    found = reference.assess(usual, NOT_IN_REFERENCE)
     for kind in parts:
-        moved = reference.judge(usual | {kind: usual[kind] + 1e4}, NO_MEMBER)
-        assert (moved.score > judged.score).all()
+        moved = reference.assess(usual | {kind: usual[kind] + 1e4}, NOT_IN_REFERENCE)
+        assert (moved.score > found.score).all()
         assert (moved.evidence[kind] < 1e-3).all()
-    assert torch.allclose(torch.stack(list(judged.evidence.values())).log().norm(dim=0), judged.score, rtol=1e-3)
-    assert torch.equal(judged.nearest, parts["content"].neighbours(usual["content"], NO_MEMBER).nearest)
+    assert torch.allclose(torch.stack(list(found.evidence.values())).log().norm(dim=0), found.score, rtol=1e-3)
+    assert torch.equal(found.nearest, parts["content"].neighbours(usual["content"], NOT_IN_REFERENCE).nearest)
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])

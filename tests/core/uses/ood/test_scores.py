@@ -164,14 +164,14 @@ def test_levels_are_described_once_and_their_energies_are_those_of_the_field() -
         torch.testing.assert_close(described.energy(level), describe(field, z, level).energy)
 
 
-def test_a_reference_without_denoising_judges_as_before(digits: tuple[Model, ImageSet]) -> None:
+def test_a_reference_without_denoising_scores_as_before(digits: tuple[Model, ImageSet]) -> None:
     """As a file of an earlier version has it."""
     model, held_out = digits
     assert model.reference is not None
     kept = {kind: part for kind, part in model.reference.parts.items() if kind != "denoising"}
     earlier = copy.copy(model)
     earlier.reference = replace(model.reference, parts=kept)
-    found, now = ood.scores.judge(earlier, held_out.images[:20]), ood.scores.judge(model, held_out.images[:20])
+    found, now = ood.scores.assess(earlier, held_out.images[:20]), ood.scores.assess(model, held_out.images[:20])
     assert found.evidence.keys() == kept.keys()
     assert all(torch.equal(found.evidence[kind], now.evidence[kind]) for kind in kept)
     assert torch.allclose(torch.stack(list(found.evidence.values())).log().norm(dim=0), found.score, rtol=1e-3)

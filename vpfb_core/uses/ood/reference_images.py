@@ -15,12 +15,12 @@ from vpfb_core.uses.training_set import TrainingSet
 
 
 @dataclass(frozen=True)
-class Members:
-    """Some of the data that a ranking compares with.
+class ReferenceImages:
+    """Some of the images that a ranking compares with.
 
     Attributes:
-        images: these data.
-        indices: the index of each in `images`, by its row in `Ranking.members`.
+        images: these images.
+        indices: the index of each in `images`, by its row in `Ranking.reference`.
         names: their names, in the order of `images`.
         label: what they are called together.
     """
@@ -31,16 +31,16 @@ class Members:
     label: str
 
     @classmethod
-    def same(cls, images: InMemory) -> Members:
-        """The members of a ranking without a model, which are the images themselves."""
+    def same(cls, images: InMemory) -> ReferenceImages:
+        """The reference of a ranking without a model, which is the images themselves."""
         rows = range(len(images))
         return cls(
             images, {row: row for row in rows}, [image_name(images, row) for row in rows], "Nearest other pictures"
         )
 
 
-def training_members(training: TrainingSet, ranking: Ranking, count: int) -> Members | None:
-    """The members that are nearest to the first `count` data of a ranking; None if it names none.
+def nearest_training_images(training: TrainingSet, ranking: Ranking, count: int) -> ReferenceImages | None:
+    """The training images that are nearest to the first `count` data of a ranking; None if it names none.
 
     Nothing is downloaded.
 
@@ -62,4 +62,4 @@ def training_members(training: TrainingSet, ranking: Ranking, count: int) -> Mem
         raise DataError(f"some files in '{source.name}' cannot be read any more")
     indices = {row: index for index, row in enumerate(rows)}
     names = [f"{source.name}#{row}" for row in rows] if images.files is None else images.files
-    return Members(images, indices, names, "Nearest training pictures")
+    return ReferenceImages(images, indices, names, "Nearest training pictures")
