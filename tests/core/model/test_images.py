@@ -24,7 +24,7 @@ USES: dict[str, Callable[[Model, Any], Any]] = {
     "log_density": lambda model, images: model.log_density(images, method="ode"),
     "score": lambda model, images: model.score(images, "energy"),
     "long_run": lambda model, images: model.long_run(images, 1),
-    "inpaint": lambda model, images: model.inpaint(images[-1], KNOWN, 1),
+    "inpaint": lambda model, images: model.inpaint(images[-1], KNOWN, 1, levels=2),
 }
 
 
