@@ -47,23 +47,25 @@ VersionOption = Annotated[
 JsonOption = Annotated[bool, option("--json", "Options", "Print one JSON document on stdout, as after a command.")]
 
 
-class _Command(TyperCommand):
+class _HelpAsAsked:
+    """A command whose help text is printed by Rich, or is one JSON document after --json."""
+
     def get_help(self, ctx: Any) -> str:
-        return _help_as_asked(super().get_help, ctx)
+        """What is left to print of the help text: nothing if Rich has printed it."""
+        get_help: Callable[[Any], str] = super().get_help  # type: ignore[misc]  # of Typer's class beside this one
+        if not output.current().json_mode:
+            return get_help(ctx)
+        with redirect_stdout(io.StringIO()) as printed:
+            get_help(ctx)
+        return json.dumps({"help": printed.getvalue()})
 
 
-class _Group(TyperGroup):
-    def get_help(self, ctx: Any) -> str:
-        return _help_as_asked(super().get_help, ctx)
+class _Command(_HelpAsAsked, TyperCommand):
+    pass
 
 
-def _help_as_asked(get_help: Callable[[Any], str], ctx: Any) -> str:
-    """What is left to print of a help text: a JSON document after --json, otherwise nothing, as Rich has printed it."""
-    if not output.current().json_mode:
-        return get_help(ctx)
-    with redirect_stdout(io.StringIO()) as printed:
-        get_help(ctx)
-    return json.dumps({"help": printed.getvalue()})
+class _Group(_HelpAsAsked, TyperGroup):
+    pass
 
 
 def build(commands: tuple[Callable[..., None], ...] = COMMANDS) -> TyperGroup:
