@@ -221,7 +221,7 @@ def _trained(
     """The model that is trained on the data until this time after the command began; none if the time is too short."""
     from vpfb_core import training
     from vpfb_core.config import TrainConfig, parse_setting
-    from vpfb_core.model.choice import Choice, judge
+    from vpfb_core.model.choice import Choice, choice_of
 
     use_threads(machine)
     settings = {
@@ -241,7 +241,7 @@ def _trained(
     if result.status == "interrupted":
         raise signals.Interrupted(f"stopped at step {result.step}; saved in {result.run.path}")
     say.note(f"trained {result.run.path}: {counted(result.step, 'steps')}")
-    found = judge(result.run.model, needs)
+    found = choice_of(result.run.model, needs)
     return found if found.note is None else replace(found, note=f"{too_short}: {found.note}")
 
 

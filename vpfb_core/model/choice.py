@@ -64,7 +64,7 @@ def choose(source: str, needs: Needs, is_like: Callable[[Description], bool] = l
     """
     first = Choice(None)
     for path, header in _in_order(source, is_like):
-        found = _judged(path, header, needs)
+        found = _choice_of(path, header, needs)
         if found.model is not None:
             return Choice(path, first.passed_over, first.note)
         if first.passed_over is None:
@@ -72,9 +72,12 @@ def choose(source: str, needs: Needs, is_like: Callable[[Description], bool] = l
     return first
 
 
-def judge(path: Path, needs: Needs) -> Choice:
-    """A model as it is chosen or passed over. Errors are those of `description.read_header`."""
-    return _judged(path, description.read_header(path), needs)
+def choice_of(path: Path, needs: Needs) -> Choice:
+    """The choice where there is one model only, which is passed over if it lacks something.
+
+    Errors are those of `description.read_header`.
+    """
+    return _choice_of(path, description.read_header(path), needs)
 
 
 def of_the_kind_of(source: str, **options: Any) -> Callable[[Description], bool]:
@@ -121,7 +124,7 @@ def _readable(path: Path) -> Description | None:
         return None
 
 
-def _judged(path: Path, header: Description, needs: Needs) -> Choice:
+def _choice_of(path: Path, header: Description, needs: Needs) -> Choice:
     lacking = _lacking(path, header, needs)
     if lacking is None:
         return Choice(path)
