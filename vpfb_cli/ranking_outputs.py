@@ -11,7 +11,7 @@ from vpfb_cli.options import file_option, option
 from vpfb_cli.progress import progress
 from vpfb_core.errors import ConfigError, VPFBError, counted
 from vpfb_core.machine.file_names import printable
-from vpfb_core.machine.files import require_writable_folder, write_bytes
+from vpfb_core.machine.files import require_output_folder, write_bytes
 from vpfb_core.machine.origin import Origin
 from vpfb_core.names import SCORES
 
@@ -53,7 +53,7 @@ class FlaggedFiles:
         Args:
             score: the score of the ranking.
         Raises:
-            ConfigError: options contradict each other, or the score flags no images.
+            ConfigError: options contradict each other, the score flags no images, or the folder has the name of a file.
             DataError: the folder cannot be written to.
         """
         if self.move_to is not None and self.copy_to is not None:
@@ -65,7 +65,7 @@ class FlaggedFiles:
         if score != SCORES[0]:
             raise ConfigError(f"{self._option} needs flagged images, and --score {score} flags none")
         if not self.dry_run:
-            require_writable_folder(self.folder)
+            require_output_folder(self.folder)
 
     def require_files(self, images: InMemory) -> None:
         """Check before the work that the images come from files that can be placed in the folder.

@@ -75,7 +75,7 @@ def pictures(tmp_path: Path) -> np.ndarray:
 def test_interpolation_between_prior_points_is_a_grid_whose_ends_are_samples(vpfb: Vpfb, model: str) -> None:
     ran = vpfb("interpolate", "-m", model, "--rows", "3", "-n", "5", "-o", "a/grid.png", "--seed", "4", "--json")
     assert ran.code == 0, ran.err
-    assert ran.json == {"model": model, "output": "a/grid.png", "frames": 5, "reconstruction_rms": None}
+    assert ran.json == {"model": model, "output": "a/grid.png", "frames": 5, "reconstruction_rms": None, "seed": 4}
     grid = np.asarray(Image.open("a/grid.png")).astype(int)
     assert grid.shape == (3 * 66 + 2, 5 * 66 + 2)
     vpfb("sample", "-m", model, "-n", "6", "-o", "ends.npz", "--seed", "4", "--solver", "dopri5")

@@ -58,7 +58,7 @@ def test_ood_compares_each_pair_by_each_score(vpfb: Vpfb, model: str) -> None:
     )  # fmt: skip
     assert ran.code == 0
     report = ran.json
-    assert set(report) == {"in", "model", "results"}
+    assert set(report) == {"in", "model", "results", "seed"}
     assert (report["in"], report["model"]) == ("digits", model)
     assert [(row["out"], row["score"]) for row in report["results"]] == [
         (out, score) for out in ("noise", "shuffled:digits") for score in ("multiscale", "energy")

@@ -139,7 +139,7 @@ WRONG = {
     "interpolate": ["/proc/x.gif", "/dev/null", "x.npz", "folder/", "-"],
     "score": ["imgs", "new/", "/proc/x.csv", "/dev/null", "x.png", "x.json", "imgs/attributes.csv", "note.txt/x.csv"],
     "montage": ["/proc/x.png", "x.jpg", "imgs", "imgs/a.png", "d.png"],
-    "ood": ["note", "/proc/report", "/dev/null", "note.txt/report"],
+    "ood": ["note", "/proc/report", "/dev/null", "note.txt/report", "x.jpg", "new/x.csv", "x.JSON", "x.html"],
     "grid": ["/proc/x.png", "x.csv", "d.png"],
 }  # fmt: skip
 
@@ -194,6 +194,32 @@ def test_a_device_is_refused_with_what_to_type_instead(idle: Vpfb, imgs: Path, d
     assert ran.code == 3
     assert f"cannot write {device}: it is not a file" in ran.err
     assert "standard output is -" in ran.err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["ood", "--in", "digits", "--out", "noise", "-o", "new.jpg"], [*RUN, "--out", "new.jpg"],
+        [*RUN, "--set", "out=new.jpg"], ["score", "imgs", "--copy-to", "new.jpg"],
+        ["score", "imgs", "--move-to", "new.jpg"], ["sample", "-o", "new.jpg"], ["compose", "3", "-o", "new.jpg"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_folder_does_not_get_the_name_of_a_file(idle: Vpfb, imgs: Path, argv: list[str]) -> None:
+    before = contents(imgs)
+    ran = idle(*argv)
+    assert ran.code == 2
+    assert "new.jpg" in ran.err
+    assert "folder" in ran.err
+    assert not Path("new.jpg").exists()
+    assert contents(imgs) == before
+
+
+def test_a_folder_may_have_a_point_in_its_name_or_be_there_already(vpfb: Vpfb) -> None:
+    Path("old.png").mkdir()
+    for name in ("v1.5", "lr0.1", "old.png"):
+        assert vpfb(*RUN, "--out", name, "--dry-run").code == 0
+    assert "name a folder, such as new\n" in vpfb(*RUN, "--out", "new.jpg").err
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------

@@ -89,11 +89,19 @@ def test_tables_cannot_record_it_so_that_the_note_and_the_document_do(vpfb: Vpfb
     assert vpfb("compose", "3 | 8", "-m", "digits", *LEVELS, "--json").json["seed"] == 7
 
 
+def test_the_document_of_a_command_states_the_seed_that_its_file_records(vpfb: Vpfb, folder: str) -> None:
+    ends = ("interpolate", "-m", "digits", "--rows", "1", *FEW)
+    pair = ("ood", "--in", "digits", "--out", "noise", "-m", "digits", "--limit", "4", "--score", "energy")
+    for line in (ends, (*pair, "--seed", "7"), ("data", folder, "--seed", "7", "--grid", "look.png")):
+        ran = vpfb(*line, "--json")
+        assert ran.json["seed"] == 7, line
+
+
 def test_plots_record_the_model_and_the_seed(vpfb: Vpfb) -> None:
     tiny = ("--steps", "2", "--set", "width=8", "--set", "depth=1", "--batch-size", "16", "--threads", "1")
     assert vpfb("train", "--data", "moons", "--val-fraction", "0.02", *tiny, "--seed", "5", "--out", "run").code == 0
     for name in ("plot.png", "plot.gif"):
-        assert vpfb("plot", "run", "--seed", "7", "-o", name).code == 0
+        assert vpfb("plot", "run", "--seed", "7", "-o", name, "--json").json["seed"] == 7
         assert {"model": "run", "seed": "7"}.items() <= recorded(name).items()
 
 

@@ -107,12 +107,14 @@ def _show(say: Output, name: str, options: LoadOptions, grid: Path | None, n: in
     if grid is not None:
         _write_grid(grid, images, n, seed)
     path, classes = _folder(name, options), [label for group in images.groups for label in group.classes]
-    document = {
+    document: dict[str, Any] = {
         "sets": [_entry(name, True, path, len(images), images.shape, classes)],
         "grid": grid,
         "notes": [output.in_options(note) for note in images.notes],
         "skipped": [{"file": file, "reason": reason} for file, reason in images.skipped],
     }
+    if grid is not None:
+        document["seed"] = seed
     rows = [
         ("name", name),
         ("path", path or "none"),

@@ -122,7 +122,8 @@ def interpolate(
         say.note(
             f"RMS reconstruction error of the two images: {error:.4f} (pixels are in [0, 1]; the larger of the two)"
         )
-    say.result({"model": name, "output": out, "frames": n, "reconstruction_rms": error}, out)
+    document = {"model": name, "output": out, "frames": n, "reconstruction_rms": error, "seed": machine.seed}
+    say.result(document, out)
 
 
 def _check_combination(rows: int | None, from_: Path | None, to: Path | None) -> None:

@@ -95,7 +95,7 @@ def ood(
     """
     with signals.importing():
         from vpfb_core.machine import distributed
-        from vpfb_core.machine.files import require_writable_folder
+        from vpfb_core.machine.files import require_output_folder
         from vpfb_core.uses.ood import comparison, sources
         from vpfb_core.uses.ood.altered import CONTROLS
         from vpfb_core.uses.ood.scores import find_scores
@@ -103,7 +103,7 @@ def ood(
     names = find_scores(scores or [])
     own.require_usable(names)
     if folder is not None:
-        require_writable_folder(folder)
+        require_output_folder(folder)
     for out_set in out_sets:
         sources.check_different(in_set, out_set)
     loaded, model_name = _open(say, model, in_set, scores or names, machine)
@@ -136,10 +136,11 @@ def ood(
     if not group.first:
         return
     rows = comparison.compare_all(found)
-    document = {"in": in_set, "model": model_name, "results": [row.document() for row in rows]}
+    results = [row.document() for row in rows]
+    document = {"in": in_set, "model": model_name, "results": results, "seed": machine.seed}
     if folder is not None:
         origin = Origin.of(machine.seed, model_name)
-        described = output.jsonable({**document, "seed": machine.seed, "limit": limit})
+        described = output.jsonable({**document, "limit": limit})
         comparison.write_report(folder, described, sets, found, rows, origin)
         say.note(f"report: {folder}")
     say.note("a higher score means more out-of-distribution; the interval is that of the AUROC")

@@ -63,7 +63,7 @@ def plot(
     else:
         picture = curves.curves({short_name(name): _log(name)}, origin)
     write_bytes(Path(out), picture)
-    say.result({"model": name, "output": out}, out)
+    say.result({"model": name, "output": out, "seed": machine.seed}, out)
 
 
 def _log(name: str) -> dict[str, list[float]]:

@@ -16,9 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from vpfb_core.errors import DataError
+from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine.file_names import home
 
+# Endings of names that people give to files, but not to folders.
+_OF_FILES = frozenset(
+    {
+        ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".svg", ".pdf", ".csv", ".tsv", ".txt",
+        ".json", ".html", ".htm", ".md", ".toml", ".yaml", ".log", ".npz", ".npy", ".parquet", ".safetensors", ".pt",
+        ".pth", ".ckpt", ".zip", ".mp4",
+    }
+)  # fmt: skip
 _PREFIX, _SUFFIX = ".vpfb-", ".part"  # the beginning and the end of temporary names
 
 
@@ -88,6 +96,21 @@ def require_writable_folder(path: Path) -> None:
         if _exists(path) and not path.is_dir():
             raise DataError(f"cannot write to {path}: it is not a folder", hint="name a new folder or an existing one")
         _try_to_write(path, path)
+
+
+def require_output_folder(path: Path) -> None:
+    """As `require_writable_folder`, for an output that is a folder and may have been mistaken for a file.
+
+    Raises:
+        ConfigError: there is no such folder yet, and the name is that of a file: report.csv.
+        DataError: as for `require_writable_folder`.
+    """
+    require_writable_folder(path)
+    if path.suffix.lower() in _OF_FILES and not path.is_dir():
+        raise ConfigError(
+            f"cannot write to {path}: the output is a folder, and the name is that of a {path.suffix} file",
+            hint=f"name a folder, such as {path.with_suffix('')}",
+        )
 
 
 def flush_names(folder: Path) -> None:

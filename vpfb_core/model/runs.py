@@ -12,7 +12,7 @@ from typing import Any
 from vpfb_core import names
 from vpfb_core.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from vpfb_core.machine.file_names import expanded, label, printable, typed
-from vpfb_core.machine.files import is_leftover, require_writable_folder
+from vpfb_core.machine.files import is_leftover, require_output_folder
 
 RUNS = Path("runs")
 DEFAULT_BUILTIN = "digits"
@@ -124,10 +124,11 @@ def require_free(run: Run) -> None:
     """Check, before any work, that a new run can begin in a folder: it is missing or empty, and can be written to.
 
     Raises:
-        ConfigError: the folder contains files, which those of the run could replace or be mixed with.
+        ConfigError: the folder contains files, which those of the run could replace or be mixed with, or there is none
+            yet and its name is that of a file.
         DataError: it is not a folder, or cannot be created or written to.
     """
-    require_writable_folder(run.path)
+    require_output_folder(run.path)
     found = sorted(entry.name for entry in run.path.iterdir()) if run.path.is_dir() else []
     found = [name for name in found if name not in _NOTHING and not is_leftover(name)]
     if found:
