@@ -96,7 +96,7 @@ def train(
     machine: Machine,
     workers: Annotated[int | None, option("--workers N", MACHINE, "Number of threads that decode images.", show_default="chosen from the machine")] = None,
     precision: Annotated[str | None, _choice("precision", "--precision NAME", MACHINE, "Precision of the network: {}. Gradients and energies are always fp32.")] = None,
-    compile: Annotated[str, _choice("compile", "--compile NAME", MACHINE, "Compile the training step: {}. auto compiles long runs on CUDA.")] = MACHINE_DEFAULTS.compile,
+    compile: Annotated[str, _choice("compile", "--compile NAME", MACHINE, "Compile the training step: {}. auto compiles long runs.")] = MACHINE_DEFAULTS.compile,
     deterministic: Annotated[bool, option("--deterministic", MACHINE, "Repeat a run bit for bit on CUDA as on a CPU; it may be slower.")] = MACHINE_DEFAULTS.deterministic,
     say: Output,
 ) -> None:  # fmt: skip

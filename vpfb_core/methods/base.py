@@ -135,8 +135,8 @@ class Method(ABC):
 
     @property
     def compilable(self) -> bool:
-        """Whether compiling the field makes training faster."""
-        return True
+        """Whether compiling the field was found to make training faster, with the same gradients."""
+        return False
 
     @abstractmethod
     def field(self, network: nn.Module, data: DataShape) -> Field:

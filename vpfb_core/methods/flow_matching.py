@@ -76,6 +76,10 @@ class FlowMatching(Method):
                 hint=f"`network={'unet' if len(data.shape) == 3 else 'vector-mlp'}`",
             )
 
+    @property
+    def compilable(self) -> bool:
+        return True
+
     def field(self, network: nn.Module, data: DataShape) -> VelocityField:
         return VelocityField(network, self.settings, has_null=self.trains_null(data))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,7 +10,8 @@ import torch
 from vpfb_core import methods, names, networks
 from vpfb_core.config import TrainConfig
 from vpfb_core.data import Source
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, MissingError
+from vpfb_core.machine.compiler import compiler_fault
 from vpfb_core.machine.devices import default_threads
 from vpfb_core.machine.launch import process_rank
 from vpfb_core.machine.limits import cores, memory_share
@@ -57,6 +56,7 @@ CPU_MICRO_BATCH_BYTES = 3 * 2**30
 MAX_SIZE = {"cpu": 32, "mps": 64, "cuda": 64}  # the largest side that is chosen for a folder of large images, in pixels
 # `--compile auto` compiles from this length of a run on, since compiling takes minutes.
 LONG_STEPS, LONG_SECONDS = 10_000, 30 * 60.0
+COMPILING = ("cpu", "cuda")  # the types of devices on which compiling was found to pay
 
 
 def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainConfig:
@@ -83,9 +83,7 @@ def resolve(config: TrainConfig, images: Source, device: torch.device) -> TrainC
     _require_fitting_network(config)
     method = method_of(config, images)
     config = config.replace(micro_batch=_micro_batch(config, method, device))
-    if config.machine.compile == "auto":
-        pays = method.compilable and pays_to_compile(config, device)
-        config = config.replace(compile="on" if pays else "off")
+    config = config.replace(compile="on" if _compiles(config, method, device) else "off")
     network_description(config, images)  # checks the settings of the network
     _require_divisible_batch(config, method)
     _require_supported_precision(config)
@@ -201,15 +199,26 @@ def choose_preset(shape: tuple[int, ...], device: torch.device) -> str:
     return "base" if size <= 48 else "celeba64"
 
 
-def pays_to_compile(config: TrainConfig, device: torch.device) -> bool:
-    """Whether compiling shortens a run: if the run is long, on a GPU, and its compiler is installed.
+def _compiles(config: TrainConfig, method: Method, device: torch.device) -> bool:
+    """Whether the training step is compiled: on request, or in a long run, if it makes training faster and can be done.
 
-    On a CPU, compiling takes as long as a run and gains little.
+    Raises:
+        MissingError: it was requested, and the compiler does not work.
     """
+    requested = config.machine.compile == "on"
+    pays = method.compilable and device.type in COMPILING and _is_long(config)
+    if not requested and (config.machine.compile == "off" or not pays):
+        return False
+    fault = compiler_fault(device)
+    if requested and fault is not None:
+        raise MissingError(f"the training step cannot be compiled: {fault}", hint="use `compile=off`")
+    return fault is None
+
+
+def _is_long(config: TrainConfig) -> bool:
+    """Whether compiling, which takes minutes, is a small part of the run."""
     steps, budget = config.optimiser.steps, config.optimiser.time_budget
-    long = (steps or 0) >= LONG_STEPS if budget is None else budget >= LONG_SECONDS
-    tools = find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
-    return device.type == "cuda" and long and tools
+    return (steps or 0) >= LONG_STEPS if budget is None else budget >= LONG_SECONDS
 
 
 def _require_fitting_network(config: TrainConfig) -> None:

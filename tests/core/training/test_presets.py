@@ -14,7 +14,7 @@ import torch
 import vpfb_core as vpfb
 from vpfb_core.data import ImageSet
 from vpfb_core.data.source import ConditionGroup
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, MissingError
 from vpfb_core.methods.vpfb.method import CONTRAST
 from vpfb_core.names import METHODS
 from vpfb_core.training import presets
@@ -172,7 +172,10 @@ def test_several_groups_of_conditions_are_dropped_so_that_one_class_is_often_see
         ({"steps": 10**6}, "cuda", "on"),
         ({"time_budget": "2h"}, "cuda", "on"),
         ({"steps": 10**6, "method": "flow-matching"}, "cuda", "on"),
-        ({"steps": 10**6}, "cpu", "off"),
+        ({"steps": 10**6}, "cpu", "on"),
+        ({"time_budget": "30m"}, "cpu", "on"),
+        ({}, "cpu", "off"),
+        ({"steps": 10**6}, "mps", "off"),
         ({"steps": 100}, "cuda", "off"),
         ({"time_budget": "5m"}, "cuda", "off"),
         ({"steps": 10**6, "objective": "official"}, "cuda", "off"),
@@ -180,12 +183,19 @@ def test_several_groups_of_conditions_are_dropped_so_that_one_class_is_often_see
         ({"steps": 10**6, "compile": "off"}, "cuda", "off"),
     ],
 )
-def test_long_runs_on_a_gpu_are_compiled(
+def test_long_runs_are_compiled(
     settings: dict[str, Any], device: str, compiled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presets, "find_spec", lambda _name: object())
-    monkeypatch.setattr(presets.shutil, "which", lambda name: name)
+    monkeypatch.setattr(presets, "compiler_fault", lambda _device: None)
     assert chosen(image_set(8), torch.device(device), precision="fp32", **settings)["machine.compile"] == compiled
+
+
+def test_a_step_is_compiled_only_where_the_compiler_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
+    torch.compiler.reset()
+    assert chosen(image_set(8), time_budget="2h")["machine.compile"] == "off"
+    with pytest.raises(MissingError, match=r"cannot be compiled: .*no-such-compiler"):
+        chosen(image_set(8), compile="on")
 
 
 @pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])

@@ -121,10 +121,6 @@ class Latent(Method):
     def divisible(self) -> bool:
         return False
 
-    @property
-    def compilable(self) -> bool:
-        return False
-
     def field(self, network: nn.Module, data: DataShape) -> LatentField:
         del data
         return LatentField(network, self.settings.level or 0.3, self.settings.pool or 1024)
