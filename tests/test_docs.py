@@ -14,7 +14,8 @@ import vpfb_core
 
 ROOT = Path(vpfb_core.__file__).parents[1]
 CORE = ROOT / "vpfb_core"
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+LINKED = [*PAGES, *(page for page in (ROOT / "README.md", ROOT / "benchmarks" / "README.md") if page.exists())]
 
 pytestmark = pytest.mark.skipif(not PAGES, reason="the documents are not installed with the package")
 
@@ -24,15 +25,38 @@ def prose(page: Path) -> str:
     return re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments by which a link reaches the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", prose(page))
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    lost = []
+    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", prose(page)):
+        path, _, fragment = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (fragment and fragment not in anchors(target)):
+            lost.append(link)
+    assert lost == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_files_of_results_that_a_page_names_exist(page: Path) -> None:
+    """A section of figures ends with a paragraph `Files:`, which names them without `.json`."""
+    named = re.findall(r"^Files?: (.*?)\n\n", prose(page) + "\n\n", re.M | re.S)
+    files = [name for paragraph in named for name in re.findall(r"`([a-z0-9-]+)`", paragraph)]
+    assert [name for name in files if not (ROOT / "benchmarks" / "results" / "cpu" / f"{name}.json").exists()] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "guides"], ids=name_of)
 def test_files_that_a_page_names_exist(page: Path) -> None:
-    """Relative to the repository or to `vpfb_core`; a file may be named without its folder."""
+    """Relative to the repository or to `vpfb_core`, with or without the folder. Guides name files of the reader."""
     named = re.findall(r"`(?:python )?([\w/]+(?:\.py|/))`", prose(page))
     absent = {
         name
