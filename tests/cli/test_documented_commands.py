@@ -95,19 +95,20 @@ SMALL = {  # command → options that make it quick
 def shortened(words: list[str]) -> list[str]:
     """The arguments of a command with small numbers and a small network."""
     line = re.sub(r"--time-budget \S+|--steps \d+", "--steps 1", re.sub(r"\B-n \d+", "-n 2", shlex.join(words)))
-    if words[0] == "train" and any(word.endswith(".csv") for word in words):  # long enough to be calibrated
+    rows = any(word.endswith(".csv") or word == "moons" for word in words)
+    if words[0] == "train" and rows:  # long enough to be calibrated
         return [*shlex.split(line), *shlex.split("--set width=8 --threads 1 --steps 60")]
     more = SMALL.get(words[0], "") + (" --steps 1" if words[0] == "train" and "--steps" not in line else "")
     return shlex.split(line) + shlex.split(more)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guide", ["own-folder", "outliers", "compose"])
+@pytest.mark.parametrize("guide", ["own-folder", "outliers", "compose", "energies"])
 def test_a_guide_can_be_followed_from_top_to_bottom(vpfb: Vpfb, guide: str) -> None:
-    page = ROOT / "docs" / "guides" / f"{guide}.md"
+    page, found = ROOT / "docs" / "guides" / f"{guide}.md", dict[str, Any]()
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
         if language == "python":
-            exec(compile(block, str(page), "exec"), {})
+            exec(compile(block, str(page), "exec"), found)
             continue
         for words in filter(None, map(arguments, block.splitlines())):
             absent = [word for word in words if word in ("./new", "./imgs") and not Path(word).exists()]
