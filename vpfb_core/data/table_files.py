@@ -148,7 +148,7 @@ class _Builder:
         if self.label is not None:
             self.words.append(cells[self.label].strip())
         try:
-            self.values.extend(map(float, cells))
+            self.values.extend(map(_as_float, cells))
         except ValueError:
             self._add_with_texts(cells)
         self.lines.append(line)
@@ -179,9 +179,16 @@ def _number(cell: str, comma: bool) -> float | None:
     if comma and _DECIMAL_COMMA.fullmatch(text):
         text = text.replace(",", ".")
     try:
-        return float(text)
+        return _as_float(text)
     except ValueError:
         return None
+
+
+def _as_float(cell: str) -> float:
+    """The number in a cell. Raises ValueError if it is none, as 1_000, which is a number in Python alone."""
+    if "_" in cell:
+        raise ValueError(cell)
+    return float(cell)
 
 
 def _require_distinct(path: Path, names: list[str]) -> None:
@@ -200,7 +207,7 @@ def _read_parquet(path: Path, label: str | None) -> Cells:
             f"'{path}' is a Parquet file, which needs pyarrow", hint='pip install "vpfb[parquet]"'
         ) from error
     try:
-        table = parquet.read_table(path)
+        table = parquet.ParquetFile(path).read()  # `read_table` does not read two columns of one name
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}", hint="check its permissions") from error
     except Exception as error:  # pyarrow raises many kinds of errors on damaged files

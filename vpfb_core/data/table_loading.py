@@ -95,13 +95,15 @@ def _usable(name: str, columns: Sequence[Column], cells: Cells, notes: list[str]
     """The columns that hold numbers and are not constant."""
     left_out = {
         "text": [column for column in columns if column.is_text],
-        "row numbers without a name": [column for column in columns if _is_index(column)],
+        "row numbers": [column for column in columns if _is_index(column)],
         "empty": [column for column in columns if column.empty == len(column.numbers)],
         "constant": [column for column in columns if _is_constant(column)],
     }
     for reason, some in left_out.items():
         if some:
-            notes.append(f"left out, {reason}: {listed([column.name or 'the first column' for column in some], 12)}")
+            notes.append(
+                f"left out, {reason}: {listed([column.name or 'the column without a name' for column in some], 12)}"
+            )
     unusable = {id(column) for some in left_out.values() for column in some}
     chosen = [column for column in columns if id(column) not in unusable]
     if not chosen and len(columns[0].numbers) == 1:

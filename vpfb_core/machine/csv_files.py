@@ -61,8 +61,15 @@ def separator_of(path: Path, possible: str) -> str:
     """
     with _opened(path, "replace") as file:
         first = next((line for line in file if line.strip()), "")
-    counts = {each: len(next(csv.reader([first], delimiter=each), [])) for each in possible}
-    return max(counts, key=lambda each: counts[each])
+    return max(possible, key=lambda each: _cells(first, each))
+
+
+def _cells(line: str, separator: str) -> int:
+    """The number of cells of a line; 0 if the line is not CSV, as `csv_rows` then says."""
+    try:
+        return len(next(csv.reader([line], delimiter=separator), []))
+    except csv.Error:
+        return 0
 
 
 @contextmanager
