@@ -49,7 +49,7 @@ class TableStatistics(Statistics):
         """The statistics of rows, float64 (N, d).
 
         Raises:
-            DataError: a column is constant.
+            DataError: a column is constant, or its values are too large or too small for their variance.
         """
         low, high = rows.amin(0), rows.amax(0)
         if constant := [name for name, one, other in zip(columns, low, high, strict=True) if one == other]:
@@ -59,6 +59,12 @@ class TableStatistics(Statistics):
             )
         steps = torch.tensor([step_of(column) for column in rows.T], dtype=torch.float64)
         variance = rows.var(0, correction=0) + steps.square() / 12  # that of a uniform draw from the cell
+        computable = variance.isfinite() & (variance >= torch.finfo(torch.float64).tiny)
+        if wrong := [name for name, usable in zip(columns, computable.tolist(), strict=True) if not usable]:
+            raise DataError(
+                f"values too large or too small to compute with: {listed(wrong)}",
+                hint="use another unit for the column, or leave it out: `columns` with the names of the others",
+            )
         figures = (rows.mean(0), variance.sqrt(), steps, low, high)
         return cls(tuple(columns), *(tuple(figure.tolist()) for figure in figures))
 

@@ -80,6 +80,8 @@ def test_a_first_line_with_a_number_is_a_row(written: Any, tmp_path: Path) -> No
         (lines([["a", "b"], *([i if i % 5 else "", i] for i in range(30))]), "6 of 30 rows have a missing"),
         ("a,b\n1,2\n\xff\n".encode("latin-1"), "line 3 is not UTF-8"),
         (NAMED + '"1,2,3\n', "line 32 is not CSV"),
+        ("a" * 200_000 + "\n1\n2\n", "line 1 is not CSV: field larger than"),
+        (NAMED + "1,1_000,3\n", "line 32: b is '1_000' and not a number"),
     ],
 )
 def test_a_table_that_cannot_be_learned_is_refused_with_its_line_or_column(
@@ -95,7 +97,21 @@ def test_columns_that_cannot_be_learned_are_left_out_with_a_note(written: Any) -
     table = data.load(written(lines([["", "a", "b", "c", "word", "same", "none"], *rows])))
     assert columns_of(table) == ("a", "b", "c")
     notes = "; ".join(table.notes)
-    assert all(part in notes for part in ("text: word", "row numbers", "constant: same", "empty: none"))
+    assert all(
+        part in notes for part in ("text: word", "row numbers: the column without", "constant: same", "empty: none")
+    )
+    named = data.load(written(lines([["a", "b", "c", ""], *([*row, ""] for row in ROWS)])))
+    assert "left out, empty: the column without a name" in named.notes
+
+
+def test_two_columns_of_a_parquet_file_need_two_names(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = [pyarrow.array([0.5 * i for i in range(30)])] * 2
+    for names in (["a", "b"], ["a", "a"]):
+        parquet.write_table(pyarrow.Table.from_arrays(columns, names), tmp_path / f"{''.join(names)}.parquet")
+    assert columns_of(data.load(str(tmp_path / "ab.parquet"))) == ("a", "b")
+    with pytest.raises(DataError, match="two columns have the name 'a'"):
+        data.load(str(tmp_path / "aa.parquet"))
 
 
 def test_rows_with_a_missing_value_are_left_out_and_the_others_keep_their_numbers(written: Any) -> None:
@@ -152,6 +168,14 @@ def test_statistics_are_those_of_each_column_and_standardising_is_undone_by_rest
     torch.testing.assert_close(found.restore(z), rows, atol=1e-4, rtol=0)
     assert found.log_volume((2,)) == pytest.approx(-float(rows.std(0, correction=0).log().sum()), abs=1e-6)
     assert TableStatistics.from_dict(found.to_dict()) == found
+
+
+@pytest.mark.parametrize("scale", [1e160, 1e-160])
+def test_values_whose_variance_is_no_number_are_refused_with_their_column(scale: float) -> None:
+    rows = torch.rand(30, 2, dtype=torch.float64) * torch.tensor([1.0, scale], dtype=torch.float64)
+    with pytest.raises(DataError, match="too large or too small to compute with: b"):
+        TableStatistics.of(rows, ("a", "b"))
+    assert TableStatistics.of(rows.pow(0.9), ("a", "b")).std[1] > 0
 
 
 def test_whole_numbers_with_few_values_are_spread_over_their_cells_and_rounded_back() -> None:
