@@ -39,7 +39,7 @@ class Window:
     def of(cls, points: np.ndarray) -> Window:
         """The window that contains points (N, 2) with a margin."""
         low, high = points.min(0), points.max(0)
-        margin = MARGIN * np.maximum(high - low, 1e-6)
+        margin = MARGIN * np.where(high > low, high - low, 1)
         (left, bottom), (right, top) = low - margin, high + margin
         return cls((float(left), float(right)), (float(bottom), float(top)))
 

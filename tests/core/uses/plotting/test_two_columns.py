@@ -27,6 +27,13 @@ def test_the_window_contains_all_points_with_a_margin() -> None:
     assert grid[-1].tolist() == [window.x[1], window.y[1]]
 
 
+def test_the_window_fits_the_points_in_any_unit() -> None:
+    points = np.array([[4.0e-7, 5.0], [6.0e-7, 5.0]])
+    window = Window.of(points)
+    assert window.x == pytest.approx((3.7e-7, 6.3e-7))
+    assert window.y[0] < 5 < window.y[1]
+
+
 @pytest.mark.parametrize("centre", [(-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0)])
 def test_the_highest_density_of_a_frame_is_where_it_belongs(centre: tuple[float, float]) -> None:
     window = Window((-2, 2), (-2, 2))
