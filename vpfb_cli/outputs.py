@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vpfb_cli.wording import one_of
 from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.machine.file_names import real
 from vpfb_core.machine.files import require_writable
 
 
@@ -45,7 +46,7 @@ def require_apart(out: str | Path, inputs: Mapping[str, Path | None], option: st
             continue
         if read.samefile(path):
             raise ConfigError(f"{option} {out} is also what {name} reads", hint="choose another name")
-        if read.is_dir() and path.resolve().is_relative_to(read.resolve()) and not _is_ours(path):
+        if read.is_dir() and real(path).is_relative_to(real(read)) and not _is_ours(path):
             raise ConfigError(
                 f"{option} {out} would replace a file in {read}, which {name} reads", hint="choose another name"
             )

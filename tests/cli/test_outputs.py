@@ -353,3 +353,19 @@ def test_every_option_that_names_a_path_knows_the_tilde(monkeypatch: pytest.Monk
         typed = [parameter.opts[0], "~/x"] if parameter.opts[0].startswith("-") else ["~/x"]
         value = command.make_context("vpfb", typed, resilient_parsing=True).params[parameter.name]
         assert str(value[0] if isinstance(value, list) else value) == "/home/somebody/x", (command.name, typed)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["sample", "-m", "digits", "-o", "circle/a.png"], 3),
+        (["score", "circle"], 3),
+        (["train", "--resume", "run", "--out", "circle", "--steps", "3"], 2),
+    ],
+)
+def test_a_circle_of_links_is_an_error_in_one_sentence(vpfb: Vpfb, tmp_path: Path, argv: list[str], code: int) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    vpfb(*RUN, "--out", "run")
+    ran = vpfb(*argv)
+    assert ran.code == code
+    assert "circle" in ran.err

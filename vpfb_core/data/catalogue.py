@@ -26,7 +26,7 @@ from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import Source
 from vpfb_core.data.splits import split as split_source
 from vpfb_core.errors import DataError, did_you_mean
-from vpfb_core.machine.file_names import expanded
+from vpfb_core.machine.file_names import expanded, real
 from vpfb_core.machine.noise import generator
 
 Loader = Callable[[LoadOptions], Source]
@@ -105,7 +105,7 @@ def absolute(source: str) -> str:
     for typed, rest in ((source, ""), (name, ending)):
         with contextlib.suppress(DataError):
             if (path := _existing(typed)) is not None:
-                return f"{path.resolve()}{rest}"
+                return f"{real(path)}{rest}"
     return source
 
 
@@ -137,7 +137,7 @@ def identity(source: str) -> str:
     plain, _ = split_off(source)
     if plain.partition(":")[0] != plain and not Path(plain).exists():  # a made data set such as shuffled:NAME
         return name
-    return str(Path(expanded(plain)).resolve())
+    return str(real(expanded(plain)))
 
 
 def same_set(one: str, other: str) -> bool:

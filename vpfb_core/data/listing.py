@@ -14,6 +14,7 @@ from vpfb_core.data.labelling import listed
 from vpfb_core.data.own_files import MARKED, is_own_picture, is_run, is_sample_name
 from vpfb_core.data.stacking import in_order
 from vpfb_core.errors import DataError, counted
+from vpfb_core.machine.file_names import real
 
 # Folders of thumbnails, deleted files and archives that other programs leave, in lower case. Those whose names start
 # with a dot are never read.
@@ -145,7 +146,7 @@ def counted_endings(endings: Counter[str]) -> str:
 def _walk(root: Path, found: Listing) -> Iterator[str]:
     """The image files below root, in the order in which they are found. Everything else is recorded in `found`."""
     folders, links, seen = deque([""]), deque[str](), set[tuple[int, int]]()
-    inside = root.resolve()
+    inside = real(root)
     while folders or links:
         folder = (folders or links).popleft()
         try:
@@ -183,7 +184,7 @@ def _walk(root: Path, found: Listing) -> Iterator[str]:
             else:
                 found.skipped.append((name, trouble))
                 continue
-            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(inside):
+            if entry.is_symlink() and not real(entry.path).is_relative_to(inside):
                 found.outside.append(name)
 
 

@@ -73,6 +73,14 @@ def expanded(path: str) -> str:
     return path if folder is None else f"{folder}{slash}{rest}"
 
 
+def real(path: str | os.PathLike[str]) -> Path:
+    """The absolute path without links. Where links lead in a circle, it ends with one of them.
+
+    `Path.resolve` raises a RuntimeError there before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
+
+
 def home() -> Path | None:
     """The home folder of the user; None if there is none, as in many containers."""
     if os.path.isabs(os.environ.get("HOME", "")):  # noqa: PTH117

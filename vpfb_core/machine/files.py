@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vpfb_core.errors import ConfigError, DataError
-from vpfb_core.machine.file_names import home
+from vpfb_core.machine.file_names import home, real
 
 # Endings of names that people give to files, but not to folders.
 _OF_FILES = frozenset(
@@ -213,7 +213,7 @@ def _require_replaceable(path: Path) -> None:
     """
     if path.is_dir():
         raise DataError(f"cannot write {path}: it is a folder", hint="name a file in it")
-    if (path.exists() and not path.is_file()) or path.parent.resolve() == Path("/dev"):
+    if (path.exists() and not path.is_file()) or real(path.parent) == Path("/dev"):
         raise DataError(f"cannot write {path}: it is not a file", hint="name a file; standard output is -")
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.machine.file_names import real
 from vpfb_core.machine.files import flush_names
 
 # Errors of a system that cannot link a file to its new path, but may copy it there: another file system, one without
@@ -55,8 +56,8 @@ def plan(root: Path, names: Iterable[str], folder: Path, *, moves: bool) -> list
     Raises:
         ConfigError: the new folder is in that of the files, or a file to be moved is outside of its folder.
     """
-    inside = root.resolve()
-    if folder.resolve().is_relative_to(inside):
+    inside = real(root)
+    if real(folder).is_relative_to(inside):
         raise ConfigError(
             f"{folder} is in {root}, where the files would be found again", hint="choose a folder outside of it"
         )
@@ -64,9 +65,9 @@ def plan(root: Path, names: Iterable[str], folder: Path, *, moves: bool) -> list
     relocations = []
     for name in names:
         source, target = root / name, folder / name
-        if moves and not source.parent.resolve().is_relative_to(inside):
+        if moves and not real(source.parent).is_relative_to(inside):
             raise ConfigError(
-                f"{source} is really in {source.parent.resolve()}, outside of {root}",
+                f"{source} is really in {real(source.parent)}, outside of {root}",
                 hint="copy it, or move it by hand",
             )
         if not moves and target.is_file() and filecmp.cmp(source, target, shallow=False):
@@ -146,7 +147,7 @@ def _new_folders(folder: Path) -> list[Path]:
 def _linked(source: Path, target: Path) -> None:
     """Create a file under another name, by a hard link or a copy. A symbolic link leads to the same file as before."""
     if source.is_symlink():
-        target.symlink_to(os.path.abspath(source.parent.resolve() / source.readlink()))  # noqa: PTH100
+        target.symlink_to(os.path.abspath(real(source.parent) / source.readlink()))  # noqa: PTH100
         return
     try:
         target.hardlink_to(source)

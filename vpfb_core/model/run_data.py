@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vpfb_core.data.catalogue import absolute, exists, split_off
+from vpfb_core.machine.file_names import real
 from vpfb_core.model.runs import Run
 
 
@@ -24,7 +25,7 @@ def location(source: str, run: Run) -> dict[str, str]:
     if not Path(path).is_absolute():
         return {"path": path}
     folder, ending = (path, "") if Path(path).exists() else _without_split(path)
-    return {"path": path, "from_run": os.path.relpath(folder, run.path.resolve()) + ending}
+    return {"path": path, "from_run": os.path.relpath(folder, real(run.path)) + ending}
 
 
 def recorded_path(run: Run) -> str | None:

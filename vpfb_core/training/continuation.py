@@ -13,6 +13,7 @@ from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, located, read_fi
 from vpfb_core.data import SETS, canonical
 from vpfb_core.errors import ConfigError, DataError, VPFBError
 from vpfb_core.machine.devices import available_devices
+from vpfb_core.machine.file_names import real
 from vpfb_core.machine.files import require_writable_folder
 from vpfb_core.model import description, run_data
 from vpfb_core.model.runs import RUNS, Run, list_runs, require_free
@@ -70,7 +71,7 @@ def _run_to_resume(config: TrainConfig, requested: dict[str, Any], fingerprint: 
         run = Run(Path(config.run.resume))
         if not run.exists():
             raise ConfigError(f"no run to resume at {run.path}", hint="`resume` takes a run folder, auto or never")
-        if config.run.out is not None and Path(config.run.out).resolve() != run.path.resolve():
+        if config.run.out is not None and real(config.run.out) != real(run.path):
             raise ConfigError(
                 f"`resume={run.path}` goes on in that folder, so it takes no `out={config.run.out}`",
                 hint="leave `out` out, or begin another run from its weights: `init=MODEL` with `out=FOLDER`",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vpfb_core.machine.csv_files import csv_lines
-from vpfb_core.machine.file_names import expanded, printable, typed
+from vpfb_core.machine.file_names import expanded, printable, real, typed
 
 # Persian with a joiner, Hindi, a family of joined emoji, a no-break and an ideographic space, é as one sign and as two.
 SPOKEN = ("می\u200cخواهم", "हिन्दी", "👩\u200d👧", "a\u00a0b", "a\u3000b", "a  b", "\u00e9", "e\u0301", "a=b", "日本")
@@ -56,3 +56,10 @@ def test_every_name_comes_back_from_a_table() -> None:
     names = [*SPOKEN, *CONTROLS, "a,b", 'say "hi"', "-x.png", "=1+2", " a ", "\r\n"]
     text = csv_lines([["file", "score"], *([name, 1] for name in names)]).decode("utf-8", "surrogateescape")
     assert [row[0] for row in csv.reader(io.StringIO(text, newline=""))] == ["file", *names]
+
+
+def test_the_real_path_of_a_circle_of_links_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert real(tmp_path / "circle" / "a.png").name == "a.png"
+    assert real(tmp_path / "link" / "a.png") == real(tmp_path) / "a.png"
