@@ -13,7 +13,7 @@ from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import ConfigError, counted, did_you_mean
 from vpfb_core.machine.file_names import same_name
 
-# A name or the index of a class, several of them, class indices (N, G), or None for unconditional.
+# A name or the index of a class, several of them, class indices (N, G) or (N,), or None for unconditional.
 Condition = str | int | Sequence[str | int] | np.ndarray | Tensor | None
 
 
@@ -23,8 +23,8 @@ def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: 
     Args:
         condition: a class such as "3", a class of each of several groups such as "circle,red", or "colour=red" if
             several groups have a class of that name. In a single group, a class index such as 3 is also accepted. A
-            sequence of such conditions alternates over the samples. Class indices (n, G) are checked and returned. None
-            is unconditional.
+            sequence of such conditions alternates over the samples. Class indices (n, G), or (n,) of a single group,
+            are checked and returned. None is unconditional.
         groups: the condition groups of the model.
         n: the number of samples.
         first: the index of the first sample, if these samples are a part of a larger set.
@@ -42,14 +42,15 @@ def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: 
         )
     if isinstance(condition, np.ndarray) and condition.dtype.kind in "iu":
         condition = torch.from_numpy(condition.astype(np.int64))
-    if isinstance(condition, Tensor):
+    if isinstance(condition, Tensor) and condition.ndim:
         counts = torch.tensor([len(group.classes) for group in groups])
-        if condition.shape != (n, len(groups)) or condition.is_floating_point():
+        shapes = [(n, len(groups)), (n,)] if len(groups) == 1 else [(n, len(groups))]
+        if tuple(condition.shape) not in shapes or condition.is_floating_point():
             raise ConfigError(
                 f"class indices have shape {tuple(condition.shape)} and dtype {condition.dtype}",
-                hint=f"expected integers of shape ({n}, {len(groups)})",
+                hint=f"expected integers of shape {' or '.join(map(str, shapes))}",
             )
-        condition = condition.cpu()
+        condition = condition.cpu().reshape(shapes[0])
         if bool(((condition < -1) | (condition >= counts)).any()):
             raise ConfigError(f"class indices must lie between -1 and {(counts - 1).tolist()}")
         return condition.long()
@@ -73,7 +74,7 @@ def require_one_each(condition: Condition, n: int) -> None:
         )
 
 
-def _listed(condition: str | int | Sequence[str | int] | np.ndarray) -> Sequence[object]:
+def _listed(condition: object) -> Sequence[object]:
     """The conditions of a sequence, or a single condition in a list."""
     if isinstance(condition, str) or not isinstance(condition, Sequence | np.ndarray) or np.ndim(condition) == 0:
         return [condition]
@@ -86,6 +87,8 @@ def _row(condition: object, groups: Sequence[ConditionGroup]) -> list[int]:
     """The class index in each group of one condition. Errors are those of `condition_tensor`."""
     if isinstance(condition, str):
         return parse_condition(condition, groups)
+    if isinstance(condition, Tensor) and not condition.ndim:
+        condition = condition.item()
     if not isinstance(condition, Integral) or isinstance(condition, bool):
         raise ConfigError(
             f"a condition of type {type(condition).__name__}: {condition!r}",

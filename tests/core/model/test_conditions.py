@@ -58,7 +58,13 @@ def test_a_single_group_takes_indices_of_its_classes() -> None:
     one, number = GROUPS[:1], typing.cast(int, np.int64(0))
     assert present(condition_tensor(1, one, 2)).tolist() == [[1], [1]]
     assert present(condition_tensor([0, "square", number], one, 3)).tolist() == [[0], [1], [0]]
-    assert present(condition_tensor(np.array([[1], [-1]]), one, 2)).tolist() == [[1], [-1]]
+    for labels in (np.array([[1], [-1]]), np.array([1, -1]), torch.tensor([1, -1])):
+        assert present(condition_tensor(labels, one, 2)).tolist() == [[1], [-1]]
+    for label in (torch.tensor(1), [torch.tensor(1)], number + 1):
+        assert present(condition_tensor(typing.cast(Any, label), one, 2)).tolist() == [[1], [1]]
+    with pytest.raises(ConfigError, match=r"shape \(2,\)") as refused:
+        condition_tensor(torch.tensor([1, 0]), one, 3)
+    assert refused.value.hint == "expected integers of shape (3, 1) or (3,)"
     for wrong, words in (
         (2, "no class index 2"), (-1, "no class index -1"), (True, "type bool"), (1.0, "type float"),
         ([None], "type NoneType"), ([], "empty"), (np.array(1.0), "type ndarray"),
@@ -72,7 +78,13 @@ def test_a_single_group_takes_indices_of_its_classes() -> None:
 def test_indices_pass_if_they_fit() -> None:
     indices = torch.tensor([[0, 1, -1, 1]])
     assert torch.equal(present(condition_tensor(indices, GROUPS, 1)), indices)
-    for wrong in (torch.tensor([[2, 0, 0, 0]]), torch.tensor([[-2, 0, 0, 0]]), torch.tensor([[0, 0]]), indices.float()):
+    for wrong in (
+        torch.tensor([[2, 0, 0, 0]]),
+        torch.tensor([[-2, 0, 0, 0]]),
+        torch.tensor([[0, 0]]),
+        indices.float(),
+        indices[0],
+    ):
         with pytest.raises(ConfigError):
             condition_tensor(wrong, GROUPS, 1)
 
