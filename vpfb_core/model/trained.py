@@ -24,7 +24,7 @@ from vpfb_core.model.tilt import Tilt
 DEFAULT_BATCH = 256  # the default number of data that are computed at once
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TrainedModel:
     """A trained model with everything that inference needs.
 
@@ -57,6 +57,14 @@ class TrainedModel:
 
     def __post_init__(self) -> None:
         self.take_calibration(self.calibration)
+
+    def __repr__(self) -> str:
+        about = {
+            "method": self.method.name, "shape": tuple(self.shape),
+            "classes": {group.name: group.classes for group in self.groups}, "parameters": self.parameter_count,
+            "step": self.about.get("step"), "calibrated": self.calibration is not None, "device": str(self.device),
+        }  # fmt: skip
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in about.items())})"
 
     def take_calibration(self, calibration: Calibration | None) -> None:
         """Set the calibration of the model, in place."""
