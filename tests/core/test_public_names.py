@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,26 @@ def test_a_model_draws_encodes_and_gives_densities_by_the_names_of_the_readme() 
     assert model.encode(drawn.images).shape == (2, 1, 8, 8)
     logp = model.log_density(drawn.images, level=0.1, condition="3", method="explicit", seed=0)
     assert logp.shape == (2,) and torch.isfinite(logp).all()
+
+
+def test_a_model_says_in_one_line_what_it_is() -> None:
+    model = vpfb.load("digits", device="cpu")
+    assert repr(model).startswith("Model(method='vpfb', shape=(1, 8, 8), classes={'class': ('0', '1',")
+    assert "calibrated=True" in repr(model) and len(repr(model)) < 300
+    assert model in {model} and model != vpfb.load("digits", device="cpu")
+
+
+def test_a_program_may_have_another_default_dtype(tmp_path: Path) -> None:
+    expected = vpfb.load("digits", device="cpu").sample(2, seed=0, nfe=4).images
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(vpfb.load("digits", device="cpu").sample(2, seed=0, nfe=4).images, expected)
+        points = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+        config = vpfb.TrainConfig(data=points, steps=1, batch_size=8, out=str(tmp_path / "run"), device="cpu")
+        assert next(vpfb.train(config).model.field.parameters()).dtype == torch.float32
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_device_of_torch_is_taken_like_its_name() -> None:

@@ -74,20 +74,20 @@ def normal(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str 
     Returns:
         (len(indices), *shape), float32 on the CPU.
     """
-    return _drawn(torch.randn, shape, seed, indices, stream)
+    return _drawn(functools.partial(torch.randn, dtype=torch.float32), shape, seed, indices, stream)
 
 
 def uniform(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str) -> Tensor:
     """Noise uniform on [−½, ½), drawn as by `normal`. It dequantises images, in units of grey levels."""
-    return _drawn(torch.rand, shape, seed, indices, stream) - 0.5
+    return _drawn(functools.partial(torch.rand, dtype=torch.float32), shape, seed, indices, stream) - 0.5
 
 
 def signs(shape: Sequence[int], seed: int, indices: Iterable[int], stream: str) -> Tensor:
     """Random signs ±1, drawn as by `normal`: the probes of Hutchinson's estimator of a trace."""
-    return 2.0 * _drawn(functools.partial(torch.randint, 2), shape, seed, indices, stream) - 1.0
+    return 2.0 * _drawn(functools.partial(torch.randint, 2), shape, seed, indices, stream).float() - 1.0
 
 
 def _drawn(draw: Callable[..., Tensor], shape: Sequence[int], seed: int, indices: Iterable[int], stream: str) -> Tensor:
     seed = require_seed(seed)
     draws = [draw(tuple(shape), generator=generator(seed, stream, index)) for index in indices]
-    return torch.stack(draws) if draws else torch.empty(0, *shape)
+    return torch.stack(draws) if draws else torch.empty(0, *shape, dtype=torch.float32)

@@ -52,6 +52,20 @@ def in_true_float32(function: Function) -> Function:
 
 
 @contextlib.contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Inside this context, new tensors are float32, if the program has set another default dtype for the process."""
+    before = torch.get_default_dtype()
+    if before == torch.float32:
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
 def full_float32(field: Any, device: torch.device) -> Iterator[None]:
     """Inside this context, a field or a potential computes without autocast and, on a device, without TF32.
 

@@ -97,7 +97,7 @@ def velocity_and_divergence(
     with torch.inference_mode(False), torch.enable_grad():
         x, s = x.detach().clone().requires_grad_(), s.detach().clone()
         velocity = field.velocity(x, s, None if condition is None else condition.clone())
-        directions = _unit_vectors(x) if probes is None else probes.to(x.dtype).transpose(0, 1)
+        directions = _unit_vectors(x) if probes is None else probes.clone().to(x.dtype).transpose(0, 1)
         divergence = x.new_zeros(len(x))
         for direction in directions if velocity.requires_grad else ():  # the divergence of a constant velocity is zero
             along = (velocity * direction).sum()

@@ -16,6 +16,7 @@ from vpfb_core.data.source import ConditionGroup
 from vpfb_core.errors import CheckpointError, ConfigError
 from vpfb_core.machine import container
 from vpfb_core.machine.devices import place_network, resolve_device
+from vpfb_core.machine.precision import float32_by_default
 from vpfb_core.methods import version_1
 from vpfb_core.methods.fields import Field
 from vpfb_core.methods.step import DataShape
@@ -72,6 +73,7 @@ def has_reference(path: Path) -> bool:
     return any(name.startswith(REFERENCE) for name in container.read_names(path))
 
 
+@float32_by_default()
 def load(
     kind: type[Model],
     name: str | os.PathLike[str] | None = None,

@@ -10,6 +10,7 @@ import torch
 from vpfb_core.data.decoding import warnings_silenced
 from vpfb_core.machine import distributed
 from vpfb_core.machine.devices import deterministic, keeping_freed_memory
+from vpfb_core.machine.precision import float32_by_default
 from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
 from vpfb_core.training.current_run import CurrentRun
@@ -19,6 +20,7 @@ from vpfb_core.training.progress import Progress, Result
 from vpfb_core.training.record import new_folder
 
 
+@float32_by_default()
 def run(
     plan: Plan,
     *,
