@@ -86,6 +86,7 @@ NETWORKS: dict[str, str] = {
 }
 PRESETS = ("tiny", "small", "base", "paper", "celeba64", "mlp")
 SOLVERS = ("arc3", "euler", "midpoint", "heun", "rk4", "ab2", "ab3", "bosh3", "dopri5")
+SOLVER_ARGUMENTS = ("method", "nfe", "rtol", "atol")  # those of `Solver.choose`
 SCORES = ("multiscale", "energy", "gradient", "typicality", "density", "dimension", "likelihood")
 MCMC = ("none", "ula", "mala", "smc")
 

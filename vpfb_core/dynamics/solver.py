@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from vpfb_core.dynamics.ode import Solution, solve, steps_for
 from vpfb_core.dynamics.tableaux import AB3, ARC3, find_method, is_adaptive
 from vpfb_core.errors import ConfigError
+from vpfb_core.names import SOLVER_ARGUMENTS
+from vpfb_core.settings import require_name
 
 DEFAULT_METHOD = ARC3.name
 DEFAULT_NFE = 16
@@ -74,6 +77,14 @@ class Solver:
             raise ConfigError("rtol = 0 needs an absolute tolerance", hint="set `atol` with it, above 0")
         first = DEFAULT_TOLERANCE if rtol is None else rtol
         return cls(method, nfe, first, first if atol is None else atol)
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Solver:
+        """The solver for arguments of `choose` by name, as functions pass them on. Raises ConfigError as `choose` does.
+
+        A name that is unknown is a ConfigError as well.
+        """
+        return cls.choose(**{require_name(name, SOLVER_ARGUMENTS): value for name, value in arguments.items()})
 
     def in_words(self) -> str:
         """The name of the method, with the tolerances of an adaptive one."""

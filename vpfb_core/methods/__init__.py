@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 from vpfb_core import names
 from vpfb_core.errors import ConfigError, did_you_mean
 from vpfb_core.methods.vpfb import version_1
-from vpfb_core.settings import shown
+from vpfb_core.settings import require_name, shown
 
 if TYPE_CHECKING:
     from vpfb_core.dynamics.solver import Solver
     from vpfb_core.methods.base import Method, MethodSampling
 
 __all__ = ["build", "choose_sampling", "find", "gives", "register", "require", "version_1"]
-
-
-SOLVER_ARGUMENTS = ("method", "nfe", "rtol", "atol")  # those of `Solver.choose`
 
 _registered: dict[str, type[Method]] = {}  # the methods of `register`; others are imported as `names.METHODS` says
 
@@ -69,17 +66,19 @@ def choose_sampling(method: Method, arguments: Mapping[str, Any]) -> tuple[Solve
         method: the method.
         arguments: settings of `Solver.choose` and options of the method, by name.
     Raises:
-        ConfigError: the method has no such option, the hint names the methods that have it; or a value does not fit.
+        ConfigError: a name is unknown, the method has no such option (the hint names the methods that have it), or a
+            value does not fit.
     """
-    solver = {name: value for name, value in arguments.items() if name in SOLVER_ARGUMENTS}
-    options = {name: value for name, value in arguments.items() if name not in SOLVER_ARGUMENTS}
+    solver = {name: value for name, value in arguments.items() if name in names.SOLVER_ARGUMENTS}
+    options = {name: value for name, value in arguments.items() if name not in names.SOLVER_ARGUMENTS}
+    own = method.SamplingOptions.names()
     for name in options:
-        if name not in method.SamplingOptions.names():
-            others = [each for each, row in names.METHODS.items() if name in row.sampling]
+        if others := [each for each, row in names.METHODS.items() if name in row.sampling and name not in own]:
             raise ConfigError(
                 f"a model of the method {method.name} is sampled without {name}",
-                hint=f"methods that take it: {', '.join(others) or 'none'}",
+                hint=f"methods that take it: {', '.join(others)}",
             )
+        require_name(name, (*names.SOLVER_ARGUMENTS, *own))
     chosen = method.SamplingOptions.from_dict(options)
     return method.choose_solver(chosen, solver), chosen
 

@@ -124,9 +124,9 @@ class Density:
             raise ConfigError(f"unknown density method {method!r}", hint=f"methods: {', '.join(METHODS)}")
         if probes < 1:
             raise ConfigError(f"probes = {probes}: at least one is needed")
+        chosen = Solver.of(solver or {"method": "dopri5"})
         if solver and method != "ode":
             raise ConfigError(f"the explicit density takes no {', '.join(solver)}", hint='only "ode" uses a solver')
-        chosen = Solver.choose(**(solver or {"method": "dopri5"}))
         noisy = method == "explicit" or level is not None
         at = explicit_level(model, level) if method == "explicit" else flow_level(model, level, dequantise)
         return cls(model, method, at, noisy, require_seed(seed), dequantise, probes, chosen)

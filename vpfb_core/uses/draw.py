@@ -251,7 +251,7 @@ def _coded(
     solver: dict[str, Any],
 ) -> Tensor:
     """The results, (N, *shape) on the CPU, of `Method.decode` or `Method.encode` for these codes or data."""
-    chosen = Solver.choose(**solver) if solver else None
+    chosen = Solver.of(solver) if solver else None
     conditions = conditions_of_data(model, condition, len(points), guidance=guidance, use=use)
     if not len(points):
         return torch.empty(0, *shape)

@@ -39,6 +39,19 @@ def broken() -> Model:
     return model
 
 
+def test_an_unknown_argument_is_named_with_those_that_exist() -> None:
+    model = make()
+    codes = torch.zeros(1, 3, 6, 6)
+    for use in (
+        lambda: model.sample(1, solver="heun"), lambda: model.encode(codes, solver="heun"),
+        lambda: model.decode(codes, solver="heun"), lambda: model.log_density(codes, solver="heun"),
+        lambda: model.log_density(codes, method="ode", solver="heun"), lambda: model.long_run(codes, 1, solver="heun"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="unknown setting 'solver'") as refused:
+            use()
+        assert refused.value.hint == "settings: method, nfe, rtol, atol"
+
+
 def test_samples_are_images_that_depend_on_seed_and_index_alone() -> None:
     model = make()
     images = model.sample(5, seed=3).images
@@ -102,7 +115,7 @@ def test_no_images_have_no_codes() -> None:
 
 def test_images_of_another_shape_and_counts_below_one_are_refused() -> None:
     model = make()
-    with pytest.raises(ConfigError, match=r"\(1, 6, 6\)"):
+    with pytest.raises(ConfigError, match=r"\(2, 1, 6, 6\)"):
         model.encode(torch.zeros(2, 1, 6, 6))
     with pytest.raises(ConfigError, match="n = 0"):
         model.sample(0)
