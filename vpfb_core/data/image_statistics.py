@@ -108,16 +108,20 @@ class ImageStatistics(Statistics):
         Values up to half a grey level outside [0, 1] are accepted, since dequantised images have them.
         """
         if values.ndim != 1 + len(shape) or tuple(values.shape[1:]) != tuple(shape):
-            last = values.ndim == 4 and tuple(values.shape[1:]) == (*shape[1:], shape[0])
+            last = tuple(values.shape[1:]) == (*shape[1:], shape[0])
+            one = tuple(values.shape) == tuple(shape)
+            how = ": transpose (0, 3, 1, 2)" if last else ": one image is images[None]" if one else ""
             raise ConfigError(
-                f"images of shape {tuple(values.shape[1:])} do not fit a model of {tuple(shape)}",
-                hint="the shape is (channels, height, width)" + (": transpose (0, 3, 1, 2)" if last else ""),
+                f"images of shape {tuple(values.shape)} do not fit a model of {tuple(shape)}",
+                hint=f"the shape is (N, channels, height, width){how}",
             )
         if values.dtype == torch.uint8 or not values.numel():
             return
         if not values.is_floating_point():
             raise ConfigError(f"images have dtype {values.dtype}", hint=EXPECTED)
-        lowest, highest = (float(extreme) for extreme in values.aminmax())  # NaN if there is one among the values
+        lowest, highest = (
+            float(extreme) for extreme in values.detach().aminmax()
+        )  # NaN if there is one among the values
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ConfigError("images contain values that are NaN or infinite", hint=EXPECTED)
         if lowest < -_TOLERANCE or highest > 1 + _TOLERANCE:

@@ -133,8 +133,8 @@ class TableStatistics(Statistics):
         if values.ndim != 2 or tuple(values.shape[1:]) != tuple(shape):
             of_columns = counted(len(self.columns), "columns")
             raise ConfigError(
-                f"rows of shape {tuple(values.shape[1:])} do not fit a model of {of_columns}",
-                hint=f"one row per datum, with the columns {listed(self.columns)}",
+                f"rows of shape {tuple(values.shape)} do not fit a model of {of_columns}",
+                hint=f"the shape is (N, {len(self.columns)}), with the columns {listed(self.columns)}",
             )
         if values.is_complex() or not bool(values.isfinite().all()):
             raise ConfigError("rows contain values that are NaN or infinite", hint="leave these rows out")

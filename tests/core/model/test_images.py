@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -74,8 +77,46 @@ def test_arrays_are_taken_like_tensors_and_other_types_are_refused(model: Model,
             USES[use](model, wrong)
 
 
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("context", [torch.inference_mode, lambda: default_dtype(torch.float64)])
+def test_results_do_not_depend_on_the_mode_or_the_default_dtype_of_the_program(
+    model: Model, use: str, context: Callable[[], AbstractContextManager[None]]
+) -> None:
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = USES[use](model, images)
+    with context():
+        found = USES[use](model, images)
+    for one, other in ((found, expected),) if isinstance(found, Tensor) else ((found.images, expected.images),):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.filterwarnings("error")
+def test_images_may_require_gradients(model: Model, use: str) -> None:
+    USES[use](model, grey().requires_grad_())
+
+
+@pytest.mark.parametrize("use", [use for use in USES if use != "inpaint"])
+def test_a_wrong_shape_is_named_as_it_was_given(model: Model, use: str) -> None:
+    for wrong, advice in ((grey()[0], "one image is images[None]"), (grey()[:, 0], "(N, channels, height, width)")):
+        with pytest.raises(ConfigError, match=re.escape(f"images of shape {tuple(wrong.shape)} do not fit")) as refused:
+            USES[use](model, wrong)
+        assert advice in str(refused.value.hint)
+
+
 def test_the_order_of_the_axes_in_an_archive_is_refused_with_a_way_out(model: Model) -> None:
-    with pytest.raises(ConfigError, match=r"\(8, 8, 1\)") as refused:
+    with pytest.raises(ConfigError, match=r"\(2, 8, 8, 1\)") as refused:
         model.encode(np.zeros((2, 8, 8, 1), np.uint8))
     assert "transpose (0, 3, 1, 2)" in str(refused.value.hint)
 
