@@ -134,9 +134,7 @@ class Group:
             yield
         except Exception as error:
             if self.count > 1 and _is_broken_link(error):
-                raise LostProcessError(
-                    "another process of this job has died", hint="its own message, or torchrun's report, says why"
-                ) from error
+                raise _lost_process() from error
             if isinstance(error, VPFBError) and not self.first and getattr(error, "reported_here", None) is None:
                 error.message += f" (process {self.rank} of {self.count})"
                 error.reported_here = True  # type: ignore[attr-defined]
@@ -224,8 +222,14 @@ def _exchange() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if _is_broken_link(error):
-            raise LostProcessError("another process of this job has died") from error
+            raise _lost_process() from error
         raise
+
+
+def _lost_process() -> LostProcessError:
+    return LostProcessError(
+        "another process of this job has died", hint="its own message, or torchrun's report, says why"
+    )
 
 
 def _is_broken_link(error: Exception) -> bool:
