@@ -24,7 +24,7 @@ import typer
 
 from vpfb_cli import output
 from vpfb_cli.output import Output
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine.file_names import expanded
 from vpfb_core.machine.limits import require_threads
 from vpfb_core.settings import LARGEST_SEED, shown
@@ -92,12 +92,25 @@ def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
         for name, make in groups.items():
             values[name] = make(**{option: values.pop(option) for option in _options_of(make)})
         output.current().options = usages
+        _require_current_folder()
         command(**values)
 
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     )
     return run
+
+
+def _require_current_folder() -> None:
+    """Refuse to work in a folder that was removed: paths lead nowhere, and torch ends the process when it is imported.
+
+    Raises:
+        DataError: the current folder does not exist.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise DataError("the current folder has been removed", hint="change to another one: cd DIR") from error
 
 
 def _declared(parameter: inspect.Parameter) -> list[Any]:

@@ -17,6 +17,21 @@ from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.machine import files
 from vpfb_core.machine.limits import ALWAYS_ALLOWED, require_threads
 
+# --- no current folder ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argv", [["data"], ["info"], ["sample", "-m", "digits"], ["score", "/tmp"]])
+def test_a_removed_current_folder_is_an_error_in_one_sentence(
+    vpfb: Vpfb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    ran = vpfb(*argv)
+    assert (ran.code, ran.err.splitlines()[0]) == (3, "vpfb: error: the current folder has been removed")
+    assert vpfb(argv[0], "--help").code == 0
+
+
 # --- no home folder ---------------------------------------------------------------------------------------------------
 
 
