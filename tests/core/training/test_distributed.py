@@ -195,9 +195,9 @@ def test_only_a_broken_connection_is_a_lost_process() -> None:
     group.count = 2
     broken = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer")
     for inside in (distributed._exchange, group.naming_lost_processes):
-        with pytest.raises(LostProcessError) as caught, inside():
+        with pytest.raises(LostProcessError) as lost, inside():
             raise broken
-        assert "torchrun's report" in (caught.value.hint or "")
+        assert "torchrun's report" in (lost.value.hint or "")
         for other in (
             DataError("'./gloo/cat.png' cannot be read"),
             FileNotFoundError(2, "No such file or directory", "gloo"),
