@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,24 @@ def test_a_program_may_have_another_default_dtype(tmp_path: Path) -> None:
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_paths_are_taken_like_their_text(tmp_path: Path) -> None:
+    paths: dict[str, Any] = {name: tmp_path / name for name in ("data", "out", "init", "resume", "data_root")}
+    assert vpfb.TrainConfig(**paths) == vpfb.TrainConfig(**{name: str(path) for name, path in paths.items()})
+    with pytest.raises(vpfb.errors.DataError, match="no folder or file"):
+        vpfb.data.load(tmp_path / "absent")
+
+
+def test_a_run_on_data_of_the_program_goes_on_with_the_same_data(tmp_path: Path) -> None:
+    points = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    settings: dict[str, Any] = {"batch_size": 8, "device": "cpu", "width": 8, "depth": 1, "val_fraction": 0.1}
+    run = str(tmp_path / "run")
+    vpfb.train(vpfb.TrainConfig(data=points, steps=1, out=run, **settings))
+    with pytest.raises(vpfb.errors.DataError, match="were in the memory of a program") as refused:
+        vpfb.train(vpfb.TrainConfig(steps=2, resume=run))
+    assert refused.value.hint == f"give them again: TrainConfig(data=..., resume='{run}')"
+    assert vpfb.train(vpfb.TrainConfig(data=points, steps=2, resume=run)).step == 2
 
 
 def test_a_device_of_torch_is_taken_like_its_name() -> None:

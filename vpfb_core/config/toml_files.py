@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -98,11 +99,12 @@ def _lines(settings: Mapping[str, Any]) -> list[str]:
 def parse_path(value: Any) -> Any:
     """A path, or a name that may be one, in which a leading ~ is the home folder.
 
-    A value that is not a string is returned unchanged.
+    A value that is neither a string nor a path is returned unchanged.
 
     Raises:
         ConfigError: the string is empty, as that of a variable that was not set.
     """
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if value == "":
         raise ConfigError("a path is empty", hint="give a path, or leave the setting out")
     return expanded(value) if isinstance(value, str) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from vpfb_core.config.sections import (
 )
 from vpfb_core.config.setting_paths import located, require_setting, settings_of
 from vpfb_core.config.toml_files import parse_duration, parse_path
-from vpfb_core.errors import ConfigError
+from vpfb_core.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,20 @@ def _unchanged(value: Any) -> Any:
 
 
 def _source(value: Any) -> Any:
-    """The name of data: a name or a path, or the name of data that the program holds in memory."""
-    if isinstance(value, str):
+    """The name of data: a name or a path, or the name of data that the program holds in memory.
+
+    Raises:
+        DataError: the value is neither, or the data in memory have another shape or other values.
+    """
+    if isinstance(value, str | os.PathLike):
         return parse_path(value) if value else value
-    if not hasattr(value, "shape"):  # no data either; it is refused as a value of the wrong type
+    if value is None or isinstance(value, int | float):  # it is refused as a value of the wrong type
         return value
+    if not hasattr(value, "shape"):
+        raise DataError(
+            f"data of type {type(value).__name__} cannot be used",
+            hint="name data, or give a tensor, an array, or vpfb_core.data.from_tensors(images, labels)",
+        )
     from vpfb_core.data import held  # here, since it imports torch
 
     return held.hold(value)

@@ -6,11 +6,13 @@ of a very large folder on disk, and `Table` holds rows of numbers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vpfb_core.data.catalogue import SETS, canonical, resolve, split_off
+from vpfb_core.data.held import from_tensors
 from vpfb_core.data.images import ImageSet
 from vpfb_core.data.in_memory import InMemory
 from vpfb_core.data.load_options import LoadOptions
@@ -36,13 +38,14 @@ __all__ = [
     "Table",
     "canonical",
     "find",
+    "from_tensors",
     "load",
     "split",
 ]
 
 
 def load(
-    source: str,
+    source: str | os.PathLike[str],
     *,
     size: int | None = None,
     max_size: int | None = None,
@@ -85,7 +88,7 @@ def load(
         size, max_size, channels, conditional, workers, root, download, split, limit,
         kind=kind, columns=None if columns is None else tuple(columns), label=label,
     )  # fmt: skip
-    return find(source, options).in_memory()
+    return find(os.fspath(source), options).in_memory()
 
 
 def find(source: str, options: LoadOptions) -> Source:

@@ -58,6 +58,9 @@ class InMemory(ABC):
         expected = (len(data), len(self.groups)) if self.groups else None
         if (None if labels is None else tuple(labels.shape)) != expected:
             raise ValueError(f"{len(data)} {self.noun} and {len(self.groups)} groups need labels of shape {expected}")
+        counts = torch.tensor([len(group.classes) for group in self.groups])
+        if labels is not None and bool(((labels < -1) | (labels >= counts)).any()):
+            raise ValueError(f"labels must be whole numbers from -1 to {(counts - 1).tolist()}, one column per group")
         if self.files is not None and len(self.files) != len(data):
             raise ValueError(f"{len(self.files)} file names for {len(data)} {self.noun}")
         if self.held_out is not None and self.held_out.shape != (len(data),):

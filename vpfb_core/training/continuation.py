@@ -10,7 +10,7 @@ from typing import Any
 
 from vpfb_core import methods
 from vpfb_core.config import OPERATIONAL, TrainConfig, as_json, located, read_file
-from vpfb_core.data import SETS, canonical
+from vpfb_core.data import SETS, canonical, held
 from vpfb_core.errors import ConfigError, DataError, VPFBError
 from vpfb_core.machine.devices import available_devices
 from vpfb_core.machine.file_names import real
@@ -189,6 +189,11 @@ def _source(run: Run, stored: str, asked: str) -> str:
         return stored
     found = run_data.find(run, stored)
     if found is None:
+        if stored.startswith(held.PREFIX):
+            raise DataError(
+                f"the data of {run.path} were in the memory of a program",
+                hint=f"give them again: TrainConfig(data=..., resume='{run.path}')",
+            )
         was = run_data.recorded_path(run) or stored
         raise DataError(
             f"the data of {run.path} are no longer at '{was}'",
