@@ -131,7 +131,10 @@ class Trainer:
             for rows in parts(batch, loss, at.at_once):
                 share = self.group.count * (rows.stop - rows.start) / batch.total
                 with self._dropout_stream(at, batch.first + rows.start):
-                    scaled = loss.weight * share * loss.value(rows)
+                    value = loss.value(rows)
+                    if value.shape != ():
+                        raise ValueError(f"the loss {loss.name!r} of some rows has shape {tuple(value.shape)}, not ()")
+                    scaled = loss.weight * share * value
                     if scaled.requires_grad:  # a term that has nothing to say about these rows is a constant
                         scaled.backward()
                 total.add_(scaled.detach())

@@ -125,6 +125,13 @@ def vpfb(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     return call
 
 
+def test_a_loss_that_is_not_one_number_is_named(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gaussian, "losses", lambda _self, _field, batch, _at: [Loss("each", lambda _: batch.data)])
+    ran = vpfb("train", "--data", "digits", "--method", "gaussian", *QUICK)
+    assert ran.code == 1
+    assert "the loss 'each' of some rows has shape (" in ran.err
+
+
 def test_it_trains_resumes_and_serves_every_command_that_an_energy_serves(
     vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
