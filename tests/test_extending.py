@@ -111,6 +111,20 @@ def test_a_new_network_builds_from_its_description_and_starts_at_the_gaussian_fl
         plain.check(settings, (2,), ())
 
 
+def test_an_energy_without_training_is_sampled_and_has_its_likelihood(tmp_path: Path) -> None:
+    found = defined("mixture.py", tmp_path)
+    weights, means, stds = found["weights"][:, None], found["means"], found["stds"][:, None]
+    mean = (weights * means).sum(0)
+    variance = (weights * (stds**2 + (means - mean) ** 2)).sum(0)
+    deviation = variance.sqrt() / math.sqrt(2_000)
+    assert ((found["by_flow"].mean(0) - mean).abs() < 4 * deviation).all()
+    torch.testing.assert_close(found["by_flow"].var(0), variance, rtol=0.1, atol=0)
+    signal, noise = found["field"].scales(found["level"])
+    torch.testing.assert_close(found["walk"].x.var(0), signal**2 * variance + noise**2, rtol=0.15, atol=0)
+    angle = torch.full((5,), found["field"].position(found["level"]))
+    torch.testing.assert_close(found["likelihood"], found["log_density"](found["walk"].x[:5], angle), rtol=0, atol=0.01)
+
+
 def test_a_new_method_trains_draws_and_is_refused_what_needs_an_energy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
