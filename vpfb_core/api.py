@@ -12,7 +12,7 @@ from vpfb_core.config import TrainConfig
 from vpfb_core.model import model_file
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training import Progress, Result, prepare, run
-from vpfb_core.uses import chains, density, draw
+from vpfb_core.uses import chains, composition, density, draw
 from vpfb_core.uses.matching import tilting
 from vpfb_core.uses.ood import scores
 
@@ -22,13 +22,15 @@ class Model(TrainedModel):
 
     Each method is the function of the same name in `vpfb_core.uses`, where its arguments are documented. Images are
     tensors or NumPy arrays (N, C, H, W), uint8 or float in [0, 1], and rows of a table are (N, d). Seeds are whole
-    numbers from 0 to 2⁶³ − 1. Sample i depends only on (seed, i).
+    numbers from 0 to 2⁶³ − 1. Sample i depends only on (seed, i). Results are on the CPU and
+    detached.
     """
 
     sample = draw.sample
     encode = draw.encode
     decode = draw.decode
     interpolate = draw.interpolate
+    compose = composition.compose
     long_run = chains.long_run
     inpaint = chains.inpaint
     log_density = density.log_density

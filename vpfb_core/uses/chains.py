@@ -120,7 +120,7 @@ def long_run(
 def inpaint(
     model: TrainedModel,
     image: Values,
-    known: Values,
+    mask: Values,
     n: int,
     seed: int = 0,
     *,
@@ -140,7 +140,7 @@ def inpaint(
     Args:
         model: a model with an energy and a flow.
         image: (C, H, W), uint8 or in [0, 1]. Its known pixels are returned unchanged.
-        known: bool (1, H, W) or (C, H, W), True where a pixel is known.
+        mask: bool (H, W), (1, H, W) or (C, H, W), True where a pixel is known.
         n: the number of samples.
         condition, guidance: as in `draw.sample`.
         on_progress: called with the share of the work that is done, in [0, 1].
@@ -152,7 +152,7 @@ def inpaint(
     model.require("energy", "inpainting")
     if not model.at_one_level:
         model.require("flow", "inpainting")
-    n, image, known = count_of(n), tensor_of(image, model.statistics.noun), tensor_of(known, "masks")
+    n, image, known = count_of(n), tensor_of(image, model.statistics.noun), tensor_of(mask, "masks")
     conditions = conditions_of(model, condition, n, first, guidance=guidance, use="inpainting")
     if tuple(image.shape) != tuple(model.shape):
         raise ConfigError(

@@ -17,7 +17,7 @@ from vpfb_core.uses.composition.expression import (
     names_of,
     parse,
 )
-from vpfb_core.uses.composition.sampling import Composed, sample
+from vpfb_core.uses.composition.sampling import Composed, compose, sample
 from vpfb_core.uses.composition.terms import models_named
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Not",
     "Or",
     "Weighted",
+    "compose",
     "models_named",
     "names_of",
     "parse",

@@ -15,9 +15,10 @@ a longer chain follows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +30,12 @@ from vpfb_core.dynamics.relaxation import Chain, relax
 from vpfb_core.dynamics.solver import Solver
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
+from vpfb_core.model.trained import TrainedModel
 from vpfb_core.names import MCMC
 from vpfb_core.settings import whole_number
 from vpfb_core.uses.composition.energy import Composition
+from vpfb_core.uses.composition.expression import Expression
+from vpfb_core.uses.composition.terms import ModelName
 from vpfb_core.uses.draw import batches
 
 STEPS = 4
@@ -153,6 +157,34 @@ def sample(
         resampled=None if weights is None else weights.resampled,
         log_normaliser=None if weights is None else weights.log_normaliser,
     )
+
+
+def compose(
+    model: TrainedModel,
+    expression: str | Expression,
+    n: int,
+    seed: int = 0,
+    *,
+    others: Mapping[str, TrainedModel] | None = None,
+    **settings: Any,
+) -> Composed:
+    """Draw n images from the composed density of an expression of a model's classes, such as "circle & ~large".
+
+    Args:
+        model: the model of the names without a model.
+        expression: names that are joined by & (and), | (or), ~ (not), parentheses and weights (1.5*red).
+        n: the number of images.
+        seed: the seed of all images.
+        others: other models by the names that the expression has for them, as in "circle & other:large".
+        settings: those of `sample`, such as mcmc and levels.
+    Raises:
+        ConfigError: as for `Composition` and `sample`.
+        CheckpointError: a model in an | is not calibrated.
+        SolverError: the flow or a chain became non-finite.
+    """
+    models: dict[ModelName, TrainedModel] = {None: model}
+    models.update((others or {}).items())
+    return sample(Composition(expression, models), n, seed, **settings)
 
 
 def _at_one_level(

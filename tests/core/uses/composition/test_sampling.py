@@ -164,6 +164,15 @@ def test_evaluations_are_counted_for_every_term() -> None:
     assert few(1, mcmc_steps=7).nfe == 6 * (2 + 8) * 3
 
 
+def test_a_model_composes_its_classes_and_those_of_others() -> None:
+    model, settings = exact_model(PLANE), dict[str, Any](seed=1, levels=3, mcmc="none")
+    for text, others in (("red | green", {}), ("red & other:green", {"other": model})):
+        found = model.compose(text, 2, others=others, **settings)
+        expected = sample(Composition(text, {None: model, "other": model}), 2, **settings)
+        assert torch.equal(found.data, expected.data)
+        assert found.nfe == expected.nfe
+
+
 def test_progress_rises_to_one() -> None:
     heard: list[float] = []
     few(3, batch_size=2, on_level=heard.append)
