@@ -53,10 +53,12 @@ class Condition:
                 hint=f"each {singular(noun)} has one class, or several attributes joined by commas",
             )
 
-    def warn_if_idle(self, say: Output, model: Model) -> None:
-        """Warn if a guidance weight is given without a class."""
+    def guidance_for(self, say: Output, model: Model) -> float | None:
+        """The guidance weight; None, after a warning, if a model with classes draws none in particular."""
         if self.guidance is not None and model.groups and not self.class_:
             say.warn(f"--guidance {self.guidance:g} has no effect: no --class was given")
+            return None
+        return self.guidance
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,9 @@ def test_guidance_strengthens_a_class(vpfb: Vpfb, model: str) -> None:
     assert np.abs(drawn["1"] - np.load("bar.npz")["images"]).max() <= 1
     assert np.abs(drawn["0"] - np.load("any.npz")["images"]).max() <= 1
     assert np.abs(drawn["3"] - drawn["1"]).max() > 10
-    assert "no --class" in vpfb("sample", "-m", model, "-n", "1", "--guidance", "2").err
+    idle = vpfb("sample", "-m", model, "-n", "1", "--guidance", "1e308", "--json")
+    assert "no --class" in idle.err
+    assert idle.json["nfe"] == vpfb("sample", "-m", model, "-n", "1", "--json").json["nfe"]
 
 
 # --- sample: Langevin -------------------------------------------------------------------------------------------------

@@ -91,13 +91,13 @@ def interpolate(
         flow.choose()  # refuses a wrong solver before the model is loaded
     loaded, name = open_model(say, model, machine)
     require_images(loaded, "interpolate")
-    condition.warn_if_idle(say, loaded)
+    guidance = condition.guidance_for(say, loaded)
     layout = {"columns": n} if kind == ".png" else {"frames": n}
     pictures.require_grid(
         count * n if kind == ".png" else count, loaded.shape, **layout, instead="ask for fewer frames"
     )
 
-    settings = {"guidance": condition.guidance, "batch_size": batch_size, **flow.arguments}
+    settings = {"guidance": guidance, "batch_size": batch_size, **flow.arguments}
     pair = None
     if from_ is not None and to is not None:
         pair = torch.stack([read_image(path, loaded.shape) for path in (from_, to)])

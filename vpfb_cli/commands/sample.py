@@ -135,10 +135,10 @@ def sample(
     solver, _ = methods.choose_sampling(loaded.method, how)
     if langevin is not None or known is not None:
         loaded.require("energy", "a Langevin chain")
-    condition.warn_if_idle(say, loaded)
+    guidance = condition.guidance_for(say, loaded)
 
     began = time.monotonic()
-    settings = {"condition": condition.class_, "guidance": condition.guidance, "batch_size": batch_size}
+    settings = {"condition": condition.class_, "guidance": guidance, "batch_size": batch_size}
     if targets:
         loaded = matched(say, loaded, targets, machine.seed, settings, how, in_chains=langevin is not None)
     job = _Job(say, loaded, n, machine.seed, settings, how, writer, Reached.of(loaded, targets))
