@@ -12,6 +12,7 @@ from torch import Tensor
 from vpfb_core.errors import ConfigError, SolverError
 
 STEP, STEP_COST = "heun", 2  # the solver of `descend`, and its evaluations of the velocity per step
+MOST_LEVELS = 100_000  # of a ladder, which is a list in memory
 LARGEST_RUNG = math.exp(4.0)  # the highest level of a ladder; above it, samples hardly depend on the data
 
 
@@ -46,10 +47,12 @@ class Levels:
         Args:
             count: the number of levels.
         Raises:
-            ConfigError: `count` is below 2.
+            ConfigError: `count` is below 2 or above `MOST_LEVELS`.
         """
         if count < 2:
             raise ConfigError(f"levels = {count}: a ladder has at least 2 noise levels")
+        if count > MOST_LEVELS:
+            raise ConfigError(f"levels = {count:,} is too many", hint=f"it may be at most {MOST_LEVELS:,}")
         first = math.log(min(self.highest, LARGEST_RUNG))
         last = math.log(self.lowest)
         return [math.exp(first + (last - first) * i / (count - 1)) for i in range(count - 1)] + [self.lowest]

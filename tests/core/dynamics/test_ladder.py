@@ -147,3 +147,8 @@ def test_points_that_leave_the_finite_numbers_are_an_error_that_names_the_level(
     x = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [-1.0, 2.0]])
     with pytest.raises(SolverError, match=r"2 of 3 samples .*level 0\.5"):
         descend(velocity, x, 0.0, [2.0, 1.0, 0.5, 0.1], position, stay)
+
+
+def test_a_ladder_that_does_not_fit_into_memory_is_refused() -> None:
+    with pytest.raises(ConfigError, match="too many"):
+        Levels(math.inf, 0.1).ladder(2**63)
