@@ -77,7 +77,7 @@ if [ -n "$QUICK" ]; then
 else
     exact=(-n 32)
     speed=(--presets base paper --precision bf16 --compile off on)
-    ratio=(--preset base --size 32 --channels 3 --repeats 8 --bf16)
+    ratio=(--preset base --size 32 --channels 3 --repeats 8 --precisions fp32 bf16)
     run=(--preset base --size 32) n=64
 fi
 

@@ -1,9 +1,10 @@
 """The duration of a training step as a multiple of plain flow matching with the same network and batch.
 
-    python benchmarks/train_step.py [--preset small] [--size 28] [--channels 1] [--compile] [--bf16]
+    python benchmarks/train_step.py [--preset small] [--size 28] [--channels 1] [--precisions fp32 bf16]
+        [--layouts contiguous "channels last"] [--compile]
 
 The pictures are random, since the duration does not depend on them. All variants alternate in one run, and each figure
-is the least of several. `--compile` and `--bf16` add variants. Compiling takes minutes.
+is the least of several. `--compile` adds a compiled variant of each, which takes minutes to compile.
 """
 
 from __future__ import annotations
@@ -31,18 +32,17 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {  # name → method and its s
     "flow matching": ("flow-matching", {}),
 }
 
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+
 
 class Variant:
     """One way to compute the step."""
 
     def __init__(
-        self, network: dict[str, object], data: Tensor, *, bf16: bool, channels_last: bool, compiled: bool
+        self, network: dict[str, object], data: Tensor, precision: str, layout: str, *, compiled: bool
     ) -> None:
         self.compiled = compiled  # but not `official`, which asks for more than the gradient
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.name = ", ".join(
-            ["bf16" if bf16 else "fp32", *["channels last"] * channels_last, *["compiled"] * compiled]
-        )
+        self.name = ", ".join([precision, layout, *["compiled"] * compiled])
         self.data, self.seconds = data, dict.fromkeys([*KINDS, "gradient", "forward"], float("inf"))
         self.moment = Moment(0, device=data.device)
         draws = torch.Generator(device=data.device).manual_seed(0)
@@ -50,8 +50,8 @@ class Variant:
         self.fields = {}
         for name, method in self.methods.items():
             field = method.field(networks.build(network), DataShape(tuple(data.shape[1:])))
-            field.to(data.device, memory_format=layout)  # type: ignore[call-overload]
-            field.autocast_dtype = torch.bfloat16 if bf16 else None
+            field.to(data.device, memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
+            field.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
             for parameter in field.parameters():  # layers that start at zero would be too easy
                 torch.nn.init.normal_(parameter, std=0.05, generator=draws)
             if compiled and method.compilable:
@@ -94,7 +94,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
+    parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=LAYOUTS)
+    parser.add_argument("--name", help="name of the file of results")
     arguments = parsed(parser)
     device = resolve_device(arguments.device)
     shape = (arguments.channels, arguments.size, arguments.size)
@@ -106,9 +108,9 @@ def main() -> None:
     data = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
 
     variants = [
-        Variant(network, data, bf16=bf16, channels_last=channels_last, compiled=compiled)
-        for bf16, channels_last, compiled in itertools.product(
-            [False, True][: 1 + arguments.bf16], [False, True], [False, True][: 1 + arguments.compile]
+        Variant(network, data, precision, layout, compiled=compiled)
+        for precision, layout, compiled in itertools.product(
+            arguments.precisions, arguments.layouts, [False, True][: 1 + arguments.compile]
         )
     ]
     with keeping_freed_memory(device):
@@ -128,7 +130,7 @@ def main() -> None:
         "preset": arguments.preset, "shape": shape, "points_per_step": 2 * len(data), "parameters": parameters,
         "seconds": {variant.name: variant.seconds for variant in variants},
     }  # fmt: skip
-    record(f"train-step-{arguments.preset}-{arguments.size}", figures, device)
+    record(arguments.name or f"train-step-{arguments.preset}-{arguments.size}", figures, device)
 
 
 if __name__ == "__main__":
