@@ -48,10 +48,10 @@ def record(name: str, figures: Any, device: torch.device | str = "cpu") -> None:
         "commit": _commit(),
         "device": {"kind": folder(device).name, "cores": limits.cores(), "threads": torch.get_num_threads()},
         "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
-        "figures": figures,
+        "figures": _everywhere(jsonable(figures)),
     }
     path = folder(device) / f"{name}.json"
-    path.write_text(json.dumps(jsonable(document), indent=1) + "\n")
+    path.write_text(json.dumps(document, indent=1) + "\n")
     print(f"written: {path}", file=sys.stderr)
 
 
@@ -70,8 +70,17 @@ def show(columns: list[str], rows: Sequence[Sequence[object]]) -> None:
     Console().print(table(columns, rows))
 
 
+def _everywhere(figures: Any) -> Any:
+    """Figures in which no string is an absolute path."""
+    if isinstance(figures, dict):
+        return {key: _everywhere(value) for key, value in figures.items()}
+    if isinstance(figures, list):
+        return list(map(_everywhere, figures))
+    return _anywhere(figures) if isinstance(figures, str) else figures
+
+
 def _anywhere(word: str) -> str:
-    """A word of the command line without the folders of an absolute path, except the last one."""
+    """A word without the folders of an absolute path, except the last one."""
     return "/".join(Path(word).parts[-2:]) if Path(word).is_absolute() else word
 
 
