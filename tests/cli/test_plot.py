@@ -21,7 +21,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_of_two_columns_is_drawn_as_a_figure_and_as_an_animation(vpfb: Vpfb) -> None:
     assert vpfb("train", "--data", "moons", "--steps", "2", "-q").code == 0
     ran = vpfb("plot", "-o", "moons.png", "--json")
-    assert (ran.code, ran.json) == (0, {"model": "runs/001-moons/model.safetensors", "output": "moons.png"})
+    assert (ran.code, ran.json) == (
+        0, {"model": "runs/001-moons/model.safetensors", "output": "moons.png", "seed": 0}
+    )  # fmt: skip
     assert Image.open("moons.png").size == (1196, 1040)
     Path("moons").mkdir()
     animated = vpfb("plot", "runs/001-moons", "--data", "moons", "-o", "moons.gif")

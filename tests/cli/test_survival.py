@@ -150,7 +150,7 @@ def test_a_signal_at_any_time_ends_the_run_with_130_and_it_goes_on_to_the_same_e
 
 def test_ctrl_c_in_a_long_run_saves_it_and_writes_a_model(process: WarmProcess, folder: Path) -> None:
     long = ["100000" if word == "6" else word for word in TRAIN]
-    ended = process.run(folder, *long, interrupt_at=120)
+    ended = process.run(folder, *long, "--compile", "off", interrupt_at=120)
     assert (ended.code, "saved in run" in ended.err) == (130, True), ended.err
     run = Run(folder / "run")
     assert present(read_state(run)).counters.step >= 2

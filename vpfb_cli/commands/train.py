@@ -202,7 +202,7 @@ def _refuse_misspelt(name: str, known: Sequence[str]) -> None:
 
 
 def _summary(plan: Plan) -> list[str]:
-    """What was chosen: a line on the model, and one on the run."""
+    """What was chosen: a line on the model, one on the run, and one on what it waits for."""
     config, processes = plan.config, process_rank().count
     classes = sum(len(group.classes) for group in plan.images.groups)
     batch = f"batch size {config.optimiser.batch_size}"
@@ -220,6 +220,7 @@ def _summary(plan: Plan) -> list[str]:
     return [
         f"preset {config.run.preset}: {plan.parameters:,} parameters{of_classes}",
         f"{length}, {batch}, {how} on {machine}, {memory}",
+        *["the first step comes after compiling, which takes minutes"] * (config.machine.compile == "on"),
     ]
 
 

@@ -20,7 +20,7 @@ from vpfb_core.config.sections import (
 )
 from vpfb_core.config.setting_paths import located, require_setting, settings_of
 from vpfb_core.config.toml_files import parse_duration, parse_path
-from vpfb_core.errors import ConfigError, DataError
+from vpfb_core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -152,14 +152,15 @@ def _source(value: Any) -> Any:
     """The name of data: a name or a path, or the name of data that the program holds in memory.
 
     Raises:
-        DataError: the value is neither, or the data in memory have another shape or other values.
+        ConfigError: the value is neither.
+        DataError: the data in memory have another shape or other values.
     """
     if isinstance(value, str | os.PathLike):
         return parse_path(value) if value else value
     if value is None or isinstance(value, int | float):  # it is refused as a value of the wrong type
         return value
     if not hasattr(value, "shape"):
-        raise DataError(
+        raise ConfigError(
             f"data of type {type(value).__name__} cannot be used",
             hint="name data, or give a tensor, an array, or vpfb_core.data.from_tensors(images, labels)",
         )

@@ -10,7 +10,7 @@ import torch
 
 import vpfb_core as vpfb
 from vpfb_core.data import ConditionGroup, ImageSet
-from vpfb_core.errors import DataError
+from vpfb_core.errors import ConfigError, DataError
 
 IMAGES = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -61,6 +61,6 @@ def test_a_set_does_not_take_labels_of_classes_that_it_does_not_have() -> None:
     ids=lambda data: type(data).__name__,
 )
 def test_other_objects_are_refused_with_what_can_be_given(data: Any) -> None:
-    with pytest.raises(DataError, match=f"data of type {type(data).__name__} cannot be used") as refused:
+    with pytest.raises(ConfigError, match=f"data of type {type(data).__name__} cannot be used") as refused:
         vpfb.TrainConfig(data=data)
     assert "from_tensors(images, labels)" in str(refused.value.hint)
