@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from vpfb_core.config import TrainConfig, read_file
 from vpfb_core.errors import ConfigError, DataError, DivergedError, NoStepError, StepTooLargeError, counted
 from vpfb_core.training.agenda import Due
+from vpfb_core.training.continuation import LENGTH
 from vpfb_core.training.current_run import CurrentRun
 from vpfb_core.training.ending import calibrate_in_time, match_in_time
 from vpfb_core.training.figures import NotFiniteError
@@ -69,10 +71,20 @@ def _already_finished(run: CurrentRun) -> Result | None:
     """The result of a run that was finished in an earlier session; None if there is something left to do."""
     model = run.model()
     run.clock.go_on(run.counters.seconds)
-    at_end = run.clock.fraction(run.counters.step) >= 1  # otherwise the run was given more steps or more time
-    if not run.group.from_first(lambda: run.folder.finished and at_end and read_calibration(run.record, model)):
+    if not run.group.from_first(
+        lambda: run.folder.finished and _has_its_length(run) and read_calibration(run.record, model)
+    ):
         return None
     return run.result("already finished", model)
+
+
+def _has_its_length(run: CurrentRun) -> bool:
+    """Whether a run in a folder was not given more steps or more time than it had when it was last trained.
+
+    The clock cannot say so, since a run with a time budget ends before the budget is used up.
+    """
+    before, now = TrainConfig(**read_file(run.folder.config)).flat(), run.config.flat()
+    return all(before[path] == now[path] for path in LENGTH)
 
 
 def _begin(run: CurrentRun, damaged: tuple[Path, ...]) -> None:

@@ -313,6 +313,15 @@ def test_a_finished_run_is_left_as_it_is() -> None:
     assert run.state.read_bytes() == before
 
 
+def test_a_finished_run_is_left_as_it_is_although_time_of_its_budget_is_left() -> None:
+    first = train(out="run", steps=None, time_budget=4.0)
+    stored = checkpoint.read(first.run.state, "state")
+    counters = stored.document["counters"] | {"seconds": 2.0}
+    checkpoint.write(first.run.state, "state", stored.tensors, stored.document | {"counters": counters})
+    again = train(out="run", resume="auto", steps=None, time_budget=4.0)
+    assert (again.status, again.step) == ("already finished", first.step)
+
+
 def test_resuming_with_another_setting_is_refused_by_name() -> None:
     train(out="run", stop_after=2)
     others: dict[str, Any] = {"lr": 1e-4, "batch_size": 9, "seed": 4, "widths": (8, 16)}
