@@ -22,8 +22,7 @@ class Model(TrainedModel):
 
     Each method is the function of the same name in `vpfb_core.uses`, where its arguments are documented. Images are
     tensors or NumPy arrays (N, C, H, W), uint8 or float in [0, 1], and rows of a table are (N, d). Seeds are whole
-    numbers from 0 to 2⁶³ − 1. Sample i depends only on (seed, i). Results are on the CPU and
-    detached.
+    numbers from 0 to 2⁶³ − 1. Sample i depends only on (seed, i). Results are on the CPU and detached.
     """
 
     sample = draw.sample

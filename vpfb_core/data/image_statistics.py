@@ -119,9 +119,7 @@ class ImageStatistics(Statistics):
             return
         if not values.is_floating_point():
             raise ConfigError(f"images have dtype {values.dtype}", hint=EXPECTED)
-        lowest, highest = (
-            float(extreme) for extreme in values.detach().aminmax()
-        )  # NaN if there is one among the values
+        lowest, highest = map(float, values.detach().aminmax())  # NaN if there is one among the values
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ConfigError("images contain values that are NaN or infinite", hint=EXPECTED)
         if lowest < -_TOLERANCE or highest > 1 + _TOLERANCE:

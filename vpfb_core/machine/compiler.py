@@ -15,7 +15,8 @@ def compiler_fault(device: torch.device) -> str | None:
     """
     # The logger that says on every machine without a GPU, in the terminal, that the toolkit of CUDA finds none.
     toolkit = logging.getLogger("torch.utils.cpp_extension")
-    before, toolkit.level = toolkit.level, logging.ERROR
+    before = toolkit.level
+    toolkit.setLevel(logging.ERROR)
     try:
         torch.compile(torch.sin, dynamic=False)(torch.zeros(1, device=device))
     except Exception as error:  # its classes are private to torch, and differ by what is missing

@@ -205,12 +205,12 @@ def _compiles(config: TrainConfig, method: Method, device: torch.device) -> bool
     Raises:
         MissingError: it was requested, and the compiler does not work.
     """
-    requested = config.machine.compile == "on"
+    asked = config.machine.compile
     pays = method.compilable and device.type in COMPILING and _is_long(config)
-    if not requested and (config.machine.compile == "off" or not pays):
+    if asked == "off" or (asked == "auto" and not pays):
         return False
     fault = compiler_fault(device)
-    if requested and fault is not None:
+    if asked == "on" and fault is not None:
         raise MissingError(f"the training step cannot be compiled: {fault}", hint="use `compile=off`")
     return fault is None
 
