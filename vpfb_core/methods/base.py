@@ -55,6 +55,7 @@ class Method(ABC):
         SamplingOptions: the class of the options of `draw` that only this method has, beside the solver.
         optimiser: settings of the optimiser that replace those of a preset.
         trains_scalars: whether it can train a network that returns one number per sample.
+        faster_compiled: whether compiling the step, where it can be compiled, was found to make training faster.
     """
 
     name: ClassVar[str]
@@ -64,6 +65,7 @@ class Method(ABC):
     SamplingOptions: ClassVar[type[MethodSampling]] = MethodSampling
     optimiser: ClassVar[Mapping[str, Any]] = {}
     trains_scalars: ClassVar[bool] = True
+    faster_compiled: ClassVar[bool] = False
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -135,7 +137,7 @@ class Method(ABC):
 
     @property
     def compilable(self) -> bool:
-        """Whether compiling the field was found to make training faster, with the same gradients."""
+        """Whether a training step can be compiled, with the same gradient."""
         return False
 
     @abstractmethod

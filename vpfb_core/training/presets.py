@@ -203,10 +203,15 @@ def _compiles(config: TrainConfig, method: Method, device: torch.device) -> bool
     """Whether the training step is compiled: on request, or in a long run, if it makes training faster and can be done.
 
     Raises:
+        ConfigError: it was requested, and the method cannot be compiled.
         MissingError: it was requested, and the compiler does not work.
     """
     asked = config.machine.compile
-    pays = method.compilable and device.type in COMPILING and _is_long(config)
+    if asked == "on" and not method.compilable:
+        objective = config.method.settings.get("objective")
+        what = f"objective {objective}" if objective else f"method {method.name}"
+        raise ConfigError(f"the training step of the {what} cannot be compiled", hint="use `compile=off`")
+    pays = method.compilable and method.faster_compiled and device.type in COMPILING and _is_long(config)
     if asked == "off" or (asked == "auto" and not pays):
         return False
     fault = compiler_fault(device)

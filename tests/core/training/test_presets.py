@@ -181,6 +181,8 @@ def test_several_groups_of_conditions_are_dropped_so_that_one_class_is_often_see
         ({"steps": 10**6, "objective": "official"}, "cuda", "off"),
         ({"steps": 100, "compile": "on"}, "cuda", "on"),
         ({"steps": 10**6, "compile": "off"}, "cuda", "off"),
+        ({"steps": 10**6, "method": "energy-matching"}, "cuda", "off"),
+        ({"steps": 100, "method": "energy-matching", "compile": "on"}, "cuda", "on"),
     ],
 )
 def test_long_runs_are_compiled(
@@ -188,6 +190,16 @@ def test_long_runs_are_compiled(
 ) -> None:
     monkeypatch.setattr(presets, "compiler_fault", lambda _device: None)
     assert chosen(image_set(8), torch.device(device), precision="fp32", **settings)["machine.compile"] == compiled
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"), [({"method": "latent"}, "method latent"), ({"objective": "official"}, "objective official")]
+)
+def test_a_step_of_which_nothing_is_compiled_is_not_said_to_be(settings: dict[str, Any], what: str) -> None:
+    with pytest.raises(ConfigError, match=f"the training step of the {what} cannot be compiled") as caught:
+        chosen(image_set(8), compile="on", **settings)
+    assert caught.value.hint == "use `compile=off`"
+    assert chosen(image_set(8), steps=10**6, **settings)["machine.compile"] == "off"
 
 
 def test_a_step_is_compiled_only_where_the_compiler_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,10 +28,11 @@ def gradient(trainer: Trainer, inputs: Inputs) -> list[Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("untold")
-def test_a_step_in_bf16_with_dropout_is_compiled_whole_and_has_the_gradient_of_the_eager_one() -> None:
+@pytest.mark.parametrize("method", ["vpfb", "energy-matching"])
+def test_a_step_in_bf16_with_dropout_is_compiled_whole_and_has_the_gradient_of_the_eager_one(method: str) -> None:
     settings: dict[str, Any] = {
-        "data": "digits", "widths": (8,), "attention": (), "dropout": 0.2, "batch_size": 8, "steps": 1, "clip": 1e9,
-        "device": "cpu", "precision": "bf16", "compile": "off",
+        "data": "digits", "method": method, "widths": (8,), "attention": (), "dropout": 0.2, "batch_size": 8,
+        "steps": 1, "clip": 1e9, "device": "cpu", "precision": "bf16", "compile": "off",
     }  # fmt: skip
     inputs = Inputs.of(prepare(vpfb.TrainConfig(**settings)))
     expected = gradient(inputs.trainer(), inputs)

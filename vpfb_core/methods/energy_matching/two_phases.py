@@ -165,6 +165,10 @@ class EnergyMatching(Method):
     def phase(self, fraction: float) -> int:
         return int(fraction >= 1 - (self.settings.contrast_share or 0.0))
 
+    @property
+    def compilable(self) -> bool:
+        return True
+
     def field(self, network: nn.Module, data: DataShape) -> StaticEnergy:
         temperature, blur = self.settings.temperature or TEMPERATURES[0], (self.settings.blur or 0.0) / DATA_STD
         return StaticEnergy(network, temperature, has_null=self.trains_null(data), blur=blur)

@@ -13,7 +13,6 @@ a network whose input varies less than that learns the finest details last.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,9 +119,6 @@ class LatentField(Field):
 
     def extra_repr(self) -> str:
         return f"level={self.level}"
-
-    def compile(self, *args: Any, **settings: Any) -> None:
-        """Do nothing: the chains evaluate parts of the field."""
 
 
 def _target(log_density: Scalar, *constants: Tensor) -> Target:

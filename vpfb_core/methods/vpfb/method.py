@@ -65,6 +65,7 @@ class VPFB(Method):
     """Training of one potential, whose gradient is the velocity of a flow and whose value gives an energy."""
 
     name: ClassVar[str] = "vpfb"
+    faster_compiled: ClassVar[bool] = True
     Settings = VPFBSettings
     settings: VPFBSettings
 
