@@ -95,6 +95,20 @@ def test_a_column_that_is_missing_when_a_table_is_scored_is_an_error_with_those_
     assert "columns: a, n" in ran.err
 
 
+def test_a_cell_that_no_model_can_compute_with_is_bad_data(vpfb: Vpfb, run: str) -> None:
+    write("beyond.csv", ["a", "b", "n"])
+    with Path("beyond.csv").open("a") as file:
+        file.write("1,1e308,0\n")
+    for words in (
+        ("score", "beyond.csv", "--score", "energy"),
+        ("encode", "beyond.csv"),
+        ("eval", "--data", "beyond.csv"),
+    ):
+        ran = vpfb(*words, "-m", run)
+        assert ran.code == 3, ran.err
+        assert "'beyond.csv', line 62: b is 1e+308, too far from" in ran.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -58,6 +58,7 @@ def load(
     limit: int | None = None,
     kind: str | None = None,
     columns: Sequence[str] | None = None,
+    ranges: Sequence[tuple[float, float]] | None = None,
     label: str | None = None,
 ) -> InMemory:
     """Load data from any kind of source into memory: images (`ImageSet`) or a table of numbers (`Table`).
@@ -78,6 +79,7 @@ def load(
         limit: the largest number of data, which are a fixed random choice.
         kind: "images" or "rows", if a model takes no other data.
         columns: the columns of a table; None takes all that hold numbers.
+        ranges: the lowest and the highest value of each of these columns, if a model cannot compute with others.
         label: the column of a table with the classes.
     Raises:
         DataError: there is no such source, or it cannot be read.
@@ -86,7 +88,8 @@ def load(
     """
     options = LoadOptions(
         size, max_size, channels, conditional, workers, root, download, split, limit,
-        kind=kind, columns=None if columns is None else tuple(columns), label=label,
+        kind=kind, columns=None if columns is None else tuple(columns),
+        ranges=None if ranges is None else tuple(ranges), label=label,
     )  # fmt: skip
     return find(os.fspath(source), options).in_memory()
 

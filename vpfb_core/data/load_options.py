@@ -26,6 +26,7 @@ class LoadOptions:
         validation: whether the training part of a divided folder includes its validation data, which are held out.
         kind: the kind of data that a model is of, "images" or "rows"; None takes either.
         columns: the columns of a table, in this order; None chooses them.
+        ranges: the lowest and the highest value of each of these columns; None is no limit.
         label: the column of a table with the classes; None if it has none.
     Raises:
         ConfigError: a value is out of its range.
@@ -44,6 +45,7 @@ class LoadOptions:
     validation: bool = False
     kind: str | None = None
     columns: tuple[str, ...] | None = None
+    ranges: tuple[tuple[float, float], ...] | None = None
     label: str | None = None
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.source import ConditionGroup
 from vpfb_core.data.table import Table
 from vpfb_core.data.table_files import Cells, Column, cells_of, numbered, read_cells
-from vpfb_core.data.table_statistics import step_of
+from vpfb_core.data.table_statistics import TOO_FAR, step_of
 from vpfb_core.errors import DataError, counted
 from vpfb_core.machine.file_names import printable
 
@@ -57,6 +57,8 @@ def table_of(name: str, cells: Cells, options: LoadOptions) -> Table:
         _require_numbers(name, column, cells)
     values = np.stack([column.numbers for column in chosen], 1)
     complete = _complete(name, values, chosen, notes)
+    if options.ranges is not None:
+        _require_within(name, values, chosen, options.ranges, cells)
     labels: torch.Tensor | None = None
     groups: tuple[ConditionGroup, ...] = ()
     if label is not None and options.conditional:
@@ -163,6 +165,20 @@ def _complete(name: str, values: np.ndarray, columns: Sequence[Column], notes: l
         )
     notes.append(f"{count}; they are left out")
     return complete
+
+
+def _require_within(
+    name: str, values: np.ndarray, columns: Sequence[Column], ranges: Sequence[tuple[float, float]], cells: Cells
+) -> None:
+    """Raise DataError if a finite value is outside the range of its column."""
+    low, high = np.array(ranges).T
+    beyond = np.argwhere(np.isfinite(values) & ((values < low) | (values > high)))
+    if len(beyond):
+        row, column = map(int, beyond[0])
+        raise DataError(
+            f"'{name}', {cells.location(row)}: {printable(columns[column].name)} is {values[row, column]:g}, {TOO_FAR}",
+            hint="correct the cell or leave the row out",
+        )
 
 
 def _classes(

@@ -17,6 +17,8 @@ from vpfb_core.machine import noise
 from vpfb_core.machine.precision import exact, exact_device
 
 MOST_DISCRETE = 100  # distinct whole numbers up to which a column counts as discrete
+FARTHEST = 1e15  # standard deviations from the mean up to which networks compute: float32 holds the squares of 1e19
+TOO_FAR = "too far from the training data of the model to compute with"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ class TableStatistics(Statistics):
     def discrete(self) -> tuple[str, ...]:
         """The names of the discrete columns."""
         return tuple(name for name, step in zip(self.columns, self.step, strict=True) if step)
+
+    @property
+    def ranges(self) -> tuple[tuple[float, float], ...]:
+        """The lowest and the highest value of each column with which a model of these statistics can compute."""
+        columns = zip(self.mean, self.std, strict=True)
+        return tuple((mean - FARTHEST * std, mean + FARTHEST * std) for mean, std in columns)
 
     def standardise(self, values: Tensor, device: torch.device | None = None) -> Tensor:
         device = values.device if device is None else device
@@ -138,6 +146,8 @@ class TableStatistics(Statistics):
             )
         if values.is_complex() or not bool(values.isfinite().all()):
             raise ConfigError("rows contain values that are NaN or infinite", hint="leave these rows out")
+        if bool((self.standardise(values).abs() > FARTHEST).any()):
+            raise ConfigError(f"rows contain values {TOO_FAR}", hint="leave these rows out")
 
     def require_shape(self, shape: tuple[int, ...]) -> None:
         if shape != (len(self.columns),):
@@ -145,7 +155,7 @@ class TableStatistics(Statistics):
 
     def reading(self, shape: tuple[int, ...]) -> dict[str, Any]:
         del shape
-        return {"kind": self.noun, "columns": self.columns}
+        return {"kind": self.noun, "columns": self.columns, "ranges": self.ranges}
 
     def reading_in_words(self, shape: tuple[int, ...]) -> str:
         del shape

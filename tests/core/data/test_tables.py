@@ -136,6 +136,18 @@ def test_columns_are_found_by_name_in_any_order_and_without_names_by_position(wr
         data.load(written(lines(ROWS), "without.csv"), columns=("a", "b"))
 
 
+def test_a_value_that_no_network_can_compute_with_is_refused_with_its_line_and_column(written: Any) -> None:
+    statistics = TableStatistics(("a", "b"), (0.0, 5.0), (1.0, 1e-3), (0.0, 0.0), (-1.0, 4.0), (1.0, 6.0))
+    fitting = written("b,a\n5,1e14\n-1e11,0\n", "fitting.csv")
+    assert len(data.load(fitting, **statistics.reading((2,)))) == 2
+    for cell, value in (("1e308,0", "1e+308"), ("-1e13,0", "-1e+13")):
+        with pytest.raises(DataError, match=r"beyond.csv', line 3: b is ") as caught:
+            data.load(written(f"b,a\n5,0\n{cell}\n", "beyond.csv"), **statistics.reading((2,)))
+        assert f"{value}, too far from the training data of the model to compute with" in caught.value.message
+    with pytest.raises(ConfigError, match="too far from the training data"):
+        statistics.require(torch.tensor([[0.0, 5.0], [1e308, 5.0]], dtype=torch.float64), (2,))
+
+
 def test_classes_come_from_the_named_column(written: Any) -> None:
     rows: list[list[Any]] = [["a", "kind"], *([i, ("cat", "dog", "")[i % 3]] for i in range(30))]
     table = data.load(written(lines(rows)), label="kind", conditional=True)
