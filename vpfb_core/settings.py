@@ -175,10 +175,13 @@ def _converted(name: str, kind: Any, value: Any) -> Any:
             raise wrong
         if not all(type(item) is entry and (entry is str or 0 < item <= _LARGEST_ENTRY) for item in value):
             raise wrong
+        for item in value:
+            _require_text(name, item)
         return tuple(value)
     if kind in (bool, str):
-        if not isinstance(value, kind) or (isinstance(value, str) and not _is_text(value)):
+        if not isinstance(value, kind):
             raise wrong
+        _require_text(name, value)
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise wrong
@@ -194,6 +197,10 @@ def _described(kind: Any) -> str:
     return _KINDS.get(kind, "a list of words" if kind == tuple[str, ...] else "a list of positive whole numbers")
 
 
-def _is_text(value: str) -> bool:
-    """Whether a string can be saved as UTF-8 and used as a file name, which excludes zero bytes."""
-    return "\0" not in value and value.encode("utf-8", "replace").decode() == value
+def _require_text(name: str, value: Any) -> None:
+    """Raise ConfigError if a string cannot be saved as UTF-8 and used as a file name, which excludes zero bytes."""
+    if isinstance(value, str) and ("\0" in value or value.encode("utf-8", "replace").decode() != value):
+        raise ConfigError(
+            f"{name} = {shown(value)}: expected UTF-8 text, as settings are saved",
+            hint="rename the file or folder, or make a link to it: ln -s",
+        )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,6 +112,24 @@ def test_ood_writes_scores_report_and_histograms(vpfb: Vpfb, model: str) -> None
     assert (report["seed"], report["limit"]) == (0, 15)
     assert "higher means more out-of-distribution" in report["scores"]["energy"]
     assert Image.open("a/report/noise-energy.png").size[0] > 600
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names of files are UTF-8 there")
+def test_a_folder_whose_name_is_not_text_is_compared_and_ranked(vpfb: Vpfb, model: str) -> None:
+    folder = Path(os.fsdecode(b"caf\xe9"))
+    folder.mkdir()
+    for name in (b"a\xe9.png", b"a\xea.png"):
+        Image.new("L", (8, 8), name[1]).save(folder / os.fsdecode(name))
+    few = ("--score", "energy", "-m", model, "-q", "--json")  # pytest's streams take no such names
+    assert vpfb("ood", "--in", "digits", "--out", str(folder), *few, "--limit", "5", "-o", "report").code == 0
+    assert {path.name for path in Path("report").iterdir()} == {"scores.csv", "report.json", "caf-energy.png"}
+    written = os.fsdecode(b"s\xe9.csv")
+    scored = vpfb("score", str(folder), *few, "-o", written)
+    assert (scored.code, scored.json["output"]) == (0, "s\\xe9.csv")
+    assert {row["file"] for row in scored.json["worst"]} == {"a\\xe9.png", "a\\xea.png"}
+    assert {line.split(b",")[0] for line in Path(written).read_bytes().splitlines()[1:]} == {b"a\xe9.png", b"a\xea.png"}
+    refused = vpfb("train", "--data", str(folder))
+    assert (refused.code, "expected UTF-8 text" in refused.err) == (2, True)
 
 
 def test_all_leaves_out_what_the_model_is_not_calibrated_for(vpfb: Vpfb, model: str) -> None:

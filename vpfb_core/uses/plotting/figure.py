@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vpfb_core.machine.file_names import printable
 from vpfb_core.machine.origin import UNKNOWN, Origin
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ def thinned(points: np.ndarray, count: int) -> np.ndarray:
 
 
 def literal(texts: Iterable[Text]) -> None:
-    """Show texts as they are. A $ in the name of a folder does not begin a formula."""
+    """Show texts as they are, on one line. A $ in the name of a folder does not begin a formula."""
     for text in texts:
         text.set_parse_math(False)
+        text.set_text(printable(text.get_text()))  # matplotlib cannot draw bytes that are not text
 
 
 def png(drawn: Figure, origin: Origin = UNKNOWN) -> bytes:

@@ -64,7 +64,7 @@ def test_the_global_state_of_matplotlib_is_left_alone() -> None:
     assert dict(matplotlib.rcParams) == before
 
 
-@pytest.mark.parametrize("name", ["a$b$c", "cost $5", "$x^$", "a\\b", "100%"])
-def test_the_name_of_a_folder_is_no_formula(name: str) -> None:
+@pytest.mark.parametrize("name", ["a$b$c", "cost $5", "$x^$", "a\\b", "100%", "caf\udce9", "a\nb"])
+def test_the_name_of_a_folder_is_drawn_as_it_is(name: str) -> None:
     scores = torch.linspace(0, 1, 10)
     assert histogram(scores, scores, names=(name, name), axis="energy", title=name).startswith(b"\x89PNG")
