@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vpfb_cli.outputs import require_apart
 from vpfb_core.errors import ConfigError, counted
-from vpfb_core.machine.files import flush_names, replacing, require_writable, require_writable_folder, write_bytes
+from vpfb_core.machine.files import filling, replacing, require_writable, require_writable_folder, write_bytes
 from vpfb_core.machine.launch import process_rank
 from vpfb_core.machine.limits import memory_share
 from vpfb_core.machine.origin import UNKNOWN, Origin
@@ -47,6 +47,7 @@ class ImageWriter:
         self._stdout = say.binary_stdout("-o -") if out == "-" else None
         self.kind = pictures.output_format(out, animated=animated)
         self._out = Path(out)
+        self._folder = self._out  # where the samples of a folder are written first
         self._older: list[Path] = []
         if self.kind == "folder":
             require_writable_folder(self._out)
@@ -102,6 +103,11 @@ class ImageWriter:
         elif self.kind == "npz":
             with replacing(self._out) as file, pictures.npz(file, count, shape, labels, origin) as self._append:
                 yield
+        elif self.kind == "folder":
+            with filling(self._out, self._older) as self._folder:
+                yield
+            if self._older:
+                self._say.note(f"{counted(len(self._older), 'older samples')} in {self._out} replaced")
         else:
             yield
             self._finish()
@@ -117,8 +123,7 @@ class ImageWriter:
         from vpfb_core.uses import pictures
 
         if self.kind == "folder":
-            self._replace_older()
-            pictures.write_folder(self._out, images, self._count, self._origin)
+            pictures.write_folder(self._folder, images, self._count, self._origin)
             self._count += len(images)
         elif self._append is not None:
             self._append(images)
@@ -127,23 +132,12 @@ class ImageWriter:
         else:
             self._images.append(to_bytes(images))
 
-    def _replace_older(self) -> None:
-        """Remove the older samples of the folder, before the first new one is written."""
-        if self._older:
-            for path in self._older:
-                path.unlink(missing_ok=True)
-            self._say.note(f"{counted(len(self._older), 'older samples')} in {self._out} replaced")
-            self._older = []
-
     def _finish(self) -> None:
-        """Write the file, or flush the folder to disk."""
+        """Write the file."""
         import torch
 
         from vpfb_core.uses import pictures
 
-        if self.kind == "folder":
-            flush_names(self._out)
-            return
         if self.kind == "gif":
             frames = torch.stack([pictures.tile(step) for step in torch.cat(self._paths, dim=1)])
             write_bytes(self._out, pictures.gif(frames, origin=self._origin))

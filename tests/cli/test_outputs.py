@@ -284,8 +284,12 @@ def test_a_streamed_archive_has_every_image_in_order(vpfb: Vpfb, monkeypatch: py
         assert archive["images"][:, 0, 0, 0].tolist() == [index % 256 for index in range(300)]
 
 
-def test_an_archive_that_is_interrupted_leaves_the_older_one(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("s.npz").write_text("older")
+@pytest.mark.parametrize("out", ["s.npz", "s/"])
+def test_many_images_that_are_interrupted_leave_the_older_ones(
+    vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    assert vpfb("sample", "-n", "2", "--nfe", "2", "-o", out).code == 0
+    before = contents(Path(out) if out == "s/" else Path())
     calls: list[int] = []
 
     def interrupted(model: Model, n: int, seed: int, *, first: int, **more: object) -> Drawn:
@@ -295,9 +299,9 @@ def test_an_archive_that_is_interrupted_leaves_the_older_one(vpfb: Vpfb, monkeyp
         return stub(model, n, seed, first=first, **more)
 
     monkeypatch.setattr(Model, "sample", interrupted)
-    assert vpfb("sample", "-n", "300", "--batch-size", "16", "-o", "s.npz").code == 130
+    assert vpfb("sample", "-n", "300", "--batch-size", "16", "-o", out).code == 130
     assert len(calls) == 2
-    assert contents(Path()) == {"s.npz": b"older"}
+    assert contents(Path(out) if out == "s/" else Path()) == before
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import errno
 import functools
 import os
 import secrets
+import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,8 +66,45 @@ def replacing(path: Path) -> Iterator[Writer]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write all of `content` to `path`, or nothing. Errors are those of `replacing`."""
-    with replacing(path) as file:
-        file.write(content)
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files, which take their names when all of them are on disk. Errors are those of `replacing`."""
+    with contextlib.ExitStack() as files:
+        for path, content in contents.items():
+            file = files.enter_context(_appearing(path))
+            with _named(path):
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    for folder in {path.parent for path in contents}:
+        flush_names(folder)
+
+
+@contextlib.contextmanager
+def filling(folder: Path, older: Collection[Path]) -> Iterator[Path]:
+    """A new folder whose files move to `folder` when the context ends, in the place of older ones there.
+
+    Missing folders are created. If anything fails, the files in `folder` stay as they were.
+
+    Raises:
+        DataError: files cannot be written to the folder.
+    """
+    with _named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+    try:
+        yield beside
+        with _named(folder):
+            new = [path.replace(folder / path.name) for path in sorted(beside.iterdir())]
+            for path in set(older).difference(new):
+                path.unlink(missing_ok=True)
+    except DataError as error:
+        raise DataError(error.message.replace(str(beside), str(folder)), hint=error.hint) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    flush_names(folder)
 
 
 def write_quickly(path: Path, content: bytes) -> None:

@@ -94,6 +94,36 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
     assert [each.read_bytes() for each in path.parent.iterdir()] == [b"old"]
 
 
+def test_files_that_are_written_together_take_their_names_when_all_are_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, flushed = ["a", "b"], iter([None, OSError(errno.ENOSPC, "No space left on device")])
+    files.write_together({tmp_path / name: b"old" for name in names})
+
+    def fail_at_the_second(_handle: int) -> None:
+        if (failure := next(flushed)) is not None:
+            raise failure
+
+    monkeypatch.setattr(os, "fsync", fail_at_the_second)
+    with pytest.raises(DataError, match=r"cannot write .*b: No space"):
+        files.write_together({tmp_path / name: b"new" for name in names})
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"a": b"old", "b": b"old"}
+
+
+def test_files_of_a_folder_replace_the_older_ones_when_all_are_written(tmp_path: Path) -> None:
+    for name in ("0", "1", "mine"):
+        (tmp_path / name).write_bytes(b"old")
+    older = [tmp_path / "0", tmp_path / "1"]
+    with pytest.raises(DataError) as caught, files.filling(tmp_path, older) as folder:
+        (folder / "0").write_bytes(b"new")
+        raise DataError(f"cannot write {folder / '1'}: No space left on device")
+    assert caught.value.message == f"cannot write {tmp_path / '1'}: No space left on device"
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == dict.fromkeys(("0", "1", "mine"), b"old")
+    with files.filling(tmp_path, older) as folder:
+        (folder / "0").write_bytes(b"new")
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"0": b"new", "mine": b"old"}
+
+
 def test_what_is_in_the_way_of_a_file_is_named_and_stays(place: Path) -> None:
     for path, words in ((place / "folder", "is a folder"), (place / "file" / "x", "cannot write")):
         with pytest.raises(DataError, match=words):

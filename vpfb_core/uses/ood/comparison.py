@@ -18,7 +18,7 @@ from vpfb_core.errors import ConfigError, singular
 from vpfb_core.machine import distributed
 from vpfb_core.machine.csv_files import csv_lines
 from vpfb_core.machine.file_names import label
-from vpfb_core.machine.files import write_bytes
+from vpfb_core.machine.files import write_together
 from vpfb_core.machine.origin import UNKNOWN, Origin
 from vpfb_core.uses.ood.detection import Detection, compare
 from vpfb_core.uses.ood.scores import DEFAULT_BATCH, SCORES, Batch, in_batches, require_ready
@@ -163,16 +163,14 @@ def write_report(
     """
     outs = [name for name, role in scores if role == "out"]
     names, older = _file_names(outs), older_report(folder, outs, list(next(iter(scores.values()))))
-    write_bytes(folder / TABLE, scores_table(sets, scores))
     summaries = {row.score: f"{SCORES[row.score].summary}; higher means more out-of-distribution" for row in rows}
     text = json.dumps({**document, "scores": summaries}, indent=1, allow_nan=False)
-    write_bytes(folder / REPORT, f"{text}\n".encode())
+    written = {folder / TABLE: scores_table(sets, scores), folder / REPORT: f"{text}\n".encode()}
 
     (inside,) = (name for name, role in scores if role == "in")
-    written = {folder / TABLE, folder / REPORT}
     for row in rows:
         labels = _label(inside), _label(row.out)
-        picture = histogram(
+        written[folder / _picture(names[row.out], row.score)] = histogram(
             scores[inside, "in"][row.score],
             scores[row.out, "out"][row.score],
             names=labels,
@@ -180,10 +178,8 @@ def write_report(
             title=f"{labels[0]} against {labels[1]}: AUROC {row.detection.auroc:.4f}",
             origin=origin,
         )
-        path = folder / _picture(names[row.out], row.score)
-        write_bytes(path, picture)
-        written.add(path)
-    for path in set(older) - written:
+    write_together(written)
+    for path in set(older).difference(written):
         path.unlink(missing_ok=True)
 
 
