@@ -88,9 +88,10 @@ def train(mixture: Mixture, homotopy: Homotopy, settings: Settings = Settings())
         warm = min(1.0, (step + 1) / settings.warmup)
         optimizer.param_groups[0]["lr"] = settings.lr * warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         data, component = mixture.labelled(settings.batch, draws)
-        condition = (component * settings.classes // len(mixture.weights))[:, None] if classes else None
-        if condition is not None:
-            condition = condition.masked_fill(torch.rand(condition.shape, generator=draws) < settings.dropout, -1)
+        labels = (component * settings.classes // len(mixture.weights))[:, None]
+        condition = None
+        if classes:
+            condition = labels.masked_fill(torch.rand(labels.shape, generator=draws) < settings.dropout, -1)
         given, ramp = (potential, data.float(), condition), (step + 1) / settings.steps
         if settings.time_score:
             weight = settings.time_score * ramp
@@ -98,7 +99,10 @@ def train(mixture: Mixture, homotopy: Homotopy, settings: Settings = Settings())
         else:
             loss = stein(*given, generator=draws, angles=settings.angles)
         if settings.contrast:
-            loss = loss + settings.contrast * ramp * contrast(*given, generator=draws, angles=settings.angles)
+            loss = loss + settings.contrast * ramp * contrast(
+                potential, data.float(), labels, group=0, shares=torch.full((settings.classes,), 1 / settings.classes),
+                generator=draws, angles=settings.angles,
+            )  # fmt: skip
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -84,7 +84,7 @@ def gradients(name: str, micro_batch: int = BATCH, *, compiled: bool = False) ->
     network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [3]}
     group = distributed.group()
     trainer = Trainer(
-        chosen, method, network, DataShape((1, 8, 8), (3,)), AsTheyAre((0.5,), 1.0),
+        chosen, method, network, DataShape((1, 8, 8), (3,), ((0.3, 0.3, 0.4),)), AsTheyAre((0.5,), 1.0),
         torch.device("cpu"), group,
     )  # fmt: skip
     for field in (trainer.field, trainer.average):

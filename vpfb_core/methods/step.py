@@ -19,15 +19,26 @@ class DataShape:
     Attributes:
         shape: the shape of a datum, (C, H, W) or (d,).
         classes: the number of classes in each condition group.
+        shares: the share of each class among the labelled data, for each group; () where only the shape matters.
     """
 
     shape: tuple[int, ...]
     classes: tuple[int, ...] = ()
+    shares: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
-    def of(cls, shape: Sequence[int], groups: Sequence[ConditionGroup]) -> DataShape:
-        """The shape of data with these condition groups."""
-        return cls(tuple(shape), tuple(len(group.classes) for group in groups))
+    def of(cls, shape: Sequence[int], groups: Sequence[ConditionGroup], labels: Tensor | None = None) -> DataShape:
+        """The shape of data with these condition groups and, for the shares, these labels, int64 (N, G).
+
+        If no datum has a label of a group, the shares of its classes are equal.
+        """
+        classes = tuple(len(group.classes) for group in groups)
+        shares, columns = [], () if labels is None else labels.cpu().T
+        for column, count in zip(columns, classes, strict=False):  # no columns without labels
+            counts = torch.bincount(column[column >= 0], minlength=count)
+            counts = counts if counts.any() else counts + 1
+            shares.append(tuple((counts.double() / counts.sum()).tolist()))
+        return cls(tuple(shape), classes, tuple(shares))
 
     @property
     def dimension(self) -> int:
@@ -45,6 +56,8 @@ class Batch:
         first: the row of the whole batch with which the share begins.
         total: the number of rows of the whole batch.
         keys: a number for each datum by which a method recognises it in other steps, int64 (N,), on the CPU.
+        labels: the condition before some of it was hidden, like `condition`.
+        shares: the share of each class among all labelled data, (K,) for each group.
     """
 
     data: Tensor
@@ -52,6 +65,8 @@ class Batch:
     first: int
     total: int
     keys: Tensor | None = None
+    labels: Tensor | None = None
+    shares: tuple[Tensor, ...] = ()
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
         """The data and the condition of some rows."""
@@ -102,14 +117,12 @@ class Loss:
         value: maps a slice of rows of the batch to the mean loss of these rows, ().
         weight: the weight of the term in the sum.
         divisible: whether the mean losses of parts, weighted by their numbers of rows, add up to that of the batch.
-        unit: the number of rows that must stay together. Parts begin at multiples of it, counted in the whole batch.
     """
 
     name: str
     value: Callable[[slice], Tensor]
     weight: float = 1.0
     divisible: bool = True
-    unit: int = 1
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +50,7 @@ class Trainer:
         group: Group,
     ) -> None:
         self.config, self.method, self.statistics, self.device, self.group = config, method, statistics, device, group
+        self._shares = tuple(torch.tensor(shares, device=device) for shares in data.shares)
         self.field, self.average = self._new_field(network, data), self._new_field(network, data)
         self.average.eval().requires_grad_(False)
         _share_buffers(self.field, self.average)
@@ -103,13 +103,14 @@ class Trainer:
 
     def _batch(self, images: LabelledImages, at: Moment) -> Batch:
         """Standardised data and their conditions, of which some are hidden."""
-        values, condition, keys = images
+        values, labels, keys = images
         total = self.config.optimiser.batch_size or 1
         first = self.group.share(total).start
-        if condition is not None:
-            chance = torch.rand(total, condition.shape[1], generator=at.generator("condition"), device=self.device)
+        condition = labels
+        if labels is not None:
+            chance = torch.rand(total, labels.shape[1], generator=at.generator("condition"), device=self.device)
             dropout = self.method.settings.condition_dropout or 0.0
-            condition = condition.masked_fill(chance[first : first + len(condition)] < dropout, -1)
+            condition = labels.masked_fill(chance[first : first + len(labels)] < dropout, -1)
 
         def cells() -> Tensor:
             draws = at.generator("dequantisation")
@@ -117,7 +118,8 @@ class Trainer:
             return uniform[first : first + len(values)]
 
         learned = self.statistics.for_training(values, cells)
-        return Batch(self.statistics.standardise(learned, self.device), condition, first, total, keys)
+        data = self.statistics.standardise(learned, self.device)
+        return Batch(data, condition, first, total, keys, labels, self._shares)
 
     def _differentiate(self, batch: Batch, at: Moment) -> Tensor:
         """Compute the gradient of the share's part of the loss in the parameters, and return that loss.
@@ -203,19 +205,12 @@ class Trainer:
 
 
 def parts(batch: Batch, loss: Loss, at_once: int) -> list[slice]:
-    """The rows of a share in parts of about `at_once` rows, divided as the loss allows.
+    """The rows of a share in parts of at most `at_once` rows, if the loss is divisible.
 
-    If the unit is 1, the sizes of the parts differ by at most one, so that a step is compiled for at most two sizes.
+    The sizes of the parts differ by at most one, so that a step is compiled for at most two sizes.
     """
     count = len(batch.data)
-    if not loss.divisible or count <= at_once:
-        return [slice(0, count)]
-    if loss.unit == 1:
-        return parts_of(count, at_once)
-    stride = loss.unit * max(1, at_once // loss.unit)
-    start = batch.first - batch.first % stride
-    edges = [0, *range(start + stride - batch.first, count, stride), count]
-    return [slice(*edge) for edge in pairwise(edges)]
+    return parts_of(count, at_once) if loss.divisible else [slice(0, count)]
 
 
 def _share_buffers(field: Field, other: Field) -> None:

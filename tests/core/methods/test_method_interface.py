@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core import methods, names
+from vpfb_core.data.source import ConditionGroup
 from vpfb_core.dynamics.ladder import Levels
 from vpfb_core.dynamics.solver import DEFAULT_SOLVER
 from vpfb_core.errors import ConfigError
@@ -164,3 +165,12 @@ def test_rows_of_a_batch_keep_data_and_condition_together() -> None:
 def test_the_dimension_of_data_is_how_many_numbers_a_datum_has() -> None:
     assert DataShape((3, 8, 8)).dimension == 192
     assert DataShape((7,)).dimension == 7
+
+
+def test_shares_of_classes_are_those_of_the_labelled_data() -> None:
+    groups = [ConditionGroup("class", ("a", "b", "c")), ConditionGroup("old", ("~old", "old"))]
+    labels = torch.tensor([[0, -1], [2, -1], [-1, -1], [0, -1], [0, -1]])
+    found = DataShape.of((1, 2, 2), groups, labels)
+    assert found.classes == (3, 2)
+    assert found.shares == ((0.75, 0.0, 0.25), (0.5, 0.5)), "and equal where nothing is labelled"
+    assert DataShape.of((1, 2, 2), groups).shares == ()

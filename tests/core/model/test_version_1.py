@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from present import present
 from torch import Tensor
 from torch.nn import functional as F
 
 import vpfb_core as vpfb
 from vpfb_core.config import read_file
 from vpfb_core.machine import container
+from vpfb_core.methods.path import arc
+from vpfb_core.methods.step import Batch, Loss, Moment
+from vpfb_core.methods.vpfb.field import PotentialField
+from vpfb_core.methods.vpfb.method import VPFB
+from vpfb_core.methods.vpfb.objectives import stein
 from vpfb_core.model.runs import Run
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "run-v1"
@@ -36,6 +43,36 @@ def assert_recorded(found: Tensor, expected: list[float], *, rtol: float = 1e-3,
     torch.testing.assert_close(found.double().flatten(), torch.tensor(expected).double(), rtol=rtol, atol=atol)
 
 
+def losses_of_version_1(self: VPFB, field: PotentialField, batch: Batch, at: Moment) -> Iterator[Loss]:
+    """The objective, and the contrast of that version, for a batch that is not divided.
+
+    Rows 4k and 4k + 1 are a pair, u under c and u' under c', at one angle. The contrast was the cross-entropy of the
+    assignment of both points to their own conditions. In half of the pairs c' was unconditional.
+    """
+    data, condition = batch.data * self.settings.data_std, present(batch.condition)
+
+    def contrast(_rows: slice) -> Tensor:
+        draws, pairs, potential = at.generator("contrast"), len(data) // 4, field.potential
+        angle = field.angles.sample(pairs, potential.angle_range, like=data, generator=draws)
+        noise = torch.randn((2, pairs, *data.shape[1:]), generator=draws).flatten(0, 1)
+        hides_second = torch.rand(pairs, generator=draws)[:, None] < 0.5
+        u, _ = arc.point(torch.cat([data[::4], data[1::4]]) / self.settings.data_std, angle.repeat(2), noise)
+        one, other = condition[::4], condition[1::4]
+        unknown = (one < 0) | (other < 0)
+        one, other = one.masked_fill(unknown, -1), other.masked_fill(unknown | hides_second, -1)
+        value = potential.potential(u.repeat(2, 1, 1, 1), angle.repeat(4), torch.cat([one, other, other, one]))
+        own, exchanged = (torch.tan(angle).repeat(4) * value).chunk(2)
+        log_odds = (own - exchanged).unflatten(0, (2, -1)).sum(0)
+        return (F.softplus(-log_odds) / torch.tan(angle).clamp(min=1)).mean()
+
+    def objective(_rows: slice) -> Tensor:
+        return stein(field.potential, data, condition, generator=at.generator("step"), angles=field.angles)
+
+    if at.cooling:
+        yield Loss("contrast", contrast, present(self.settings.contrast) * at.cooling)
+    yield Loss("stein", objective)
+
+
 def test_the_files_are_of_format_version_1() -> None:
     for name, kind in (("model.safetensors", "model"), ("state.safetensors", "state")):
         assert container.read_document(FIXTURE / name, kind)["format"] == 1
@@ -44,8 +81,8 @@ def test_the_files_are_of_format_version_1() -> None:
 def test_a_resumed_run_of_version_1_gets_the_weights_of_an_uninterrupted_one(
     recorded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the contrast of that version, which compared the assignments of both points and has changed since then."""
-    monkeypatch.setattr("vpfb_core.methods.vpfb.contrast.cross_entropy", lambda one, other: F.softplus(-one - other))
+    """With the contrast of that version."""
+    monkeypatch.setattr(VPFB, "losses", losses_of_version_1)
     shutil.copytree(FIXTURE, tmp_path / "run")
     result = vpfb.train(vpfb.TrainConfig(resume=str(tmp_path / "run"), device="cpu"))
     assert (result.status, result.step) == ("finished", 40)

@@ -1,6 +1,8 @@
-"""The contrast loss, which trains the energies of different classes relative to each other."""
+"""The contrast loss, which trains the energies of classes relative to each other and to the unconditional energy."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -12,85 +14,88 @@ from vpfb_core.methods.path.angles import DEFAULT_ANGLES, AngleDistribution
 from vpfb_core.methods.path.draws import Part
 from vpfb_core.methods.vpfb.potential import Potential
 
-# The first two of every four rows of a batch are a pair. That uses half of the images and a fifth of the cost of a
-# step.
-PAIR_EVERY = 4
+# Every fourth row of the batch is a point of the contrast, which needs an energy for each of up to ten classes and one
+# without a class. In a group with more classes, those are drawn at random.
+POINT_EVERY, MOST_CLASSES = 4, 10
 
 
 def contrast(
     potential: Potential,
     data: Tensor,
-    condition: Tensor | None = None,
+    labels: Tensor,
     *,
+    group: int,
+    shares: Tensor,
+    has_null: bool = True,
     generator: torch.Generator,
     angles: AngleDistribution = DEFAULT_ANGLES,
     part: Part | None = None,
 ) -> Tensor:
-    """The cross-entropy of classifying two points by their conditions, in nats, summed over the two.
+    """How badly energies classify points by Bayes' rule, and how far the energy of all data is from their mixture.
 
-    u is drawn under c, and u' at the same angle under c'. The energies give the log-odds that u was drawn under c, and
-    that u' was drawn under c', as
+    Let u be drawn under class c, and p_k be the share of class k of its group. With s_k = log p_k + tan φ N(u|k) and
+    s = tan φ N(u), the loss of u in nats is
 
-        tan φ [N(u|c) − N(u|c')]    and    tan φ [N(u'|c') − N(u'|c)].
+        −log(exp s_c / Σ_k exp s_k) + h(log Σ_k exp s_k − s),        h(x) = min(½x², |x| − ½).
 
-    The loss is minimal only if these are the log-ratios of the true, normalised densities (noise-contrastive
-    estimation, Gutmann & Hyvärinen 2010; energies as a classifier, Grathwohl et al. 2020), so that it has the same
-    minimiser as `stein`. It is needed because gradients at the data of one class determine neither the energy of that
-    class at the distant data of another, nor the constant between the energies of two classes. The quotients of a
-    composition and its Metropolis tests depend on both. In half of the pairs c' is unconditional.
+    The first term is minimal only if the energies of the classes differ as their normalised log-densities do, which
+    makes them a classifier (Grathwohl et al. 2020). The second one is 0 only if the unconditional density is the
+    mixture of those of the classes. `stein` has the same minimiser. The contrast is needed because gradients at the
+    data of one class determine neither the energy of that class at the distant data of another, nor the constant
+    between the energies of two classes. The ratios of a composition and its Metropolis tests depend on both.
 
-    With several condition groups, a pair compares one group, drawn at random, and leaves the others open. Otherwise the
-    group that is easiest to recognise, such as the colour, would determine the loss, and the others would not be
-    learned.
+    A step compares the classes of one condition group and leaves the others open. Otherwise the group that is easiest
+    to recognise, such as the colour, would determine the loss, and the others would not be learned.
 
     Args:
-        condition: class indices, int64 (N, G), −1 for none. The other arguments are those of `objectives.stein`.
+        labels: class indices, int64 (N, G), −1 where unknown. Points without a label have only the second term.
+        group: the condition group that is compared.
+        shares: the share of each class of the group among the labelled data, which are the p_k, (K,).
+        has_null: whether the unconditional energy is trained, so that the second term is part of the loss.
+        potential, data, generator, angles, part: as in `objectives.stein`.
     Returns:
-        The loss, (); 0 if there is no pair or no condition. Pairs are rows 4k and 4k + 1 of the batch. A pair whose
-        rows are in different parts of the batch is left out.
+        The loss of this part, (), such that the losses of all parts, weighted by their numbers of rows, add up to the
+        mean over the points of the batch; 0 without points.
     """
     part = part or Part(0, len(data))
-    total = _pairs_before(part.total)
-    pairs = slice(-(-part.first // PAIR_EVERY), _pairs_before(part.first + len(data)))
-    if condition is None or pairs.start >= pairs.stop:
+    count = min(len(shares), MOST_CLASSES)
+    total = _points_before(part.total)
+    chosen = slice(_points_before(part.first), _points_before(part.first + len(data)))
+    if chosen.start >= chosen.stop:
         return data.new_zeros(())
 
-    # Everything is drawn for the whole batch, and the pairs of this part are cut from it.
-    angle = angles.sample(total, potential.angle_range, like=data, generator=generator)[pairs]
-    noise = torch.randn((2, total, *data.shape[1:]), generator=generator, dtype=data.dtype, device=data.device)
-    hides_second = (torch.rand(total, generator=generator, device=data.device) < 0.5)[pairs, None]
-    order = torch.rand((total, condition.shape[1]), generator=generator, device=data.device)[pairs]
+    # Everything is drawn for the whole batch, and the points of this part are cut from it.
+    angle = angles.sample(total, potential.angle_range, like=data, generator=generator)[chosen]
+    noise = torch.randn((total, *data.shape[1:]), generator=generator, dtype=data.dtype, device=data.device)[chosen]
+    order = torch.rand((total, len(shares)), generator=generator, device=data.device)[chosen]
+    rows = POINT_EVERY * torch.arange(chosen.start, chosen.stop, device=data.device) - part.first
+    u, _ = arc.point(data[rows] / potential.data_std, angle, noise)
 
-    first = PAIR_EVERY * torch.arange(pairs.start, pairs.stop, device=data.device) - part.first
-    both = torch.cat([first, first + 1])
-    u, _ = arc.point(data[both] / potential.data_std, angle.repeat(2), noise[:, pairs].flatten(0, 1))
-    one, other = condition[first], condition[first + 1]
-    left_out = _all_groups_but_one((one >= 0) & (other >= 0), order)
-    one, other = one.masked_fill(left_out, -1), other.masked_fill(left_out | hides_second, -1)
+    # The own class comes first. If some classes are left out, each of the others stands for several.
+    own = labels[rows, group]
+    known = own >= 0
+    order = order.scatter(1, own.clamp(min=0)[:, None], torch.where(known, 2.0, order[:, 0])[:, None])
+    classes = order.topk(count, dim=1).indices
+    log_share = shares.to(data.dtype).log()[classes]
+    if count < len(shares):
+        log_share[:, 1:] += math.log((len(shares) - 1) / (count - 1))
 
-    # Each point is evaluated under its own condition, and then under that of the other point. The log-odds are small
-    # differences of large energies, which are lost in bf16.
-    conditions = torch.cat([one, other, other, one])
+    asked = labels.new_full((count + 1, len(rows), labels.shape[1]), -1)
+    asked[:-1, :, group] = classes.T
+    # Differences of large energies would be lost in bf16.
     with full_float32(potential, u.device):
-        value = potential.potential(u.repeat(2, *[1] * (u.ndim - 1)), angle.repeat(4), conditions)
-    own, exchanged = (torch.tan(angle).repeat(4) * value).chunk(2)
-    of_first, of_second = (own - exchanged).chunk(2)
+        value = potential.potential(
+            u.repeat(count + 1, *[1] * (u.ndim - 1)), angle.repeat(count + 1), asked.flatten(0, 1)
+        )
+    scaled = torch.tan(angle) * value.unflatten(0, asked.shape[:2])
+    of_classes, of_all = scaled[:-1].T + log_share, scaled[-1]
+    mixture = of_classes.logsumexp(1)
+    wrong = torch.where(known, mixture - of_classes[:, 0], 0)
+    loss = wrong + F.smooth_l1_loss(mixture, of_all, reduction="none") if has_null else wrong
     weight = torch.tan(angle).clamp(min=1).reciprocal()  # without it the largest angles would dominate
-    loss = (weight * cross_entropy(of_first, of_second)).sum()
-    return loss * (part.total / (len(data) * total))
+    return (weight * loss).sum() * (part.total / (len(data) * total))
 
 
-def cross_entropy(of_first: Tensor, of_second: Tensor) -> Tensor:
-    """The cross-entropy of both points of a pair, (pairs,), by the log-odds of their own condition, (pairs,) each."""
-    return F.softplus(-of_first) + F.softplus(-of_second)
-
-
-def _pairs_before(row: int) -> int:
-    """The number of pairs that are complete before a row of the batch."""
-    return (row + PAIR_EVERY - 2) // PAIR_EVERY
-
-
-def _all_groups_but_one(known: Tensor, order: Tensor) -> Tensor:
-    """A mask that is False only for one known group per pair, the one with the largest `order`; all are (pairs, G)."""
-    groups = torch.arange(known.shape[1], device=known.device)
-    return groups != order.masked_fill(~known, -1).argmax(1, keepdim=True)
+def _points_before(row: int) -> int:
+    """The number of points among the rows of a batch before a row."""
+    return -(-row // POINT_EVERY)

@@ -1,9 +1,7 @@
 """The estimate of the normaliser of a potential from data (see `normaliser.py` for the derivation).
 
-It needs only values and gradients of the potential. The constant of a class is the unconditional constant plus a
-difference, which is Bennett's acceptance ratio (1976) between the two densities. The errors that both constants share
-cancel in the difference, so that with the same number of points it is ten times as accurate as either constant. The
-operator "or" of a composition depends on these differences.
+It needs only values and gradients of the potential. The contrast trains the energies of the classes and of all data
+relative to each other, so that one constant holds for all of them. Without it, each class has a constant of its own.
 """
 
 from __future__ import annotations
@@ -33,9 +31,6 @@ FEWEST = 4  # the least number of points of a class or of the anchor
 FEWEST_POINTS = 16  # fewer data are repeated up to this number, each time with other noise
 BATCH = 256
 LEAST_EFFORT = 0.03  # with less effort the constants would be too inaccurate to use
-CLASS_COST = (
-    1.5  # the cost of a point of a class relative to an unconditional one: eight values of N, not two gradients
-)
 ANCHOR_COST = 300  # gradients of N per point of the anchor: about a hundred evaluations with the divergence
 _DIGITS = 7  # significant digits of the constants in the file, which is more than they are accurate to
 _NOT_FINITE = "the normaliser is not finite, because the model's potential is not"
@@ -52,13 +47,12 @@ def calibrate(
     class_points: int = CLASS_POINTS,
     anchor_points: int = ANCHOR_POINTS,
     batch_size: int = BATCH,
-    unconditional: bool = True,
+    shared: bool = False,
 ) -> Normaliser:
     """Estimate C(φ) without a condition and for each class, and the anchor.
 
-    An unconditional point costs two gradients of N (at ε and −ε) at each of about forty levels. A point of a class
-    costs eight values of N per level. A point of the anchor costs about a hundred evaluations of ∇N with its
-    divergence.
+    A point costs two gradients of N (at ε and −ε) at each of about forty levels. A point of the anchor costs about a
+    hundred evaluations of ∇N with its divergence.
 
     Args:
         potential: the potential.
@@ -71,25 +65,20 @@ def calibrate(
         anchor_points: the number of data for the anchor; 0 leaves it out. It is also left out if the flow does not
             reach the prior.
         batch_size: the number of points that are computed at once.
-        unconditional: whether the unconditional potential is trained. If it is not, the constants of each class are
-            estimated independently.
+        shared: whether the unconditional constants are those of the classes as well.
     Raises:
         DivergedError: the potential is not finite.
     """
     noises, null = levels(potential), (-1,) * len(classes)
 
-    def independent(condition: tuple[int, ...], rows: Tensor) -> Constants:
+    def estimated(condition: tuple[int, ...], rows: Tensor) -> Constants:
         return _summary(_constants(potential, z[rows], condition, noises, seed, batch_size))
 
     everything = _at_least_a_few(torch.arange(len(z)))
-    constants, others = {null: independent(null, everything[:points])}, everything[:class_points]
+    constants = {null: estimated(null, everything[:points])}
     for condition, rows in _of_classes(labels, classes):
-        if not unconditional:
-            constants[condition] = independent(condition, _at_least_a_few(rows)[:class_points])
-            continue
-        own = _at_least_a_few(rows.flip(0))[:class_points]  # reversed, so that few images occur in both sets
-        ratios = _log_ratios(potential, z[torch.cat([others, own])], condition, noises, seed, batch_size)
-        constants[condition] = _relative(constants[null], *_bennett(ratios, len(others)), len(own))
+        own = _at_least_a_few(rows)[:class_points]
+        constants[condition] = constants[null] if shared else estimated(condition, own)
     normaliser = Normaliser(z[0].numel(), noises, constants, seed=seed)
     if not anchor_points:
         return normaliser
@@ -107,9 +96,9 @@ def counts(effort: float) -> dict[str, int]:
     }
 
 
-def cost(noises: Sequence[float], classes: Sequence[int]) -> int:
+def cost(noises: Sequence[float], classes: Sequence[int], shared: bool) -> int:
     """The number of gradients of N that `calibrate` takes with full effort, at these levels and classes."""
-    points = POINTS + round(CLASS_COST * sum(classes) * CLASS_POINTS)
+    points = POINTS + (0 if shared else sum(classes) * CLASS_POINTS)
     return 2 * len(noises) * points + ANCHOR_COST * ANCHOR_POINTS
 
 
@@ -170,24 +159,6 @@ def _constants(
     return prior + _integrate(gain, noises, arc.level(potential.angle_range[0])) - tilt
 
 
-def _log_ratios(
-    potential: Potential, z: Tensor, condition: tuple[int, ...], noises: Sequence[float], seed: int, batch_size: int
-) -> Tensor:
-    """tan φ (N(u, φ | condition) − N(u, φ)) at points u with noise ε and −ε, float64 (levels, 2, n) on the CPU."""
-
-    def difference(z: Tensor, epsilon: Tensor, angles: Tensor) -> Tensor:
-        u, _ = arc.point(z, angles, epsilon)
-        conditions = (_repeated(each, len(u), u) for each in (condition, (-1,) * len(condition)))
-        with torch.no_grad():
-            of_class, of_all = (potential.potential(u, angles, each) for each in conditions)
-        return (of_class - of_all)[:, None]
-
-    stream = f"calibration {condition}"
-    found = _with_noise_of_both_signs(difference, z, noises, seed, stream, batch_size)[..., 0]
-    tangents = torch.tensor([ArcPosition.at_level(noise_level).tangent for noise_level in noises], dtype=found.dtype)
-    return tangents[:, None, None] * found
-
-
 def _with_noise_of_both_signs(
     function: Callable[[Tensor, Tensor, Tensor], Tensor],
     z: Tensor,
@@ -217,39 +188,6 @@ def _with_noise_of_both_signs(
         ]
         found.append(torch.cat(parts).cpu().double().unflatten(0, (len(some), 2, n)))
     return torch.cat(found)
-
-
-def _bennett(ratios: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The shift c for which exp(ratio + c) is the ratio of two normalised densities, and its standard error, (levels,).
-
-    The shift is the intercept of a logistic regression: with it, the expected number of points that are assigned to the
-    class is the actual number (Bennett 1976; Shirts et al. 2003, eq. 8). It is found by bisection. The standard error
-    counts ε and −ε as one point.
-
-    Args:
-        ratios: log-ratios of the class and all data, (levels, 2, n + m), at n points of all data and then m points of
-            the class.
-        n: the number of points of all data.
-    """
-    if not ratios.isfinite().all():
-        raise DivergedError(_NOT_FINITE, hint="train it again")
-    m = ratios.shape[2] - n
-    low, high = -ratios.amax((1, 2)) - 50, -ratios.amin((1, 2)) + 50
-    shift, taken = low, ratios
-    for _ in range(80):
-        shift = 0.5 * (low + high)
-        taken = torch.sigmoid(ratios + shift[:, None, None] + math.log(m / n))
-        too_many = taken.mean(1).sum(1) > m
-        low, high = torch.where(too_many, low, shift), torch.where(too_many, shift, high)
-    information = (taken * (1 - taken)).mean(1).sum(1).clamp(min=1e-12)
-    return shift, (1 / information - 1 / n - 1 / m).clamp(min=0).sqrt()
-
-
-def _relative(base: Constants, differences: Tensor, errors: Tensor, points: int) -> Constants:
-    """The constants `base` plus differences that were estimated from `points` points."""
-    values = torch.tensor(base.value, dtype=torch.float64) + differences
-    spread = torch.tensor(base.error, dtype=torch.float64).hypot(errors)
-    return Constants(_rounded(values), _rounded(spread), points)
 
 
 def _without(values: Tensor, excess: Tensor) -> Tensor:

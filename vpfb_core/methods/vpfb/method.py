@@ -18,7 +18,7 @@ from vpfb_core.methods.path.draws import Part, ValidationPoints
 from vpfb_core.methods.path.path_settings import PathSettings, path_defaults
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.methods.vpfb import chain_levels, estimation
-from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
+from vpfb_core.methods.vpfb.contrast import contrast
 from vpfb_core.methods.vpfb.field import PotentialField
 from vpfb_core.methods.vpfb.gauge import Gauge
 from vpfb_core.methods.vpfb.normaliser import Normaliser, levels
@@ -35,7 +35,7 @@ LEAST_RAMP = 1e-3
 UNIFORM_ANGLES = 0.1
 # The default weight of the contrast is the first number, and in more dimensions the second one divided by their number:
 # energies grow with the dimension, and the other losses do not.
-CONTRAST, CONTRAST_OVER_DIMENSION = 0.02, 1.3
+CONTRAST, CONTRAST_OVER_DIMENSION = 0.04, 2.6
 
 
 @dataclass(frozen=True)
@@ -159,13 +159,22 @@ class VPFB(Method):
 
             return mean
 
+        def of_classes(rows: slice) -> Tensor:
+            group = at.step % len(batch.shares)
+            assert batch.labels is not None
+            return contrast(
+                field.potential, batch.data[rows] * self.settings.data_std, batch.labels[rows], group=group,
+                shares=batch.shares[group], has_null=field.has_null, generator=at.generator("contrast"),
+                angles=field.angles, part=Part(batch.first + rows.start, batch.total),
+            )  # fmt: skip
+
         if at.fraction < (self.settings.regression_share or 0.0):
             yield Loss("regression", mean_of(regression, "step"))
             return
         # Both terms of energies begin when the learning rate falls. Earlier they would slow down learning to sample.
         weight = (self.settings.contrast or 0.0) * at.cooling
-        if weight and batch.condition is not None:
-            yield Loss("contrast", mean_of(contrast, "contrast"), weight, unit=PAIR_EVERY)
+        if weight and batch.shares:
+            yield Loss("contrast", of_classes, weight)
         name, time_score = self.settings.objective, self.settings.time_score
         objective = OBJECTIVES[name]
         if time_score:
@@ -188,8 +197,8 @@ class VPFB(Method):
         if effort < estimation.LEAST_EFFORT:
             return None
         normaliser = estimation.calibrate(
-            field.potential, data.data, data.condition, classes, seed=data.seed, unconditional=field.has_null,
-            batch_size=batch_size, **estimation.counts(effort),
+            field.potential, data.data, data.condition, classes, seed=data.seed, batch_size=batch_size,
+            shared=self._classes_share_constants(field), **estimation.counts(effort),
         )  # fmt: skip
         few = slice(max(estimation.FEWEST, round(effort * chain_levels.POINTS)))
         condition = None if data.condition is None else data.condition[few]
@@ -197,7 +206,11 @@ class VPFB(Method):
         return replace(normaliser, lowest_for_chains=lowest)
 
     def calibration_cost(self, field: PotentialField, classes: Sequence[int]) -> int:
-        return estimation.cost(levels(field.potential), classes)
+        return estimation.cost(levels(field.potential), classes, self._classes_share_constants(field))
+
+    def _classes_share_constants(self, field: PotentialField) -> bool:
+        """Whether training makes the energies of the classes and of all data comparable."""
+        return bool(self.settings.contrast) and field.has_null
 
     def tilted(self, field: PotentialField, direction: Tensor) -> PotentialField:
         potential = TiltedPotential(field.potential, direction)

@@ -24,9 +24,6 @@ the form of waves of height 0.2, 0.5 and 1.
 The anchor is an independent estimate of C_p: the mean over data of log p_flow minus the unnormalised log-density, where
 p_flow is the likelihood of the flow. It differs from C_p by KL(ρ_φ ‖ p) − KL(ρ_φ ‖ p_flow), which was up to six times
 as large in that example. An anchor that agrees with C shows that the potential is consistent with its own flow.
-
-The constant of a class is the unconditional constant plus a difference, which is known much more accurately
-(`estimation.py`).
 """
 
 from __future__ import annotations

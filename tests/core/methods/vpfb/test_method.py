@@ -22,7 +22,7 @@ from vpfb_core.methods.path.angles import AngleDistribution
 from vpfb_core.methods.path.draws import ValidationPoints
 from vpfb_core.methods.path.homotopy import OT, VP, Homotopy, LogHomotopy
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
-from vpfb_core.methods.vpfb.contrast import PAIR_EVERY, contrast
+from vpfb_core.methods.vpfb.contrast import contrast
 from vpfb_core.methods.vpfb.method import CONTRAST, LEAST_RAMP, VPFB, VPFBSettings
 from vpfb_core.methods.vpfb.normaliser import levels
 from vpfb_core.methods.vpfb.objectives import OBJECTIVES
@@ -36,9 +36,9 @@ CLASSES = DataShape((2,), (3,))
 class Small(nn.Module):
     """A fixed small potential that depends on the class."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: int = 1) -> None:
         super().__init__()
-        self.inner, self.outer = nn.Linear(4, 6, dtype=torch.float64), nn.Linear(6, 1, dtype=torch.float64)
+        self.inner, self.outer = nn.Linear(3 + groups, 6, dtype=torch.float64), nn.Linear(6, 1, dtype=torch.float64)
         for parameter in self.parameters():
             nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
 
@@ -63,7 +63,8 @@ def vpfb(**settings: Any) -> VPFB:
 
 
 def batch(n: int, condition: Tensor | None = None) -> Batch:
-    return Batch(anisotropic().sample(n, torch.Generator().manual_seed(4)) / STD, condition, 0, n)
+    data = anisotropic().sample(n, torch.Generator().manual_seed(4)) / STD
+    return Batch(data, condition, 0, n, None, condition, () if condition is None else (torch.tensor([0.2, 0.3, 0.5]),))
 
 
 def values(losses: list[Loss], n: int) -> dict[str, float]:
@@ -112,7 +113,10 @@ def test_losses_of_parts_and_of_processes_add_up_to_the_batch(name: str) -> None
     field, condition = method.field(Small(), CLASSES), torch.arange(12)[:, None] % 3
     given, moment = batch(n, condition), Moment(1, cooling=0.5)
     whole = values(list(method.losses(field, given, moment)), n)
-    shares = [Batch(given.data[rows], condition[rows], rows.start, n) for rows in (slice(0, 4), slice(4, 12))]
+    shares = [
+        Batch(given.data[rows], condition[rows], rows.start, n, None, condition[rows], given.shares)
+        for rows in (slice(0, 4), slice(4, 12))
+    ]
     found = dict.fromkeys(whole, 0.0)
     for share in shares:
         for loss in method.losses(field, share, moment):
@@ -130,11 +134,40 @@ def test_contrast_sets_in_while_the_learning_rate_falls_with_the_weight_of_how_f
     losses = {loss.name: loss for loss in method.losses(field, given, at)}
     assert list(losses) == ["contrast", "stein"]
     assert losses["contrast"].weight == pytest.approx(0.5 * 0.4)
-    assert losses["contrast"].unit == PAIR_EVERY
-    expected = contrast(field.potential, given.data * STD, condition, generator=at.generator("contrast"))
+    expected = contrast(
+        field.potential, given.data * STD, condition, group=0, shares=given.shares[0],
+        generator=at.generator("contrast"),
+    )  # fmt: skip
     torch.testing.assert_close(losses["contrast"].value(slice(0, 4)), expected)
     assert [loss.name for loss in method.losses(field, batch(4), at)] == ["stein"], "there are no conditions"
     assert [loss.name for loss in vpfb(contrast=0.0).losses(field, given, at)] == ["stein"]
+
+
+def test_a_step_contrasts_the_classes_of_one_group_and_the_next_step_those_of_the_next() -> None:
+    """Labels that are hidden from the objective are still known to the contrast."""
+    data, labels = DataShape((2,), (3, 2)), torch.tensor([[0, 1], [1, 0], [2, 1], [0, 0], [1, 1], [2, 0]])
+    method, field = vpfb(contrast=0.4), vpfb().field(Small(groups=2), data)
+    hidden, shares = torch.full_like(labels, -1), (torch.tensor([0.2, 0.3, 0.5]), torch.tensor([0.5, 0.5]))
+    given = Batch(batch(6).data, hidden, 0, 6, None, labels, shares)
+    for step in range(4):
+        at = Moment(step, cooling=0.5)
+        found = values(list(method.losses(field, given, at)), 6)["contrast"]
+        expected = contrast(
+            field.potential, given.data * STD, labels, group=step % 2, shares=shares[step % 2],
+            generator=at.generator("contrast"),
+        )  # fmt: skip
+        assert found == float(expected.detach())
+
+
+@pytest.mark.parametrize(("dropout", "terms"), [(0.2, 2), (0.0, 1)])
+def test_without_a_trained_unconditional_field_the_contrast_compares_classes_alone(dropout: float, terms: int) -> None:
+    method, condition = vpfb(contrast=0.4, condition_dropout=dropout), torch.tensor([[0], [1], [2], [0]])
+    field, given, at = method.field(Small(), CLASSES), batch(4, condition), Moment(3, cooling=0.5)
+    expected = contrast(
+        field.potential, given.data * STD, condition, group=0, shares=given.shares[0], has_null=terms == 2,
+        generator=at.generator("contrast"),
+    )  # fmt: skip
+    assert values(list(method.losses(field, given, at)), 4)["contrast"] == float(expected.detach())
 
 
 def test_the_time_score_reaches_its_weight_as_the_learning_rate_falls_and_trains_the_gauge_from_the_beginning() -> None:
@@ -193,7 +226,7 @@ def test_held_out_residual_goes_with_the_condition() -> None:
 
 def test_contrast_is_weighed_by_default_where_there_are_classes_and_the_rate_falls() -> None:
     assert VPFB.defaults(CLASSES, {})["contrast"] == CONTRAST
-    assert VPFB.defaults(DataShape((3, 16, 16), (3,)), {})["contrast"] == pytest.approx(1.3 / 768)
+    assert VPFB.defaults(DataShape((3, 16, 16), (3,)), {})["contrast"] == pytest.approx(2.6 / 768)
     for data, asked in ((PLANE, {}), (CLASSES, {"decay": 0}), (CLASSES, {"objective": "official"})):
         assert VPFB.defaults(data, asked)["contrast"] == 0
 
