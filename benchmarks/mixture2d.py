@@ -98,7 +98,7 @@ def train(mixture: Mixture, homotopy: Homotopy, settings: Settings = Settings())
             loss = stein_and_time_score(*given, weight=weight, generator=draws, angles=settings.angles)
         else:
             loss = stein(*given, generator=draws, angles=settings.angles)
-        if settings.contrast:
+        if settings.contrast and classes:
             loss = loss + settings.contrast * ramp * contrast(
                 potential, data.float(), labels, group=0, shares=torch.full((settings.classes,), 1 / settings.classes),
                 generator=draws, angles=settings.angles,

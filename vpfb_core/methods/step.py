@@ -30,14 +30,14 @@ class DataShape:
     def of(cls, shape: Sequence[int], groups: Sequence[ConditionGroup], labels: Tensor | None = None) -> DataShape:
         """The shape of data with these condition groups and, for the shares, these labels, int64 (N, G).
 
-        If no datum has a label of a group, the shares of its classes are equal.
+        A group of which no datum has a label has no shares.
         """
         classes = tuple(len(group.classes) for group in groups)
         shares, columns = [], () if labels is None else labels.cpu().T
         for column, count in zip(columns, classes, strict=False):  # no columns without labels
-            counts = torch.bincount(column[column >= 0], minlength=count)
-            counts = counts if counts.any() else counts + 1
-            shares.append(tuple((counts.double() / counts.sum()).tolist()))
+            known = column[column >= 0]
+            counts = torch.bincount(known, minlength=count).tolist() if len(known) else []
+            shares.append(tuple(each / len(known) for each in counts))
         return cls(tuple(shape), classes, tuple(shares))
 
     @property

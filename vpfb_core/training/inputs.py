@@ -11,6 +11,7 @@ from vpfb_core.data import InMemory
 from vpfb_core.data.batches import Batches, Order
 from vpfb_core.data.splits import split
 from vpfb_core.machine import distributed
+from vpfb_core.methods.step import DataShape
 from vpfb_core.training import presets
 from vpfb_core.training.checks import VALIDATION_IMAGES, Checks, spread
 from vpfb_core.training.plan import Plan
@@ -55,8 +56,11 @@ class Inputs:
         if settings:
             config = presets.resolve(config, self.plan.images, self.plan.device)
             method = presets.method_of(config, self.plan.images)
+        images = self.plan.images
+        labels = None if images.labels is None else images.labels[self.rows]
+        shape = DataShape.of(images.shape, images.groups, labels)
         return Trainer(
-            config, method, self.plan.network, self.plan.data_shape, self.plan.statistics, self.plan.device,
+            config, method, self.plan.network, shape, self.plan.statistics, self.plan.device,
             distributed.group(),
         )  # fmt: skip
 

@@ -56,8 +56,8 @@ class Plan:
 
     @property
     def data_shape(self) -> DataShape:
-        """The shape of the data, and the numbers of classes and their shares."""
-        return DataShape.of(self.images.shape, self.images.groups, self.images.labels)
+        """The shape of the data and the numbers of classes."""
+        return DataShape.of(self.images.shape, self.images.groups)
 
     @property
     def memory_bytes(self) -> int:

@@ -172,5 +172,5 @@ def test_shares_of_classes_are_those_of_the_labelled_data() -> None:
     labels = torch.tensor([[0, -1], [2, -1], [-1, -1], [0, -1], [0, -1]])
     found = DataShape.of((1, 2, 2), groups, labels)
     assert found.classes == (3, 2)
-    assert found.shares == ((0.75, 0.0, 0.25), (0.5, 0.5)), "and equal where nothing is labelled"
+    assert found.shares == ((0.75, 0.0, 0.25), ()), "and nothing where nothing is labelled"
     assert DataShape.of((1, 2, 2), groups).shares == ()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +13,7 @@ from vpfb_core.methods.path.draws import Part
 from vpfb_core.methods.vpfb.potential import Potential
 
 # Every fourth row of the batch is a point of the contrast, which needs an energy for each of up to ten classes and one
-# without a class. In a group with more classes, those are drawn at random.
+# without a class. In a group with more classes, these are the own class and nine others at random.
 POINT_EVERY, MOST_CLASSES = 4, 10
 
 
@@ -26,7 +24,7 @@ def contrast(
     *,
     group: int,
     shares: Tensor,
-    has_null: bool = True,
+    mixture: bool = True,
     generator: torch.Generator,
     angles: AngleDistribution = DEFAULT_ANGLES,
     part: Part | None = None,
@@ -36,13 +34,17 @@ def contrast(
     Let u be drawn under class c, and p_k be the share of class k of its group. With s_k = log p_k + tan φ N(u|k) and
     s = tan φ N(u), the loss of u in nats is
 
-        −log(exp s_c / Σ_k exp s_k) + h(log Σ_k exp s_k − s),        h(x) = min(½x², |x| − ½).
+        −log(exp s_c / Σ_k exp s_k) + h(log Σ_k exp s_k − s),        h(x) = ½x² for |x| ≤ 1, and |x| − ½ beyond.
 
     The first term is minimal only if the energies of the classes differ as their normalised log-densities do, which
     makes them a classifier (Grathwohl et al. 2020). The second one is 0 only if the unconditional density is the
-    mixture of those of the classes. `stein` has the same minimiser. The contrast is needed because gradients at the
-    data of one class determine neither the energy of that class at the distant data of another, nor the constant
-    between the energies of two classes. The ratios of a composition and its Metropolis tests depend on both.
+    mixture of those of the classes. The exact N minimises both terms and `stein`. The contrast is needed because
+    gradients at the data of one class determine neither the energy of that class at the distant data of another, nor
+    the constant between the energies of two classes. The ratios of a composition and its Metropolis tests depend on
+    both.
+
+    With more than ten classes, the first term chooses among those that were drawn, which leaves its minimiser as it is.
+    In the second one, each of them stands for several, so that it is an approximation.
 
     A step compares the classes of one condition group and leaves the others open. Otherwise the group that is easiest
     to recognise, such as the colour, would determine the loss, and the others would not be learned.
@@ -51,7 +53,7 @@ def contrast(
         labels: class indices, int64 (N, G), −1 where unknown. Points without a label have only the second term.
         group: the condition group that is compared.
         shares: the share of each class of the group among the labelled data, which are the p_k, (K,).
-        has_null: whether the unconditional energy is trained, so that the second term is part of the loss.
+        mixture: whether the second term is part of the loss, which needs a trained unconditional energy.
         potential, data, generator, angles, part: as in `objectives.stein`.
     Returns:
         The loss of this part, (), such that the losses of all parts, weighted by their numbers of rows, add up to the
@@ -71,14 +73,13 @@ def contrast(
     rows = POINT_EVERY * torch.arange(chosen.start, chosen.stop, device=data.device) - part.first
     u, _ = arc.point(data[rows] / potential.data_std, angle, noise)
 
-    # The own class comes first. If some classes are left out, each of the others stands for several.
+    # The own class comes first, and classes without data come last.
     own = labels[rows, group]
     known = own >= 0
+    order = order.masked_fill(shares == 0, -1)
     order = order.scatter(1, own.clamp(min=0)[:, None], torch.where(known, 2.0, order[:, 0])[:, None])
     classes = order.topk(count, dim=1).indices
     log_share = shares.to(data.dtype).log()[classes]
-    if count < len(shares):
-        log_share[:, 1:] += math.log((len(shares) - 1) / (count - 1))
 
     asked = labels.new_full((count + 1, len(rows), labels.shape[1]), -1)
     asked[:-1, :, group] = classes.T
@@ -89,9 +90,12 @@ def contrast(
         )
     scaled = torch.tan(angle) * value.unflatten(0, asked.shape[:2])
     of_classes, of_all = scaled[:-1].T + log_share, scaled[-1]
-    mixture = of_classes.logsumexp(1)
-    wrong = torch.where(known, mixture - of_classes[:, 0], 0)
-    loss = wrong + F.smooth_l1_loss(mixture, of_all, reduction="none") if has_null else wrong
+    loss = torch.where(known, of_classes.logsumexp(1) - of_classes[:, 0], 0)
+    if mixture:
+        # Each of the other classes stands for several if not all of them were drawn.
+        several = (((shares > 0).sum() - 1) / max(count - 1, 1)).clamp(min=1).log()
+        others = torch.arange(count, device=data.device) > 0
+        loss = loss + F.smooth_l1_loss((of_classes + several * others).logsumexp(1), of_all, reduction="none")
     weight = torch.tan(angle).clamp(min=1).reciprocal()  # without it the largest angles would dominate
     return (weight * loss).sum() * (part.total / (len(data) * total))
 

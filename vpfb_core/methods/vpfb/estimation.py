@@ -61,7 +61,7 @@ def calibrate(
         classes: the number of classes in each condition group.
         seed: the seed of the noise.
         points: the number of data for the unconditional constants.
-        class_points: the number of data per class. A class without data is left out.
+        class_points: the number of data per class, unless `shared`. A class without data is left out.
         anchor_points: the number of data for the anchor; 0 leaves it out. It is also left out if the flow does not
             reach the prior.
         batch_size: the number of points that are computed at once.

@@ -44,7 +44,10 @@ class VPFBSettings(PathSettings):
 
     objective: str = setting("stein", help="Loss function.", choices=names.OBJECTIVES)
     contrast: float | None = setting(
-        None, help="Weight of the contrast between conditions, once the learning rate has fallen.", low=0, high=100
+        None, help="Weight of the contrast between classes, once the learning rate has fallen.", low=0, high=100
+    )
+    mixture: bool | None = setting(
+        None, help="Whether the contrast also trains the density without a class to be the mixture of the classes."
     )
     time_score: float | None = setting(
         None, help="Weight of the time score of energies, once the learning rate has fallen.", low=0, high=100
@@ -75,6 +78,7 @@ class VPFB(Method):
         chosen = super().defaults(data, asked) | path_defaults(data)
         return chosen | {
             "contrast": min(CONTRAST, CONTRAST_OVER_DIMENSION / data.dimension) if contrasted else 0.0,
+            "mixture": bool(contrasted),
             "time_score": 0.0,
             "uniform_angles": UNIFORM_ANGLES if len(data.shape) == 3 else 0.0,
             "regression_share": 0.0,
@@ -82,7 +86,7 @@ class VPFB(Method):
 
     @classmethod
     def added_settings(cls) -> dict[str, Any]:
-        return {"time_score": 0.0, "uniform_angles": 0.0, "regression_share": 0.0}
+        return {"mixture": False, "time_score": 0.0, "uniform_angles": 0.0, "regression_share": 0.0}
 
     def check(self, data: DataShape, *, scalar: bool, decay: float, processes: int) -> None:
         settings = self.settings
@@ -160,11 +164,11 @@ class VPFB(Method):
             return mean
 
         def of_classes(rows: slice) -> Tensor:
-            group = at.step % len(batch.shares)
             assert batch.labels is not None
+            group = labelled[at.step % len(labelled)]
             return contrast(
                 field.potential, batch.data[rows] * self.settings.data_std, batch.labels[rows], group=group,
-                shares=batch.shares[group], has_null=field.has_null, generator=at.generator("contrast"),
+                shares=batch.shares[group], mixture=self._trains_mixture(field), generator=at.generator("contrast"),
                 angles=field.angles, part=Part(batch.first + rows.start, batch.total),
             )  # fmt: skip
 
@@ -173,7 +177,8 @@ class VPFB(Method):
             return
         # Both terms of energies begin when the learning rate falls. Earlier they would slow down learning to sample.
         weight = (self.settings.contrast or 0.0) * at.cooling
-        if weight and batch.shares:
+        labelled = [group for group, shares in enumerate(batch.shares) if len(shares)]
+        if weight and labelled:
             yield Loss("contrast", of_classes, weight)
         name, time_score = self.settings.objective, self.settings.time_score
         objective = OBJECTIVES[name]
@@ -198,7 +203,7 @@ class VPFB(Method):
             return None
         normaliser = estimation.calibrate(
             field.potential, data.data, data.condition, classes, seed=data.seed, batch_size=batch_size,
-            shared=self._classes_share_constants(field), **estimation.counts(effort),
+            shared=self._trains_mixture(field), **estimation.counts(effort),
         )  # fmt: skip
         few = slice(max(estimation.FEWEST, round(effort * chain_levels.POINTS)))
         condition = None if data.condition is None else data.condition[few]
@@ -206,11 +211,11 @@ class VPFB(Method):
         return replace(normaliser, lowest_for_chains=lowest)
 
     def calibration_cost(self, field: PotentialField, classes: Sequence[int]) -> int:
-        return estimation.cost(levels(field.potential), classes, self._classes_share_constants(field))
+        return estimation.cost(levels(field.potential), classes, self._trains_mixture(field))
 
-    def _classes_share_constants(self, field: PotentialField) -> bool:
-        """Whether training makes the energies of the classes and of all data comparable."""
-        return bool(self.settings.contrast) and field.has_null
+    def _trains_mixture(self, field: PotentialField) -> bool:
+        """Whether the contrast makes the energies of the classes and of all data comparable."""
+        return bool(self.settings.contrast and self.settings.mixture) and field.has_null
 
     def tilted(self, field: PotentialField, direction: Tensor) -> PotentialField:
         potential = TiltedPotential(field.potential, direction)

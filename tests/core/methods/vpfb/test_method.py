@@ -127,7 +127,7 @@ def test_losses_of_parts_and_of_processes_add_up_to_the_batch(name: str) -> None
 
 
 def test_contrast_sets_in_while_the_learning_rate_falls_with_the_weight_of_how_far_it_has_fallen() -> None:
-    method, condition = vpfb(contrast=0.4), torch.tensor([[0], [1], [2], [0]])
+    method, condition = vpfb(contrast=0.4, mixture=True), torch.tensor([[0], [1], [2], [0]])
     field, given = method.field(Small(), CLASSES), batch(4, condition)
     assert [loss.name for loss in method.losses(field, given, Moment(3, fraction=0.2))] == ["stein"]
     at = Moment(3, fraction=0.75, cooling=0.5)
@@ -146,7 +146,7 @@ def test_contrast_sets_in_while_the_learning_rate_falls_with_the_weight_of_how_f
 def test_a_step_contrasts_the_classes_of_one_group_and_the_next_step_those_of_the_next() -> None:
     """Labels that are hidden from the objective are still known to the contrast."""
     data, labels = DataShape((2,), (3, 2)), torch.tensor([[0, 1], [1, 0], [2, 1], [0, 0], [1, 1], [2, 0]])
-    method, field = vpfb(contrast=0.4), vpfb().field(Small(groups=2), data)
+    method, field = vpfb(contrast=0.4, mixture=True), vpfb().field(Small(groups=2), data)
     hidden, shares = torch.full_like(labels, -1), (torch.tensor([0.2, 0.3, 0.5]), torch.tensor([0.5, 0.5]))
     given = Batch(batch(6).data, hidden, 0, 6, None, labels, shares)
     for step in range(4):
@@ -161,10 +161,10 @@ def test_a_step_contrasts_the_classes_of_one_group_and_the_next_step_those_of_th
 
 @pytest.mark.parametrize(("dropout", "terms"), [(0.2, 2), (0.0, 1)])
 def test_without_a_trained_unconditional_field_the_contrast_compares_classes_alone(dropout: float, terms: int) -> None:
-    method, condition = vpfb(contrast=0.4, condition_dropout=dropout), torch.tensor([[0], [1], [2], [0]])
+    method, condition = vpfb(contrast=0.4, mixture=True, condition_dropout=dropout), torch.tensor([[0], [1], [2], [0]])
     field, given, at = method.field(Small(), CLASSES), batch(4, condition), Moment(3, cooling=0.5)
     expected = contrast(
-        field.potential, given.data * STD, condition, group=0, shares=given.shares[0], has_null=terms == 2,
+        field.potential, given.data * STD, condition, group=0, shares=given.shares[0], mixture=terms == 2,
         generator=at.generator("contrast"),
     )  # fmt: skip
     assert values(list(method.losses(field, given, at)), 4)["contrast"] == float(expected.detach())
