@@ -64,6 +64,8 @@ class _NormSiLU(torch.autograd.Function):
     def forward(x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         n, channels, positions = x.shape
         maps = x[:, :, None] if x.device.type == "cpu" else x.contiguous()  # with four dimensions either layout works
+        if n == 1:  # torch 2.13 recognises the layout of a single map only by the usual first stride
+            maps = maps.as_strided(maps.shape, (channels * positions, *maps.stride()[1:]))
         normal, m, r = torch.native_group_norm(maps, None, None, n, channels, positions, groups, eps)
         m, r = (value.repeat_interleave(channels // groups, 1)[..., None] for value in (m, r))
         return F.silu(normal.view_as(x).mul_(w).add_(b), inplace=True), m, r

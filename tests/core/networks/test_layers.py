@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpfb_core.networks.convolution import Conv2d
-from vpfb_core.networks.normalization import NormSiLU
+from vpfb_core.networks.normalization import NormSiLU, norm_silu
 
 LAYOUTS = CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
 USUAL = [(2, True, CONTIGUOUS), (1, True, CHANNELS_LAST), (4, True, CHANNELS_LAST), (2, False, CONTIGUOUS)]
@@ -100,3 +101,19 @@ def test_layers_load_the_parameters_of_those_that_they_replace() -> None:
     for ours, theirs in ((Conv2d(2, 3, 3), nn.Conv2d(2, 3, 3)), (NormSiLU(1, 2), nn.GroupNorm(1, 2))):
         ours.load_state_dict(theirs.state_dict())
         assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+def test_a_single_map_has_the_strides_by_which_torch_knows_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.13 refuses a map (1, C, 1, L) with channels last whose first stride is not C · L."""
+    honest, seen = torch.native_group_norm, []
+
+    def watched(maps: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        seen.append(maps.stride())
+        found: tuple[Tensor, Tensor, Tensor] = honest(maps, *args)
+        return found
+
+    monkeypatch.setattr(torch, "native_group_norm", watched)
+    one, weight, bias = drawn(1, 8, 6), drawn(1, 8, 1, seed=1), drawn(1, 8, 1, seed=2)
+    odd = one.detach().transpose(1, 2).contiguous().transpose(1, 2).as_strided((1, 8, 6), (8, 1, 8))
+    torch.testing.assert_close(norm_silu(odd, weight, bias, 2, 1e-5), norm_silu(one, weight, bias, 2, 1e-5))
+    assert [strides[0] for strides in seen] == [48, 48]
