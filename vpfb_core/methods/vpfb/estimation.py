@@ -77,8 +77,7 @@ def calibrate(
     everything = _at_least_a_few(torch.arange(len(z)))
     constants = {null: estimated(null, everything[:points])}
     for condition, rows in _of_classes(labels, classes):
-        own = _at_least_a_few(rows)[:class_points]
-        constants[condition] = constants[null] if shared else estimated(condition, own)
+        constants[condition] = constants[null] if shared else estimated(condition, _at_least_a_few(rows)[:class_points])
     normaliser = Normaliser(z[0].numel(), noises, constants, seed=seed)
     if not anchor_points:
         return normaliser
