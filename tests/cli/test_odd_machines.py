@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import miniatures
 import pytest
 from cli_runner import Vpfb
 
@@ -30,6 +32,48 @@ def test_a_removed_current_folder_is_an_error_in_one_sentence(
     ran = vpfb(*argv)
     assert (ran.code, ran.err.splitlines()[0]) == (3, "vpfb: error: the current folder has been removed")
     assert vpfb(argv[0], "--help").code == 0
+
+
+# --- no torchvision ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["eval", "--data", "digits", "-m", "digits", "--features", "torchvision:resnet18"],
+        ["encode", "digits", "--features", "torchvision:resnet18"],
+        ["eval", "--data", "digits", "-m", "digits", "--metrics", "fid", "--no-download"],
+        ["data", "cifar10", "--data-root", "absent"], ["data", "cifar10", "--data-root", "present"],
+    ],
+    ids=["eval", "encode", "fid", "absent", "present"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "the package torchvision is not installed"),
+        ("raise RuntimeError('operator torchvision::nms does not exist')", "torchvision::nms does not exist"),
+        ("raise OSError('libcudart.so.13: cannot open\\nshared object file')", "libcudart.so.13: cannot open shared"),
+    ],
+    ids=["missing", "of another torch", "of another CUDA"],
+)
+def test_without_a_torchvision_that_works_it_is_said_in_one_sentence(
+    vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, argv: list[str], content: str | None, words: str
+) -> None:
+    miniatures.write_cifar10(Path("present"), monkeypatch)
+    if content is None:
+        monkeypatch.setitem(sys.modules, "torchvision", None)
+    else:
+        (tmp_path / "broken" / "torchvision").mkdir(parents=True)
+        (tmp_path / "broken" / "torchvision" / "__init__.py").write_text(content)
+        monkeypatch.syspath_prepend(tmp_path / "broken")
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            monkeypatch.delitem(sys.modules, name)
+    ran = vpfb(*argv, "--json")
+    error = ran.json["error"]
+    assert (ran.code, error["kind"]) == (2, "missing")
+    assert words in error["message"]
+    assert "torch torchvision" in error["hint"]
+    assert not Path("absent").exists()
 
 
 # --- no home folder ---------------------------------------------------------------------------------------------------

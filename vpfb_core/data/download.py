@@ -25,6 +25,7 @@ from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.errors import DataError
 from vpfb_core.machine.file_names import expanded
 from vpfb_core.machine.files import cache_folder
+from vpfb_core.machine.packages import require_torchvision
 
 TIMEOUT = 30.0  # seconds to wait for a silent server
 NOTE_SECONDS = 15.0  # between notes on the progress of a download
@@ -86,6 +87,7 @@ def located(name: str, files: Files, split: str, options: LoadOptions, fetch: Ca
         fetch: a function that downloads the set into a folder, in torchvision's layout.
     Raises:
         DataError: the files are missing and cannot be downloaded. The hint says which files to put where.
+        MissingError: they are missing, and torchvision cannot be imported.
     """
     root = data_root(options.root)
     if files.present(root, split):
@@ -93,6 +95,7 @@ def located(name: str, files: Files, split: str, options: LoadOptions, fetch: Ca
     by_hand = f"put {', '.join(files.of(split))} into {root}; they come from {files.source}"
     if not options.download:
         raise DataError(f"'{name}' is not in {root}, and downloading is disabled", hint=by_hand)
+    require_torchvision()
     warnings.warn(f"'{name}' is not in {root}: downloading {files.size} from {files.source}", stacklevel=2)
     try:
         with _beside(root) as temporary:

@@ -28,6 +28,7 @@ from vpfb_core.data.named_set import NamedSet
 from vpfb_core.data.source import ConditionGroup, Source
 from vpfb_core.data.stacking import stack_array
 from vpfb_core.errors import DataError, MissingError
+from vpfb_core.machine.packages import require_torchvision
 
 _DIGITS = tuple("0123456789")
 _LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
@@ -75,7 +76,7 @@ class TorchvisionSet:
 
         Raises:
             DataError: the set is absent and cannot be downloaded, or it is damaged.
-            MissingError: downloading it needs a package that is not installed.
+            MissingError: a package that it needs is not installed, or torchvision cannot be imported.
         """
         split = options.split or "train"
         absent = not self.files.present(data_root(options.root), split)
@@ -95,8 +96,7 @@ class TorchvisionSet:
 
 def _opened(known: TorchvisionSet, root: Path, split: str) -> Any:
     """The data set, opened by torchvision, of files that exist."""
-    from torchvision import datasets  # noqa: F401 (an error of this import is not one of the files)
-
+    require_torchvision()  # an error of its import is not one of the files
     try:
         return known.open(root, split)
     except Exception as error:  # a wrong checksum is a RuntimeError; the rest depends on the format

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vpfb_core.errors import CheckpointError, ConfigError, FeatureError, MissingError, did_you_mean
 from vpfb_core.machine.devices import placed
+from vpfb_core.machine.packages import require_torchvision
 from vpfb_core.uses.evaluation import classifier, exported, weights
 
 INCEPTION, PIXELS, CLASSIFIER, TORCHVISION = "inception", "pixels", "classifier", "torchvision:"
@@ -118,7 +119,7 @@ def find(
         download: whether the Inception weights may be downloaded.
     Raises:
         ConfigError: there is no such extractor, or it takes no weights.
-        MissingError: its weights or a package are not installed.
+        MissingError: its weights or a package are not installed, or torchvision cannot be imported.
         CheckpointError: its weights are damaged or do not fit.
     """
     check_name(name)
@@ -161,6 +162,7 @@ def _fitted(identity: str, shape: tuple[int, ...], device: torch.device) -> Extr
 def _inception(path: Path | None, device: torch.device, download: bool) -> Extractor:
     if not has_torch_fidelity():
         raise MissingError("FID, KID and Inception's features need torch-fidelity", hint='pip install "vpfb[fid]"')
+    require_torchvision()  # torch-fidelity imports it
     from torch_fidelity.utils import create_feature_extractor
 
     from vpfb_core.uses.evaluation import inception
@@ -180,6 +182,7 @@ def _inception(path: Path | None, device: torch.device, download: bool) -> Extra
 
 
 def _torchvision(architecture: str, path: Path | None, device: torch.device) -> Extractor:
+    require_torchvision()
     from torchvision import models
 
     name = f"{TORCHVISION}{architecture}"
