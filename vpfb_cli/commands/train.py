@@ -124,7 +124,7 @@ def train(
     plan = training.prepare(settings)
     for note in plan.images.notes:
         say.note(f"data: {note}")
-    for line in [*_summary(plan), *plan.method.notes()]:
+    for line in [*plan.notes, *_summary(plan), *plan.method.notes()]:
         say.note(line)
     if dry_run:
         _show_plan(say, plan)

@@ -58,11 +58,15 @@ def find(config: TrainConfig, fingerprint: Fingerprint) -> Continuation:
     if existing is None:
         return Continuation(config, requested, None)
     continued = _stored_config(existing, config, requested)
+    notes = _moved(existing, continued.data.source)
+    if config.machine.compile != "on" and _only_seems_compiled(continued):
+        continued = continued.replace(**{"machine.compile": "off"})
+        notes += (f"{existing.path} was saved with `compile=on`, which had no effect; it goes on with `compile=off`",)
     at_its_beginning = _requested_by(existing) or requested
     if length := {path: requested[path] for path in LENGTH if path in requested}:
         at_its_beginning = {path: value for path, value in at_its_beginning.items() if path not in LENGTH} | length
     at_its_beginning = at_its_beginning | {SOURCE: continued.data.source}
-    return Continuation(continued, at_its_beginning, existing, _moved(existing, continued.data.source))
+    return Continuation(continued, at_its_beginning, existing, notes)
 
 
 def _run_to_resume(config: TrainConfig, requested: dict[str, Any], fingerprint: Fingerprint) -> Run | None:
@@ -208,6 +212,12 @@ def _with_added_settings(stored: TrainConfig) -> TrainConfig:
     added = {f"method.{name}": value for name, value in of_method.items()} | {"optimiser.algorithm": "adam"}
     known = stored.flat()
     return stored.replace(**{path: value for path, value in added.items() if known.get(path) is None})
+
+
+def _only_seems_compiled(config: TrainConfig) -> bool:
+    """Whether a run is saved as compiled although no step of its method is. Earlier versions accepted that."""
+    method = methods.build(str(config.method.name), config.method.settings)
+    return config.machine.compile == "on" and not method.compilable
 
 
 def _require_longer(run: Run, length: Mapping[str, float]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Plan:
         network: the description of the network.
         parameters: the number of parameters of the field.
         existing: the run to continue, or None to begin a new one.
+        notes: what the user should know about the run that is continued.
     """
 
     config: TrainConfig
@@ -48,6 +49,7 @@ class Plan:
     network: dict[str, Any]
     parameters: int
     existing: Run | None
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -108,8 +110,7 @@ def prepare(config: TrainConfig) -> Plan:
         group.together(lambda: weights_for(field, init))  # refuses weights that do not fit
     parameters = sum(parameter.numel() for parameter in field.parameters())
     statistics = group.together(images.statistics)
-    images = replace(images, notes=(*images.notes, *begun.notes))
-    return Plan(config, begun.requested, images, statistics, method, network, parameters, begun.existing)
+    return Plan(config, begun.requested, images, statistics, method, network, parameters, begun.existing, begun.notes)
 
 
 def _fingerprint(config: TrainConfig) -> str:

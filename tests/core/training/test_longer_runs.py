@@ -125,6 +125,19 @@ def test_a_run_on_another_machine_decides_anew_how_it_computes(monkeypatch: pyte
     assert (there.threads, there.micro_batch) == (1, 8)
 
 
+def test_a_run_that_was_saved_as_compiled_although_nothing_is_goes_on_uncompiled() -> None:
+    train(out="run", steps=1, objective="official")
+    config = Path("run/config.toml")
+    config.write_text(config.read_text().replace('compile = "off"', 'compile = "on"'))
+    going_on = prepare(vpfb.TrainConfig(resume="run", steps=2))
+    assert going_on.config.machine.compile == "off"
+    assert going_on.notes == ("run was saved with `compile=on`, which had no effect; it goes on with `compile=off`",)
+    with pytest.raises(ConfigError, match="cannot be compiled"):
+        prepare(vpfb.TrainConfig(resume="run", steps=2, compile="on"))
+    assert vpfb.train(vpfb.TrainConfig(resume="run", steps=2)).step == 2
+    assert prepare(vpfb.TrainConfig(resume="run", steps=3)).notes == ()
+
+
 def test_a_run_begins_with_the_weights_of_a_model_and_names_the_first_that_does_not_fit() -> None:
     train(out="first", steps=2)
     began = train(out="second", steps=1, seed=5, lr=1e-12, init="first")

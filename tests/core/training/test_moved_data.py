@@ -59,7 +59,7 @@ def test_every_name_of_the_same_folder_finds_the_run(project, name):
     (project / "link").symlink_to("imgs")
     found = plan(data=name.format(project=project), resume="auto")
     assert found.existing == run
-    assert not [note for note in found.images.notes if "before" in note]
+    assert not [note for note in found.notes if "before" in note]
 
 
 def test_the_home_folder_may_be_written_as_a_tilde(project, monkeypatch):
@@ -75,13 +75,13 @@ def test_a_moved_folder_is_found_by_its_content_and_remembered(project, moved):
     shutil.move(project / "imgs", project / moved)
     found = plan(data=moved, resume="auto")
     assert found.existing == run
-    assert f"the data of {run.path} were at '{project / 'imgs'}' before" in found.images.notes
+    assert f"the data of {run.path} were at '{project / 'imgs'}' before" in found.notes
     result = begin(data=moved, resume="auto")
     assert (result.run, result.step) == (run, 2)
     assert read_file(run.config)["data.source"] == moved
     again = plan(data=str(project / moved), resume="auto")
     assert again.existing == run
-    assert not [note for note in again.images.notes if "before" in note], "it knows the path now"
+    assert not [note for note in again.notes if "before" in note], "it knows the path now"
     assert prepare(vpfb.TrainConfig(resume=str(run.path))).existing == run
 
 
