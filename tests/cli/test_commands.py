@@ -188,6 +188,17 @@ def test_the_curves_of_runs_are_drawn_together(vpfb: Vpfb) -> None:
     assert "run: runs/a (the newest run)" in vpfb("info", "--plot").err
 
 
+def test_the_curves_that_a_run_draws_itself_are_not_replaced_by_default(
+    vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for out in ("a", "b"):
+        vpfb(*TRAIN, "--out", out)
+    own = Path("a/curves.png").read_bytes()
+    monkeypatch.chdir(tmp_path / "a")
+    assert vpfb("info", "--plot", ".", "../b").out == "plot.png\n"
+    assert Path("curves.png").read_bytes() == own
+
+
 def test_raw_weights_come_from_the_run(vpfb: Vpfb, trained: Run) -> None:
     assert vpfb("sample", "-n", "1", "--weights", "raw", "-o", "a.png", "--nfe", "2").code == 0
     ran = vpfb("sample", "-n", "1", "--weights", "raw", "-m", "digits", "-o", "b.png")

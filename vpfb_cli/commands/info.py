@@ -39,7 +39,9 @@ def info(
     ] = None,
     *,
     plot: Annotated[bool, option("--plot", "Plot", "Draw the training curves of the runs.")] = False,
-    out: Annotated[str | None, path_option("-o --out FILE.png", "Plot", "The plot.", show_default="curves.png")] = None,
+    out: Annotated[
+        str | None, path_option("-o --out FILE.png", "Plot", "File of the plot.", show_default="plot.png")
+    ] = None,
     calibrate: Annotated[
         bool, option("--calibrate", "Calibration", "Calibrate densities and scores, and save them in the model.")
     ] = False,
@@ -65,7 +67,7 @@ def info(
     Example:
       vpfb info
       vpfb info runs/001-imgs
-      vpfb info --plot runs/001-imgs runs/002-imgs -o curves.png
+      vpfb info --plot runs/001-imgs runs/002-imgs -o both.png
       vpfb info --calibrate runs/001-imgs
       vpfb info --match contrast,edges runs/001-imgs
     """
@@ -74,7 +76,7 @@ def info(
         given = {"--calibrate": calibrate, "--match": match, "--data": data}
         if idle := [name for name, value in given.items() if value]:
             raise ConfigError(f"--plot only draws the logs of runs, so it takes no {', '.join(idle)}")
-        _plot(say, models, out or "curves.png")
+        _plot(say, models, out or "plot.png")
         return
     if out is not None:
         raise ConfigError(f"-o {out} names the file of a plot", hint="add --plot")
