@@ -88,11 +88,12 @@ def train(mixture: Mixture, homotopy: Homotopy, settings: Settings = Settings())
         warm = min(1.0, (step + 1) / settings.warmup)
         optimizer.param_groups[0]["lr"] = settings.lr * warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         data, component = mixture.labelled(settings.batch, draws)
+        data = data.float()
         labels = (component * settings.classes // len(mixture.weights))[:, None]
         condition = None
         if classes:
             condition = labels.masked_fill(torch.rand(labels.shape, generator=draws) < settings.dropout, -1)
-        given, ramp = (potential, data.float(), condition), (step + 1) / settings.steps
+        given, ramp = (potential, data, condition), (step + 1) / settings.steps
         if settings.time_score:
             weight = settings.time_score * ramp
             loss = stein_and_time_score(*given, weight=weight, generator=draws, angles=settings.angles)
@@ -100,7 +101,7 @@ def train(mixture: Mixture, homotopy: Homotopy, settings: Settings = Settings())
             loss = stein(*given, generator=draws, angles=settings.angles)
         if settings.contrast and classes:
             loss = loss + settings.contrast * ramp * contrast(
-                potential, data.float(), labels, group=0, shares=torch.full((settings.classes,), 1 / settings.classes),
+                potential, data, labels, group=0, shares=torch.full((settings.classes,), 1 / settings.classes),
                 generator=draws, angles=settings.angles,
             )  # fmt: skip
         optimizer.zero_grad()
