@@ -120,6 +120,14 @@ def test_a_guide_can_be_followed_from_top_to_bottom(vpfb: Vpfb, guide: str) -> N
         assert (page.parent / picture).is_file(), picture
 
 
+def test_the_picture_of_the_folder_in_the_guide_is_the_one_that_a_reader_gets(vpfb: Vpfb) -> None:
+    page = ROOT / "docs" / "guides" / "own-folder.md"
+    exec(re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)[0], {})
+    assert vpfb("data", "./imgs", "--grid", "look.png").code == 0
+    ours, theirs = (np.asarray(Image.open(path), int) for path in ("look.png", page.parent / "../pictures/look.png"))
+    assert np.abs(ours - theirs).max() <= 2, "grey levels, for another rounding of the shapes"
+
+
 def test_the_tour_of_the_readme_and_the_first_trainings_run(vpfb: Vpfb) -> None:
     """Except for commands that need a download, several processes, or minutes."""
     digits = data.load("digits", limit=30).images[:, 0].numpy()
