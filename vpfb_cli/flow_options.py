@@ -34,6 +34,7 @@ class Condition:
             "--guidance W",
             MODEL,
             "Guidance weight. Above 1, classes are clearer and less varied. Doubles the evaluations.",
+            show_default="1, no guidance",
         ),
     ] = None
 
@@ -67,14 +68,32 @@ class Flow:
 
     solver: Annotated[
         str | None,
-        option("--solver NAME", FLOW, f"{one_of(SOLVERS)}. Adaptive solvers take --rtol and --atol, the others --nfe."),
+        option(
+            "--solver NAME",
+            FLOW,
+            f"ODE solver: {one_of(SOLVERS)}. bosh3 and dopri5 take --rtol and --atol, the others --nfe.",
+            show_default="arc3, or dopri5 with a tolerance",
+        ),
     ] = None
     nfe: Annotated[
-        int | None, option("--nfe N", FLOW, "Number of gradient evaluations per image.", callback=at_least_one)
+        int | None,
+        option(
+            "--nfe N",
+            FLOW,
+            "Number of gradient evaluations per image or row.",
+            callback=at_least_one,
+            show_default="16, or set by the command or the method",
+        ),
     ] = None
-    rtol: Annotated[float | None, option("--rtol TOL", FLOW, "Relative tolerance.")] = None
+    rtol: Annotated[float | None, option("--rtol TOL", FLOW, "Relative tolerance.", show_default="0.0001")] = None
     atol: Annotated[
-        float | None, option("--atol TOL", FLOW, "Absolute tolerance, in standard deviations of the data.")
+        float | None,
+        option(
+            "--atol TOL",
+            FLOW,
+            "Absolute tolerance, in standard deviations of the data.",
+            show_default="that of --rtol",
+        ),
     ] = None
 
     @property

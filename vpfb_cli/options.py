@@ -218,9 +218,9 @@ ModelOption = Annotated[
     str | None,
     path_option("--model -m MODEL", MODEL, MODEL_HELP, show_default="the newest run under ./runs, else digits"),
 ]
-CountOption = Annotated[int, option("-n N", OUTPUT, "Number of images.", callback=at_least_one)]
+CountOption = Annotated[int, option("-n N", OUTPUT, "Number of images or rows.", callback=at_least_one)]
 BatchSizeOption = Annotated[
-    int, option("--batch-size N", MACHINE, "Number of images that are computed at once.", callback=at_least_one)
+    int, option("--batch-size N", MACHINE, "Number of images or rows that are computed at once.", callback=at_least_one)
 ]
 
 

@@ -32,9 +32,12 @@ class FlaggedFiles:
     """What happens to the files of flagged images."""
 
     move_to: Annotated[
-        Path | None, file_option("--move-to DIR", FLAGGED, "Move them to this folder. Nothing is overwritten.")
+        Path | None,
+        file_option("--move-to DIR", FLAGGED, "Move the flagged images to this folder. Nothing is overwritten."),
     ] = None
-    copy_to: Annotated[Path | None, file_option("--copy-to DIR", FLAGGED, "Copy them to this folder.")] = None
+    copy_to: Annotated[
+        Path | None, file_option("--copy-to DIR", FLAGGED, "Copy the flagged images to this folder.")
+    ] = None
     dry_run: Annotated[bool, option("--dry-run", FLAGGED, "Only list what would be moved or copied.")] = False
 
     @property

@@ -113,7 +113,7 @@ def test_the_density_of_the_features_of_a_network_is_learned_from_a_table_of_cod
         ("pictures -m digits --weights-path w.pth", 2, "--weights-path is for --features"),
         ("digits -m digits --montage groups.png", 2, "--montage needs --clusters K"),
         ("pictures -m digits --clusters 0", 2, "0 is not at least 1"),
-        ("pictures -m digits --clusters 7", 2, "--clusters 7: more than there are data, 6 images"),
+        ("pictures -m digits --clusters 7", 2, "--clusters 7 is too many for 6 images"),
         ("pictures -m digits -o codes.png", 2, "-o is a .csv or .txt file"),
         ("pictures -m digits --clusters 2 --montage groups.gif", 2, "--montage is a .png file"),
         ("pictures -m digits --solver nosuch", 2, "nosuch"),

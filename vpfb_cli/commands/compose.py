@@ -61,8 +61,8 @@ def compose(
         option(
             "--mcmc NAME",
             CHAINS,
-            f"{one_of(MCMC)}. mala is exact within a mode; smc also for the shares of modes, with a large -n; "
-            "none is the flow alone, biased for &.",
+            f"{one_of(MCMC)}. mala is exact within a mode. smc also corrects the shares of modes, with a large -n. "
+            "none is the flow alone, which is biased for &.",
         ),
     ] = "mala",
     mcmc_steps: Annotated[

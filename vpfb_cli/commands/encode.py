@@ -119,7 +119,7 @@ def encode(
     for note in found.notes:
         say.note(note)
     if clusters is not None and clusters > len(found):
-        raise ConfigError(f"--clusters {clusters}: more than there are data, {counted(len(found), found.noun)}")
+        raise ConfigError(f"--clusters {clusters} is too many for {counted(len(found), found.noun)}")
 
     text: list[bytes] = []
     count, dimension = 0, 0

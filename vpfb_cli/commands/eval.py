@@ -73,7 +73,10 @@ def eval_(
     weights_path: Annotated[
         Path | None,
         file_option(
-            "--weights-path FILE", FEATURES, "Weights of inception or of torchvision:ARCH, .pth or .safetensors."
+            "--weights-path FILE",
+            FEATURES,
+            "Weights of inception or of torchvision:ARCH, .pth or .safetensors.",
+            show_default="the cache of torch hub, or a download for inception",
         ),
     ] = None,
     fit_features: Annotated[

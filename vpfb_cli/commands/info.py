@@ -40,7 +40,7 @@ def info(
     *,
     plot: Annotated[bool, option("--plot", "Plot", "Draw the training curves of the runs.")] = False,
     out: Annotated[
-        str | None, path_option("-o --out FILE.png", "Plot", "File of the plot.", show_default="plot.png")
+        str | None, path_option("-o --out FILE.png", "Plot", "The picture.", show_default="plot.png")
     ] = None,
     calibrate: Annotated[
         bool, option("--calibrate", "Calibration", "Calibrate densities and scores, and save them in the model.")
@@ -50,13 +50,15 @@ def info(
         option(
             "--match STAT,STAT",
             "Statistics",
-            "Give samples the mean contrast, edges, classes, ... of the data, or of a value (brightness=0.4), and save "
-            "that in the model. none removes it.",
+            "Give samples the mean brightness, contrast, edges, classes, ... of the data, or a mean of your own "
+            "(brightness=0.4), and save that in the model. none removes it.",
         ),
     ] = None,
     data: Annotated[
         str | None,
-        path_option("--data DATA", DATA, "Images to calibrate on or to match.", show_default="the training data"),
+        path_option(
+            "--data DATA", DATA, "Images or rows to calibrate on or to match.", show_default="the training data"
+        ),
     ] = None,
     access: DataAccess,
     machine: Machine,

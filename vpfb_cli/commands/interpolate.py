@@ -65,8 +65,8 @@ def interpolate(
 
     The ends are prior points of the seed, or two images of your own. Images are
     cropped and resized to the shape of the model and encoded by the reverse
-    flow, and the reconstruction error is stated. The interpolation follows the
-    sphere on which the noise lies.
+    flow (dopri5, unless you name a solver), and the reconstruction error is
+    stated. The interpolation follows the sphere on which the noise lies.
 
     Example:
       vpfb interpolate --rows 6 -n 10 -o grid.png

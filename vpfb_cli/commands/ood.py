@@ -46,7 +46,9 @@ def ood(
         str, path_option("--in IN", DATA, "In-distribution data: a named data set, a folder, a table or a file.")
     ],
     out_sets: Annotated[list[str], path_option("--out OUT", DATA, "Out-of-distribution data. Can be repeated.")],
-    limit: Annotated[int, option("--limit N", DATA, "Largest number of data per set.", callback=at_least_one)] = 1_000,
+    limit: Annotated[
+        int, option("--limit N", DATA, "Largest number of images or rows per set.", callback=at_least_one)
+    ] = 1_000,
     access: DataAccess,
     scores: Annotated[
         list[str] | None,
@@ -63,11 +65,12 @@ def ood(
         option(
             "--controls",
             "Scores",
-            "Also measure altered copies of IN: turned, mirrored, with a hole, blended, blurred, noised.",
+            "Also measure altered copies of IN: turned, mirrored, with a hole, blended, blurred, with noise.",
         ),
     ] = False,
     model: Annotated[
-        str | None, path_option("--model -m MODEL", MODEL, MODEL_HELP, show_default="the newest run trained on IN")
+        str | None,
+        path_option("--model -m MODEL", MODEL, MODEL_HELP, show_default="a model trained on IN, else the newest run"),
     ] = None,
     batch_size: BatchSizeOption = 64,
     machine: Machine,

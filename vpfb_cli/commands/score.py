@@ -97,15 +97,16 @@ def score(
     """Score every image of a folder or every row of a table, and find the outliers.
 
     Writes a table, the greatest outlier first: file, score (higher means more
-    out-of-distribution), energy (nats, up to a constant), bits per dimension.
+    out-of-distribution), energy (nats, up to a constant), bits_per_dim.
     For rows: row (1 is the first one after the names), score, log_density (nats,
     in the units of the columns). Then: p_value (the share of training images that
     are at least as unusual), flagged, p-values by kind of evidence, and nearest
     (the three nearest training images or rows, counted from 0).
 
     Without a model that fits, images are compared with each other by their edges
-    and details, which needs no training. A model fits if it was trained on the
-    data, or else the newest run of images with as many channels, or of a table.
+    and details, which needs no training. A model that was trained on the data
+    fits; if there is none, the newest run of images with as many channels does,
+    or the newest run of a table.
 
     Images are cropped and resized (Lanczos) to the shape of the model. Columns
     of a table are found by their names, in any order.

@@ -56,48 +56,48 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 } | {"method": tuple(names.METHODS), "objective": names.OBJECTIVES, "schedule": names.SCHEDULES}
 
 
-def _choice(setting: str, usage: str, panel: str, help: str) -> Any:
+def _choice(setting: str, usage: str, panel: str, help: str, **more: Any) -> Any:
     """An option whose help names the values that exist, in the place of {}."""
-    return option(usage, panel, help.format(one_of(CHOICES[setting])))
+    return option(usage, panel, help.format(one_of(CHOICES[setting])), **more)
 
 
 def train(
     ctx: typer.Context,
     *,
     data: Annotated[str | None, path_option("--data DATA", DATA, "A folder of images, an array, a table of numbers (.csv, .tsv, .parquet, .npy), or a name (vpfb data lists the names).")] = None,
-    size: Annotated[int | None, option("--size PIXELS", DATA, "Side of the images.", show_default="chosen from the data")] = None,
+    size: Annotated[int | None, option("--size PIXELS", DATA, "Side of the images.", show_default="that of the data, at most 32 on a CPU and 64 on a GPU")] = None,
     channels: Annotated[int | None, option("--channels 1|3", DATA, "1 for grey, 3 for colour.", show_default="found from the data")] = None,
     conditional: Annotated[bool, option("--conditional", DATA, "Train with classes: labels, names of sub-folders, or attributes.csv.")] = DATA_DEFAULTS.conditional,
     columns: Annotated[str | None, option("--columns a,b,c", DATA, "Columns of a table.", show_default="all that hold numbers")] = None,
     label: Annotated[str | None, option("--label COLUMN", DATA, "Column of a table with the classes, for --conditional.")] = None,
     augment: Annotated[str, _choice("augment", "--augment NAME", DATA, "Random mirroring of images: {}. auto mirrors images where it makes sense.")] = DATA_DEFAULTS.augment,
-    val_fraction: Annotated[float, option("--val-fraction SHARE", DATA, "Share of the images that is kept for validation.")] = DATA_DEFAULTS.val_fraction,
+    val_fraction: Annotated[float, option("--val-fraction SHARE", DATA, "Share of the images that is kept for validation, between 0 and 1.")] = DATA_DEFAULTS.val_fraction,
     access: DataAccess,
-    preset: Annotated[str | None, _choice("preset", "--preset NAME", LENGTH, "Size of the network and length of the run: {}. Chosen from the image size and the machine if unset.")] = None,
-    steps: Annotated[int | None, option("--steps N", LENGTH, "Number of training steps; not together with --time-budget.")] = None,
-    time_budget: Annotated[str | None, option("--time-budget TIME", LENGTH, "Length of the run, including calibration and saving: 90s, 10m, 1h30m.")] = None,
+    preset: Annotated[str | None, _choice("preset", "--preset NAME", LENGTH, "Size of the network and length of the run: {}.", show_default="chosen from the image size and the machine")] = None,
+    steps: Annotated[int | None, option("--steps N", LENGTH, "Number of training steps; not together with --time-budget.", show_default="set by the preset")] = None,
+    time_budget: Annotated[str | None, option("--time-budget TIME", LENGTH, "Length of the run, including calibration and saving: 90s, 10m, 1h30m.", show_default="none; on a CPU at most 15m, unless --steps is given")] = None,
     batch_size: Annotated[int | None, option("--batch-size N", LENGTH, "Number of images per step, over all processes.", show_default="set by the preset")] = None,
     lr: Annotated[float | None, option("--lr RATE", METHOD, "Learning rate.", show_default="set by the preset")] = None,
     method: Annotated[str, _choice("method", "--method NAME", METHOD, "Training method: {}.")] = names.DEFAULT_METHOD,
     objective: Annotated[str, _choice("objective", "--objective NAME", METHOD, "Training loss: {}.")] = names.OBJECTIVES[0],
     schedule: Annotated[str, _choice("schedule", "--schedule NAME", METHOD, "Noise schedule: {}.")] = names.SCHEDULES[0],
-    match: Annotated[str | None, option("--match STAT,STAT", METHOD, "Statistics that samples get from the data at the end: brightness, contrast, edges, classes, ...")] = None,
+    match: Annotated[str | None, option("--match STAT,STAT", METHOD, "At the end, give samples the mean of these statistics in the data: brightness, contrast, edges, classes, ...")] = None,
     config: Annotated[Path | None, file_option("--config FILE.toml", METHOD, "Read settings from a file, such as the config.toml of a run.")] = None,
     assignments: Annotated[list[str] | None, option("--set KEY=VALUE", METHOD, "Set any setting of config.toml by its name. Can be repeated.")] = None,
     out: Annotated[str | None, path_option("--out DIR", RUN, "The run folder.", show_default="a new folder runs/NNN-data")] = None,
-    resume: Annotated[str, path_option("--resume auto|never|DIR", RUN, "Continue the run in DIR, or with auto the newest unfinished run with the same settings.")] = RUN_DEFAULTS.resume,
+    resume: Annotated[str, path_option("--resume auto|never|DIR", RUN, "Continue the run in DIR, or with auto the newest unfinished run with the same settings; with never, begin a new run.")] = RUN_DEFAULTS.resume,
     init: Annotated[str | None, path_option("--init MODEL", RUN, "Start from the weights of this model; sizes and classes must fit.", show_default="random weights")] = None,
     save_every: Annotated[int | None, option("--save-every STEPS", RUN, "Number of steps between saves.", show_default="once per minute")] = None,
     sample_every: Annotated[int | None, option("--sample-every STEPS", RUN, "Number of steps between sample grids and validations.", show_default="ten times per run")] = None,
-    log: Annotated[str, _choice("log", "--log NAME", RUN, "Files of the log: {}. tensorboard also writes TensorBoard events (extra tensorboard).")] = RUN_DEFAULTS.log,
+    log: Annotated[str, _choice("log", "--log NAME", RUN, "Format of the log: {}. tensorboard writes TensorBoard events beside the .csv file and needs the extra tensorboard.")] = RUN_DEFAULTS.log,
     keep: Annotated[int, option("--keep N", RUN, "Number of earlier saved states that are kept.")] = RUN_DEFAULTS.keep,
-    on_nonfinite: Annotated[str, _choice("on_nonfinite", "--on-nonfinite NAME", RUN, "Action after a loss or gradient that is not finite: {}.")] = RUN_DEFAULTS.on_nonfinite,
+    on_nonfinite: Annotated[str, _choice("on_nonfinite", "--on-nonfinite NAME", RUN, "Action after a loss or gradient that is not finite: {}. rollback goes on from the last saved state with a lower learning rate.")] = RUN_DEFAULTS.on_nonfinite,
     dry_run: Annotated[bool, option("--dry-run", RUN, "Show the settings, the number of parameters and the memory, and exit.")] = False,
     machine: Machine,
     workers: Annotated[int | None, option("--workers N", MACHINE, "Number of threads that decode images.", show_default="chosen from the machine")] = None,
-    precision: Annotated[str | None, _choice("precision", "--precision NAME", MACHINE, "Precision of the network: {}. Gradients and energies are always fp32.")] = None,
+    precision: Annotated[str | None, _choice("precision", "--precision NAME", MACHINE, "Precision of the network in training: {}. Weights, samples and energies are always fp32.", show_default="bf16 if the device computes fast in it")] = None,
     compile: Annotated[str, _choice("compile", "--compile NAME", MACHINE, "Compile the training step: {}. auto compiles long runs.")] = MACHINE_DEFAULTS.compile,
-    deterministic: Annotated[bool, option("--deterministic", MACHINE, "Repeat a run bit for bit on CUDA as on a CPU; it may be slower.")] = MACHINE_DEFAULTS.deterministic,
+    deterministic: Annotated[bool, option("--deterministic", MACHINE, "Make runs repeatable bit for bit on CUDA too, as they are on a CPU. This may be slower.")] = MACHINE_DEFAULTS.deterministic,
     say: Output,
 ) -> None:  # fmt: skip
     """Train a model on a folder of images, an array file, or a named data set.
@@ -108,7 +108,9 @@ def train(
     Ctrl-C saves the run and stops; the same command with --resume auto continues.
 
     Settings are also read from the environment (VPFB_TRAIN_STEPS=1000) and from
-    a file (--config). Options override the environment, and both the file.
+    a file (--config). Options override the environment, which overrides the file.
+    On the same machine a resumed run keeps its settings, the number of threads
+    among them.
 
     Example:
       vpfb train --data ./imgs

@@ -127,7 +127,7 @@ def require_columns(model: TrainedModel) -> tuple[str, ...]:
     """The names of the columns. Raises ConfigError for a model of images."""
     if columns := columns_of(model):
         return columns
-    raise ConfigError("the model is of images, of which there is no such plot", hint="vpfb sample -n 64 -o grid.png")
+    raise ConfigError("a model of images has no such plot", hint="vpfb sample -n 64 -o grid.png")
 
 
 def _path(model: TrainedModel, count: int, seed: int) -> np.ndarray:
