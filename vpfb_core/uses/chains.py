@@ -159,7 +159,8 @@ def inpaint(
             f"an image of shape {tuple(image.shape)} does not fit a model of {tuple(model.shape)}",
             hint="the shape is (channels, height, width)",
         )
-    if known.dtype != torch.bool or known.shape[-2:] != image.shape[-2:]:
+    channels = {(), (1,), tuple(image.shape[:-2])}  # of the mask: none, one for all, or those of the image
+    if known.dtype != torch.bool or known.shape[-2:] != image.shape[-2:] or tuple(known.shape[:-2]) not in channels:
         raise ConfigError(
             f"a mask of {known.dtype} {tuple(known.shape)} does not fit an image of {tuple(image.shape)}",
             hint="a mask is bool (1, height, width), True where the image is known",

@@ -241,6 +241,8 @@ def test_pixels_are_filled_in_n_ways_around_those_that_are_known() -> None:
         (torch.ones(1, 2, 2, dtype=torch.bool), "every pixel"),
         (torch.zeros(1, 2, 2, dtype=torch.bool), "no pixel"),
         (torch.ones(1, 3, 2, dtype=torch.bool), r"\(1, 3, 2\)"),
+        (torch.ones(3, 2, 2, dtype=torch.bool), r"\(3, 2, 2\)"),
+        (torch.ones(1, 1, 2, 2, dtype=torch.bool), r"\(1, 1, 2, 2\)"),
         (torch.ones(1, 2, 2), "float32"),
     ],
 )
