@@ -119,16 +119,21 @@ def whole_number(name: str, value: Any) -> int:
         raise ConfigError(f"{name} = {shown(value)}: expected a whole number") from None
 
 
-def require_seed(value: Any) -> int:
-    """A seed as an int.
+def require_index(name: str, value: Any) -> int:
+    """A number that fixes random numbers, such as a seed or the index of a sample, as an int.
 
     Raises:
-        ConfigError: the value is not a whole number from 0 to `LARGEST_SEED`.
+        ConfigError: the value is not a whole number from 0 to `LARGEST_SEED`; the message names it.
     """
-    seed = whole_number("seed", value)
-    if not 0 <= seed <= LARGEST_SEED:
-        raise ConfigError(f"seed = {shown(seed)} is out of range", hint=f"seeds are 0 to {LARGEST_SEED}")
-    return seed
+    index = whole_number(name, value)
+    if not 0 <= index <= LARGEST_SEED:
+        raise ConfigError(f"{name} = {shown(index)} is out of range", hint=f"use a value between 0 and {LARGEST_SEED}")
+    return index
+
+
+def require_seed(value: Any) -> int:
+    """A seed as an int. Errors are those of `require_index`."""
+    return require_index("seed", value)
 
 
 def shown(value: Any) -> str:

@@ -16,7 +16,7 @@ from vpfb_core.dynamics.per_sample import rms_distance
 from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
-from vpfb_core.settings import whole_number
+from vpfb_core.settings import require_index, whole_number
 from vpfb_core.uses import inpainting, long_runs
 from vpfb_core.uses.draw import batches, conditions_of, conditions_of_data, conditions_on_device, count_of
 
@@ -90,7 +90,7 @@ def long_run(
     model.require("energy", "a Langevin chain")
     if not model.at_one_level:
         model.require("flow", "a long run")
-    data, steps = model.standardise(images), whole_number("steps", steps)
+    data, steps, first = model.standardise(images), whole_number("steps", steps), require_index("first", first)
     if not len(data):
         raise ConfigError("there are no images to begin chains from", hint="give at least one image")
     solver, _ = methods.choose_sampling(model.method, settings)
@@ -152,7 +152,8 @@ def inpaint(
     model.require("energy", "inpainting")
     if not model.at_one_level:
         model.require("flow", "inpainting")
-    n, image, known = count_of(n), tensor_of(image, model.statistics.noun), tensor_of(mask, "masks")
+    n, first = count_of(n), require_index("first", first)
+    image, known = tensor_of(image, model.statistics.noun), tensor_of(mask, "masks")
     conditions = conditions_of(model, condition, n, first, guidance=guidance, use="inpainting")
     if tuple(image.shape) != tuple(model.shape):
         raise ConfigError(

@@ -23,7 +23,7 @@ from vpfb_core.machine import noise
 from vpfb_core.methods.likelihood import log_likelihood
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
-from vpfb_core.settings import require_seed
+from vpfb_core.settings import require_index, require_seed, whole_number
 from vpfb_core.uses.draw import batches, conditions_of_data
 
 METHODS = ("explicit", "ode")
@@ -74,7 +74,7 @@ def log_density(
         SolverError: an image did not reach the prior.
     """
     density = Density.choose(model, method, level, seed=seed, dequantise=dequantise, probes=probes, **solver)
-    images = model.checked(images)
+    images, first = model.checked(images), require_index("first", first)
     conditions = conditions_of_data(model, condition, len(images), use="a density")
     parts = [
         density.of(images[rows], first + rows.start, None if conditions is None else conditions[rows])
@@ -122,7 +122,7 @@ class Density:
         """The density that these settings describe. Arguments and errors are those of `log_density`."""
         if method not in METHODS:
             raise ConfigError(f"unknown density method {method!r}", hint=f"methods: {', '.join(METHODS)}")
-        if probes < 1:
+        if whole_number("probes", probes) < 1:
             raise ConfigError(f"probes = {probes}: at least one is needed")
         chosen = Solver.of(solver or {"method": "dopri5"})
         if solver and method != "ode":

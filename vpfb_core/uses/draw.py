@@ -18,7 +18,7 @@ from vpfb_core.machine import noise
 from vpfb_core.methods.guidance import check_guidance
 from vpfb_core.model.conditions import Condition, condition_tensor, require_one_each
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
-from vpfb_core.settings import whole_number
+from vpfb_core.settings import require_index, whole_number
 from vpfb_core.uses import rounds
 from vpfb_core.uses.drawn import Drawn
 
@@ -56,7 +56,7 @@ def sample(
     Raises:
         ConfigError: a name or a setting does not exist or does not fit.
     """
-    n, first = count_of(n), whole_number("first", first)
+    n, first = count_of(n), require_index("first", first)
     solver, options = methods.choose_sampling(model.method, settings)
     conditions = conditions_of(model, condition, n, first, guidance=guidance, use="sampling")
 

@@ -63,6 +63,23 @@ def test_what_is_no_seed_is_refused_wherever_something_is_drawn() -> None:
                 pytest.fail(f"{use} took {wrong}")
 
 
+def test_an_index_of_a_sample_that_is_none_is_refused_by_its_name() -> None:
+    model, images = vpfb.load("digits"), torch.zeros(1, 1, 8, 8)
+    composed = composition.Composition("3 | 8", model)
+    uses: list[Callable[[Any], object]] = [
+        lambda first: model.sample(1, first=first),
+        lambda first: model.log_density(images, first=first),
+        lambda first: model.score(images, "energy", first=first),
+        lambda first: model.long_run(images, 1, first=first),
+        lambda first: model.inpaint(images[0], torch.eye(8)[None] > 0, 1, first=first),
+        lambda first: composition.sample(composed, 1, first=first),
+    ]
+    for draw in uses:
+        for wrong in (-1, 1.5):
+            with pytest.raises(vpfb.errors.ConfigError, match=f"^first = {wrong}"):
+                draw(wrong)
+
+
 @pytest.mark.parametrize("other", [{"seed": 1}, {"stream": "langevin"}, {"indices": range(8, 16)}])
 def test_seeds_streams_and_indices_give_different_noise(other: dict[str, Any]) -> None:
     call: dict[str, Any] = {"seed": 0, "indices": range(8), "stream": "prior"}

@@ -32,7 +32,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.names import MCMC
-from vpfb_core.settings import whole_number
+from vpfb_core.settings import require_index, whole_number
 from vpfb_core.uses.composition.energy import Composition
 from vpfb_core.uses.composition.expression import Expression
 from vpfb_core.uses.composition.terms import ModelName
@@ -126,6 +126,7 @@ def sample(
     for name, (number, lowest) in least.items():
         if whole_number(name, number) < lowest:
             raise ConfigError(f"{name} = {number} is not at least {lowest}")
+    first = require_index("first", first)
     if composition.at_one_level:
         return _at_one_level(composition, n, seed, first, mcmc, steps, levels, batch_size, on_level)
     chains = mcmc != "none"

@@ -21,7 +21,7 @@ from vpfb_core.errors import CheckpointError, ConfigError, FeatureError, VPFBErr
 from vpfb_core.model.choice import Needs
 from vpfb_core.model.reference import Reference, Verdict, identities_of
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.settings import require_seed
+from vpfb_core.settings import require_index, require_seed
 from vpfb_core.uses.density import Density
 from vpfb_core.uses.draw import batches
 from vpfb_core.uses.ood.descriptors import SCALAR_LEVEL, Described, scalar_level
@@ -166,7 +166,7 @@ def in_batches(
     Raises:
         FeatureError: a feature of a network of the user's own is not finite.
     """
-    images, seed, parts = model.checked(images), require_seed(seed), []
+    images, seed, first, parts = model.checked(images), require_seed(seed), require_index("first", first), []
     for rows in batches(len(images), batch_size):
         try:
             parts.append(compute(Batch(model, images[rows], first + rows.start, seed)))
