@@ -119,6 +119,20 @@ def whole_number(name: str, value: Any) -> int:
         raise ConfigError(f"{name} = {shown(value)}: expected a whole number") from None
 
 
+def number(name: str, value: Any) -> float:
+    """A number of Python, NumPy or torch as a float.
+
+    Raises:
+        ConfigError: the value is something else; the message names it.
+    """
+    try:
+        if not isinstance(value, str):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError):  # such as an array of several numbers
+        pass
+    raise ConfigError(f"{name} = {shown(value)}: expected a number")
+
+
 def require_index(name: str, value: Any) -> int:
     """A number that fixes random numbers, such as a seed or the index of a sample, as an int.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError, SolverError
+from vpfb_core.settings import number
 
 STEP, STEP_COST = "heun", 2  # the solver of `descend`, and its evaluations of the velocity per step
 MOST_LEVELS = 100_000  # of a ladder, which is a list in memory
@@ -58,11 +59,12 @@ class Levels:
         return [math.exp(first + (last - first) * i / (count - 1)) for i in range(count - 1)] + [self.lowest]
 
     def require(self, level: float) -> float:
-        """Return `level` if the field has an energy there.
+        """Return `level` as a float if the field has an energy there.
 
         Raises:
             ConfigError: the level is outside of this range, or it is not a finite number.
         """
+        level = number("level", level)
         if not (self.lowest * (1 - 1e-12) <= level <= self.highest * (1 + 1e-12) and level < math.inf):
             least, most = f"{self.lowest:.3g}", f"{self.highest:.3g}"
             raise ConfigError(

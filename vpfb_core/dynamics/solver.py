@@ -13,7 +13,7 @@ from vpfb_core.dynamics.ode import Solution, solve, steps_for
 from vpfb_core.dynamics.tableaux import AB3, ARC3, find_method, is_adaptive
 from vpfb_core.errors import ConfigError
 from vpfb_core.names import SOLVER_ARGUMENTS
-from vpfb_core.settings import require_name
+from vpfb_core.settings import number, require_name
 
 DEFAULT_METHOD = ARC3.name
 DEFAULT_NFE = 16
@@ -50,8 +50,11 @@ class Solver:
         Without a method, a tolerance selects dopri5; otherwise the default is arc3 with 16 evaluations.
 
         Raises:
-            ConfigError: the method is unknown, a tolerance is out of range, or the settings exclude each other.
+            ConfigError: the method is unknown, a tolerance is no number or out of range, or the settings exclude each
+                other.
         """
+        rtol = None if rtol is None else number("rtol", rtol)
+        atol = None if atol is None else number("atol", atol)
         tolerance = rtol is not None or atol is not None
         if method is None:
             method = "dopri5" if tolerance and nfe is None else DEFAULT_METHOD

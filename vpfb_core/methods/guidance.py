@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vpfb_core.errors import ConfigError
+from vpfb_core.settings import number
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ def check_guidance(guidance: float | None, groups: Sequence[object]) -> None:
     """Raise ConfigError unless a model with these condition groups can use this guidance weight.
 
     Raises:
-        ConfigError: the weight is not finite, or the model is unconditional.
+        ConfigError: the weight is not a finite number, or the model is unconditional.
     """
-    if guidance is not None and not math.isfinite(guidance):
+    if guidance is not None and not math.isfinite(number("guidance", guidance)):
         raise ConfigError(f"guidance {guidance} is not a finite number", hint="1 is no guidance; try 2")
     if guidance is not None and not groups:
         raise ConfigError(

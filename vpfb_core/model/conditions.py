@@ -15,6 +15,7 @@ from vpfb_core.machine.file_names import same_name
 
 # A name or the index of a class, several of them, class indices (N, G) or (N,), or None for unconditional.
 Condition = str | int | Sequence[str | int] | np.ndarray | Tensor | None
+_INTEGERS = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 
 
 def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: int, first: int = 0) -> Tensor | None:
@@ -45,7 +46,7 @@ def condition_tensor(condition: Condition, groups: Sequence[ConditionGroup], n: 
     if isinstance(condition, Tensor) and condition.ndim:
         counts = torch.tensor([len(group.classes) for group in groups])
         shapes = [(n, len(groups)), (n,)] if len(groups) == 1 else [(n, len(groups))]
-        if tuple(condition.shape) not in shapes or condition.is_floating_point():
+        if tuple(condition.shape) not in shapes or condition.dtype not in _INTEGERS:
             raise ConfigError(
                 f"class indices have shape {tuple(condition.shape)} and dtype {condition.dtype}",
                 hint=f"expected integers of shape {' or '.join(map(str, shapes))}",

@@ -22,6 +22,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.machine import noise
 from vpfb_core.methods import transport
 from vpfb_core.methods.guidance import Guided
+from vpfb_core.settings import number
 
 # The default noise level of the chains, the lowest level at which energies are reliable.
 LEVEL = 0.1
@@ -79,6 +80,7 @@ def long_run(
     """
     if steps < 1:
         raise ConfigError(f"{steps} steps: a long run takes at least one step")
+    level = number("level", level)
     if not 0 < level < math.inf:
         raise ConfigError(
             f"level {level} is not a positive number", hint="the level is the ratio of noise to data, such as 0.1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 
 import pytest
 import torch
@@ -142,3 +143,5 @@ def test_guidance_needs_classes_and_a_finite_weight() -> None:
         check_guidance(2.0, ())
     with pytest.raises(ConfigError, match="nan"):
         check_guidance(math.nan, ("a group",))
+    with pytest.raises(ConfigError, match="guidance = 'two': expected a number"):
+        check_guidance(typing.cast(float, "two"), ("a group",))

@@ -83,6 +83,8 @@ def test_indices_pass_if_they_fit() -> None:
         torch.tensor([[-2, 0, 0, 0]]),
         torch.tensor([[0, 0]]),
         indices.float(),
+        indices.clamp(min=0).bool(),
+        indices.to(torch.complex64),
         indices[0],
     ):
         with pytest.raises(ConfigError):

@@ -192,6 +192,10 @@ def calibrated() -> Model:
         ({"method": "ode", "level": 1e-4}, "0.0001"),
         ({"batch_size": 0}, "batch size 0"),
         ({"method": "ode", "probes": 0}, "probes = 0"),
+        ({"method": "ode", "probes": 1.5}, "probes = 1.5"),
+        ({"level": "low"}, "level = 'low'"),
+        ({"level": torch.ones(2)}, "level = tensor"),
+        ({"method": "ode", "rtol": "1e-3"}, "rtol = '1e-3'"),
         ({"nfe": 5}, "nfe"),
     ],
 )

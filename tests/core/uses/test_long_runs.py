@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 
 import pytest
 import torch
@@ -118,3 +119,5 @@ def test_impossible_runs_are_refused() -> None:
         long_run(field, z, steps=0, seed=0)
     with pytest.raises(ConfigError, match="level -1"):
         long_run(field, z, steps=1, seed=0, level=-1)
+    with pytest.raises(ConfigError, match="expected a number"):
+        long_run(field, z, steps=1, seed=0, level=typing.cast(float, "low"))

@@ -24,6 +24,7 @@ from vpfb_core.errors import ConfigError
 from vpfb_core.model.conditions import Condition
 from vpfb_core.model.tilt import Tilt, TiltedStatistic
 from vpfb_core.model.trained import DEFAULT_BATCH, TrainedModel
+from vpfb_core.settings import number
 from vpfb_core.uses.draw import sample
 from vpfb_core.uses.matching.dual import Dual, maximise, rounds_for
 from vpfb_core.uses.measuring.measures import Measures, class_probabilities
@@ -99,16 +100,18 @@ def fit(
         masks: as in `Measures.of`.
         on_progress: called with the share of the work that is done, in [0, 1], by estimate.
     Raises:
-        ConfigError: a statistic does not exist, or no sample or too few samples reach the means. The message names the
-            extremes.
+        ConfigError: a statistic does not exist, its mean is no number, or no sample or too few samples reach the means.
+            The message names the extremes.
     """
-    wanted = targets if isinstance(targets, Targets) else Targets(dict(targets))
+    wanted = (
+        targets if isinstance(targets, Targets) else Targets({name: number(name, targets[name]) for name in targets})
+    )
+    if not wanted.means:
+        raise ConfigError("no statistic is given", hint="for example brightness=0.4")
     model = model.untilted
     draw = {"condition": condition, "guidance": guidance, "batch_size": batch_size, **sampling}
     measures = Measures.of(model, wanted.means, masks=masks)
     fitting = _Fitting(model, wanted, measures, seed, count or samples_for(model), draw, on_progress)
-    if not wanted.means:
-        raise ConfigError("no statistic is given", hint="for example brightness=0.4")
     return fitting.run(calibrated=condition is None)
 
 

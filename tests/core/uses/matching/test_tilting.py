@@ -123,6 +123,7 @@ def test_the_tilt_does_not_depend_on_the_batch_size(gaussian: Model) -> None:
         ({"brightness": math.inf}, "not a finite number"),
         ({"histogram": 0.3}, "histogram:0=VALUE"),
         ({"brightnes": 0.3}, "did you mean 'brightness'"),
+        ({"brightness": "0.4"}, "brightness = '0.4': expected a number"),
         ({}, "no statistic is given"),
     ],
 )
