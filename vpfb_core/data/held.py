@@ -51,15 +51,17 @@ def is_held(name: str) -> bool:
 
 
 def held(name: str, options: LoadOptions) -> InMemory:
-    """The data of a name for which `is_held` is true.
+    """The data of a name for which `is_held` is true. Images get the size and the channels that options name.
 
     Raises:
-        DataError: the data have no classes, or not the columns, that options ask for.
+        DataError: the data have no classes, or not the columns or the classes that options name.
     """
     found = _held[str(name)]
     if options.conditional and not found.groups:
         raise DataError(f"'{name}' has no classes", hint="vpfb_core.data.from_tensors(data, labels) has them")
-    return found.select(options.columns) if isinstance(found, Table) and options.columns is not None else found
+    if isinstance(found, Table):
+        return found.as_asked(options)
+    return _framed(found, options) if isinstance(found, ImageSet) else found
 
 
 def from_tensors(data: Any, labels: Any = None) -> InMemory:
@@ -84,6 +86,17 @@ def from_tensors(data: Any, labels: Any = None) -> InMemory:
     classes, index = np.unique(given, return_inverse=True)
     group = ConditionGroup("class", tuple(map(str, classes.tolist())))
     return replace(found, labels=torch.from_numpy(index.astype(np.int64))[:, None], groups=(group,))
+
+
+def _framed(images: ImageSet, options: LoadOptions) -> ImageSet:
+    """Images with the size and the channels that options name."""
+    channels, size, _ = images.shape
+    wanted = (options.channels or channels, options.size or size)
+    if wanted == (channels, size):
+        return images
+    pixels = images.images.permute(0, 2, 3, 1).numpy()
+    taken = stack_array(pixels, size=wanted[1], channels=wanted[0], workers=options.workers)
+    return replace(images, data=taken.images, notes=(*images.notes, *taken.notes))
 
 
 def _without_labels(data: Any) -> InMemory:

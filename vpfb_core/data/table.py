@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from vpfb_core.data.in_memory import InMemory
+from vpfb_core.data.load_options import LoadOptions
 from vpfb_core.data.table_statistics import TableStatistics
 from vpfb_core.errors import DataError
 
@@ -46,6 +47,16 @@ class Table(InMemory):
             raise DataError(f"'{self.name}' has no column '{missing[0]}'", hint=f"columns: {', '.join(self.columns)}")
         indices = [self.columns.index(each) for each in columns]
         return replace(self, data=self.data[:, indices].contiguous(), columns=tuple(columns))
+
+    def as_asked(self, options: LoadOptions) -> Table:
+        """The table with the columns and the classes that options name.
+
+        Raises:
+            DataError: there is no such column, or `label` is not the name of the classes.
+        """
+        if options.label is not None and options.label not in {group.name for group in self.groups}:
+            raise DataError(f"'{self.name}' has no classes in a column '{options.label}'", hint="leave `label` out")
+        return self if options.columns is None else self.select(options.columns)
 
     def statistics(self) -> TableStatistics:
         return TableStatistics.of(self.sample, self.columns)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vpfb_core as vpfb
-from vpfb_core.data import ConditionGroup, ImageSet
+from vpfb_core.data import ConditionGroup, ImageSet, InMemory, LoadOptions
 from vpfb_core.errors import ConfigError, DataError
 
 IMAGES = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -64,3 +64,25 @@ def test_other_objects_are_refused_with_what_can_be_given(data: Any) -> None:
     with pytest.raises(ConfigError, match=f"data of type {type(data).__name__} cannot be used") as refused:
         vpfb.TrainConfig(data=data)
     assert "from_tensors(images, labels)" in str(refused.value.hint)
+
+
+def found(data: Any, **settings: Any) -> InMemory:
+    """The data of a training run that names them, with these settings."""
+    config = vpfb.TrainConfig(data=data, **settings)
+    options = LoadOptions(config.data.size, None, config.data.channels, label=config.data.label)
+    return vpfb.data.find(config.data.source, options).in_memory()
+
+
+def test_images_of_a_program_get_the_size_and_the_channels_of_the_settings() -> None:
+    assert torch.equal(found(IMAGES).data, vpfb.data.from_tensors(IMAGES).data)
+    grey = (40 * torch.arange(6)).byte()[:, None, None, None]
+    enlarged = found(grey.expand(-1, 1, 8, 8), size=16, channels=3)
+    assert torch.equal(enlarged.data, grey.expand(-1, 3, 16, 16))
+
+
+def test_a_column_of_classes_that_is_none_is_refused() -> None:
+    rows = torch.randn(30, 2)
+    for data in (rows, vpfb.data.from_tensors(rows, [0, 1] * 15), "moons"):
+        with pytest.raises(DataError, match="no classes in a column 'x0'"):
+            found(data, label="x0")
+    assert found("moons", label="class").shape == (2,)

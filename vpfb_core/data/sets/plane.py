@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -90,18 +91,17 @@ def load(name: str, drawing: Drawing, classes: tuple[str, ...], options: LoadOpt
     """The points of a set as a table of the columns x and y, and their classes if they are asked for.
 
     Raises:
-        DataError: the set has no classes, or no such column.
+        DataError: the set has no classes, or not the columns or the classes that options name.
     """
     if options.conditional and not classes:
         raise DataError(f"'{name}' has no classes", hint="train without `conditional`")
     points, labels = (drawn[: options.limit] for drawn in draw(drawing, COUNT, name))
-    given = options.conditional
     table = Table(
-        name, points, labels[:, None] if given else None, (ConditionGroup("class", classes),) if given else (),
+        name, points, labels[:, None] if classes else None, (ConditionGroup("class", classes),) if classes else (),
         notes=(f"{counted(len(points), 'points')} drawn from a fixed seed", *options.cut(COUNT)),
         files=_numbers(len(points)), columns=COLUMNS,
-    )  # fmt: skip
-    return table if options.columns is None else table.select(options.columns)
+    ).as_asked(options)  # fmt: skip
+    return table if options.conditional else replace(table, labels=None, groups=())
 
 
 def _named(name: str, summary: str, drawing: Drawing, classes: tuple[str, ...] = ()) -> NamedSet:
