@@ -168,7 +168,7 @@ def _load_named(entry: NamedSet, split: str | None, options: LoadOptions) -> Sou
         return _fixed_part(entry, split, options)
     images = entry.load(options)
     if options.split == "test" and not entry.control:
-        note = f"'{entry.name}' has no test split, so this is all of it ('{entry.name}:test' is a fixed fifth)"
+        note = f"'{entry.name}' is not divided, so all of it is used ('{entry.name}:test' is a fixed fifth)"
         return replace(images, notes=(*images.notes, note))
     return images
 

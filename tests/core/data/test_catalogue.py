@@ -119,7 +119,7 @@ def test_the_same_pictures_are_held_out_at_any_size():
 def test_a_set_without_a_split_is_whole_unless_one_is_typed():
     for split in (None, "train", "test"):
         assert len(data.load("digits", split=split)) == 1797
-    assert "no test split" in " ".join(data.load("digits", split="test").notes)
+    assert "is not divided, so all of it is used" in " ".join(data.load("digits", split="test").notes)
     assert len(data.load("digits:test", split="train")) == 359
 
 
