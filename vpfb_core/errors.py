@@ -6,6 +6,7 @@ catches `VPFBError`.
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable
 
@@ -26,6 +27,10 @@ class VPFBError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Without this, pickle would call a class with the message alone, whatever its arguments are.
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class ConfigError(VPFBError):

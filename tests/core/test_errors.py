@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from vpfb_core.errors import counted, singular
+from vpfb_core.errors import ConfigError, FeatureError, VPFBError, counted, singular
+from vpfb_core.uses.composition.expression import ExpressionError
 
 
 @pytest.mark.parametrize(
@@ -21,3 +24,13 @@ def test_a_noun_agrees_with_its_number(count: int, noun: str, words: str) -> Non
 
 def test_the_singular_of_the_nouns_of_data() -> None:
     assert [singular(noun) for noun in ("images", "rows")] == ["image", "row"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConfigError("no", hint="yes"), FeatureError("inception", 3), ExpressionError("no", "a +", 3, hint="yes")],
+)
+def test_an_error_reaches_another_process_as_it_is(error: VPFBError) -> None:
+    # Jobs of several processes send the error of the first one to the others.
+    arrived = pickle.loads(pickle.dumps(error))
+    assert (type(arrived), str(arrived), vars(arrived)) == (type(error), str(error), vars(error))
