@@ -177,8 +177,8 @@ class LogHomotopy(Homotopy):
     nu: float = 0.01
 
     def __post_init__(self) -> None:
-        if not self.omega > 0:
-            raise ConfigError(f"omega = {self.omega}: the prior's standard deviation must be positive")
+        if not 0 < self.omega < math.inf:
+            raise ConfigError(f"omega = {self.omega}: the prior's standard deviation must be positive and finite")
         if not 0 < self.nu < 1:
             raise ConfigError(f"nu = {self.nu}: the likelihood's standard deviation must lie between 0 and 1")
 

@@ -151,9 +151,14 @@ def official(
     L = mean(ΓΦ)/(std Γ · sg[std Φ] + 1e-8) + ½ mean_d (∇Φ)² + 0.1 mean (∂ₜΦ)² − mean_d(∇Φ ⊙ u)/(‖∇Φ‖‖u‖ + 1e-8)^t with
     u = x̄ − ε and Γ = (1 − t) mean_d(ε² − x̄ε) minus its batch mean. Arguments are those of `stein`. The mean of Γ and
     the standard deviations of Γ and Φ are taken over the given rows, so that the losses of parts do not add up to that
-    of the batch.
+    of the batch. A part of one row has no first term.
+
+    Raises:
+        ConfigError: the batch has one row.
     """
     part = part or Part(0, len(data))
+    if part.total < 2:
+        raise ConfigError("the objective 'official' is a covariance over the batch, which needs at least 2 data")
     t = torch.rand(part.total, generator=generator, dtype=data.dtype, device=data.device)
     t = part.of(t, len(data)).requires_grad_()
     noise = normal_like(data, generator, part)
@@ -165,7 +170,9 @@ def official(
     velocity, gradient = (data - noise).flatten(1), gradient.flatten(1)
     gamma = (1 - time) * (noise.square() - data * noise).flatten(1).mean(1)
     gamma = gamma - gamma.mean()
-    covariance = (gamma * phi).mean() / (gamma.std() * phi.std().detach() + 1e-8)
+    covariance = phi.new_zeros(())
+    if len(data) > 1:
+        covariance = (gamma * phi).mean() / (gamma.std() * phi.std().detach() + 1e-8)
     alignment = (gradient * velocity).mean(1) / (gradient.norm(dim=1) * velocity.norm(dim=1) + 1e-8).pow(time)
     kinetic = 0.5 * gradient.square().mean()
     return covariance + kinetic + 0.1 * time_derivative.square().mean() - alignment.mean()

@@ -189,7 +189,9 @@ def test_floor_outside_0_to_1_is_refused_with_its_value(schedule: type[Homotopy]
         schedule(sigma_min=value)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("parameters", [{"omega": 0.0}, {"omega": -1.0}, {"omega": math.nan}, {"nu": 0.0}, {"nu": 1.0}])
+@pytest.mark.parametrize(
+    "parameters", [{"omega": 0.0}, {"omega": -1.0}, {"omega": math.nan}, {"omega": math.inf}, {"nu": 0.0}, {"nu": 1.0}]
+)
 def test_log_homotopy_without_a_proper_prior_and_likelihood_is_refused(parameters: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(parameters))):
         LogHomotopy(**parameters)

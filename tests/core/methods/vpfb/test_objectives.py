@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vpfb_core.dynamics.per_sample import expand_to
 from vpfb_core.errors import ConfigError
 from vpfb_core.methods.path.angles import AngleDistribution
+from vpfb_core.methods.path.draws import Part
 from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb.objectives import OBJECTIVES, Objective, official, regression, residual, ritz, stein
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
@@ -223,6 +224,13 @@ def test_official_loss_of_a_linear_denoiser_is_the_authors_formula() -> None:
     falling = sum((1 - ti) * each for ti, each in zip(t.tolist(), alignment, strict=True))
     slope = (covariance + (2 * sum(kinetic) - falling) / n) / k
     assert present(network.gain.grad).item() == pytest.approx(-2 * (1 - 0.4) * slope, rel=1e-6)
+
+
+def test_official_loss_refuses_a_batch_of_one_and_takes_a_part_of_one() -> None:
+    potential = UnpreconditionedPotential(ExactNetwork(ring()), OT(0.02), STD)
+    with pytest.raises(ConfigError, match="needs at least 2 data"):
+        official(potential, torch.zeros(1, 2), generator=generator(0))
+    assert official(potential, torch.zeros(1, 2), generator=generator(0), part=Part(2, 3)).isfinite()
 
 
 def test_official_loss_penalises_change_in_time() -> None:
