@@ -57,7 +57,8 @@ class Reached:
     def in_words(self) -> str:
         """The same for people."""
         found, tilt = self.found, self._tilt
-        errors = found.std(0) / len(found) ** 0.5
+        # One sample has no standard deviation.
+        errors = found.std(0) / len(found) ** 0.5 if len(found) > 1 else found.new_zeros(found.shape[1])
         lines = [
             f"{each.name}: target {each.target:.4g}, samples {mean:.4g}" + (f" +/- {error:.1g}" if error > 0 else "")
             for each, mean, error in zip(tilt.statistics, found.mean(0), errors, strict=True)

@@ -72,6 +72,13 @@ def test_sample_i_is_the_same_in_any_number_of_matched_samples(vpfb: Vpfb) -> No
     assert np.abs(three[:2] - two).max() <= 1
 
 
+def test_one_matched_sample_is_reported_without_an_error_bar(vpfb: Vpfb) -> None:
+    ran = vpfb("sample", *FEW, "-n", "1", "--match", "brightness=0.31")
+    assert ran.code == 0, ran.err
+    assert "brightness: target 0.31, samples" in ran.err
+    assert "+/-" not in ran.err and "warning" not in ran.err.lower()
+
+
 def upper_half(path: str = "mask.png", size: int = 8) -> str:
     """A mask whose upper half is white, and the name of the brightness in it."""
     mask = np.zeros((size, size), np.uint8)
