@@ -40,6 +40,7 @@ def run(vpfb: Vpfb) -> str:
 
 
 def test_a_table_is_drawn_scored_and_evaluated_by_the_names_of_its_columns(vpfb: Vpfb, run: str) -> None:
+    assert "of table.csv, 3 columns |" in Path(run, "README.md").read_text("utf-8")
     assert vpfb("sample", "-m", run, "-n", "30", "--class", "dog", "-o", "rows.csv").code == 0
     rows = read("rows.csv")
     assert list(rows[0]) == ["a", "b", "n", "class"]

@@ -227,7 +227,11 @@ def model_card(model: TrainedModel) -> str:
     """The README.md of a run folder: its data, size and figures, its use, and its settings."""
     about, shape = model.about, model.shape
     classes = "; ".join(f"{group.name}: {', '.join(group.classes)}" for group in model.groups) or "none"
-    datum = f"{shape[1]}x{shape[2]}, {'colour' if shape[0] == 3 else 'grey'}" if len(shape) == 3 else f"{shape[0]}"
+    datum = (
+        f"{shape[1]}x{shape[2]}, {'colour' if shape[0] == 3 else 'grey'}"
+        if len(shape) == 3
+        else counted(shape[0], "columns")
+    )
     figures = [
         f"| {name} | {'not measured' if value is None else f'{value:.4f}'} |"
         for name, value in about["figures"].items()
