@@ -66,7 +66,7 @@ def prepare(
         source: the data: the name of a data set, possibly with :train or :test, a folder or a file.
         wanted: the metrics, as `metrics.find` returns them; None is all that the features and the model allow.
         n: the number of images; None as in `real.load`.
-        extractor: "pixels", "classifier", "torchvision:ARCH" or "inception"; None as in `features.choose`.
+        extractor: a name such as those of `features.NAMES`, for images; None as in `features.choose`.
         weights_path: the file of the extractor's weights.
         root, download: as in `data.load`. `download` also allows the download of the Inception weights.
     Raises:
@@ -80,15 +80,15 @@ def prepare(
     if not compared and (extractor or weights_path):
         raise ConfigError(f"{', '.join(wanted or ())} compares no features", hint="leave `features` out")
     metrics.check_kind(wanted or (), model.statistics.kind)
-    name = extractor
-    if not images_of(model):
+    of_images, name = model.statistics.kind in metrics.IMAGES, extractor
+    if not of_images:
         if extractor or weights_path:
             raise ConfigError("`features` and `weights_path` are for images, and the model is of a table")
         name = features.COLUMNS
     if name is None:
         fid_meant = any(each in metrics.INCEPTION_ONLY for each in wanted or ())
         name = features.choose(weights_path, identity, model.shape, fid_meant=fid_meant)
-    if images_of(model):
+    if of_images:
         features.check_name(name)
     names = wanted or metrics.defaults(
         name, model.statistics.kind, calibrated=model.calibration is not None,
@@ -102,7 +102,7 @@ def prepare(
     if compared:
         found = (
             features.find(name, weights_path, identity, model.shape, model.device, download=download)
-            if images_of(model)
+            if of_images
             else features.Extractor(features.COLUMNS, None, "none", model.statistics.features)
         )
     fewest = max(METRICS[each].fewest for each in names)
@@ -121,7 +121,7 @@ def prepare(
             names = tuple(name for name in names if name != "bpd")
     if found is not None:
         notes.append(f"features: {found.name}" + (f", weights {found.weights[:8]}" if found.weights else ""))
-    if images_of(model) and wanted is None and "bpd" not in names and methods.gives(model.method.name, "density"):
+    if of_images and wanted is None and "bpd" not in names and methods.gives(model.method.name, "density"):
         notes.append("left out: bpd, which needs a calibrated model (vpfb info --calibrate MODEL)")
     warnings = list(images.warnings)
     count = len(images.images)
@@ -129,13 +129,8 @@ def prepare(
         warnings.append(
             f"FID depends on the number of images: with {count:,} it is not comparable with FIDs of {PUBLISHED_FID:,}"
         )
-    few = FLOW_IMAGES if images_of(model) else max(FLOW_IMAGES, FLOW_VALUES // model.data_shape.dimension)
+    few = FLOW_IMAGES if of_images else max(FLOW_IMAGES, FLOW_VALUES // model.data_shape.dimension)
     return Plan(names, found, images, by_class, n or few, tuple(notes), tuple(warnings))
-
-
-def images_of(model: TrainedModel) -> bool:
-    """Whether a model is of images, which have several kinds of features."""
-    return model.statistics.kind in metrics.IMAGES
 
 
 def _class_indices(images: Real, source: str) -> list[list[int]]:

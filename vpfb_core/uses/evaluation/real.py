@@ -67,7 +67,7 @@ def load(
         ConfigError: `n` is below `fewest`.
     """
     if n is not None and n < fewest:
-        raise ConfigError(f"-n {n} is too few for these metrics", hint=f"they need at least {fewest}")
+        raise ConfigError(f"`n={n}` is too few for these metrics", hint=f"they need at least {fewest}")
     trained_on = str(model.about.get("data", {}).get("name"))
     same = same_set(trained_on, source)
     # The fingerprint by which the training data of a conditional model are recognised includes the labels.
@@ -108,7 +108,7 @@ def _count(found: Source, n: int | None, fewest: int, model: TrainedModel) -> in
     if there < (n or fewest):
         raise DataError(
             f"'{found.name}' has {counted(there, found.noun)}, and {n or fewest:,} are needed",
-            hint=f"ask for -n {there}, or take a larger set" if there >= fewest else "take a larger set",
+            hint=f"ask for `n={there}`, or take a larger set" if there >= fewest else "take a larger set",
         )
     return n or min(usual_count(model.device, model.shape), there)
 

@@ -198,7 +198,7 @@ def test_a_plan_refuses_before_the_work_begins(digits: Model) -> None:
         evaluation.prepare(digits, "digits", ("residual",), extractor="pixels")
     with pytest.raises(ConfigError, match="not 'pixels'"):
         evaluation.prepare(digits, "digits", ("fid",), extractor="pixels")
-    with pytest.raises(ConfigError, match="-n 4 is too few"):
+    with pytest.raises(ConfigError, match="`n=4` is too few"):
         evaluation.prepare(digits, "digits", ("frechet", "recall"), n=4, extractor="pixels")
 
 

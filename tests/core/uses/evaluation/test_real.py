@@ -105,11 +105,11 @@ def test_the_usual_number_fits_the_device(device: str, side: int, count: int) ->
 
 
 def test_a_number_that_is_too_small_or_too_large_is_an_error(digits: Model) -> None:
-    with pytest.raises(ConfigError, match="-n 5 is too few"):
+    with pytest.raises(ConfigError, match="`n=5` is too few"):
         real.load(digits, "digits", 5, fewest=6)
     with pytest.raises(DataError, match="1,797 images, and 2,000 are needed") as raised:
         real.load(digits, "digits", 2000, fewest=6)
-    assert "-n 1797" in str(raised.value.hint)
+    assert "`n=1797`" in str(raised.value.hint)
 
 
 def test_a_set_of_too_few_images_is_an_error(digits: Model, tmp_path: Path) -> None:
