@@ -160,6 +160,6 @@ class Validation:
 
     def share(self) -> tuple[range, Tensor, Tensor | None]:
         """The rows that are evaluated, their data and their condition."""
-        rows = self.rows or range(len(self.data))
+        rows = range(len(self.data)) if self.rows is None else self.rows
         chosen = slice(rows.start, rows.stop)
         return rows, self.data[chosen], None if self.condition is None else self.condition[chosen]

@@ -210,7 +210,7 @@ class Latent(Method):
         rows = range(first, first + len(codes))
         if start == "pool" and int(field.pool_steps):
             order = torch.randperm(len(field.pool), generator=noise.generator(seed, "pool rows"))
-            state = field.pool[order[[row % len(order) for row in rows]].to(codes.device)]
+            state = field.pool[order[torch.arange(first, first + len(codes)) % len(order)].to(codes.device)]
         else:
             z = noise.normal((field.codes,), seed, rows).to(codes)
             state = field.generate(z, codes.flatten(1))

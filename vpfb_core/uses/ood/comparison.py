@@ -209,8 +209,8 @@ def scores_table(sets: Sets, scores: Scores) -> bytes:
     names = list(next(iter(scores.values())))
     header = ["set", "role", singular(next(iter(sets.values())).noun), *names]
     rows = (
-        [name, role, image_name(images, index), *(cell(float(scores[name, role][each][index])) for each in names)]
+        [name, role, image_name(images, index), *map(cell, values)]
         for (name, role), images in sets.items()
-        for index in range(len(images))
+        for index, values in enumerate(zip(*(scores[name, role][each].tolist() for each in names), strict=True))
     )
     return csv_lines([header, *rows])

@@ -48,7 +48,8 @@ def local_dimension(field: Field, data: Tensor, level: float, seed: int, first: 
 
 def eigenvalues(product: Product, n: int, dimension: int, like: Tensor) -> Tensor:
     """All eigenvalues of N symmetric matrices that are known by their products, (N, d)."""
-    columns = [product(torch.eye(dimension).to(like)[i].expand(n, -1)) for i in range(dimension)]
+    axes = torch.eye(dimension, dtype=like.dtype, device=like.device)
+    columns = [product(axis.expand(n, -1)) for axis in axes]
     matrices = torch.stack(columns, 2).cpu().double()
     return torch.linalg.eigvalsh((matrices + matrices.mT) / 2)
 
