@@ -57,7 +57,8 @@ def contrast(
         potential, data, generator, angles, part: as in `objectives.stein`.
     Returns:
         The loss of this part, (), such that the losses of all parts, weighted by their numbers of rows, add up to the
-        mean over the points of the batch; 0 without points.
+        mean over the points of the batch; 0 without points. The loss of a point is divided by max(1, tan φ), without
+        which the largest angles would dominate.
     """
     part = part or Part(0, len(data))
     count = min(len(shares), MOST_CLASSES)
@@ -96,7 +97,7 @@ def contrast(
         several = (((shares > 0).sum() - 1) / max(count - 1, 1)).clamp(min=1).log()
         others = torch.arange(count, device=data.device) > 0
         loss = loss + F.smooth_l1_loss((of_classes + several * others).logsumexp(1), of_all, reduction="none")
-    weight = torch.tan(angle).clamp(min=1).reciprocal()  # without it the largest angles would dominate
+    weight = torch.tan(angle).clamp(min=1).reciprocal()
     return (weight * loss).sum() * (part.total / (len(data) * total))
 
 
