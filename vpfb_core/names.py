@@ -88,12 +88,10 @@ PRESETS = ("tiny", "small", "base", "paper", "celeba64", "mlp")
 SOLVERS = ("arc3", "euler", "midpoint", "heun", "rk4", "ab2", "ab3", "bosh3", "dopri5")
 SOLVER_ARGUMENTS = ("method", "nfe", "rtol", "atol")  # those of `Solver.choose`
 SCORES = ("multiscale", "energy", "gradient", "typicality", "density", "dimension", "likelihood")
+OURS = "vpfb:"  # before the name of a built-in model in configurations of earlier versions
 MCMC = ("none", "ula", "mala", "smc")
 
 
 def methods_with(capability: str) -> list[str]:
     """The names of the methods that have a capability, such as "flow" (see `MethodName.gives`)."""
     return [name for name, method in METHODS.items() if method.has(capability)]
-
-
-OURS = "vpfb:"  # before the name of a built-in model in configurations of earlier versions
