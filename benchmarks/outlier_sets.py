@@ -31,9 +31,9 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core.errors import DataError
-from vpfb_core.model.neighbourhood import Neighbourhood
 from vpfb_core.model.reference import Reference, identities_of
 from vpfb_core.uses.ood import compare, fit_reference
+from vpfb_core.uses.ood.fit import parts_of
 from vpfb_core.uses.ood.fixed import describe_fixed
 from vpfb_core.uses.ood.scores import assess
 
@@ -79,11 +79,8 @@ def loaded(source: str, root: Path, count: int, members: int) -> tuple[Tensor, T
 
 def fixed_descriptors(reference: Tensor) -> Method:
     """The score of vpfb without a model, with these images as the reference."""
-    known = Reference(
-        {kind: Neighbourhood.of(table) for kind, table in describe_fixed(reference).items()},
-        identities_of(reference),
-        torch.arange(len(reference)),
-    )
+    parts = parts_of(describe_fixed(reference))
+    known = Reference(parts, identities_of(reference), torch.arange(len(reference)))
     return lambda images: known.assess(describe_fixed(images), identities_of(images)).score
 
 

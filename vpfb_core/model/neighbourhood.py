@@ -145,6 +145,40 @@ class Neighbourhood:
         points = torch.cat([along, outside], 1) * self.stretch
         return points.clamp(-_LARGEST, _LARGEST).half().float()
 
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, for a model file."""
+        return {
+            "mean": self.mean, "unit": self.unit, "stretch": self.stretch,
+            "axes": self.axes.half(), "points": self.points.half(),
+        }  # fmt: skip
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Neighbourhood:
+        """The neighbourhood with these tensors, of this version or of an earlier one.
+
+        Raises:
+            KeyError, ValueError: a tensor is missing or does not fit the others.
+        """
+        mean, axes, points = (tensors[name].float() for name in ("mean", "axes", "points"))
+        if [mean.ndim, axes.ndim, points.ndim] != [1, 2, 2] or len(points) < 2:
+            raise ValueError("the tensors of a neighbourhood have the wrong dimensions")
+        if "stretch" not in tensors and "unit" not in tensors:  # of an earlier version, whose axes were stretched
+            unit, stretch = torch.ones(len(mean)), torch.cat([torch.ones(axes.shape[1]), torch.zeros(1)])
+            points = torch.cat([points, torch.zeros(len(points), 1)], 1)  # nothing outside of the axes counted
+        else:
+            unit, stretch = (tensors[name].float() for name in ("unit", "stretch"))
+        width = axes.shape[1] + 1
+        if (
+            not (axes.shape[:1] == mean.shape == unit.shape and (unit > 0).all())
+            or stretch.shape != (width,)
+            or points.shape[1] != width
+        ):
+            raise ValueError("the tensors of a neighbourhood do not fit each other")
+        return cls(mean, unit, axes, stretch, points)
+
     @cached_property
     def leave_one_out(self) -> Neighbours:
         """The neighbours of the reference images, each of which is left out of its own."""
@@ -158,7 +192,7 @@ class Neighbourhood:
     @cached_property
     def _spacing(self) -> Tensor:
         """The log distance of each reference image from its neighbours, (M,)."""
-        return _log_mean(self._distances(self.points, torch.arange(len(self.points)))[0])
+        return log_mean(self._distances(self.points, torch.arange(len(self.points)))[0])
 
     def neighbours(self, descriptors: Tensor, own: Tensor) -> Neighbours:
         """The neighbours of images with these descriptors, (N, F).
@@ -180,7 +214,7 @@ class Neighbourhood:
 
     def _neighbours(self, points: Tensor, own: Tensor) -> Neighbours:
         distances, rows = self._distances(points, own)
-        return Neighbours(_log_mean(distances) - SPACING_WEIGHT * self._spacing[rows].mean(1), rows[:, :NEAREST])
+        return Neighbours(log_mean(distances) - SPACING_WEIGHT * self._spacing[rows].mean(1), rows[:, :NEAREST])
 
     def _distances(self, points: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """The distances of points (N, K) from their neighbours, and the indices of these, (N, k) each."""
@@ -192,9 +226,15 @@ class Neighbourhood:
         return found.values, found.indices
 
 
-def _log_mean(distances: Tensor) -> Tensor:
+def log_mean(distances: Tensor) -> Tensor:
     """The logarithm of the mean distance, (N, k) → (N,)."""
     return distances.mean(1).clamp(min=_SMALLEST_DISTANCE).log()
+
+
+def spread(table: Tensor) -> Tensor:
+    """The distance between the tenth and the ninetieth percentile of each column, (M, F) → (F,); never zero."""
+    low, high = table.double().quantile(torch.tensor([0.1, 0.9]).double(), 0)
+    return (high - low).clamp(min=1e-6 * float(table.abs().max()) + 1e-12).float()
 
 
 def principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,22 +10,39 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from vpfb_core.data.image_statistics import in_unit_range
-from vpfb_core.model.neighbourhood import Neighbourhood, NullDistribution
+from vpfb_core.model.excess import Excess
+from vpfb_core.model.neighbourhood import Neighbourhood, Neighbours, NullDistribution
+from vpfb_core.model.places import Places
 
 # The kinds of evidence: energies and score norms of the model at its noise levels; score norms at three of them, which
-# say how much the model would change the image to remove noise; strength of details of each size and the mean colour;
-# features of the model; directions of edges; directions from dark to light.
-KINDS = ("recording", "denoising", "detail", "content", "shape", "shading")
+# say how much the model would change the image to remove noise; how much more it would than the details explain;
+# strength of details of each size and the mean colour; features of the model; directions of edges; directions from dark
+# to light; both directions at the most unusual place.
+KINDS = ("recording", "denoising", "excess", "detail", "content", "shape", "shading", "part")
 OWN = "network"  # the kind of evidence from a network of the user's own
 _EARLIER_NAMES = {"scalars": "recording", "features": "content"}  # the kinds in files of earlier versions
 
-Descriptors = dict[str, Tensor]  # the descriptors (N, F) of N images by kind of evidence, on the CPU
+# The descriptors (N, F) of N images by kind of evidence, on the CPU. Those of `part` are (N, P, F), for P places.
+Descriptors = dict[str, Tensor]
+
+
+class Part(Protocol):
+    """What a reference knows of one kind of evidence. The p-values of its statistic are by the null distribution."""
+
+    @property
+    def null(self) -> NullDistribution: ...
+    def __len__(self) -> int: ...
+    def neighbours(self, descriptors: Tensor, own: Tensor) -> Neighbours: ...
+    def tensors(self) -> dict[str, Tensor]: ...
+
+
+_PARTS: dict[str, type[Neighbourhood | Excess | Places]] = {"excess": Excess, "part": Places}
 
 
 class Verdict(NamedTuple):
@@ -67,7 +84,7 @@ class Reference:
     """The reference of the multi-scale score: what is known of its M images.
 
     Attributes:
-        parts: the neighbourhood of each kind of evidence.
+        parts: what is known of each kind of evidence.
         identities: a number for each reference image by which it is recognised (`identities_of`), int64 (M,); empty if
             they are not known.
         rows: the rows of the reference images in the data that the reference was fitted to, int64 (M,); empty if they
@@ -79,7 +96,7 @@ class Reference:
             contains it.
     """
 
-    parts: Mapping[str, Neighbourhood]
+    parts: Mapping[str, Part]
     identities: Tensor
     rows: Tensor
     levels: tuple[float, ...] = ()
@@ -101,9 +118,9 @@ class Reference:
         A reference image is left out of its own neighbours.
         """
         own = self._own(identities)
-        if "detail" in self.parts:  # a reference of an earlier version has no colours, which are the last of them
-            known = len(self.parts["detail"].mean)
-            descriptors = {**descriptors, "detail": descriptors["detail"][:, :known]}
+        detail = self.parts.get("detail")
+        if isinstance(detail, Neighbourhood):  # in an earlier version without colours, which are the last of them
+            descriptors = {**descriptors, "detail": descriptors["detail"][:, : len(detail.mean)]}
         found = {kind: part.neighbours(descriptors[kind], own) for kind, part in self.parts.items()}
         surprises = {kind: self.parts[kind].null.surprise(each.statistic) for kind, each in found.items()}
         score = torch.stack(list(surprises.values())).norm(dim=0)
@@ -140,8 +157,7 @@ class Reference:
         for kind, part in self.parts.items():
             if kind == OWN:
                 continue
-            tensors |= {f"{kind}/mean": part.mean, f"{kind}/unit": part.unit, f"{kind}/stretch": part.stretch}
-            tensors |= {f"{kind}/axes": part.axes.half(), f"{kind}/points": part.points.half()}
+            tensors |= {f"{kind}/{name}": tensor for name, tensor in part.tensors().items()}
         return tensors
 
     @classmethod
@@ -156,37 +172,26 @@ class Reference:
         if tensors["levels"].ndim != 1 or tensors["typical_energy"].ndim != 0 or not (tensors["levels"] >= 0).all():
             raise ValueError("the levels of the reference are not numbers from 0 on")
 
-        def part(name: str) -> Neighbourhood:
-            mean, axes, points = (tensors[f"{name}/{each}"].float() for each in ("mean", "axes", "points"))
-            if [mean.ndim, axes.ndim, points.ndim] != [1, 2, 2] or len(points) < 2:
-                raise ValueError(f"the {name} of the reference have the wrong dimensions")
-            if name in _EARLIER_NAMES:  # the axes were stretched, and nothing outside of them counted
-                unit, stretch = torch.ones(len(mean)), torch.cat([torch.ones(axes.shape[1]), torch.zeros(1)])
-                points = torch.cat([points, torch.zeros(len(points), 1)], 1)
-            else:
-                unit, stretch = (tensors[f"{name}/{each}"].float() for each in ("unit", "stretch"))
-            width = axes.shape[1] + 1
-            if (
-                not (axes.shape[:1] == mean.shape == unit.shape and (unit > 0).all())
-                or stretch.shape != (width,)
-                or points.shape[1] != width
-            ):
-                raise ValueError(f"the {name} of the reference do not fit each other")
-            return Neighbourhood(mean, unit, axes, stretch, points)
+        def part(kind: str, name: str) -> Part:
+            own = {
+                each.removeprefix(f"{name}/"): tensor for each, tensor in tensors.items() if each.startswith(f"{name}/")
+            }
+            return _PARTS.get(kind, Neighbourhood).from_tensors(own)
 
         names = {each.rpartition("/")[0] for each in tensors if "/" in each}
-        found = {_EARLIER_NAMES.get(name, name): part(name) for name in names}
-        parts = {kind: found[kind] for kind in KINDS if kind in found}
+        kinds = {_EARLIER_NAMES.get(name, name): name for name in names}
+        parts = {kind: part(kind, kinds[kind]) for kind in KINDS if kind in kinds}
         identities, rows = (tensors.get(name, torch.empty(0, dtype=torch.int64)) for name in ("identities", "rows"))
-        counts = {len(part.points) for part in parts.values()}
+        counts = {len(part) for part in parts.values()}
         regions = tensors.get("places", torch.tensor(1))
         if len(counts) != 1 or any(each.dtype != torch.int64 for each in (identities, rows, regions)):
             raise ValueError("the parts of the reference do not fit each other")
         if any(len(each) and each.shape != (*counts,) for each in (identities, rows)) or not 1 <= int(regions) <= 64:
             raise ValueError("the images of the reference do not fit each other")
-        levels = tuple(tensors["levels"].tolist())
-        if len(parts["recording"].mean) != 2 * len(levels):
-            raise ValueError(f"the reference has {len(parts['recording'].mean)} scalars for {len(levels)} levels")
+        levels, recording = tuple(tensors["levels"].tolist()), parts["recording"]
+        assert isinstance(recording, Neighbourhood)
+        if len(recording.mean) != 2 * len(levels):
+            raise ValueError(f"the reference has {len(recording.mean)} scalars for {len(levels)} levels")
         return cls(parts, identities, rows, levels, float(tensors["typical_energy"]), int(regions))
 
 

@@ -37,6 +37,7 @@ from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.model.neighbourhood import Neighbourhood
 from vpfb_core.model.reference import Reference
 from vpfb_core.networks.embedding import ConditionEmbedding
 from vpfb_core.training import prepare
@@ -387,6 +388,12 @@ def test_codes_scores_and_densities_are_those_of_the_cpu(
         torch.testing.assert_close(ours[name], theirs, rtol=1e-3, atol=0.05, msg=name)
 
 
+def recording(reference: Reference | None) -> Neighbourhood:
+    part = present(reference).parts["recording"]
+    assert isinstance(part, Neighbourhood)
+    return part
+
+
 @cuda_and_mps
 def test_a_calibration_is_that_of_the_cpu(gpu: GPU, on_cpu: Model, on_gpu: Model, images: ImageSet) -> None:
     on_gpu.calibration = on_gpu.reference = None
@@ -397,8 +404,8 @@ def test_a_calibration_is_that_of_the_cpu(gpu: GPU, on_cpu: Model, on_gpu: Model
         ours, theirs = (present(model.calibration).constant(level, condition) for model in (on_gpu, on_cpu))
         assert ours == pytest.approx(theirs, abs=0.01)
     torch.testing.assert_close(
-        present(fitted).parts["recording"].mean.cpu(),
-        present(on_cpu.reference).parts["recording"].mean,
+        recording(fitted).mean.cpu(),
+        recording(on_cpu.reference).mean,
         rtol=1e-3,
         atol=1e-3,
     )

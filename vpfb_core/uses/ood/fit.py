@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from vpfb_core.data.image_statistics import in_unit_range
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
-from vpfb_core.model.neighbourhood import Neighbourhood
-from vpfb_core.model.reference import OWN, Descriptors, Reference, Verdict, identities_of
+from vpfb_core.model.excess import Excess
+from vpfb_core.model.neighbourhood import Neighbourhood, spread
+from vpfb_core.model.places import Places
+from vpfb_core.model.reference import KINDS, OWN, Descriptors, Part, Reference, Verdict, identities_of
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.ood.descriptors import REGIONS, Described, levels_of, scalar_level
 from vpfb_core.uses.ood.fixed import describe_fixed
@@ -52,10 +54,10 @@ def fit_reference(
     energies: list[Tensor] = []
     for some in chosen.split(batch_size):
         described = Described(model.field, model.standardise(images[some]), REGIONS)
-        found.append(described.evidence(levels) | describe_fixed(images[some]))
+        found.append(described.evidence(levels, describe_fixed(images[some])))
         energies.append(described.energy(scalar).cpu().double())
     return Reference(
-        _neighbourhoods(found),
+        parts_of({kind: torch.cat([each[kind] for each in found]) for kind in found[0]}),
         identities_of(images[chosen]),
         chosen if rows is None else rows[chosen],
         levels,
@@ -80,7 +82,7 @@ def assess_without_model(images: Tensor, *, seed: int = 0, own: Callable[[Tensor
     chosen = first.unique()
     found = [describe_fixed(some) for some in images.split(_BATCH)]
     descriptors = {kind: torch.cat([each[kind] for each in found])[chosen] for kind in found[0]}
-    reference = Reference(_neighbourhoods([descriptors]), identities[chosen], chosen)
+    reference = Reference(parts_of(descriptors), identities[chosen], chosen)
     if own is not None:
         features = own(images)
         reference = reference.with_own(features[chosen], own)
@@ -118,19 +120,26 @@ def _choose(images: Tensor, seed: int, count: int) -> Tensor:
     return torch.randperm(len(images), generator=noise.generator(seed, "reference"))[:count].sort().values
 
 
-def _neighbourhoods(found: list[Descriptors]) -> dict[str, Neighbourhood]:
-    """The neighbourhoods of all kinds of evidence, from the descriptors of several batches of reference images."""
-    tables = {kind: torch.cat([each[kind] for each in found]) for kind in found[0]}
-    if not all(table.isfinite().all() for table in tables.values()):
+def parts_of(descriptors: Descriptors) -> dict[str, Part]:
+    """What is known of each kind of evidence, from the descriptors of all reference images.
+
+    Raises:
+        DataError: a descriptor is not finite.
+    """
+    if not all(table.isfinite().all() for table in descriptors.values()):
         raise DataError(
             "the model's energies of its training images are not finite", hint="the training may have diverged"
         )
+    return {kind: _part(kind, descriptors) for kind in KINDS if kind in descriptors}
+
+
+def _part(kind: str, descriptors: Descriptors) -> Part:
+    """What is known of one kind of evidence, from the descriptors of all reference images."""
+    if kind == "part":
+        return Places.of(descriptors[kind])
+    if kind == "excess":
+        return Excess.of(descriptors["denoising"], descriptors["detail"])
     # Energies and norms at different levels have different units. All other descriptors of one kind share theirs.
-    units: dict[str, Tensor] = {kind: _spread(tables[kind]) for kind in ("recording", "denoising") if kind in tables}
-    return {kind: Neighbourhood.of(table, units.get(kind)) for kind, table in tables.items()}
-
-
-def _spread(table: Tensor) -> Tensor:
-    """The distance between the tenth and the ninetieth percentile of each column, (M, F) → (F,); never zero."""
-    low, high = table.double().quantile(torch.tensor([0.1, 0.9]).double(), 0)
-    return (high - low).clamp(min=1e-6 * float(table.abs().max()) + 1e-12)
+    return Neighbourhood.of(
+        descriptors[kind], spread(descriptors[kind]) if kind in ("recording", "denoising") else None
+    )

@@ -30,11 +30,10 @@ def describe_fixed(images: Tensor) -> Descriptors:
     if max(pictures.shape[2:]) > SIZE:
         reduced = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)
     brightness = reduced.mean(1)
-    return {
-        "detail": details(pictures).cpu(),
-        "shape": gradient_histograms(brightness, math.pi, EDGES).cpu(),
-        "shading": gradient_histograms(brightness, 2 * math.pi, LIGHT).cpu(),
-    }
+    edges = gradient_histograms(brightness, math.pi, EDGES).cpu()
+    light = gradient_histograms(brightness, 2 * math.pi, LIGHT).cpu()
+    by_place = torch.cat([edges.unflatten(1, (EDGES, -1)), light.unflatten(1, (LIGHT, -1))], 1).mT
+    return {"detail": details(pictures).cpu(), "shape": edges, "shading": light, "part": by_place}
 
 
 def details(pictures: Tensor) -> Tensor:

@@ -75,6 +75,10 @@ KINDS = {
         "harder or easier to denoise",
         "To remove noise, the model would change unusually much of it, or unusually little.",
     ),
+    "excess": Column(
+        "harder to denoise than its details explain",
+        "To remove noise, the model would change more of it than of others with details as strong.",
+    ),
     "content": Column("shows something else", "The features that the network sees in it are unusual."),
     "network": Column("unusual to your network", "The features that your own network finds are unusual."),
     "shape": Column("shaped differently", "Its edges run in unusual directions at some places."),
@@ -83,6 +87,7 @@ KINDS = {
         "Its details of some size are unusually strong or weak, or, if it is not grey, its mean colour is unusual.",
     ),
     "shading": Column("light and dark elsewhere", "It turns from dark to light in unusual directions at some places."),
+    "part": Column("a part is unusual", "The edges of one part of it are unlike those of others at the same place."),
 }
 
 

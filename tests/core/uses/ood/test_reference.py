@@ -205,6 +205,13 @@ def test_a_file_brings_the_reference_back(digits: tuple[Model, ImageSet], tmp_pa
         lambda tensors: tensors.update({"reference/levels": torch.ones(3)}),
         lambda tensors: tensors.update({"reference/content/points": torch.zeros(5, 1)}),
         lambda tensors: tensors.update({"reference/recording/mean": torch.zeros(())}),
+        lambda tensors: tensors.pop("reference/excess/weights"),
+        lambda tensors: tensors.update({"reference/excess/weights": torch.zeros(2, 3)}),
+        lambda tensors: tensors["reference/excess/unit"].mul_(0),
+        lambda tensors: tensors.update({"reference/excess/values": torch.zeros(5)}),
+        lambda tensors: tensors.pop("reference/part/usual"),
+        lambda tensors: tensors.update({"reference/part/points": torch.zeros(3, 5, 6)}),
+        lambda tensors: tensors["reference/part/unit"].mul_(0),
     ],
 )
 def test_a_reference_that_does_not_fit_is_a_checkpoint_error(

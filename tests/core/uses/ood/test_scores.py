@@ -30,6 +30,7 @@ from vpfb_core.uses.ood.descriptors import (
     levels_of,
     scalar_level,
 )
+from vpfb_core.uses.ood.fixed import describe_fixed
 from vpfb_core.uses.ood.scores import SCORES, find_scores
 
 
@@ -119,24 +120,25 @@ def test_the_range_of_each_image_is_checked_once(name: str, monkeypatch: pytest.
 def test_descriptors_hold_every_level_and_the_coarsest_layer(digits: tuple[Model, ImageSet]) -> None:
     model, held_out = digits
     data = model.standardise(held_out.images[:3])
-    found = Described(model.field, data).evidence(LEVELS)
+    fixed = describe_fixed(held_out.images[:3])
+    found = Described(model.field, data).evidence(LEVELS, fixed)
     assert found["recording"].shape == (3, 2 * len(LEVELS))
     width = model.network["widths"][-1]
     assert found["content"].shape == (3, 3 * 2 * width), "mean and deviation of each channel, at three levels"
-    assert Described(model.field, data, regions=4).evidence(LEVELS)["content"].shape == (3, 3 * width * 4**2)
+    assert Described(model.field, data, regions=4).evidence(LEVELS, fixed)["content"].shape == (3, 3 * width * 4**2)
     assert isinstance(model.field.network, UNet)
     assert not model.field.network.middle._forward_hooks, "nothing is left behind"
-    assert "content" not in Described(model_of().field, images_of(3)).evidence(LEVELS)
+    assert "content" not in Described(model_of().field, images_of(3)).evidence(LEVELS, fixed)
 
 
 def test_how_much_gaussian_data_are_denoised_is_their_length_at_each_of_its_levels() -> None:
     """The score of N(0, I) is minus the point."""
-    z = images_of(7).sub(0.5).div(0.1)
-    found = Described(model_of().field, z).evidence(LEVELS)["denoising"]
+    z, fixed = images_of(7).sub(0.5).div(0.1), describe_fixed(images_of(7))
+    found = Described(model_of().field, z).evidence(LEVELS, fixed)["denoising"]
     expected = torch.stack([(z.flatten(1).norm(dim=1) * unit(level)).log() for level in DENOISING_LEVELS], 1)
     assert torch.allclose(found, expected, atol=1e-5)
-    assert "denoising" not in Described(model_of().field, z).evidence(LEVELS[:3]), "it has none of these levels"
-    assert "denoising" not in Described(model_of().field, z.flatten(1)).evidence(LEVELS), "rows of a table"
+    assert "denoising" not in Described(model_of().field, z).evidence(LEVELS[:3], fixed), "it has none of these levels"
+    assert "denoising" not in Described(model_of().field, z.flatten(1)).evidence(LEVELS, {}), "rows of a table"
 
 
 @pytest.mark.parametrize("name", ["energy", "typicality"])

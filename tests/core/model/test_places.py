@@ -1,0 +1,79 @@
+"""Neighbourhoods at each place of a picture: against scikit-learn, for members and others, and at every place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from vpfb_core.errors import CheckpointError
+from vpfb_core.model.neighbourhood import NEIGHBOURS
+from vpfb_core.model.places import Places
+
+
+def pictures(n: int, places: int = 16, features: int = 6, seed: int = 0) -> Tensor:
+    """Descriptors of n pictures at the places of a grid, with another scale at each."""
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(n, places, features, generator=random) * torch.linspace(0.5, 2, places)[:, None]
+
+
+def nobody(n: int) -> Tensor:
+    return torch.full((n,), -1)
+
+
+def test_with_all_axes_the_distances_at_a_place_are_those_of_scikit_learn() -> None:
+    known, new = pictures(300, places=1), pictures(20, places=1, seed=1)
+    nearest = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(known[:, 0].numpy())
+    members, others = (
+        np.log(nearest.kneighbors(each)[0].mean(1)) for each in (None, new[:, 0].numpy())
+    )  # with None, each without itself
+    low, usual, high = np.quantile(members, [0.25, 0.5, 0.75])
+    places = Places.of(known)
+    found = places.neighbours(new, nobody(20))
+    np.testing.assert_allclose(found.statistic, (others - usual) / (high - low + 0.01), atol=0.02)
+    np.testing.assert_allclose(places.values, (members - usual) / (high - low + 0.01), atol=0.02)
+    assert found.nearest.shape == (20, 0)
+
+
+def test_a_square_that_is_unusual_is_found_wherever_it_is() -> None:
+    places, new = Places.of(pictures(400)), pictures(30, seed=1)
+    usual = places.neighbours(new, nobody(30)).statistic
+    grid = torch.arange(16).view(4, 4)
+    for row in range(2):
+        for column in range(2):
+            changed = new.clone()
+            changed[:, grid[row : row + 3, column : column + 3].flatten()] *= 3
+            found = places.neighbours(changed, nobody(30)).statistic
+            assert (found > usual + 1).all()
+            assert ((-places.null.surprise(found)).exp() < 0.01).all()
+
+
+def test_a_member_is_left_out_of_its_own_neighbours() -> None:
+    known = pictures(100)
+    places = Places.of(known)
+    assert len(places) == 100
+    found = places.neighbours(known[:50], torch.arange(50)).statistic
+    torch.testing.assert_close(found, places.values[:50], rtol=1e-4, atol=1e-3)
+    assert (places.neighbours(known[:50], nobody(50)).statistic < found).all()
+
+
+def test_p_values_of_new_pictures_are_nearly_uniform() -> None:
+    places = Places.of(pictures(1000))
+    found = (-places.null.surprise(places.neighbours(pictures(2000, seed=1), nobody(2000)).statistic)).exp()
+    for share in (0.5, 0.2, 0.05):
+        assert float((found <= share).double().mean()) == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.parametrize(("count", "places"), [(2, 1), (3, 4), (40, 9)])
+def test_few_pictures_equal_ones_and_small_grids_have_a_finite_statistic(count: int, places: int) -> None:
+    for known in (pictures(count, places), pictures(1, places).expand(count, -1, -1)):
+        found = Places.of(known)
+        assert found.values.isfinite().all()
+        assert found.neighbours(pictures(4, places, seed=1), nobody(4)).statistic.isfinite().all()
+
+
+def test_descriptors_of_another_grid_are_an_error() -> None:
+    with pytest.raises(CheckpointError, match="descriptors of shape"):
+        Places.of(pictures(20)).neighbours(pictures(3, places=4), nobody(3))
