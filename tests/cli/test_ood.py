@@ -30,7 +30,10 @@ pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 COLUMNS = {"out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", "n_in", "n_out"}
 COLUMNS_OF_SCORES = ["file", "score", "energy", "bits_per_dim"]
-VERDICT = ["p_value", "flagged", "recording", "denoising", "detail", "content", "shape", "shading", "nearest"]
+VERDICT = [
+    "p_value", "flagged",
+    "recording", "denoising", "excess", "detail", "content", "shape", "shading", "part", "nearest",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -323,7 +326,7 @@ def test_a_folder_without_a_model_is_ranked_at_once(vpfb: Vpfb, photographs: Pat
     worst = ran.json["worst"]
     assert {one["file"] for one in worst[:2]} == {"stripes50.png", "stripes51.png"}
     assert all(one["energy"] is None for one in worst)
-    assert {"detail", "shape", "shading", "p_value", "flagged", "nearest"} <= set(worst[0])
+    assert {"detail", "shape", "shading", "part", "p_value", "flagged", "nearest"} <= set(worst[0])
     assert Path("page.html").is_file()
     with Path("scores.csv").open(newline="") as file:
         assert next(csv.reader(file))[:6] == [*COLUMNS_OF_SCORES, "p_value", "flagged"]

@@ -14,7 +14,7 @@ from vpfb_core.model.neighbourhood import Neighbourhood
 from vpfb_core.model.reference import Reference
 from vpfb_core.uses.ood.altered import BLUR, CONTROLS, blurred, with_a_hole
 from vpfb_core.uses.ood.fit import first_copies
-from vpfb_core.uses.ood.fixed import BANDS, CELLS, COLOUR_WEIGHT, EDGES, describe_fixed, gradient_histograms
+from vpfb_core.uses.ood.fixed import BANDS, CELLS, COLOUR_WEIGHT, EDGES, LIGHT, describe_fixed, gradient_histograms
 from vpfb_core.uses.ood.ranking import rank_without_model
 
 
@@ -53,6 +53,19 @@ def test_the_last_details_are_the_mean_brightness_and_red_and_blue_against_it_wh
     assert torch.allclose(colour, COLOUR_WEIGHT * torch.tensor([[0.5, 0.4, -0.5]]) / 4)
     assert torch.allclose(colour, describe_fixed(image.flip(2))["detail"][:, -3:])
     assert describe_fixed(images_of(2, channels=1, side=32))["detail"].shape == (2, BANDS)
+
+
+def test_each_place_has_its_own_edges_and_shading() -> None:
+    images = images_of(3, channels=1, side=32)
+    found = describe_fixed(images)
+    assert found["part"].shape == (3, CELLS**2, EDGES + LIGHT)
+    moved = images.clone()
+    moved[:, :, :4, :4] = 1 - moved[:, :, :4, :4]  # the first place of the grid
+    changed = (describe_fixed(moved)["part"] - found["part"]).abs().amax(2).view(3, CELLS, CELLS)
+    assert (changed[:, 0, 0] > 0.1).all()
+    assert (changed[:, 3:] < 1e-6).all()
+    assert (changed[:, :, 3:] < 1e-6).all()
+    assert torch.allclose(found["part"][..., :EDGES].mT.flatten(1), found["shape"])
 
 
 def test_a_reference_that_knows_no_colours_compares_the_other_details() -> None:

@@ -53,7 +53,7 @@ def test_a_ranking_without_a_model_sees_what_only_the_network_sees(digits: tuple
     compute = own_features.find(corner, None, CPU)
     assert torch.equal(compute(images.data), images.data[:, :, 0, 0].float() / 255)
     found = rank_without_model(images, own=compute)
-    assert set(found.ranked[0].evidence) == {"detail", "shape", "shading", OWN}
+    assert set(found.ranked[0].evidence) == {"detail", "shape", "shading", "part", OWN}
     row = next(one for one in found.ranked if one.index == 7)
     assert row.evidence[OWN] == min(one.evidence[OWN] for one in found.ranked)
     assert row.evidence[OWN] < 1e-3 < row.evidence["shape"]

@@ -220,7 +220,7 @@ def test_the_cut_is_between_the_flagged_scores_and_the_others_and_a_flagged_pict
             {},
             0.9,
             False,
-            {"content": 0.9, "shape": 0.5, "detail": 0.5, "shading": 0.5, "recording": 0.3, "denoising": 0.6},
+            dict.fromkeys(KINDS, 0.6),
         ),
     ]
     document = parsed(Ranking(ranked, ("file", "score"), None, 0.01), images_of(4)).document

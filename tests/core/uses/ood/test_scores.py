@@ -137,6 +137,8 @@ def test_how_much_gaussian_data_are_denoised_is_their_length_at_each_of_its_leve
     found = Described(model_of().field, z).evidence(LEVELS, fixed)["denoising"]
     expected = torch.stack([(z.flatten(1).norm(dim=1) * unit(level)).log() for level in DENOISING_LEVELS], 1)
     assert torch.allclose(found, expected, atol=1e-5)
+    excess = Described(model_of().field, z).evidence(LEVELS, fixed)["excess"]
+    assert torch.equal(excess, torch.cat([found, fixed["detail"]], 1)), "what is explained, and by what"
     assert "denoising" not in Described(model_of().field, z).evidence(LEVELS[:3], fixed), "it has none of these levels"
     assert "denoising" not in Described(model_of().field, z.flatten(1)).evidence(LEVELS, {}), "rows of a table"
 
