@@ -34,8 +34,8 @@ MINUTE = 60.0
 SETTINGS: dict[str, dict[str, Any]] = {
     # With more steps the held-out residual turns up again: 1,618 images are few.
     "digits": {"data": "digits", "steps": 2000, "condition_dropout": 0.2, "threads": 1},
-    # The model in the package took 5,293 steps in 15 minutes on two threads, with an earlier form of the contrast, and
-    # then 1,649 steps more, with --init, in 22 minutes on one thread with lr=0.0025 and decay=1.
+    # The model in the package took 4,500 steps in 53 minutes, with an earlier form of the contrast, and then 2,234
+    # steps more, with --init, in 20 minutes with lr=0.0025 and decay=1, both with compile=on on one thread.
     "shapes": {"data": "shapes", "time_budget": 30 * MINUTE},
     # The model in the package took 7,587 steps in two hours, with an earlier form of the contrast, and then 1,973 steps
     # more, with --init, in 25 minutes with lr=0.0025 and decay=1, both with compile=on on one thread.

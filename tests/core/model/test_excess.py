@@ -53,8 +53,8 @@ def test_a_member_is_judged_by_the_regression_without_it(count: int) -> None:
         residuals.append(log_norms[row].double() - torch.from_numpy(expected[0]).double())
     unit = spread(torch.stack(residuals))
     torch.testing.assert_close(excess.residual_unit, unit, rtol=1e-4, atol=1e-5)
-    expected = (torch.stack(residuals) / unit).amax(1).float()
-    torch.testing.assert_close(excess.values, expected, rtol=1e-3, atol=1e-3)
+    values = (torch.stack(residuals) / unit).amax(1).float()
+    torch.testing.assert_close(excess.values, values, rtol=1e-3, atol=1e-3)
     found = excess.neighbours(joined(log_norms, details), torch.arange(count))
     assert torch.equal(found.statistic, excess.values)
 
