@@ -11,6 +11,7 @@ from torch import Tensor
 from vpfb_core.errors import ConfigError
 from vpfb_core.machine.limits import require_threads
 from vpfb_core.machine.noise import generator
+from vpfb_core.settings import whole_number
 
 MAX_SIZE = 1024
 SPLITS = ("train", "test")  # of the sets that have a name
@@ -29,7 +30,7 @@ class LoadOptions:
         ranges: the lowest and the highest value of each of these columns; None is no limit.
         label: the column of a table with the classes; None if it has none.
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is out of its range, or a number is not a whole one.
     """
 
     size: int | None = None
@@ -49,6 +50,9 @@ class LoadOptions:
     label: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("size", "max_size", "channels", "workers", "limit"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         if self.size is not None and not 4 <= self.size <= MAX_SIZE:
             raise ConfigError(f"size {self.size} is not between 4 and {MAX_SIZE}", hint="try `size=32`")
         if self.max_size is not None and self.max_size < 1:

@@ -11,7 +11,7 @@ from present import present
 
 from vpfb_core import data
 from vpfb_core.data import catalogue, sets
-from vpfb_core.errors import DataError
+from vpfb_core.errors import ConfigError, DataError
 
 
 def test_a_bare_name_is_the_built_in_set_and_a_written_path_the_folder(tmp_path, monkeypatch, good):
@@ -245,3 +245,9 @@ def test_names_are_compared_without_alias_split_and_spelling(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert catalogue.same_set(one, other) == same
+
+
+@pytest.mark.parametrize(("name", "value"), [("size", "8"), ("max_size", 8.5), ("limit", 2.5), ("workers", "two")])
+def test_a_number_that_is_not_whole_is_refused_by_its_name(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name} = .*: expected a whole number"):
+        data.load("digits", **{name: value})  # type: ignore[arg-type]
