@@ -14,7 +14,7 @@ from vpfb_core.model.runs import Run
 from vpfb_core.training import Progress, Result
 
 
-def train(config: vpfb.TrainConfig, stop_after: int | None = None) -> Result:
+def train(config: vpfb.TrainConfig, stop_after: int | None = None) -> Result[vpfb.Model]:
     """A run, asked to stop after some steps of this session."""
     taken = 0
 

@@ -45,7 +45,7 @@ def config(**settings: Any) -> vpfb.TrainConfig:
     return vpfb.TrainConfig(**(small | steps | settings))
 
 
-def train(stop_after: int | None = None, **settings: Any) -> Result:
+def train(stop_after: int | None = None, **settings: Any) -> Result[vpfb.Model]:
     """A run that this process stops after some steps."""
     asked = 0
 

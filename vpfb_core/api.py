@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -60,10 +59,10 @@ def train(
     *,
     on_step: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> Result:
-    """Train a model. The model of the result is a `Model`.
+) -> Result[Model]:
+    """Train a model.
 
     Arguments and errors are those of `vpfb_core.training.prepare` and `vpfb_core.training.run`.
     """
     result = run(prepare(config), on_step=on_step, should_stop=should_stop)
-    return replace(result, model=Model.of(result.model))
+    return Result(**vars(result) | {"model": Model.of(result.model)})

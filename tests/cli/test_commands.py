@@ -25,7 +25,7 @@ TRAIN = ["train", "--data", "digits", "--val-fraction", "0.02", *QUICK]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Result[vpfb_core.Model]:
     """A run with the settings of TRAIN, in a folder of its own."""
     settings = {"data": "digits", "val_fraction": 0.02, "widths": (8,), "batch_size": 8, "steps": 3, "threads": 1}
     with contextlib.chdir(tmp_path_factory.mktemp("finished")):
@@ -34,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 
 @pytest.fixture
-def trained(finished: Result, tmp_path: Path) -> Run:
+def trained(finished: Result[vpfb_core.Model], tmp_path: Path) -> Run:
     """A copy of the run where commands look for it."""
     shutil.copytree(finished.run.path.parent, tmp_path / "runs")
     return Run(Path("runs/001-digits"))
@@ -220,7 +220,7 @@ def test_an_option_beats_the_environment_which_beats_the_file(vpfb: Vpfb, monkey
     assert (optimiser["steps"], optimiser["time_budget"]) == (None, 120), "one way to say how long replaces the other"
 
 
-def test_the_configuration_of_a_run_trains_another(vpfb: Vpfb, finished: Result, trained: Run) -> None:
+def test_the_configuration_of_a_run_trains_another(vpfb: Vpfb, finished: Result[vpfb_core.Model], trained: Run) -> None:
     again = vpfb("train", "--config", str(trained.config), "--json").json
     assert again["run"] == "runs/002-digits"
     assert again["val_residual"] == finished.val_residual

@@ -38,6 +38,7 @@ from vpfb_core.model.runs import typed_model
 from vpfb_core.uses.measuring.masks import statistics_in
 
 if TYPE_CHECKING:
+    from vpfb_core.model.trained import TrainedModel
     from vpfb_core.training import Plan, Progress, Result
 
 PREFIX = "VPFB_TRAIN_"  # of the environment variables that are settings
@@ -253,7 +254,7 @@ def _fields(now: Progress, plan: Plan) -> Mapping[str, object]:
     }
 
 
-def _show_result(say: Output, plan: Plan, result: Result) -> None:
+def _show_result(say: Output, plan: Plan, result: Result[TrainedModel]) -> None:
     document = {
         "command": "train", "run": result.run.path, "model": result.run.model,
         "steps": result.step, "images": result.images, "seconds": result.seconds,

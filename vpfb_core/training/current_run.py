@@ -216,7 +216,7 @@ class CurrentRun:
         if self.on_step is not None and self.group.first:
             self.on_step(self.progress(calibrating=calibrating))
 
-    def result(self, status: str, model: TrainedModel) -> Result:
+    def result(self, status: str, model: TrainedModel) -> Result[TrainedModel]:
         """The result of the run, if the session ends at the present step."""
         counters = self._present_counters()
         images = counters.step * (self.config.optimiser.batch_size or 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vpfb_core.config import TrainConfig, read_file
 from vpfb_core.errors import ConfigError, DataError, DivergedError, NoStepError, StepTooLargeError, counted
+from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training.agenda import Due
 from vpfb_core.training.continuation import LENGTH
 from vpfb_core.training.current_run import CurrentRun
@@ -20,7 +21,7 @@ from vpfb_core.training.state import Counters, State, read_state
 MAX_ROLLBACKS = 5
 
 
-def train_to_end(run: CurrentRun) -> Result:
+def train_to_end(run: CurrentRun) -> Result[TrainedModel]:
     """Train until the run is finished or asked to stop. Errors are those of `session.run`."""
     damaged = _resume(run)
     if (finished := _already_finished(run)) is not None:
@@ -67,7 +68,7 @@ def _require_same_data(run: CurrentRun, fingerprint: str) -> None:
         )
 
 
-def _already_finished(run: CurrentRun) -> Result | None:
+def _already_finished(run: CurrentRun) -> Result[TrainedModel] | None:
     """The result of a run that was finished in an earlier session; None if there is something left to do."""
     model = run.model()
     run.clock.go_on(run.counters.seconds)
@@ -112,7 +113,7 @@ def _start_from(run: CurrentRun, name: str) -> None:
 # --- the steps --------------------------------------------------------------------------------------------------------
 
 
-def _do_what_is_due(run: CurrentRun, due: Due) -> Result | None:
+def _do_what_is_due(run: CurrentRun, due: Due) -> Result[TrainedModel] | None:
     """Log, check and save if they are due. Returns the result if the run was asked to stop, and otherwise None."""
     if due.check and not due.stop:
         run.check()
@@ -183,7 +184,7 @@ def _state_to_roll_back_to(run: CurrentRun, error: NotFiniteError, rollbacks: in
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-def _finish(run: CurrentRun) -> Result:
+def _finish(run: CurrentRun) -> Result[TrainedModel]:
     """Check, calibrate and save the model. The first process does the work, and the others wait.
 
     Raises:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from vpfb_core.model.runs import Run
+from vpfb_core.model.trained import TrainedModel
+
+AnyModel = TypeVar("AnyModel", bound=TrainedModel)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Generic[AnyModel]):
     """The result of a run. In a job of several processes only the first one validates and calibrates the model.
 
     Attributes:
@@ -74,7 +77,7 @@ class Result:
 
     run: Run
     status: str
-    model: Any
+    model: AnyModel
     step: int
     images: int
     seconds: float

@@ -13,6 +13,7 @@ from vpfb_core.machine.devices import deterministic, keeping_freed_memory
 from vpfb_core.machine.precision import float32_by_default
 from vpfb_core.model.lock import locked
 from vpfb_core.model.runs import Run
+from vpfb_core.model.trained import TrainedModel
 from vpfb_core.training.current_run import CurrentRun
 from vpfb_core.training.loop import train_to_end
 from vpfb_core.training.plan import Plan
@@ -27,7 +28,7 @@ def run(
     on_step: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     began: float | None = None,
-) -> Result:
+) -> Result[TrainedModel]:
     """Carry out a plan: begin or continue its run, train, and write the run folder.
 
     If `torchrun` has started several processes, all of them call this function and divide the work. Only the first one
