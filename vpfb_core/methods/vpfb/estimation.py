@@ -1,7 +1,8 @@
 """The estimate of the normaliser of a potential from data (see `normaliser.py` for the derivation).
 
-It needs only values and gradients of the potential. The contrast trains the energies of the classes and of all data
-relative to each other, so that one constant holds for all of them. Without it, each class has a constant of its own.
+It needs only values and gradients of the potential. A contrast with the mixture (`contrast.py`) trains the energies of
+the classes and of all data relative to each other, so that one constant holds for all of them. Otherwise, each class
+has a constant of its own.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def _constants(
     seed: int,
     batch_size: int,
 ) -> Tensor:
-    """An estimate of C at each level from each image, float64 (levels, n) on the CPU.
+    """An estimate of C at each level from each datum, float64 (levels, n) on the CPU.
 
     Each level has noise of its own, since errors that the levels share would add up in the integral. The pair ±ε
     cancels the part of the error that is odd in ε. A regression on ‖ε‖², whose mean is known, removes most of the even
@@ -166,7 +167,7 @@ def _with_noise_of_both_signs(
     stream: str,
     batch_size: int,
 ) -> Tensor:
-    """A function at each level and image, with noise ε and −ε, float64 (levels, 2, n, k) on the CPU.
+    """A function at each level and datum, with noise ε and −ε, float64 (levels, 2, n, k) on the CPU.
 
     Several levels are computed at once, as far as they fit into a batch.
 
@@ -180,10 +181,10 @@ def _with_noise_of_both_signs(
         drawn = torch.stack([noise.normal(z.shape[1:], seed, range(n), f"{stream} {level}") for level in some]).to(z)
         epsilon = torch.stack([drawn, -drawn], 1).flatten(0, 2)
         angles = z.new_tensor([arc.angle(noises[level]) for level in some]).repeat_interleave(2 * n)
-        images = torch.arange(n, device=z.device).repeat(2 * len(some))
+        rows = torch.arange(n, device=z.device).repeat(2 * len(some))
         parts = [
-            function(z[images[points]], epsilon[points], angles[points])
-            for points in torch.arange(len(images), device=z.device).split(batch_size)
+            function(z[rows[points]], epsilon[points], angles[points])
+            for points in torch.arange(len(rows), device=z.device).split(batch_size)
         ]
         found.append(torch.cat(parts).cpu().double().unflatten(0, (len(some), 2, n)))
     return torch.cat(found)
