@@ -192,7 +192,7 @@ class Neighbourhood:
     @cached_property
     def _spacing(self) -> Tensor:
         """The log distance of each reference image from its neighbours, (M,)."""
-        return log_mean(self._distances(self.points, torch.arange(len(self.points)))[0])
+        return _log_mean(self._distances(self.points, torch.arange(len(self.points)))[0])
 
     def neighbours(self, descriptors: Tensor, own: Tensor) -> Neighbours:
         """The neighbours of images with these descriptors, (N, F).
@@ -214,7 +214,7 @@ class Neighbourhood:
 
     def _neighbours(self, points: Tensor, own: Tensor) -> Neighbours:
         distances, rows = self._distances(points, own)
-        return Neighbours(log_mean(distances) - SPACING_WEIGHT * self._spacing[rows].mean(1), rows[:, :NEAREST])
+        return Neighbours(_log_mean(distances) - SPACING_WEIGHT * self._spacing[rows].mean(1), rows[:, :NEAREST])
 
     def _distances(self, points: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """The distances of points (N, K) from their neighbours, and the indices of these, (N, k) each."""
@@ -226,7 +226,7 @@ class Neighbourhood:
         return found.values, found.indices
 
 
-def log_mean(distances: Tensor) -> Tensor:
+def _log_mean(distances: Tensor) -> Tensor:
     """The logarithm of the mean distance, (N, k) → (N,)."""
     return distances.mean(1).clamp(min=_SMALLEST_DISTANCE).log()
 

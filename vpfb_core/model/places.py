@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vpfb_core.errors import CheckpointError
-from vpfb_core.model.neighbourhood import NEIGHBOURS, Neighbours, NullDistribution, log_mean
+from vpfb_core.model.neighbourhood import NEIGHBOURS, Neighbours, NullDistribution
 
 _AXES = 6  # principal directions per place; with four, fewer holes were found, and with all 17 as many
 _SQUARE = 3  # the side of the squares of places
-_LEAST_SPREAD = 0.01  # of the log distances at a place, where all reference images are alike
+# Of the distances at a place where all reference images are alike. Where most of them are blank, the quartiles of the
+# distances or of their logarithms are equal, so these found fewer outliers than means and standard deviations.
+_LEAST_SPREAD = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +33,8 @@ class Places:
         mean: the mean of the descriptors at each place, (P, F).
         axes: their principal axes, (P, F, K).
         points: the coordinates of the reference images along the axes, (P, M, K).
-        usual: the median log distance from the nearest neighbours at each place, among reference images, (P,).
-        unit: the distance between the quartiles of that log distance, (P,).
+        usual: the mean distance of reference images from their nearest neighbours at each place, (P,).
+        unit: the standard deviation of that distance, (P,).
         values: the statistic of each reference image, (M,).
     """
 
@@ -53,9 +55,9 @@ class Places:
         none = mean.new_empty(0)
         empty = cls(mean, axes.half().float(), none, none, none, none)
         placed = replace(empty, points=empty._project(descriptors))
-        distances = placed._log_distances(placed.points, torch.arange(len(descriptors)))
-        low, usual, high = distances.quantile(torch.tensor([0.25, 0.5, 0.75]), 0)
-        scaled = replace(placed, usual=usual, unit=high - low + _LEAST_SPREAD)
+        distances = placed._distances(placed.points, torch.arange(len(descriptors)))
+        unit = distances.std(0, correction=0) + _LEAST_SPREAD
+        scaled = replace(placed, usual=distances.mean(0), unit=unit)
         return replace(scaled, values=scaled._statistic(distances))
 
     def __len__(self) -> int:
@@ -82,21 +84,21 @@ class Places:
                 f"{tuple(self.mean.shape)}",
                 hint="fit the reference again with vpfb info --calibrate MODEL",
             )
-        distances = self._log_distances(self._project(descriptors), own)
+        distances = self._distances(self._project(descriptors), own)
         return Neighbours(self._statistic(distances), own.new_empty(len(own), 0))
 
     def _project(self, descriptors: Tensor) -> Tensor:
         """The points (P, N, K) of descriptors (N, P, F), with the precision that they have in a file."""
         return ((descriptors.transpose(0, 1).float() - self.mean[:, None]) @ self.axes).half().float()
 
-    def _log_distances(self, points: Tensor, own: Tensor) -> Tensor:
-        """The log distances of points (P, N, K) from their nearest neighbours at each place, (N, P)."""
+    def _distances(self, points: Tensor, own: Tensor) -> Tensor:
+        """The distances of points (P, N, K) from their nearest neighbours at each place, (N, P)."""
         itself = (own >= 0).nonzero()[:, 0]
         found = []
         for here, known in zip(points, self.points, strict=True):  # all places at once would take much memory
             distances = torch.cdist(here, known)
             distances[itself, own[itself]] = torch.inf
-            found.append(log_mean(distances.topk(min(NEIGHBOURS, len(known) - 1), largest=False).values))
+            found.append(distances.topk(min(NEIGHBOURS, len(known) - 1), largest=False).values.mean(1))
         return torch.stack(found, 1)
 
     def _statistic(self, distances: Tensor) -> Tensor:

@@ -27,13 +27,13 @@ def test_with_all_axes_the_distances_at_a_place_are_those_of_scikit_learn() -> N
     known, new = pictures(300, places=1), pictures(20, places=1, seed=1)
     nearest = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(known[:, 0].numpy())
     members, others = (
-        np.log(nearest.kneighbors(each)[0].mean(1)) for each in (None, new[:, 0].numpy())
-    )  # with None, each without itself
-    low, usual, high = np.quantile(members, [0.25, 0.5, 0.75])
+        nearest.kneighbors(each)[0].mean(1) for each in (None, new[:, 0].numpy())
+    )  # None: without itself
+    usual, unit = members.mean(), members.std() + 0.01
     places = Places.of(known)
     found = places.neighbours(new, nobody(20))
-    np.testing.assert_allclose(found.statistic, (others - usual) / (high - low + 0.01), atol=0.02)
-    np.testing.assert_allclose(places.values, (members - usual) / (high - low + 0.01), atol=0.02)
+    np.testing.assert_allclose(found.statistic, (others - usual) / unit, atol=0.02)
+    np.testing.assert_allclose(places.values, (members - usual) / unit, atol=0.02)
     assert found.nearest.shape == (20, 0)
 
 
@@ -48,6 +48,16 @@ def test_a_square_that_is_unusual_is_found_wherever_it_is() -> None:
             found = places.neighbours(changed, nobody(30)).statistic
             assert (found > usual + 1).all()
             assert ((-places.null.surprise(found)).exp() < 0.01).all()
+
+
+def test_a_place_that_most_pictures_leave_blank_does_not_decide() -> None:
+    known = pictures(400)
+    known[40:, 0] = 0
+    places, new = Places.of(known), pictures(30, seed=1)
+    blank = new.clone()
+    blank[:, 0] = 0
+    usual = places.neighbours(blank, nobody(30)).statistic
+    assert (places.neighbours(new, nobody(30)).statistic < usual + 2).all()
 
 
 def test_a_member_is_left_out_of_its_own_neighbours() -> None:
