@@ -81,7 +81,7 @@ class Neighbours(NamedTuple):
 
     Attributes:
         statistic: the log distance from the neighbours, relative to half of their own spacing, (N,).
-        nearest: the indices of the nearest reference images, nearest first, int64 (N, K).
+        nearest: the indices of the reference images that are nearest along the axes, nearest first, int64 (N, K).
     """
 
     statistic: Tensor
@@ -213,17 +213,22 @@ class Neighbourhood:
         return self._neighbours(self._project(descriptors), own)
 
     def _neighbours(self, points: Tensor, own: Tensor) -> Neighbours:
-        distances, rows = self._distances(points, own)
-        return Neighbours(_log_mean(distances) - SPACING_WEIGHT * self._spacing[rows].mean(1), rows[:, :NEAREST])
+        distances, rows, nearest = self._distances(points, own)
+        return Neighbours(_log_mean(distances) - SPACING_WEIGHT * self._spacing[rows].mean(1), nearest)
 
-    def _distances(self, points: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """The distances of points (N, K) from their neighbours, and the indices of these, (N, k) each."""
+    def _distances(self, points: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The distances of points (N, K) from their neighbours, the indices of these, (N, k) each, and the nearest.
+
+        The nearest ones, (N, `NEAREST`), are those along the axes. With many descriptors, most of a distance is outside
+        of the axes, where it is least to the same few reference images for every point.
+        """
         along = torch.cdist(points[:, :-1], self.points[:, :-1])
-        distances = (along.square() + points[:, -1:].square() + self.points[:, -1].square()).sqrt()
         itself = (own >= 0).nonzero()[:, 0]
-        distances[itself, own[itself]] = torch.inf
-        found = distances.topk(min(NEIGHBOURS, len(self.points) - 1), largest=False)
-        return found.values, found.indices
+        along[itself, own[itself]] = torch.inf
+        distances = (along.square() + points[:, -1:].square() + self.points[:, -1].square()).sqrt()
+        others = len(self.points) - 1
+        found = distances.topk(min(NEIGHBOURS, others), largest=False)
+        return found.values, found.indices, along.topk(min(NEAREST, others), largest=False).indices
 
 
 def _log_mean(distances: Tensor) -> Tensor:

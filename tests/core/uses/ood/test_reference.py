@@ -51,7 +51,7 @@ def test_with_all_axes_distances_are_those_of_the_descriptors_but_for_the_stretc
     space = known @ neighbourhood.axes * neighbourhood.stretch[:-1]
     expected = torch.cdist(space, space)
     expected += torch.diag(torch.full((500,), torch.inf))
-    found, _ = neighbourhood._distances(neighbourhood.points, torch.arange(500))
+    found, _, _ = neighbourhood._distances(neighbourhood.points, torch.arange(500))
     assert torch.allclose(found, expected.topk(NEIGHBOURS, largest=False).values, atol=5e-3)
 
 
@@ -106,6 +106,16 @@ def test_a_member_is_left_out_of_its_own_neighbours() -> None:
     assert torch.allclose(found.statistic, neighbourhood.leave_one_out.statistic[:50], atol=1e-2)
     assert torch.equal(neighbourhood.neighbours(known[:50], NOT_IN_REFERENCE).nearest[:, 0], torch.arange(50))
     assert not (found.nearest == torch.arange(50)[:, None]).any()
+
+
+def test_the_nearest_images_are_of_the_same_kind_although_most_of_a_distance_is_outside_of_the_axes() -> None:
+    random = torch.Generator().manual_seed(0)
+    kinds = torch.arange(300) % 4
+    centres = 20 * torch.nn.functional.one_hot(kinds, 1000).float()
+    scale = 0.5 + torch.rand(300, 1, generator=random)  # with it, a few images are the least far out for all others
+    nearest = Neighbourhood.of(centres + scale * torch.randn(300, 1000, generator=random)).leave_one_out.nearest
+    assert nearest.shape == (300, 3)
+    assert (kinds[nearest] == kinds[:, None]).float().mean() > 0.95
 
 
 def test_members_are_recognised_by_their_values_as_bytes_or_as_floats() -> None:
