@@ -32,7 +32,7 @@ COLUMNS = {"out", "score", "auroc", "auroc_ci", "aupr_in", "aupr_out", "fpr95", 
 COLUMNS_OF_SCORES = ["file", "score", "energy", "bits_per_dim"]
 VERDICT = [
     "p_value", "flagged",
-    "recording", "denoising", "excess", "detail", "content", "shape", "shading", "part", "nearest",
+    "recording", "denoising", "detail", "content", "shape", "shading", "part", "nearest",
 ]  # fmt: skip
 
 

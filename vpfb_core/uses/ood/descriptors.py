@@ -104,11 +104,10 @@ class Described:
             self._energies[level] = self.field.energy(self.field.at_level(self.data, level), level)
         return self._energies[level]
 
-    def evidence(self, levels: Sequence[float], fixed: Descriptors) -> Descriptors:
-        """The descriptors by kind of evidence: the given fixed ones of the same images, and those at several levels.
+    def evidence(self, levels: Sequence[float]) -> Descriptors:
+        """The descriptors at several levels by kind of evidence.
 
-        The norms of a few levels are evidence of their own for images, and once more beside the details, which explain
-        a part of them. Rows of a table were not tried.
+        The norms of a few levels are evidence of their own for images. Rows of a table were not tried.
         """
         found = [self.at(level) for level in levels]
         energies = [each.energy for each in found]
@@ -118,8 +117,7 @@ class Described:
         chosen = [norm for level, norm in zip(levels, log_norms, strict=True) if level in DENOISING_LEVELS]
         if chosen and self.data.ndim == 4:
             kinds["denoising"] = torch.stack(chosen, 1).cpu()
-            kinds["excess"] = torch.cat([kinds["denoising"], fixed["detail"]], 1)
-        return kinds | ({"content": features} if features.shape[1] else {}) | fixed
+        return kinds | ({"content": features} if features.shape[1] else {})
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from vpfb_core.data.image_statistics import in_unit_range
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
-from vpfb_core.model.excess import Excess
 from vpfb_core.model.neighbourhood import Neighbourhood, spread
 from vpfb_core.model.places import Places
 from vpfb_core.model.reference import KINDS, OWN, Descriptors, Part, Reference, Verdict, identities_of
@@ -54,7 +53,7 @@ def fit_reference(
     energies: list[Tensor] = []
     for some in chosen.split(batch_size):
         described = Described(model.field, model.standardise(images[some]), REGIONS)
-        found.append(described.evidence(levels, describe_fixed(images[some])))
+        found.append(described.evidence(levels) | describe_fixed(images[some]))
         energies.append(described.energy(scalar).cpu().double())
     return Reference(
         parts_of({kind: torch.cat([each[kind] for each in found]) for kind in found[0]}),
@@ -130,16 +129,12 @@ def parts_of(descriptors: Descriptors) -> dict[str, Part]:
         raise DataError(
             "the model's energies of its training images are not finite", hint="the training may have diverged"
         )
-    return {kind: _part(kind, descriptors) for kind in KINDS if kind in descriptors}
+    return {kind: _part(kind, descriptors[kind]) for kind in KINDS if kind in descriptors}
 
 
-def _part(kind: str, descriptors: Descriptors) -> Part:
+def _part(kind: str, table: Tensor) -> Part:
     """What is known of one kind of evidence, from the descriptors of all reference images."""
     if kind == "part":
-        return Places.of(descriptors[kind])
-    if kind == "excess":
-        return Excess.of(descriptors["denoising"], descriptors["detail"])
+        return Places.of(table)
     # Energies and norms at different levels have different units. All other descriptors of one kind share theirs.
-    return Neighbourhood.of(
-        descriptors[kind], spread(descriptors[kind]) if kind in ("recording", "denoising") else None
-    )
+    return Neighbourhood.of(table, spread(table) if kind in ("recording", "denoising") else None)

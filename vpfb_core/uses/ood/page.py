@@ -75,10 +75,6 @@ KINDS = {
         "harder or easier to denoise",
         "To remove noise, the model would change unusually much of it, or unusually little.",
     ),
-    "excess": Column(
-        "harder to denoise than its details explain",
-        "To remove noise, the model would change more of it than of others with details as strong.",
-    ),
     "content": Column("shows something else", "The features that the network sees in it are unusual."),
     "network": Column("unusual to your network", "The features that your own network finds are unusual."),
     "shape": Column("shaped differently", "Its edges run in unusual directions at some places."),

@@ -69,8 +69,8 @@ class Batch:
     def verdict(self) -> Verdict:
         """The multi-scale score with its p-values and the nearest reference images."""
         reference = self.reference
-        descriptors = self.untilted.evidence(reference.levels, describe_fixed(self.images))
-        descriptors |= reference.describe_own(self.images)
+        descriptors = self.untilted.evidence(reference.levels)
+        descriptors |= describe_fixed(self.images) | reference.describe_own(self.images)
         return reference.assess(descriptors, identities_of(self.images))
 
     @cached_property
