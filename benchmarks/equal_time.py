@@ -4,7 +4,7 @@
     python benchmarks/equal_time.py --data ./faces --minutes 8 --samples 1000
 
 Every method trains with the network of the preset. The potential trains with the network `encoder` as well, and with a
-regression of the network's output first (`--set regression_share=0.3`). As in tuning.py, a run has one thread, and its
+regression of the network's output first (`--set regression_share=0.3` or 0.6). As in tuning.py, a run has one thread, and its
 clock is the processor time of that thread without evaluation. Runs go side by side, one per core, each in a process of
 its own. A minute is one minute of two cores, so a run takes twice as much processor time. Samples have 16 evaluations,
 and are compared with real images over the features of the fitted classifier (`vpfb eval --fit-features`) or of another
@@ -31,6 +31,7 @@ from vpfb_core.uses import evaluation, pictures
 TRIALS = {
     "potential": "",
     "potential, regression first": "regression_share=0.3",
+    "potential, longer regression first": "regression_share=0.6",
     "potential, encoder": "network=encoder",
     "potential, encoder, regression first": "network=encoder regression_share=0.3",
     "flow matching": "method=flow-matching",
