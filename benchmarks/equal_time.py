@@ -4,11 +4,11 @@
     python benchmarks/equal_time.py --data ./faces --minutes 8 --samples 1000
 
 Every method trains with the network of the preset. The potential trains with the network `encoder` as well, and with a
-regression of the network's output first (`--set regression_share=0.3` or 0.6). As in tuning.py, a run has one thread, and its
-clock is the processor time of that thread without evaluation. Runs go side by side, one per core, each in a process of
-its own. A minute is one minute of two cores, so a run takes twice as much processor time. Samples have 16 evaluations,
-and are compared with real images over the features of the fitted classifier (`vpfb eval --fit-features`) or of another
-extractor of `vpfb eval`. --models keeps the models.
+regression of the network's output first (`--set regression_share=0.3` or 0.6). As in tuning.py, a run has one thread,
+and its clock is the processor time of that thread without evaluation. Runs go side by side, one per core, each in a
+process of its own. A minute is one minute of two cores, so a run takes twice as much processor time. Samples have 16
+evaluations, and are compared with real images over the features of the fitted classifier (`vpfb eval --fit-features`)
+or of another extractor of `vpfb eval`. --models keeps the models.
 """
 
 from __future__ import annotations
