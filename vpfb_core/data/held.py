@@ -61,7 +61,7 @@ def held(name: str, options: LoadOptions) -> InMemory:
         raise DataError(f"'{name}' has no classes", hint="vpfb_core.data.from_tensors(data, labels) has them")
     if isinstance(found, Table):
         return found.as_asked(options)
-    return _framed(found, options) if isinstance(found, ImageSet) else found
+    return _framed(found, options) if len(found.shape) == 3 else found
 
 
 def from_tensors(data: Any, labels: Any = None) -> InMemory:
@@ -88,13 +88,13 @@ def from_tensors(data: Any, labels: Any = None) -> InMemory:
     return replace(found, labels=torch.from_numpy(index.astype(np.int64))[:, None], groups=(group,))
 
 
-def _framed(images: ImageSet, options: LoadOptions) -> ImageSet:
+def _framed(images: InMemory, options: LoadOptions) -> InMemory:
     """Images with the size and the channels that options name."""
     channels, size, _ = images.shape
     wanted = (options.channels or channels, options.size or size)
     if wanted == (channels, size):
         return images
-    pixels = images.images.permute(0, 2, 3, 1).numpy()
+    pixels = images.data.permute(0, 2, 3, 1).numpy()
     taken = stack_array(pixels, size=wanted[1], channels=wanted[0], workers=options.workers)
     return replace(images, data=taken.images, notes=(*images.notes, *taken.notes))
 

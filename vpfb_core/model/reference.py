@@ -17,16 +17,16 @@ from torch import Tensor
 
 from vpfb_core.data.image_statistics import in_unit_range
 from vpfb_core.model.neighbourhood import Neighbourhood, Neighbours, NullDistribution
-from vpfb_core.model.places import Places
+from vpfb_core.model.regions import Regions
 
 # The kinds of evidence: energies and score norms of the model at its noise levels; score norms at three of them, which
 # say how much the model would change the image to remove noise; strength of details of each size and the mean colour;
-# features of the model; directions of edges; directions from dark to light; both directions at the most unusual place.
+# features of the model; directions of edges; directions from dark to light; both directions in the most unusual region.
 KINDS = ("recording", "denoising", "detail", "content", "shape", "shading", "part")
 OWN = "network"  # the kind of evidence from a network of the user's own
 _EARLIER_NAMES = {"scalars": "recording", "features": "content"}  # the kinds in files of earlier versions
 
-# The descriptors (N, F) of N images by kind of evidence, on the CPU. Those of `part` are (N, P, F), for P places.
+# The descriptors (N, F) of N images by kind of evidence, on the CPU. Those of `part` are (N, P, F), for P regions.
 Descriptors = dict[str, Tensor]
 
 
@@ -40,7 +40,7 @@ class Part(Protocol):
     def tensors(self) -> dict[str, Tensor]: ...
 
 
-_PARTS: dict[str, type[Neighbourhood | Places]] = {"part": Places}
+_PARTS: dict[str, type[Neighbourhood | Regions]] = {"part": Regions}
 
 
 class Verdict(NamedTuple):

@@ -12,8 +12,8 @@ from vpfb_core.data.image_statistics import in_unit_range
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
 from vpfb_core.model.neighbourhood import Neighbourhood, spread
-from vpfb_core.model.places import Places
 from vpfb_core.model.reference import KINDS, OWN, Descriptors, Part, Reference, Verdict, identities_of
+from vpfb_core.model.regions import Regions
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.ood.descriptors import REGIONS, Described, levels_of, scalar_level
 from vpfb_core.uses.ood.fixed import describe_fixed
@@ -135,6 +135,6 @@ def parts_of(descriptors: Descriptors) -> dict[str, Part]:
 def _part(kind: str, table: Tensor) -> Part:
     """What is known of one kind of evidence, from the descriptors of all reference images."""
     if kind == "part":
-        return Places.of(table)
+        return Regions.of(table)
     # Energies and norms at different levels have different units. All other descriptors of one kind share theirs.
     return Neighbourhood.of(table, spread(table) if kind in ("recording", "denoising") else None)

@@ -32,8 +32,8 @@ def describe_fixed(images: Tensor) -> Descriptors:
     brightness = reduced.mean(1)
     edges = gradient_histograms(brightness, math.pi, EDGES).cpu()
     light = gradient_histograms(brightness, 2 * math.pi, LIGHT).cpu()
-    by_place = torch.cat([edges.unflatten(1, (EDGES, -1)), light.unflatten(1, (LIGHT, -1))], 1).mT
-    return {"detail": details(pictures).cpu(), "shape": edges, "shading": light, "part": by_place}
+    by_region = torch.cat([edges.unflatten(1, (EDGES, -1)), light.unflatten(1, (LIGHT, -1))], 1).mT
+    return {"detail": details(pictures).cpu(), "shape": edges, "shading": light, "part": by_region}
 
 
 def details(pictures: Tensor) -> Tensor:

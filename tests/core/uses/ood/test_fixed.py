@@ -55,7 +55,7 @@ def test_the_last_details_are_the_mean_brightness_and_red_and_blue_against_it_wh
     assert describe_fixed(images_of(2, channels=1, side=32))["detail"].shape == (2, BANDS)
 
 
-def test_each_place_has_its_own_edges_and_shading() -> None:
+def test_each_region_has_its_own_edges_and_shading() -> None:
     images = images_of(3, channels=1, side=32)
     found = describe_fixed(images)
     assert found["part"].shape == (3, CELLS**2, EDGES + LIGHT)

@@ -1,8 +1,8 @@
 """How far the parts of an image are from the same parts of the images of a reference.
 
-An image that is unusual in one part only, such as one with a hole, is near to others as a whole. So each place of a
+An image that is unusual in one part only, such as one with a hole, is near to others as a whole. So each region of a
 grid has nearest neighbours of its own, as in PaDiM (Defard et al. 2021, arXiv 2011.08785), and the most unusual square
-of 3×3 places decides.
+of 3×3 regions decides.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from torch.nn import functional as F
 from vpfb_core.errors import CheckpointError
 from vpfb_core.model.neighbourhood import NEIGHBOURS, Neighbours, NullDistribution
 
-_AXES = 6  # principal directions per place; with four, fewer holes were found, and with all 17 as many
-_SQUARE = 3  # the side of the squares of places
-# Of the distances at a place where all reference images are alike. Where most of them are blank, the quartiles of the
+_AXES = 6  # principal directions per region; with four, fewer holes were found, and with all 17 as many
+_SQUARE = 3  # the side of the squares of regions
+# Of the distances in a region where all reference images are alike. Where most of them are blank, the quartiles of the
 # distances or of their logarithms are equal, so these found fewer outliers than means and standard deviations.
 _LEAST_SPREAD = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
-    """The neighbourhoods of M reference images at each of P places, which are a square grid in rows.
+class Regions:
+    """The neighbourhoods of M reference images at each of P regions, which are a square grid in rows.
 
     Attributes:
-        mean: the mean of the descriptors at each place, (P, F).
+        mean: the mean of the descriptors in each region, (P, F).
         axes: their principal axes, (P, F, K).
         points: the coordinates of the reference images along the axes, (P, M, K).
-        usual: the mean distance of reference images from their nearest neighbours at each place, (P,).
+        usual: the mean distance of reference images from their nearest neighbours in each region, (P,).
         unit: the standard deviation of that distance, (P,).
         values: the statistic of each reference image, (M,).
     """
@@ -46,11 +46,11 @@ class Places:
     values: Tensor
 
     @classmethod
-    def of(cls, descriptors: Tensor) -> Places:
+    def of(cls, descriptors: Tensor) -> Regions:
         """The neighbourhoods of reference images with these descriptors, (M, P, F), M ≥ 2."""
-        by_place = descriptors.transpose(0, 1).float()
-        mean = by_place.mean(1)
-        centred = by_place - mean[:, None]
+        by_region = descriptors.transpose(0, 1).float()
+        mean = by_region.mean(1)
+        centred = by_region - mean[:, None]
         axes = torch.linalg.eigh(centred.mT @ centred).eigenvectors[:, :, -_AXES:]
         none = mean.new_empty(0)
         empty = cls(mean, axes.half().float(), none, none, none, none)
@@ -69,7 +69,7 @@ class Places:
         return NullDistribution(self.values)
 
     def neighbours(self, descriptors: Tensor, own: Tensor) -> Neighbours:
-        """The statistics of images with these descriptors, (N, P, F), without the neighbours at each place.
+        """The statistics of images with these descriptors, (N, P, F), without the neighbours in each region.
 
         Args:
             descriptors: (N, P, F).
@@ -92,17 +92,17 @@ class Places:
         return ((descriptors.transpose(0, 1).float() - self.mean[:, None]) @ self.axes).half().float()
 
     def _distances(self, points: Tensor, own: Tensor) -> Tensor:
-        """The distances of points (P, N, K) from their nearest neighbours at each place, (N, P)."""
+        """The distances of points (P, N, K) from their nearest neighbours in each region, (N, P)."""
         itself = (own >= 0).nonzero()[:, 0]
         found = []
-        for here, known in zip(points, self.points, strict=True):  # all places at once would take much memory
+        for here, known in zip(points, self.points, strict=True):  # all regions at once would take much memory
             distances = torch.cdist(here, known)
             distances[itself, own[itself]] = torch.inf
             found.append(distances.topk(min(NEIGHBOURS, len(known) - 1), largest=False).values.mean(1))
         return torch.stack(found, 1)
 
     def _statistic(self, distances: Tensor) -> Tensor:
-        """How unusual the most unusual square of places is, (N, P) → (N,)."""
+        """How unusual the most unusual square of regions is, (N, P) → (N,)."""
         side = math.isqrt(distances.shape[1])
         unusual = ((distances - self.usual) / self.unit).view(-1, 1, side, side)
         return F.avg_pool2d(unusual, min(_SQUARE, side), 1).flatten(1).amax(1)
@@ -113,7 +113,7 @@ class Places:
         return found | {"axes": self.axes.half(), "points": self.points.half()}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Places:
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Regions:
         """The neighbourhoods with these tensors.
 
         Raises:
@@ -122,14 +122,14 @@ class Places:
         found = cls(**{field.name: tensors[field.name].float() for field in fields(cls)})
         dimensions = [getattr(found, field.name).ndim for field in fields(cls)]
         if dimensions != [2, 3, 3, 1, 1, 1] or len(found.values) < 2:
-            raise ValueError("the tensors of the places have the wrong dimensions")
-        places, axes = len(found.mean), found.axes.shape[2]
+            raise ValueError("the tensors of the regions have the wrong dimensions")
+        regions, axes = len(found.mean), found.axes.shape[2]
         if not (
-            math.isqrt(places) ** 2 == places
+            math.isqrt(regions) ** 2 == regions
             and found.axes.shape[:2] == found.mean.shape
-            and found.points.shape == (places, len(found.values), axes)
-            and found.usual.shape == found.unit.shape == (places,)
+            and found.points.shape == (regions, len(found.values), axes)
+            and found.usual.shape == found.unit.shape == (regions,)
             and (found.unit > 0).all()
         ):
-            raise ValueError("the tensors of the places do not fit each other")
+            raise ValueError("the tensors of the regions do not fit each other")
         return found
