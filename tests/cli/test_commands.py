@@ -168,7 +168,7 @@ def test_remarks_of_the_method_are_not_notes_on_the_data(vpfb: Vpfb, monkeypatch
 
 
 def test_info_names_the_model_that_a_run_started_from(vpfb: Vpfb) -> None:
-    assert vpfb("info", "shapes", "--json").json["init"] == "runs/shapes", "the run with an earlier contrast"
+    assert vpfb("info", "shapes", "--json").json["init"] == "another run", "with an earlier contrast"
     assert vpfb("info", "digits", "--json").json["init"] is None
     assert "random weights" in vpfb("info", "digits").out
 
