@@ -11,6 +11,7 @@ import re
 import tokenize
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -32,21 +33,24 @@ def sources(*, outside: Iterable[str]) -> list[Path]:
     return [path for path in found if not left_out & {path, *path.parents} and path not in PUBLIC]
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache
+def imported(path: Path) -> tuple[str, ...]:
     """What a file imports, each as module.name or as a module."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{each.name}" for each in node.names)
+            found += (f"{node.module}.{each.name}" for each in node.names)
         elif isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
+            found += (each.name for each in node.names)
+    return tuple(found)
 
 
 def words(path: Path) -> Iterator[tuple[str, int]]:
     """Every word of a file, those of names, strings and comments, and its line."""
-    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
-        for word in re.findall(r"[A-Za-z0-9φΦ_]+", token.string):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for word in re.findall(r"[A-Za-z0-9φΦ_]+", line):
             for part in word.split("_"):
-                yield part.lower(), token.start[0]
+                yield part.lower(), number
 
 
 def test_only_the_path_and_the_methods_that_train_on_it_mention_the_arc() -> None:
@@ -103,7 +107,8 @@ def test_values_of_a_device_are_on_the_cpu_before_they_are_float64() -> None:
     """MPS has no float64. In methods and dynamics, where tensors are on any device, double() follows cpu() or to()."""
     on_devices = (ROOT / "methods", ROOT / "dynamics")
     for path in sources(outside=[]):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if "double" in text else ():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 before = node.func.value.func if isinstance(node.func.value, ast.Call) else None
                 earlier = before.attr if isinstance(before, ast.Attribute) else ""
@@ -124,7 +129,9 @@ def test_values_of_a_device_are_on_the_cpu_before_they_are_float64() -> None:
 def test_names_are_terms_of_the_field(everyday: set[str], term: str, elsewhere: list[str]) -> None:
     """Left out are modules where such a word is a term, as of the sign ±1, or names a tensor of model files."""
     for path in sources(outside=elsewhere):
-        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+        text = path.read_text(encoding="utf-8")
+        somewhere = re.search("|".join(everyday), text, re.IGNORECASE)
+        for token in tokenize.generate_tokens(io.StringIO(text).readline) if somewhere else ():
             if token.type == tokenize.NAME:
                 found = token.string.lower().strip("_") in everyday
                 assert not found, f"{path}:{token.start[0]}: {token.string} is the {term}"
@@ -169,6 +176,7 @@ def test_the_core_names_options_only_in_whole_command_lines() -> None:
     assert [
         (path, text)
         for path in ROOT.rglob("*.py")
+        if "--" in path.read_text(encoding="utf-8")
         for text in texts(path)
         for before in re.findall(r"(.*?)--[a-z]", text, re.DOTALL)[:1]
         if not re.search(r"(vpfb|pip) [a-z]+( [^;,]*)?$", before)
