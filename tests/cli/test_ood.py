@@ -252,7 +252,9 @@ def run_without_reference(source: str, data: str) -> Path:
     return run
 
 
-def test_ood_and_score_pass_over_a_run_without_a_reference(vpfb: Vpfb, model: str, mixed: Path) -> None:
+def test_ood_and_score_pass_over_a_run_without_a_reference(
+    vpfb: Vpfb, model: str, mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bare = run_without_reference(model, "digits")
     note = f"{bare} has no reference yet; it is not used"
     compared = vpfb("ood", "--in", "digits", "--out", "noise", "--limit", "10", "--json")
@@ -260,7 +262,10 @@ def test_ood_and_score_pass_over_a_run_without_a_reference(vpfb: Vpfb, model: st
     by_energy = vpfb("ood", "--in", "digits", "--out", "noise", "--limit", "10", "--score", "energy", "--json")
     assert by_energy.json["model"] == f"{bare}/model.safetensors", "which needs no reference"
     assert note not in by_energy.err
-    ranked = vpfb("score", "digits", "--json")
+    few = vpfb_package.data.load("digits", limit=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(vpfb_package.data, "load", lambda *_, **__: few)
+        ranked = vpfb("score", "digits", "--json")
     assert (ranked.code, ranked.json["model"], ranked.err.count(note)) == (0, "digits", 1), ranked.err
     alone = vpfb("score", str(mixed), "--json")
     assert (alone.code, alone.json["model"], alone.err.count(note)) == (0, None, 1), "a run of other data, likewise"

@@ -53,7 +53,7 @@ def test_a_model_of_more_columns_is_drawn_in_pairs_and_has_no_animation(vpfb: Vp
 
 
 def test_a_run_on_images_gets_its_training_curves(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
-    vpfb("train", "--data", "digits", "--steps", "1", "-q")
+    vpfb("train", "--data", "digits", "--steps", "1", "--set", "widths=[4]", "--batch-size", "4", "-q")
     assert vpfb("plot", "runs/001-digits", "-o", "curves.png").code == 0
     assert Image.open("curves.png").size == (1170, 780)
     assert vpfb("plot", "runs/001-digits", "-o", "curves.gif").code == 2

@@ -11,6 +11,7 @@ from PIL import Image
 
 from vpfb_core.data.own_files import is_own_picture
 from vpfb_core.machine.origin import Origin
+from vpfb_core.uses.plotting import model_plot
 
 FEW = ("--nfe", "2", "--solver", "euler", "-n", "2", "--seed", "7")
 LEVELS = ("-n", "2", "--levels", "2", "--mcmc", "none", "--seed", "7")
@@ -97,7 +98,9 @@ def test_the_document_of_a_command_states_the_seed_that_its_file_records(vpfb: V
         assert ran.json["seed"] == 7, line
 
 
-def test_plots_record_the_model_and_the_seed(vpfb: Vpfb) -> None:
+def test_plots_record_the_model_and_the_seed(vpfb: Vpfb, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SAMPLES": 20, "PATHS": 3, "GRID": 8, "FRAMES": 2, "POINTS": 5}.items():
+        monkeypatch.setattr(model_plot, name, value)
     tiny = ("--steps", "2", "--set", "width=8", "--set", "depth=1", "--batch-size", "16", "--threads", "1")
     assert vpfb("train", "--data", "moons", "--val-fraction", "0.02", *tiny, "--seed", "5", "--out", "run").code == 0
     for name in ("plot.png", "plot.gif"):

@@ -16,7 +16,7 @@ from vpfb_core.machine import container
 from vpfb_core.methods.energy_matching.static_energy import StaticEnergy
 from vpfb_core.methods.energy_matching.two_phases import EnergyMatching
 from vpfb_core.training import ema
-from vpfb_core.uses import composition
+from vpfb_core.uses import composition, inpainting
 
 STEPS, BEGINS = 8, 4  # the second phase has the last four steps
 
@@ -113,7 +113,8 @@ def test_encoding_and_normalised_densities_are_refused_in_a_sentence(whole: Path
     assert "vpfb" in str(caught.value.hint)
 
 
-def test_classes_are_trained_guided_and_composed(tmp_path: Path) -> None:
+def test_classes_are_trained_guided_and_composed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inpainting, "AT_ONE_LEVEL", 1)
     vpfb.train(configuration(tmp_path / "classes", conditional=True))
     model = vpfb.load(tmp_path / "classes")
     three = model.sample(2, seed=1, condition="3")
