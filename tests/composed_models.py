@@ -60,15 +60,20 @@ class ExactClasses(nn.Module):
         self.device = nn.Parameter(torch.zeros(1))
 
     def forward(self, u: Tensor, angle: Tensor, condition: Tensor | None = None) -> Tensor:
-        value = torch.zeros_like(angle)
-        for key, network in self.networks.items():
-            found = network(u, angle)
-            if key in self.shifts:
-                found = found + self.shifts[key] / torch.tan(angle).clamp(min=1e-9)
-            if condition is None:
-                return found
-            value = torch.where((condition == torch.tensor(key)).all(1), found, value)
+        if condition is None:
+            return self._value(next(iter(self.networks)), u, angle)
+        value = u.new_zeros(len(u))
+        for key in self.networks:
+            rows = (condition == torch.tensor(key)).all(1).nonzero()[:, 0]
+            if len(rows):
+                value = value.index_put((rows,), self._value(key, u[rows], angle[rows]))
         return value
+
+    def _value(self, condition: Condition, u: Tensor, angle: Tensor) -> Tensor:
+        found = self.networks[condition](u, angle)
+        if condition not in self.shifts:
+            return found
+        return found + (self.shifts[condition] / torch.tan(angle).clamp(min=1e-9)).to(found)
 
 
 def exact_model(

@@ -22,7 +22,7 @@ from vpfb_core.methods.vpfb.potential import Potential
 pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 GROUPS = (ConditionGroup("colour", ("red", "green", "light blue")), ConditionGroup("large", ("~large", "large")))
-QUICK = ["--levels", "4", "-n", "2"]
+QUICK = ["--levels", "2", "-n", "2"]
 
 
 def save(path: Path, groups: tuple[ConditionGroup, ...] = GROUPS, mean: float = 0.5, calibrated: bool = True) -> None:
@@ -77,14 +77,14 @@ def test_compose_reports_its_work_as_json(vpfb: Vpfb) -> None:
     assert set(report) == {"model", "output", "expression", "n", "nfe", "acceptance", "seconds", "seed"}
     assert (report["model"], report["output"], report["n"]) == ("colours.safetensors", "o.npz", 2)
     assert report["expression"] == "red & ~large"
-    assert report["nfe"] == 4 * (2 + 5) * 3, "red, small, and none"
-    assert len(report["acceptance"]) == 4
+    assert report["nfe"] == 2 * (2 + 5) * 3, "red, small, and none"
+    assert len(report["acceptance"]) == 2
     assert np.load("o.npz")["images"].shape == (2, 6, 6, 1)
     flow = vpfb("red", "-m", "colours.safetensors", *QUICK, "--mcmc", "none", "--json").json
     assert flow["acceptance"] is None
     weighted = vpfb("red & large", "-m", "colours.safetensors", *QUICK, "--mcmc", "smc", "--json").json
     assert set(weighted) == set(report) | {"resampled", "log_normaliser"}
-    assert len(weighted["acceptance"]) == 4
+    assert len(weighted["acceptance"]) == 2
 
 
 def test_a_folder_gets_one_png_each_and_quiet_prints_only_its_path(vpfb: Vpfb) -> None:
@@ -94,7 +94,7 @@ def test_a_folder_gets_one_png_each_and_quiet_prints_only_its_path(vpfb: Vpfb) -
 
 
 def test_image_i_is_the_same_whatever_the_batch(vpfb: Vpfb) -> None:
-    argv = ["red & large", "-m", "colours.safetensors", "--levels", "4", "-n", "3", "--seed", "9"]
+    argv = ["red & large", "-m", "colours.safetensors", "--levels", "2", "-n", "3", "--seed", "9"]
     vpfb(*argv, "-o", "one.npz")
     vpfb(*argv, "-o", "two.npz", "--batch-size", "2")
     one, two = np.load("one.npz")["images"].astype(int), np.load("two.npz")["images"].astype(int)
@@ -105,7 +105,7 @@ def test_image_i_is_the_same_whatever_the_batch(vpfb: Vpfb) -> None:
 def test_models_are_named_in_the_expression(vpfb: Vpfb) -> None:
     ran = vpfb("colours.safetensors:red & 'my faces.safetensors':large & ~all.safetensors:", *QUICK, "--json")
     assert ran.json["model"] == "colours.safetensors, my faces.safetensors, all.safetensors"
-    assert ran.json["nfe"] == 4 * (2 + 5) * 5, "a class and none of either, and all"
+    assert ran.json["nfe"] == 2 * (2 + 5) * 5, "a class and none of either, and all"
     ran = vpfb("all.safetensors: & all.safetensors:", *QUICK, "--mcmc", "none")
     assert (ran.code, ran.err.count("\n")) == (2, 2)
     assert vpfb("all.safetensors:", "-m", "colours.safetensors", *QUICK).code == 2

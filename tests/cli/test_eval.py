@@ -29,11 +29,14 @@ def vpfb(vpfb: Vpfb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vpfb:
     return lambda *argv: vpfb(*argv, "--device", "cpu")
 
 
-def saved_resnet() -> str:
+@pytest.fixture(scope="module")
+def saved_resnet(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of random weights of a ResNet-18."""
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        torch.save(resnet18().state_dict(), "resnet18.pth")
-    return "resnet18.pth"
+        torch.save(resnet18().state_dict(), path)
+    return str(path)
 
 
 # --- what is printed --------------------------------------------------------------------------------------------------
@@ -152,15 +155,14 @@ def test_a_classifier_is_fitted_at_the_models_shape_where_one_is_named(vpfb: Vpf
     assert fitted["n"] + fitted["held_out"] == 60, "of the training split, whatever split is named"
 
 
-def test_torchvisions_features_are_named_with_the_hash_of_their_weights(vpfb: Vpfb) -> None:
-    path = saved_resnet()
+def test_torchvisions_features_are_named_with_the_hash_of_their_weights(vpfb: Vpfb, saved_resnet: str) -> None:
     ran = vpfb(
         "eval", "--data", "digits", "-m", "digits", "-n", "6", "--nfe", "1", "--solver", "euler", "--metrics",
-        "frechet", "--features", "torchvision:resnet18", "--weights-path", path, "--json",
+        "frechet", "--features", "torchvision:resnet18", "--weights-path", saved_resnet, "--json",
     )  # fmt: skip
     figure = ran.json["metrics"]["frechet"]
     assert (figure["extractor"], figure["solver"], figure["nfe"]) == ("torchvision:resnet18", "euler", 1)
-    assert figure["weights"] == weights.read(Path(path)).digest
+    assert figure["weights"] == weights.read(Path(saved_resnet)).digest
     assert "224×224" in figure["resize"]
 
 
@@ -206,14 +208,14 @@ def test_a_metric_that_cannot_be_measured_is_refused_with_the_reason(
     assert words in f"{error['message']} {error['hint']}"
 
 
-def test_damaged_and_foreign_weights_are_errors_of_the_file(vpfb: Vpfb) -> None:
+def test_damaged_and_foreign_weights_are_errors_of_the_file(vpfb: Vpfb, saved_resnet: str) -> None:
     argv = ["eval", "--data", "digits", "-m", "digits", *FEW]
     Path("damaged.pth").write_bytes(b"not weights")
     for name in ("torchvision:resnet18", "inception"):
         ran = vpfb(*argv, "--features", name, "--weights-path", "damaged.pth", "--json")
         assert (ran.code, ran.json["error"]["kind"]) == (4, "checkpoint")
         assert "damaged.pth" in ran.json["error"]["message"]
-    ran = vpfb(*argv, "--features", "torchvision:resnet34", "--weights-path", saved_resnet(), "--json")
+    ran = vpfb(*argv, "--features", "torchvision:resnet34", "--weights-path", saved_resnet, "--json")
     assert (ran.code, "does not fit resnet34" in ran.json["error"]["message"]) == (4, True)
 
 

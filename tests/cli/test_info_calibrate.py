@@ -41,7 +41,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(calibration, "IMAGES", 24)
     monkeypatch.setattr(fit, "IMAGES", 24)
     monkeypatch.setattr(estimation, "ANCHOR_POINTS", 4)
-    network = {"name": "unet", "channels": 1, "size": 8, "widths": [8], "classes": [2]}
+    network = {"name": "unet", "channels": 1, "size": 8, "widths": [4], "classes": [2]}
     potential = Potential(networks.build(network), OT(sigma_min=0.04))
     statistics = ImageStatistics((0.3,), 0.37)
     vpfb_model(potential, network=network, statistics=statistics, groups=TWO, about=ABOUT).save("model.safetensors")

@@ -18,7 +18,7 @@ from vpfb_core.api import Model
 from vpfb_core.uses.drawn import Drawn
 
 LINUX = pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is of Linux")
-RUN = ["train", "--data", "digits", "--steps", "2"]
+RUN = ["train", "--data", "digits", "--steps", "2", "--set", "widths=[4]", "--batch-size", "4"]
 
 
 @pytest.fixture
@@ -369,7 +369,8 @@ def test_every_option_that_names_a_path_knows_the_tilde(monkeypatch: pytest.Monk
 )
 def test_a_circle_of_links_is_an_error_in_one_sentence(vpfb: Vpfb, tmp_path: Path, argv: list[str], code: int) -> None:
     (tmp_path / "circle").symlink_to("circle")
-    vpfb(*RUN, "--out", "run")
+    if "run" in argv:
+        vpfb(*RUN, "--out", "run")
     ran = vpfb(*argv)
     assert ran.code == code
     assert "circle" in ran.err

@@ -24,7 +24,7 @@ def test_a_configuration_comes_back_from_toml_as_it_was(tmp_path: Path) -> None:
 
 @given(st.text())
 def test_any_data_name_survives_toml(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    path = tmp_path_factory.mktemp("toml") / "config.toml"
+    path = tmp_path_factory.getbasetemp() / "config.toml"
     path.write_text(to_toml({"data": {"source": name}}), "utf-8", newline="")
     assert read_file(path)["data.source"] == name
 

@@ -17,7 +17,7 @@ def test_a_model_draws_encodes_and_gives_densities_by_the_names_of_the_readme() 
     drawn = model.sample(2, seed=0)
     assert drawn.images.shape == (2, 1, 8, 8) and drawn.images is drawn.data
     assert len(drawn.nfe) == len(drawn.status) == 2
-    assert model.encode(drawn.images).shape == (2, 1, 8, 8)
+    assert model.encode(drawn.images, rtol=0.1).shape == (2, 1, 8, 8)
     logp = model.log_density(drawn.images, level=0.1, condition="3", method="explicit", seed=0)
     assert logp.shape == (2,) and torch.isfinite(logp).all()
 

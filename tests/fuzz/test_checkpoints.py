@@ -124,7 +124,7 @@ def test_damaged_files(examples: int, whole: Path, tmp_path: Path) -> None:
                     read(path)
 
 
-@budget(60, 3_000)
+@budget(30, 3_000)
 @pytest.mark.parametrize("written", ["whole", "version_1"])
 def test_descriptions_that_say_anything_under_a_right_checksum(
     examples: int, written: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -148,7 +148,7 @@ def test_descriptions_that_say_anything_under_a_right_checksum(
         explore(st.tuples(where, VALUES | st.just(...)), check, examples)
 
 
-@budget(60, 2_000)
+@budget(30, 2_000)
 def test_tensors_that_are_anything_under_a_right_checksum(examples: int, whole: Path, tmp_path: Path) -> None:
     stored = checkpoint.read(whole, "model")
     path, names = tmp_path / "model.safetensors", sorted(stored.tensors)

@@ -90,9 +90,10 @@ def test_a_compiled_step_with_the_time_score_has_the_gradient_of_the_eager_one(
 
 
 @pytest.mark.usefixtures("untold")
-def test_who_compiles_a_potential_by_another_way_gets_the_right_gradient_too() -> None:
+@every_network
+def test_who_compiles_a_potential_by_another_way_gets_the_right_gradient_too(network: Callable[[], nn.Module]) -> None:
     """Traced into, our layers would lose their second derivatives without a word."""
-    model = potential(networks.build(UNET))
+    model = potential(network())
     expected = step(model)
     nn.Module.compile(model, backend="eager", fullgraph=True)
     assert_close(step(model), expected, 1e-11)

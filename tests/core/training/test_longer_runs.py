@@ -42,6 +42,14 @@ def train(on_step: Callable[[Progress], None] | None = None, **settings: Any) ->
     return vpfb.train(vpfb.TrainConfig(**(SMALL | settings)), on_step=on_step)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a run of six steps in one piece."""
+    out = str(tmp_path_factory.mktemp("whole") / "run")
+    train(out=out, steps=6)
+    return out
+
+
 def furthest_apart(one: str, other: str) -> float:
     """The largest difference between two runs in any value of their states."""
     ours, theirs = state_of(one), state_of(other)
@@ -56,15 +64,14 @@ def compute_otherwise(run: str, **changes: int) -> None:
     path.write_text("\n".join([*lines[:section], *(f"{k} = {v}" for k, v in changes.items()), *lines[section:]]))
 
 
-def test_a_run_that_is_moved_and_extended_twice_equals_the_run_in_one_piece_and_never_goes_back() -> None:
+def test_a_run_that_is_moved_and_extended_twice_equals_the_run_in_one_piece_and_never_goes_back(whole: str) -> None:
     train(out="pieces", steps=3)
     Path("pieces").rename("moved")
     for steps, workers in ((5, 2), (6, 0)):
         compute_otherwise("moved", workers=workers)
         result = vpfb.train(vpfb.TrainConfig(resume="moved", steps=steps))
         assert (result.status, result.step) == ("finished", steps)
-    train(out="whole", steps=6)
-    assert_equal_bit_for_bit(state_of("moved"), state_of("whole"))
+    assert_equal_bit_for_bit(state_of("moved"), state_of(whole))
     with pytest.raises(ConfigError, match="has already taken 6 steps, so it cannot go on to 4"):
         vpfb.train(vpfb.TrainConfig(resume="moved", steps=4))
     status = json.loads(Path("moved/state.json").read_text())
@@ -73,13 +80,12 @@ def test_a_run_that_is_moved_and_extended_twice_equals_the_run_in_one_piece_and_
         vpfb.train(vpfb.TrainConfig(resume="moved", time_budget=60.0))
 
 
-def test_an_unfinished_run_goes_on_to_a_later_end_and_equals_the_run_in_one_piece() -> None:
+def test_an_unfinished_run_goes_on_to_a_later_end_and_equals_the_run_in_one_piece(whole: str) -> None:
     stopped = stopped_runs.train(vpfb.TrainConfig(**SMALL, out="pieces", steps=5), stop_after=2)
     assert (stopped.status, stopped.step) == ("interrupted", 2)
     longer = vpfb.train(vpfb.TrainConfig(resume="pieces", steps=6))
     assert (longer.status, longer.step) == ("finished", 6)
-    train(out="whole", steps=6)
-    assert_equal_bit_for_bit(state_of("pieces"), state_of("whole"))
+    assert_equal_bit_for_bit(state_of("pieces"), state_of(whole))
 
 
 def test_a_finished_run_goes_on_by_a_time_budget() -> None:
@@ -92,14 +98,13 @@ def test_a_finished_run_goes_on_by_a_time_budget() -> None:
 
 @pytest.mark.parametrize("changes", [{"micro_batch": 3}, pytest.param({"threads": 2}, marks=pytest.mark.slow)])
 def test_with_other_threads_or_micro_batches_it_equals_the_run_in_one_piece_up_to_rounding(
-    changes: dict[str, int],
+    changes: dict[str, int], whole: str
 ) -> None:
     train(out="pieces", steps=3)
     for steps, change in ((5, changes), (6, {"threads": 1, "micro_batch": 5})):
         compute_otherwise("pieces", **change)
         assert vpfb.train(vpfb.TrainConfig(resume="pieces", steps=steps)).step == steps
-    train(out="whole", steps=6)
-    assert furthest_apart("pieces", "whole") < 1e-4
+    assert furthest_apart("pieces", whole) < 1e-4
 
 
 def test_with_dropout_other_micro_batches_draw_other_masks() -> None:

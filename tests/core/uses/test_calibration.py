@@ -24,7 +24,7 @@ from vpfb_core.uses import calibration
 from vpfb_core.uses.calibration import affordable, calibrate, calibrate_file, full_cost, reference_cost
 from vpfb_core.uses.ood import fit
 
-STEPS = 60  # of which a tenth pays for constants that are worth something, and for a reference
+STEPS, SHARE = 6, 1.0  # the calibration takes as much work as these steps, and not the tenth of ten times as many
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit, "IMAGES", 60)
+        patch.setattr(calibration, "SHARE", SHARE)
         vpfb.train(config)
     return out
 
@@ -64,8 +65,8 @@ def test_a_run_of_some_length_ends_calibrated_and_with_a_reference(model: Model)
 def test_a_file_is_calibrated_on_the_images_that_it_was_trained_on(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "IMAGES", 60)
-    monkeypatch.setattr(fit, "IMAGES", 60)
+    monkeypatch.setattr(calibration, "IMAGES", 24)
+    monkeypatch.setattr(fit, "IMAGES", 24)
     monkeypatch.setattr(estimation, "ANCHOR_POINTS", 4)
     path, used, trained_on = tmp_path / "model.safetensors", list[Source](), list[torch.Tensor]()
     honest = calibration._shuffled

@@ -86,7 +86,7 @@ def test_codes_of_a_flow_lead_back_to_the_image_within_a_grey_level(digits: tupl
     model, held_out = digits
     images = held_out.images[:4]
     (part,) = codes.encoded(codes.by_model(model), ImageSet("few", images))
-    exact = model.encode(images).flatten(1)
+    exact = model.encode(images, rtol=1e-3).flatten(1)
     assert (part.values - exact).square().mean().sqrt() < 0.05
     apart = model.decode(part.values.reshape(4, 1, 8, 8), method="arc3", nfe=32) - images.float() / 255
     assert apart.square().mean().sqrt() < 0.5 / 255

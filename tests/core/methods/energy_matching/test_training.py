@@ -22,10 +22,11 @@ STEPS, BEGINS = 8, 4  # the second phase has the last four steps
 
 
 def configuration(out: Path, **settings: Any) -> vpfb.TrainConfig:
-    return vpfb.TrainConfig(
-        data="digits", method="energy-matching", steps=STEPS, batch_size=4, widths=[8], threads=1, device="cpu",
-        val_fraction=0.02, contrast_share=0.5, chain_step=0.25, warmup=0, out=str(out), **settings,
-    )  # fmt: skip
+    small = {
+        "data": "digits", "method": "energy-matching", "steps": STEPS, "batch_size": 4, "widths": [8], "threads": 1,
+        "device": "cpu", "val_fraction": 0.02, "contrast_share": 0.5, "chain_step": 0.25, "warmup": 0,
+    }  # fmt: skip
+    return vpfb.TrainConfig(**(small | settings), out=str(out))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,8 @@ def test_a_run_is_resumed_bit_for_bit_in_either_phase(whole: Path, tmp_path: Pat
 def test_a_run_fits_into_the_memory_for_one_image_at_a_time_in_both_phases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vpfb.train(configuration(tmp_path / "small", micro_batch=1))
+    few = {"steps": 4, "val_fraction": 0.005}
+    vpfb.train(configuration(tmp_path / "small", micro_batch=1, **few))
     value = StaticEnergy.value
 
     def scarce(field: StaticEnergy, z: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -60,7 +62,7 @@ def test_a_run_fits_into_the_memory_for_one_image_at_a_time_in_both_phases(
         return value(field, z, condition)
 
     monkeypatch.setattr(StaticEnergy, "value", scarce)
-    vpfb.train(configuration(tmp_path / "scarce"))
+    vpfb.train(configuration(tmp_path / "scarce", **few))
     assert_equal_bit_for_bit(state_of(tmp_path / "scarce"), state_of(tmp_path / "small"))
 
 

@@ -131,8 +131,11 @@ def test_ula_comes_near_the_product_too() -> None:
 # --- what comes back --------------------------------------------------------------------------------------------------
 
 
+LEVELS = 3
+
+
 def few(n: int, text: str = "red & green", **settings: Any) -> Composed:
-    return sample(Composition(text, exact_model(PLANE)), n, seed=5, levels=6, **settings)
+    return sample(Composition(text, exact_model(PLANE)), n, seed=5, levels=LEVELS, **settings)
 
 
 def test_a_sample_depends_on_seed_and_index_alone() -> None:
@@ -150,7 +153,7 @@ def test_a_sample_depends_on_seed_and_index_alone() -> None:
 def test_the_acceptance_is_that_of_each_level() -> None:
     acceptance = few(40).acceptance
     assert acceptance is not None
-    assert len(acceptance) == 6
+    assert len(acceptance) == LEVELS
     assert all(0 <= share <= 1 for share in acceptance)
     adapted = sample(Composition("red & green", MANY), 16, seed=0).acceptance
     assert adapted is not None
@@ -160,8 +163,8 @@ def test_the_acceptance_is_that_of_each_level() -> None:
 
 
 def test_evaluations_are_counted_for_every_term() -> None:
-    assert few(1, mcmc="none").nfe == 6 * 2 * 3
-    assert few(1, mcmc_steps=7).nfe == 6 * (2 + 8) * 3
+    assert few(1, mcmc="none").nfe == LEVELS * 2 * 3
+    assert few(1, mcmc_steps=7).nfe == LEVELS * (2 + 8) * 3
 
 
 def test_a_model_composes_its_classes_and_those_of_others() -> None:

@@ -91,7 +91,7 @@ def test_an_unconditional_product_has_weights_too() -> None:
 
 def test_a_population_is_fixed_by_its_seed_and_its_size_and_not_by_the_batch() -> None:
     def draw(n: int, batch_size: int = 64) -> Tensor:
-        return sample(Composition("2*red", MODEL), n, seed=5, mcmc="smc", levels=6, batch_size=batch_size).data
+        return sample(Composition("2*red", MODEL), n, seed=5, mcmc="smc", levels=4, batch_size=batch_size).data
 
     twelve = draw(12)
     assert torch.allclose(twelve, draw(12, batch_size=5), atol=1e-5)
@@ -99,7 +99,7 @@ def test_a_population_is_fixed_by_its_seed_and_its_size_and_not_by_the_batch() -
 
 
 def test_evaluations_for_the_weights_are_counted() -> None:
-    drawn = sample(Composition("red & green", MODEL), 2, seed=0, mcmc="smc", levels=6)
-    assert drawn.nfe == 6 * (2 + 5 + 2) * 3
+    drawn = sample(Composition("red & green", MODEL), 2, seed=0, mcmc="smc", levels=3)
+    assert drawn.nfe == 3 * (2 + 5 + 2) * 3
     assert drawn.acceptance is not None
-    assert len(drawn.acceptance) == 6
+    assert len(drawn.acceptance) == 3
