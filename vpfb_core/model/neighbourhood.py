@@ -157,19 +157,16 @@ class Neighbourhood:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Neighbourhood:
-        """The neighbourhood with these tensors, of this version or of an earlier one.
+        """The neighbourhood with these tensors.
 
         Raises:
             KeyError, ValueError: a tensor is missing or does not fit the others.
         """
-        mean, axes, points = (tensors[name].float() for name in ("mean", "axes", "points"))
+        mean, unit, axes, stretch, points = (
+            tensors[name].float() for name in ("mean", "unit", "axes", "stretch", "points")
+        )
         if [mean.ndim, axes.ndim, points.ndim] != [1, 2, 2] or len(points) < 2:
             raise ValueError("the tensors of a neighbourhood have the wrong dimensions")
-        if "stretch" not in tensors and "unit" not in tensors:  # of an earlier version, whose axes were stretched
-            unit, stretch = torch.ones(len(mean)), torch.cat([torch.ones(axes.shape[1]), torch.zeros(1)])
-            points = torch.cat([points, torch.zeros(len(points), 1)], 1)  # nothing outside of the axes counted
-        else:
-            unit, stretch = (tensors[name].float() for name in ("unit", "stretch"))
         width = axes.shape[1] + 1
         if (
             not (axes.shape[:1] == mean.shape == unit.shape and (unit > 0).all())
@@ -182,7 +179,7 @@ class Neighbourhood:
     @cached_property
     def leave_one_out(self) -> Neighbours:
         """The neighbours of the reference images, each of which is left out of its own."""
-        return self._neighbours(self.points, torch.arange(len(self.points)))
+        return self._judged(*self._among_themselves)
 
     @cached_property
     def null(self) -> NullDistribution:
@@ -192,7 +189,12 @@ class Neighbourhood:
     @cached_property
     def _spacing(self) -> Tensor:
         """The log distance of each reference image from its neighbours, (M,)."""
-        return _log_mean(self._distances(self.points, torch.arange(len(self.points)))[0])
+        return _log_mean(self._among_themselves[0])
+
+    @cached_property
+    def _among_themselves(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`_distances` of the reference images, each of which is left out of its own neighbours."""
+        return self._distances(self.points, torch.arange(len(self.points)))
 
     def neighbours(self, descriptors: Tensor, own: Tensor) -> Neighbours:
         """The neighbours of images with these descriptors, (N, F).
@@ -210,10 +212,10 @@ class Neighbourhood:
                 f"{len(self.mean)}",
                 hint="fit the reference again with vpfb info --calibrate MODEL",
             )
-        return self._neighbours(self._project(descriptors), own)
+        return self._judged(*self._distances(self._project(descriptors), own))
 
-    def _neighbours(self, points: Tensor, own: Tensor) -> Neighbours:
-        distances, rows, nearest = self._distances(points, own)
+    def _judged(self, distances: Tensor, rows: Tensor, nearest: Tensor) -> Neighbours:
+        """The neighbours of the points with these results of `_distances`."""
         return Neighbours(_log_mean(distances) - SPACING_WEIGHT * self._spacing[rows].mean(1), nearest)
 
     def _distances(self, points: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:

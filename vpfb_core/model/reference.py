@@ -174,7 +174,7 @@ class Reference:
             own = {
                 each.removeprefix(f"{name}/"): tensor for each, tensor in tensors.items() if each.startswith(f"{name}/")
             }
-            return _PARTS.get(kind, Neighbourhood).from_tensors(own)
+            return _PARTS.get(kind, Neighbourhood).from_tensors(_of_today(own) if name in _EARLIER_NAMES else own)
 
         names = {each.rpartition("/")[0] for each in tensors if "/" in each}
         kinds = {_EARLIER_NAMES.get(name, name): name for name in names}
@@ -191,6 +191,23 @@ class Reference:
         if len(recording.mean) != 2 * len(levels):
             raise ValueError(f"the reference has {len(recording.mean)} scalars for {len(levels)} levels")
         return cls(parts, identities, rows, levels, float(tensors["typical_energy"]), int(regions))
+
+
+def _of_today(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a neighbourhood of an earlier version, whose axes were stretched, as those of today.
+
+    Nothing outside of the axes counted.
+
+    Raises:
+        KeyError, ValueError: a tensor is missing or has another number of dimensions.
+    """
+    points = tensors["points"].float()
+    count, axes = points.shape
+    return tensors | {
+        "unit": torch.ones_like(tensors["mean"]),
+        "stretch": torch.cat([torch.ones(axes), torch.zeros(1)]),
+        "points": torch.cat([points, torch.zeros(count, 1)], 1),
+    }
 
 
 def identities_of(values: Tensor) -> Tensor:
