@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from vpfb_core.machine.precision import full_float32
 from vpfb_core.methods.path import arc
 from vpfb_core.methods.path.angles import DEFAULT_ANGLES, AngleDistribution
-from vpfb_core.methods.path.draws import Part
+from vpfb_core.methods.path.draws import Part, normal_like
 from vpfb_core.methods.vpfb.potential import Potential
 
 # Every fourth row of the batch is a point of the contrast, which needs an energy for each of up to ten classes and one
@@ -62,17 +62,16 @@ def contrast(
     """
     part = part or Part(0, len(data))
     count = min(len(shares), MOST_CLASSES)
-    total = _points_before(part.total)
-    chosen = slice(_points_before(part.first), _points_before(part.first + len(data)))
-    if chosen.start >= chosen.stop:
+    points = Part(_points_before(part.first), _points_before(part.total))
+    rows = torch.arange(len(data), device=data.device)[POINT_EVERY * points.first - part.first :: POINT_EVERY]
+    if not len(rows):
         return data.new_zeros(())
 
-    # Everything is drawn for the whole batch, and the points of this part are cut from it.
-    angle = angles.sample(total, potential.angle_range, like=data, generator=generator)[chosen]
-    noise = torch.randn((total, *data.shape[1:]), generator=generator, dtype=data.dtype, device=data.device)[chosen]
-    order = torch.rand((total, len(shares)), generator=generator, device=data.device)[chosen]
-    rows = POINT_EVERY * torch.arange(chosen.start, chosen.stop, device=data.device) - part.first
-    u, _ = arc.point(data[rows] / potential.data_std, angle, noise)
+    z = data[rows] / potential.data_std
+    angle = angles.sample(points.total, potential.angle_range, like=data, generator=generator)
+    angle, noise = points.of(angle, len(rows)), normal_like(z, generator, points)
+    order = points.of(torch.rand((points.total, len(shares)), generator=generator, device=data.device), len(rows))
+    u, _ = arc.point(z, angle, noise)
 
     # The own class comes first, and classes without data come last.
     own = labels[rows, group]
@@ -98,7 +97,7 @@ def contrast(
         others = torch.arange(count, device=data.device) > 0
         loss = loss + F.smooth_l1_loss((of_classes + several * others).logsumexp(1), of_all, reduction="none")
     weight = torch.tan(angle).clamp(min=1).reciprocal()
-    return (weight * loss).sum() * (part.total / (len(data) * total))
+    return (weight * loss).sum() * (part.total / (len(data) * points.total))
 
 
 def _points_before(row: int) -> int:
