@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vpfb_core.dynamics.per_sample import expand_to, squared_norm
+from vpfb_core.errors import ConfigError
 from vpfb_core.machine.precision import in_true_float32, run_in
 from vpfb_core.methods.path import arc
 from vpfb_core.methods.path.homotopy import Homotopy, Time
@@ -52,6 +53,8 @@ class Potential(nn.Module):
         homotopy: the schedule, which determines the range of angles and the functions of (x, t).
         data_std: a, the standard deviation of the standardised data x̄ per dimension.
         gauge: a function of the level and the condition that is added to N; None adds nothing.
+    Raises:
+        ConfigError: `data_std` is not a positive number.
     Attributes:
         autocast_dtype: the dtype in which the network alone runs; None leaves its own.
     """
@@ -60,6 +63,8 @@ class Potential(nn.Module):
         self, network: nn.Module, homotopy: Homotopy, data_std: float = 0.5, gauge: Gauge | None = None
     ) -> None:
         super().__init__()
+        if not 0 < data_std < math.inf:
+            raise ConfigError(f"data_std = {data_std}: the standard deviation of the data must be positive")
         self.network = network
         self.gauge = gauge
         self.homotopy = homotopy

@@ -12,6 +12,7 @@ from present import present
 from problems import MIXTURES, SCHEDULES, STD, ExactNetwork, Mixture, anisotropic, correlated_gaussian, draw, scattered
 from torch import Tensor, nn
 
+from vpfb_core.errors import ConfigError
 from vpfb_core.machine.precision import full_float32
 from vpfb_core.methods.path.homotopy import OT, VP, Homotopy
 from vpfb_core.methods.vpfb.potential import Potential, UnpreconditionedPotential
@@ -424,3 +425,9 @@ def test_the_gradient_is_the_same_under_inference_mode() -> None:
         field = potential.arc(u + 0, angle + 0, condition + 0)
     torch.testing.assert_close(field.gradient, expected.gradient)
     torch.testing.assert_close(field.value, expected.value)
+
+
+@pytest.mark.parametrize("std", [0.0, -0.5, math.inf, math.nan])
+def test_data_without_a_deviation_are_refused(std: float) -> None:
+    with pytest.raises(ConfigError, match="data_std"):
+        Potential(MLP(2), OT(), std)
