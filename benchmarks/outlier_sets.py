@@ -17,8 +17,10 @@ is without it.
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from torch import Tensor
 
 import vpfb_core as vpfb
 from vpfb_core.errors import DataError
-from vpfb_core.model.reference import Reference, identities_of
+from vpfb_core.model.identities import identities_of
+from vpfb_core.model.reference import Reference
 from vpfb_core.uses.ood import compare, fit_reference
 from vpfb_core.uses.ood.fit import parts_of
 from vpfb_core.uses.ood.fixed import describe_fixed
@@ -84,6 +87,20 @@ def fixed_descriptors(reference: Tensor) -> Method:
     return lambda images: known.assess(describe_fixed(images), identities_of(images)).score
 
 
+def scored(model: vpfb.Model) -> Method:
+    """The default score of a model."""
+    return lambda images: assess(model, images).score
+
+
+def without(model: vpfb.Model, kind: str) -> vpfb.Model:
+    """The model with a reference that lacks a kind of evidence."""
+    assert model.reference is not None
+    fewer = copy.copy(model)
+    parts = {name: part for name, part in model.reference.parts.items() if name != kind}
+    fewer.reference = replace(model.reference, parts=parts)
+    return fewer
+
+
 def as_tensors(method: Callable[[Tensor], np.ndarray]) -> Method:
     """The method with scores that are tensors."""
     return lambda images: torch.from_numpy(method(images))
@@ -112,7 +129,7 @@ def main() -> None:
         if arguments.fit:
             model.reference = fit_reference(model, trained_on, count=arguments.members)
         assert model.reference is not None, "the model has no reference: vpfb info --calibrate MODEL, or --fit"
-        methods = {"multiscale": lambda images: assess(model, images).score} | methods
+        methods = {"multiscale": scored(model), "without altered": scored(without(model, "altered"))} | methods
         figures["model"] = training(model) | {"members": len(model.reference.rows)}
     apart = {"mirrored": outside.pop("mirrored")} if source == "faces" else {}
     scores = {name: method(inside) for name, method in methods.items()}

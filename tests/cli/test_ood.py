@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The built-in model with a reference of few images, and without a calibrated density."""
     digits, model = vpfb_package.data.load("digits"), vpfb_package.load("digits", device="cpu")
     rows, _ = split(digits, 0.1, 0)
-    model.reference = ood.fit_reference(model, digits.images[rows], count=150)
+    model.reference = ood.fit_reference(model, digits.images[rows], count=150, steps=0)
     model.calibration = None
     path = tmp_path_factory.mktemp("model") / "digits.safetensors"
     model.save(path)

@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The built-in model with a reference of few images whose rows are known, and without a calibrated density."""
     digits, model = vpfb_package.data.load("digits"), vpfb_package.load("digits", device="cpu")
     rows, _ = split(digits, 0.1, 0)
-    model.reference = ood.fit_reference(model, digits.images[rows], count=80, rows=rows)
+    model.reference = ood.fit_reference(model, digits.images[rows], count=80, rows=rows, steps=0)
     model.calibration = None
     path = tmp_path_factory.mktemp("model") / "digits.safetensors"
     model.save(path)

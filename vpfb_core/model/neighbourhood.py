@@ -80,7 +80,8 @@ class Neighbours(NamedTuple):
     """The neighbours of N images.
 
     Attributes:
-        statistic: the log distance from the neighbours, relative to half of their own spacing, (N,).
+        statistic: how unusual they are, (N,), such as the log distance from their neighbours less a quarter of the own one
+            of these.
         nearest: the indices of the reference images that are nearest along the axes, nearest first, int64 (N, K).
     """
 
@@ -92,8 +93,7 @@ class Neighbours(NamedTuple):
 class Neighbourhood:
     """A space of descriptors with the points of M reference images.
 
-    A point has coordinates along the principal axes and a last one, the distance from the space of the axes. The parts
-    of two points outside of the axes are almost orthogonal to each other, so that their squares add up in the distance.
+    A point has coordinates along the principal axes and a last one, the distance from the space of the axes.
 
     Attributes:
         mean: the mean of the descriptors, (F,).
@@ -192,7 +192,7 @@ class Neighbourhood:
         return _log_mean(self._among_themselves[0])
 
     @cached_property
-    def _among_themselves(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _among_themselves(self) -> tuple[Tensor, Tensor]:
         """`_distances` of the reference images, each of which is left out of its own neighbours."""
         return self._distances(self.points, torch.arange(len(self.points)))
 
@@ -214,23 +214,28 @@ class Neighbourhood:
             )
         return self._judged(*self._distances(self._project(descriptors), own))
 
-    def _judged(self, distances: Tensor, rows: Tensor, nearest: Tensor) -> Neighbours:
+    def _judged(self, distances: Tensor, rows: Tensor) -> Neighbours:
         """The neighbours of the points with these results of `_distances`."""
-        return Neighbours(_log_mean(distances) - SPACING_WEIGHT * self._spacing[rows].mean(1), nearest)
+        return Neighbours(_log_mean(distances) - SPACING_WEIGHT * self._spacing[rows].mean(1), rows[:, :NEAREST])
 
-    def _distances(self, points: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The distances of points (N, K) from their neighbours, the indices of these, (N, k) each, and the nearest.
+    @cached_property
+    def _least_outside(self) -> Tensor:
+        """The tenth percentile of the distances of reference images from the space of the axes."""
+        return self.points[:, -1].quantile(0.1)
 
-        The nearest ones, (N, `NEAREST`), are those along the axes. With many descriptors, most of a distance is outside
-        of the axes, where it is least to the same few reference images for every point.
+    def _distances(self, points: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """The distances of points (N, K + 1) from their neighbours, and the indices of these, (N, k) each.
+
+        Neighbours are those along the axes. With many descriptors, most of a distance is outside of them, where it is
+        least to the same few reference images for every point. What is outside counts as far as it exceeds the least
+        that is usual.
         """
         along = torch.cdist(points[:, :-1], self.points[:, :-1])
         itself = (own >= 0).nonzero()[:, 0]
         along[itself, own[itself]] = torch.inf
-        distances = (along.square() + points[:, -1:].square() + self.points[:, -1].square()).sqrt()
-        others = len(self.points) - 1
-        found = distances.topk(min(NEIGHBOURS, others), largest=False)
-        return found.values, found.indices, along.topk(min(NEAREST, others), largest=False).indices
+        found = along.topk(min(NEIGHBOURS, len(self.points) - 1), largest=False)
+        outside = (points[:, -1:] - self._least_outside).clamp(min=0)
+        return (found.values.square() + outside.square()).sqrt(), found.indices
 
 
 def _log_mean(distances: Tensor) -> Tensor:

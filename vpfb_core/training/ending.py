@@ -57,10 +57,16 @@ def calibrate_in_time(
             return True
         gradients = min(max(gradients, least_cost(model)), int(left / max(seconds_per_gradient, 1e-9)))
     try:
-        with _ended_by(should_stop, deadline, model):
+        with _ended_by(should_stop, deadline, model) as require_time:
             micro_batch.fit(
                 lambda at_once: calibrate(
-                    model, images, config.run.seed, gradients, batch_size=2 * at_once, trained_on=inputs.rows
+                    model,
+                    images,
+                    config.run.seed,
+                    gradients,
+                    batch_size=2 * at_once,
+                    trained_on=inputs.rows,
+                    on_step=require_time,
                 )
             )
     except _StopAskedError:
@@ -129,8 +135,10 @@ class _DeadlineError(Exception):
 
 
 @contextmanager
-def _ended_by(should_stop: Callable[[], bool], deadline: float, model: TrainedModel) -> Iterator[None]:
+def _ended_by(should_stop: Callable[[], bool], deadline: float, model: TrainedModel) -> Iterator[Callable[..., None]]:
     """Inside this context, each evaluation of the model's network checks whether the calibration may go on.
+
+    The context gives the function that checks it.
 
     Raises:
         _StopAskedError: the run was asked to stop.
@@ -145,6 +153,6 @@ def _ended_by(should_stop: Callable[[], bool], deadline: float, model: TrainedMo
 
     hook = model.field.network.register_forward_pre_hook(require_time)
     try:
-        yield
+        yield require_time
     finally:
         hook.remove()

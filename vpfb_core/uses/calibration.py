@@ -22,16 +22,19 @@ from vpfb_core.machine import noise
 from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.step import Validation
 from vpfb_core.model import model_file
+from vpfb_core.model.detector import pictures_of
 from vpfb_core.model.lock import changing
 from vpfb_core.model.trained import TrainedModel
-from vpfb_core.uses.ood import fit
+from vpfb_core.uses.ood import detectors, fit
 from vpfb_core.uses.ood.descriptors import levels_of
 from vpfb_core.uses.training_set import IMAGES, training_data
 
 VALUES = 2**27  # the largest number of values in all of these images
 BATCH = 64
-SHARE = 0.1  # the largest share of the work of a training run that its calibration takes
+SHARE = 0.15  # the largest share of the work of a training run that its calibration takes
+DETECTORS = 1 / 3  # the largest share of a calibration of limited effort that the training of detectors takes
 STEP_COST = 7  # the cost of a training step in gradients per image: two points, each differentiated twice
+_AT_ONCE = 500  # images that are read between two looks at the clock
 _LEAST_IMAGES = 50  # a reference of fewer images would be too inaccurate to use
 
 
@@ -44,7 +47,8 @@ def full_cost(model: TrainedModel) -> int:
     """The number of gradients that a calibration with full effort takes."""
     if not methods.gives(model.method.name, "free-energy"):
         return 0
-    reference = fit.IMAGES * reference_cost(model) if model.field.has_null else 0
+    reference = fit.IMAGES * reference_cost(model) + detector_steps(model) * detectors.STEP_COST
+    reference = reference if model.field.has_null else 0
     return model.method.calibration_cost(model.field, model.data_shape.classes) + reference
 
 
@@ -52,6 +56,11 @@ def least_cost(model: TrainedModel) -> int:
     """The number of gradients of the smallest reference."""
     has_one = methods.gives(model.method.name, "free-energy") and model.field.has_null
     return _LEAST_IMAGES * reference_cost(model) if has_one else 0
+
+
+def detector_steps(model: TrainedModel, steps: int = detectors.STEPS, images: int = detectors.MOST_IMAGES) -> int:
+    """The number of steps of the training of detectors, of `steps` that there is time for, with so many images."""
+    return detectors.affordable(steps, tuple(model.shape), images) if model.field.has_null else 0
 
 
 def reference_cost(model: TrainedModel) -> int:
@@ -101,6 +110,7 @@ def calibrate(
     gradients: int | None = None,
     batch_size: int = BATCH,
     trained_on: Tensor | None = None,
+    on_step: Callable[[], object] = lambda: None,
 ) -> None:
     """Estimate the constants of a model and fit its reference, and set both in the model.
 
@@ -110,11 +120,13 @@ def calibrate(
         model: the model, which is changed in place.
         source: the data of the training, in the shape of the model and, if it is conditional, with its groups.
         seed: the seed of the choice of images and of the noise.
-        gradients: the approximate number of gradients to spend, at most two thirds of them on the reference, unless the
-            smallest one needs more. Parts that would be too inaccurate with them are left out. None spends `full_cost`.
+        gradients: the approximate number of gradients to spend, at most a third of them on detectors of alterations and
+            two thirds of the others on the rest of the reference, unless the smallest one needs more. Parts that would
+            be too inaccurate with them are left out. None spends `full_cost`.
         batch_size: the number of images that are computed at once.
         trained_on: the rows that were trained on, int64; None is all. They alone give the constants. Those that were
             held out are in the reference as well, so that all pictures of a folder are assessed alike.
+        on_step: called before each training step of a detector, and while images are read for them.
     Raises:
         DataError: the data have another shape or other classes than the model.
         DivergedError: the energy is not finite.
@@ -128,8 +140,11 @@ def calibrate(
     if not methods.gives(model.method.name, "free-energy"):
         return
     chosen = _shuffled(source, torch.arange(len(source)) if trained_on is None else trained_on, seed)
-    count, rest = fit.IMAGES if model.field.has_null else 0, None
+    images = min(len(source), VALUES // math.prod(source.shape))
+    count, rest, steps = fit.IMAGES if model.field.has_null else 0, None, detector_steps(model, images=images)
     if gradients is not None:
+        steps = detector_steps(model, int(DETECTORS * gradients) // detectors.STEP_COST, images)
+        gradients -= steps * detectors.STEP_COST
         cost = reference_cost(model)
         count = min(count, max(2 * gradients // (3 * cost), min(_LEAST_IMAGES, gradients // cost)))
         rest = gradients - count * cost
@@ -142,10 +157,20 @@ def calibrate(
     model.take_calibration(found or model.calibration)
     if count >= _LEAST_IMAGES and len(source) > 1:
         order = torch.randperm(len(source), generator=noise.generator(seed, "members"))
-        rows = order[: min(count, VALUES // math.prod(source.shape))].sort().values
+        rows = order[: min(count, images)].sort().values
         chosen = source.subset(rows)
         known = readable(source, rows, chosen)
-        model.reference = fit.fit_reference(model, chosen.data, rows=known, count=count, batch_size=batch_size)
+        reference = fit.fit_reference(model, chosen.data, rows=known, count=count, batch_size=batch_size, steps=0)
+        model.reference = reference  # a run whose time is over before detectors are trained keeps it
+        if steps:
+            pictures = [pictures_of(chosen.data)]
+            for others in order[len(rows) : max(len(rows), min(images, detectors.useful(steps)))].split(_AT_ONCE):
+                on_step()
+                if len(others):
+                    pictures.append(pictures_of(source.subset(others.sort().values).data))
+            model.reference = fit.with_detectors(
+                reference, torch.cat(pictures), device=model.device, steps=steps, on_step=on_step
+            )
 
 
 def _shuffled(source: Source, rows: Tensor, seed: int) -> InMemory:

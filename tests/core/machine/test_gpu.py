@@ -37,6 +37,7 @@ from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.path.homotopy import OT
 from vpfb_core.methods.vpfb import objectives
 from vpfb_core.methods.vpfb.potential import Potential
+from vpfb_core.model.detector import Alterations
 from vpfb_core.model.neighbourhood import Neighbourhood
 from vpfb_core.model.reference import Reference
 from vpfb_core.networks.embedding import ConditionEmbedding
@@ -45,7 +46,7 @@ from vpfb_core.training.inputs import Inputs
 from vpfb_core.training.trainer import Trainer
 from vpfb_core.uses import calibration
 from vpfb_core.uses.composition import Composition, sampling
-from vpfb_core.uses.ood import scores
+from vpfb_core.uses.ood import detectors, scores
 
 REAL = os.environ.get("VPFB_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else None)
 FIXED_STEP = [name for name, table in METHODS.items() if not is_adaptive(table)]
@@ -386,6 +387,20 @@ def test_codes_scores_and_densities_are_those_of_the_cpu(
     ours = found(on_gpu)
     for name, theirs in found(on_cpu).items():
         torch.testing.assert_close(ours[name], theirs, rtol=1e-3, atol=0.05, msg=name)
+
+
+@cuda_and_mps
+def test_detectors_of_alterations_are_trained_there_and_used_on_the_cpu(
+    gpu: GPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detectors, "has_fast_bf16", lambda _device: False)
+    pictures = torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    with true_float32(gpu.device):
+        trained = detectors.train(pictures, gpu.device, steps=3)
+    assert {parameter.device.type for one in trained for parameter in one.parameters()} == {gpu.type}
+    there = Alterations.of(trained, pictures)
+    here = Alterations.of(detectors.train(pictures, torch.device("cpu"), steps=3), pictures)
+    torch.testing.assert_close(there.values, here.values, rtol=1e-2, atol=1e-2)
 
 
 def recording(reference: Reference | None) -> Neighbourhood:

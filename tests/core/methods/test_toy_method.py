@@ -29,6 +29,7 @@ from vpfb_core.methods.base import Method, MethodSettings
 from vpfb_core.methods.fields import Field
 from vpfb_core.methods.step import Batch, DataShape, Loss, Moment, Validation
 from vpfb_core.model.runs import Run
+from vpfb_core.uses.ood import detectors
 
 LEVEL = 0.1
 QUICK = [
@@ -170,6 +171,7 @@ def test_it_trains_resumes_and_serves_every_command_that_an_energy_serves(
     shown = vpfb("info", "whole", "--json").json
     assert (shown["method"], shown["calibrated"]) == ("gaussian", False)
     assert set(shown["figures"]) == {"val_nll"}
+    monkeypatch.setattr(detectors, "STEPS", 0)  # they take a minute
     calibrated = vpfb("info", "--calibrate", "whole", "--json")
     assert calibrated.code == 0, calibrated.err
     every = vpfb("ood", "--in", "digits", "--out", "noise", "-m", "whole", "--limit", "60", "--json")

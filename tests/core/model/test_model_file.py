@@ -143,13 +143,13 @@ def test_the_built_in_model_knows_ten_digits_and_fits_the_package() -> None:
     model = vpfb.load("digits")
     assert model.groups[0].classes == tuple("0123456789")
     assert model.shape == (1, 8, 8)
-    assert runs.find_model("digits").stat().st_size <= 4 * 2**20
+    assert runs.find_model("digits").stat().st_size <= 4.5 * 2**20
 
 
 def test_the_built_in_fashion_has_ten_classes_at_28_pixels_and_is_calibrated_and_fits_the_package() -> None:
     model = vpfb.load("fashion", device="cpu")
     assert (model.shape, model.groups[0].classes[7]) == ((1, 28, 28), "sneaker")
-    assert runs.find_model("fashion").stat().st_size <= 4 * 2**20
+    assert runs.find_model("fashion").stat().st_size <= 4.5 * 2**20
     drawn = model.sample(2, condition="sneaker", nfe=4).images
     assert model.log_density(drawn, condition="sneaker").isfinite().all()
     assert model.score(drawn).isfinite().all()

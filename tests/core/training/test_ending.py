@@ -33,9 +33,16 @@ def calibrated_in_time(
     whole: Any = types.SimpleNamespace(fit=lambda work: work(8))
 
     def replaced(
-        model: Any, _images: object, _seed: int, gradients: int, batch_size: int, trained_on: torch.Tensor
+        model: Any,
+        _images: object,
+        _seed: int,
+        gradients: int,
+        batch_size: int,
+        trained_on: torch.Tensor,
+        on_step: Callable[[], None],
     ) -> None:
         assert (batch_size, trained_on.tolist()) == (16, list(range(9)))
+        on_step()
         calibrate(model, gradients)
 
     monkeypatch.setattr(ending, "calibrate", replaced)
@@ -71,7 +78,7 @@ def test_calibration_plans_no_more_gradients_than_fit_into_the_remaining_time(mo
     for budget, steps in ((100.0, 10_000), (1e6, 100), (1e6, 3)):
         calibrated_in_time(lambda _, gradients: asked.append(gradients), monkeypatch, budget=budget, steps=steps)
     assert 150 <= asked[0] <= 200, "100 s at half a second each"
-    assert asked[1] == 700, "a tenth of the 7 gradients per image of 100 steps of 10 images"
+    assert asked[1] == 1050, "0.15 of the 7 gradients per image of 100 steps of 10 images"
     assert asked[2] == 500, "the smallest reference"
 
 

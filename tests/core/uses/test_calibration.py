@@ -16,15 +16,16 @@ from vpfb_core.data import InMemory, Source
 from vpfb_core.errors import ConfigError, DataError
 from vpfb_core.methods.vpfb import estimation
 from vpfb_core.methods.vpfb.normaliser import Normaliser
+from vpfb_core.model.identities import identities_of
 from vpfb_core.model.lock import locked
-from vpfb_core.model.reference import identities_of
+from vpfb_core.model.reference import ALTERED
 from vpfb_core.model.runs import Run, builtin_models
 from vpfb_core.training import ending
 from vpfb_core.uses import calibration
 from vpfb_core.uses.calibration import affordable, calibrate, calibrate_file, full_cost, reference_cost
-from vpfb_core.uses.ood import fit
+from vpfb_core.uses.ood import detectors, fit
 
-STEPS, SHARE = 6, 1.0  # the calibration takes as much work as these steps, and not the tenth of ten times as many
+STEPS, SHARE = 6, 1.0  # the calibration takes as much work as these steps, and not a share of the work of more
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def test_a_file_is_calibrated_on_the_images_that_it_was_trained_on(
 ) -> None:
     monkeypatch.setattr(calibration, "IMAGES", 24)
     monkeypatch.setattr(fit, "IMAGES", 24)
+    monkeypatch.setattr(detectors, "STEPS", 0)
     monkeypatch.setattr(estimation, "ANCHOR_POINTS", 4)
     path, used, trained_on = tmp_path / "model.safetensors", list[Source](), list[torch.Tensor]()
     honest = calibration._shuffled
@@ -137,6 +139,32 @@ def test_the_smallest_reference_comes_before_the_constants(model: Model, monkeyp
     assert len(present(model.reference).rows) == 50
 
 
+def test_a_third_of_a_calibration_trains_detectors_and_the_reference_comes_first(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits, counted = vpfb.data.load("digits"), list[int]()
+    monkeypatch.setattr(type(model.method), "calibrate", lambda *_: None)
+    monkeypatch.setattr(detectors, "STEP_COST", 4)  # as if a step took as long as four gradients
+    monkeypatch.setattr(fit, "IMAGES", 60)
+    calibrate(model, digits, gradients=3 * 4 * 100 - 1, on_step=lambda: counted.append(0))
+    assert not counted, "too few for a step of those that are needed at least"
+    model.reference = None
+
+    def stopped() -> None:
+        counted.append(len(present(model.reference).rows))
+        if len(counted) == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, digits, gradients=3 * 4 * 100, on_step=stopped)
+    assert counted == [53] * 20, "two thirds of what the detectors leave"
+    assert ALTERED not in present(model.reference).parts
+    monkeypatch.setattr(detectors, "BATCH", 2)
+    calibrate(model, digits, gradients=3 * 4 * 100, on_step=lambda: counted.append(1))
+    assert counted.count(1) == 1 + 2 * 100, "once for the images and for each step of both detectors"
+    assert ALTERED in present(model.reference).parts
+
+
 def test_an_error_in_calibration_does_not_lose_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object, **_settings: object) -> None:
         raise DataError("no more room")
@@ -154,8 +182,8 @@ def test_an_error_in_calibration_does_not_lose_the_run(tmp_path: Path, monkeypat
     assert (result.status, result.step) == ("finished", 3)
 
 
-def test_calibration_takes_a_tenth_of_the_work_of_a_run() -> None:
-    assert affordable(1000 * 64) == pytest.approx(0.1 * 7 * 1000 * 64)
+def test_calibration_takes_fifteen_percent_of_the_work_of_a_run() -> None:
+    assert affordable(1000 * 64) == pytest.approx(0.15 * 7 * 1000 * 64)
 
 
 def test_a_model_knows_which_of_its_images_it_was_trained_on(model: Model) -> None:
@@ -199,4 +227,4 @@ def test_a_model_that_was_never_trained_without_a_class_gets_constants_and_no_re
     costs = []
     for model.field.has_null in (False, True):
         costs.append(full_cost(model) - model.method.calibration_cost(model.field, model.data_shape.classes))
-    assert costs == [0, fit.IMAGES * reference_cost(model)]
+    assert costs == [0, fit.IMAGES * reference_cost(model) + detectors.STEPS * detectors.STEP_COST]

@@ -11,10 +11,13 @@ from torch.nn import functional as F
 from vpfb_core.data.image_statistics import in_unit_range
 from vpfb_core.errors import DataError
 from vpfb_core.machine import noise
+from vpfb_core.model.detector import HALVES, Alterations, halves_of, pictures_of
+from vpfb_core.model.identities import identities_of
 from vpfb_core.model.neighbourhood import Neighbourhood, spread
-from vpfb_core.model.reference import KINDS, OWN, Descriptors, Part, Reference, Verdict, identities_of
+from vpfb_core.model.reference import KINDS, OWN, Descriptors, Part, Reference, Verdict
 from vpfb_core.model.regions import Regions
 from vpfb_core.model.trained import TrainedModel
+from vpfb_core.uses.ood import detectors
 from vpfb_core.uses.ood.descriptors import REGIONS, Described, levels_of, scalar_level
 from vpfb_core.uses.ood.fixed import describe_fixed
 
@@ -31,6 +34,7 @@ def fit_reference(
     count: int = IMAGES,
     rows: Tensor | None = None,
     batch_size: int = 64,
+    steps: int = detectors.STEPS,
 ) -> Reference:
     """The reference of a model, from descriptors of images. It costs a gradient per image and level.
 
@@ -41,6 +45,7 @@ def fit_reference(
         count: the largest number of images that are used. Of more, the same random ones are always chosen.
         rows: the row of each image in the data of the training, int64 (N,); None if it is the index of the image.
         batch_size: the number of images that are computed at once.
+        steps: the number of training steps of each detector of alterations; they need 100, and 256 images.
     Raises:
         DataError: there are fewer than two images, or a descriptor is not finite.
         ConfigError: the method has no energy, or the unconditional field was not trained.
@@ -55,7 +60,7 @@ def fit_reference(
         described = Described(model.field, model.standardise(images[some]), REGIONS)
         found.append(described.evidence(levels) | describe_fixed(images[some]))
         energies.append(described.energy(scalar).cpu().double())
-    return Reference(
+    reference = Reference(
         parts_of({kind: torch.cat([each[kind] for each in found]) for kind in found[0]}),
         identities_of(images[chosen]),
         chosen if rows is None else rows[chosen],
@@ -63,6 +68,36 @@ def fit_reference(
         float(torch.cat(energies).mean()),
         REGIONS,
     )
+    steps = detectors.affordable(steps, tuple(images.shape[1:]), len(images))
+    if not steps:
+        return reference
+    others = torch.randperm(len(images), generator=noise.generator(0, "detectors"))
+    others = others[~torch.isin(others, chosen)][: max(0, detectors.useful(steps) - len(chosen))]
+    return with_detectors(reference, pictures_of(images[torch.cat([chosen, others])]), device=model.device, steps=steps)
+
+
+def with_detectors(
+    reference: Reference,
+    pictures: Tensor,
+    *,
+    device: torch.device,
+    steps: int = detectors.STEPS,
+    on_step: Callable[[], object] = lambda: None,
+) -> Reference:
+    """A reference with detectors of alterations. Where nearly all images are in one half, it is the reference itself.
+
+    Args:
+        reference: the reference.
+        pictures: the pictures (`pictures_of`) of its images, in their order, and then of others of the same data, uint8
+            (N, C, H, W).
+        device: the device of the training.
+        steps: the number of training steps of each detector.
+        on_step: called before each step.
+    """
+    if halves_of(pictures).bincount(minlength=HALVES).min() < detectors.FEWEST_IMAGES / 4:
+        return reference
+    trained = detectors.train(pictures, device, steps, on_step)
+    return reference.with_detectors(Alterations.of(trained, pictures[: len(reference.identities)]))
 
 
 def assess_without_model(images: Tensor, *, seed: int = 0, own: Callable[[Tensor], Tensor] | None = None) -> Verdict:

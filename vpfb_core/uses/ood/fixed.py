@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vpfb_core.data.image_statistics import in_unit_range
+from vpfb_core.model.detector import reduced
 from vpfb_core.model.reference import Descriptors
 
-SIZE = 32  # larger images are first reduced to this size, for the directions of gradients
 CELLS = 8  # along a side
 EDGES = 9  # directions of edges, which have no sign
 LIGHT = 8  # directions from dark to light
@@ -26,10 +26,7 @@ def describe_fixed(images: Tensor) -> Descriptors:
     if images.ndim != 4:
         return {}
     pictures = in_unit_range(images)
-    reduced = pictures
-    if max(pictures.shape[2:]) > SIZE:
-        reduced = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)
-    brightness = reduced.mean(1)
+    brightness = reduced(pictures).mean(1)
     edges = gradient_histograms(brightness, math.pi, EDGES).cpu()
     light = gradient_histograms(brightness, 2 * math.pi, LIGHT).cpu()
     by_region = torch.cat([edges.unflatten(1, (EDGES, -1)), light.unflatten(1, (LIGHT, -1))], 1).mT

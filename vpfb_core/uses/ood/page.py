@@ -84,6 +84,10 @@ KINDS = {
     ),
     "shading": Column("light and dark elsewhere", "It turns from dark to light in unusual directions at some places."),
     "part": Column("a part is unusual", "The edges of one part of it are unlike those of others at the same place."),
+    "altered": Column(
+        "looks altered",
+        "It looks as if something was pasted into it, mixed with it or covered, or as if it was recoloured.",
+    ),
 }
 
 

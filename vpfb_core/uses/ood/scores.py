@@ -19,7 +19,9 @@ from torch import Tensor
 from vpfb_core.data.statistics import Values
 from vpfb_core.errors import CheckpointError, ConfigError, FeatureError, VPFBError
 from vpfb_core.model.choice import Needs
-from vpfb_core.model.reference import Reference, Verdict, identities_of
+from vpfb_core.model.detector import pictures_of
+from vpfb_core.model.identities import identities_of
+from vpfb_core.model.reference import ALTERED, Reference, Verdict
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.settings import require_index, require_seed
 from vpfb_core.uses.density import Density
@@ -71,6 +73,8 @@ class Batch:
         reference = self.reference
         descriptors = self.untilted.evidence(reference.levels)
         descriptors |= describe_fixed(self.images) | reference.describe_own(self.images)
+        if ALTERED in reference.parts:
+            descriptors[ALTERED] = pictures_of(self.images)
         return reference.assess(descriptors, identities_of(self.images))
 
     @cached_property

@@ -18,9 +18,11 @@ from vpfb_core.api import Model
 from vpfb_core.data import ImageSet
 from vpfb_core.errors import CheckpointError, DataError
 from vpfb_core.machine import container as checkpoint
+from vpfb_core.model.identities import identities_of
 from vpfb_core.model.neighbourhood import NEIGHBOURS, SPACING_WEIGHT, Neighbourhood, NullDistribution, principal_axes
-from vpfb_core.model.reference import Reference, identities_of
+from vpfb_core.model.reference import ALTERED, Reference
 from vpfb_core.uses import ood
+from vpfb_core.uses.ood.scores import assess
 
 
 def points(n: int, d: int = 4, seed: int = 0) -> Tensor:
@@ -51,7 +53,7 @@ def test_with_all_axes_distances_are_those_of_the_descriptors_but_for_the_stretc
     space = known @ neighbourhood.axes * neighbourhood.stretch[:-1]
     expected = torch.cdist(space, space)
     expected += torch.diag(torch.full((500,), torch.inf))
-    found, _, _ = neighbourhood._distances(neighbourhood.points, torch.arange(500))
+    found, _ = neighbourhood._distances(neighbourhood.points, torch.arange(500))
     assert torch.allclose(found, expected.topk(NEIGHBOURS, largest=False).values, atol=5e-3)
 
 
@@ -162,7 +164,7 @@ def test_every_kind_of_evidence_counts() -> None:
         moved = reference.assess(usual | {kind: usual[kind] + 1e4}, NOT_IN_REFERENCE)
         assert (moved.score > found.score).all()
         assert (moved.evidence[kind] < 1e-3).all()
-    assert torch.allclose(torch.stack(list(found.evidence.values())).log().norm(dim=0), found.score, rtol=1e-3)
+    assert torch.allclose(torch.stack(list(found.evidence.values())).log().norm(3, dim=0), found.score, rtol=1e-3)
     assert torch.equal(found.nearest, parts["content"].neighbours(usual["content"], NOT_IN_REFERENCE).nearest)
 
 
@@ -188,6 +190,30 @@ def test_one_image_and_a_diverged_model_are_errors() -> None:
         ood.fit_reference(model_of(), images_of(1))
     with pytest.raises(DataError, match="not finite"):
         ood.fit_reference(model_of(lambda u, angle: u.sum(1) / 0), images_of(4))
+
+
+@pytest.mark.parametrize(("count", "steps", "trained"), [(300, 100, True), (300, 99, False), (255, 100, False)])
+def test_detectors_of_alterations_need_enough_images_and_steps(count: int, steps: int, trained: bool) -> None:
+    model, images = model_of(shape=(1, 4, 4)), images_of(count, shape=(1, 4, 4)).clamp(0, 1)
+    reference = ood.fit_reference(model, images, count=40, steps=steps)
+    assert (ALTERED in reference.parts) is trained
+    assert len(reference.rows) == 40
+    if trained:
+        assert len(reference.parts[ALTERED]) == 40, "others are for the training only"
+        model.reference = reference
+        pasted = images[:40].clone()
+        pasted[:, :, :2, :2] = 1.0
+        found = assess(model, pasted).evidence[ALTERED]
+        assert found.log().mean() < assess(model, images[-40:]).evidence[ALTERED].log().mean()
+
+
+def test_an_alteration_counts_half_as_much_again() -> None:
+    parts = {kind: Neighbourhood.of(points(200, seed=seed)) for seed, kind in enumerate(("detail", ALTERED))}
+    found = Reference(parts, torch.empty(0), torch.empty(0)).assess(
+        {"detail": points(20, seed=8), ALTERED: points(20, seed=9)}, torch.zeros(20)
+    )
+    detail, altered = (found.evidence[kind].log() for kind in ("detail", ALTERED))
+    torch.testing.assert_close(found.score, (detail.abs() ** 3 + (1.5 * altered).abs() ** 3) ** (1 / 3))
 
 
 def test_of_many_images_the_same_ones_are_chosen() -> None:
@@ -218,6 +244,8 @@ def test_a_file_brings_the_reference_back(digits: tuple[Model, ImageSet], tmp_pa
         lambda tensors: tensors.pop("reference/part/usual"),
         lambda tensors: tensors.update({"reference/part/points": torch.zeros(3, 5, 6)}),
         lambda tensors: tensors["reference/part/unit"].mul_(0),
+        lambda tensors: tensors.pop("reference/altered/0.fine.0.weight"),
+        lambda tensors: tensors.update({"reference/altered/1.coarse_head.bias": torch.zeros(2)}),
     ],
 )
 def test_a_reference_that_does_not_fit_is_a_checkpoint_error(
