@@ -80,8 +80,8 @@ class Neighbours(NamedTuple):
     """The neighbours of N images.
 
     Attributes:
-        statistic: how unusual they are, (N,), such as the log distance from their neighbours less a quarter of the own one
-            of these.
+        statistic: how unusual they are, (N,), such as the log distance from their neighbours less a quarter of the own
+            one of these.
         nearest: the indices of the reference images that are nearest along the axes, nearest first, int64 (N, K).
     """
 

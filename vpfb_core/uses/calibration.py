@@ -157,11 +157,13 @@ def calibrate(
     model.take_calibration(found or model.calibration)
     if count >= _LEAST_IMAGES and len(source) > 1:
         order = torch.randperm(len(source), generator=noise.generator(seed, "members"))
-        rows = order[: min(count, images)].sort().values
-        chosen = source.subset(rows)
-        known = readable(source, rows, chosen)
-        reference = fit.fit_reference(model, chosen.data, rows=known, count=count, batch_size=batch_size, steps=0)
-        model.reference = reference  # a run whose time is over before detectors are trained keeps it
+        # A run whose time is over keeps what was fitted last: the smallest reference, or one without detectors.
+        for size in sorted({min(_LEAST_IMAGES, images), min(count, images)}):
+            rows = order[:size].sort().values
+            chosen = source.subset(rows)
+            known = readable(source, rows, chosen)
+            reference = fit.fit_reference(model, chosen.data, rows=known, count=size, batch_size=batch_size, steps=0)
+            model.reference = reference
         if steps:
             pictures = [pictures_of(chosen.data)]
             for others in order[len(rows) : max(len(rows), min(images, detectors.useful(steps)))].split(_AT_ONCE):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from vpfb_core.methods.vpfb import estimation
 from vpfb_core.methods.vpfb.normaliser import Normaliser
 from vpfb_core.model.identities import identities_of
 from vpfb_core.model.lock import locked
-from vpfb_core.model.reference import ALTERED
+from vpfb_core.model.reference import ALTERED, Reference
 from vpfb_core.model.runs import Run, builtin_models
 from vpfb_core.training import ending
 from vpfb_core.uses import calibration
@@ -163,6 +164,24 @@ def test_a_third_of_a_calibration_trains_detectors_and_the_reference_comes_first
     calibrate(model, digits, gradients=3 * 4 * 100, on_step=lambda: counted.append(1))
     assert counted.count(1) == 1 + 2 * 100, "once for the images and for each step of both detectors"
     assert ALTERED in present(model.reference).parts
+
+
+def test_a_run_whose_time_is_over_keeps_the_smallest_reference(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, fitted = fit.fit_reference, list[int]()
+
+    def once(*given: Any, **settings: Any) -> Reference:
+        if fitted:
+            raise KeyboardInterrupt
+        fitted.append(settings["count"])
+        return honest(*given, **settings)
+
+    monkeypatch.setattr(type(model.method), "calibrate", lambda *_: None)
+    monkeypatch.setattr(fit, "fit_reference", once)
+    model.reference = None
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, vpfb.data.load("digits"), gradients=3_000)
+    assert fitted == [50]
+    assert len(present(model.reference).rows) == 50
 
 
 def test_an_error_in_calibration_does_not_lose_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
