@@ -97,14 +97,16 @@ def info(
         use_threads(machine)
         with signals.importing():
             from vpfb_core.uses.calibration import calibrate_file
-        calibrate_file(
-            path,
-            data,
-            seed=machine.seed,
-            device=machine.device,
-            on_images=lambda images: _say_what_is_used(say, "calibrating", path, "on", images),
-            **access.settings,
-        )
+        with progress(say, "calibrating") as bar:
+            calibrate_file(
+                path,
+                data,
+                seed=machine.seed,
+                device=machine.device,
+                on_images=lambda images: _say_what_is_used(say, "calibrating", path, "on", images),
+                on_progress=bar.update,
+                **access.settings,
+            )
     if match:
         _match(say, path, match, data, access, machine)
     _show(say, path)

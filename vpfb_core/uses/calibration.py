@@ -7,7 +7,8 @@ other images need no training data.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from vpfb_core.machine import noise
 from vpfb_core.machine.precision import true_float32
 from vpfb_core.methods.step import Validation
 from vpfb_core.model import model_file
-from vpfb_core.model.detector import pictures_of
+from vpfb_core.model.detector import HALVES, pictures_of
 from vpfb_core.model.lock import changing
 from vpfb_core.model.trained import TrainedModel
 from vpfb_core.uses.ood import detectors, fit
@@ -75,6 +76,7 @@ def calibrate_file(
     seed: int = 0,
     device: str = "auto",
     on_images: Callable[[Source], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
     **options: Any,
 ) -> None:
     """Calibrate the model of a file, and save it in the same file.
@@ -85,6 +87,7 @@ def calibrate_file(
         seed: the seed of the choice of images and of the noise.
         device: the device of the computation, as in `vpfb_core.load`.
         on_images: called with the images before they are used.
+        on_progress: called with the approximate share of the work that is done, in [0, 1].
         options: root and download, as in `data.load`.
     Raises:
         ConfigError: the model is a built-in one, its run is being trained, it has no energy, or its data are not known.
@@ -98,9 +101,31 @@ def calibrate_file(
         if on_images is not None:
             on_images(images)
         untilted = model.untilted
-        calibrate(untilted, images, seed, trained_on=trained_on)
+        with _counted(untilted, on_progress or (lambda _share: None)) as on_step:
+            calibrate(untilted, images, seed, trained_on=trained_on, on_step=on_step)
         untilted.about["calibration_seed"] = seed
         model_file.save(untilted.with_tilt(model.tilt), path)
+
+
+@contextmanager
+def _counted(model: TrainedModel, on_progress: Callable[[float], None]) -> Iterator[Callable[[], None]]:
+    """Inside this context, the work of a calibration with full effort is counted.
+
+    The context gives the function that counts a step of a detector.
+    """
+    done, cost = 0.0, max(1, full_cost(model))
+
+    def count(gradients: float) -> None:
+        nonlocal done
+        done += gradients
+        on_progress(min(1.0, done / cost))
+
+    hook = model.field.network.register_forward_pre_hook(lambda _network, inputs: count(len(inputs[0])))
+    try:
+        yield lambda: count(detectors.STEP_COST / HALVES)
+    finally:
+        hook.remove()
+    on_progress(1.0)
 
 
 def calibrate(
