@@ -85,7 +85,7 @@ def test_a_file_is_calibrated_on_the_images_that_it_was_trained_on(
     calibrate_file(path, device="cpu", on_images=used.append, on_progress=shares.append)
     assert shares == sorted(shares)
     assert len(set(shares)) > 10
-    assert 0.3 < shares[-2] <= shares[-1] == 1, "it counts about what it has planned"
+    assert 0.05 < shares[-2] <= shares[-1] == 1, "less is left to do here than it knows"
     loaded = vpfb.load(path, device="cpu")
     assert loaded.calibration is not None
     digits = vpfb.data.load("digits")
