@@ -181,23 +181,31 @@ def calibrate(
         )
     model.take_calibration(found or model.calibration)
     if count >= _LEAST_IMAGES and len(source) > 1:
-        order = torch.randperm(len(source), generator=noise.generator(seed, "members"))
+        order = torch.randperm(len(source), generator=noise.generator(seed, "members"))[:images]
         # A run whose time is over keeps what was fitted last: the smallest reference, or one without detectors.
         for size in sorted({min(_LEAST_IMAGES, images), min(count, images)}):
             rows = order[:size].sort().values
             chosen = source.subset(rows)
             known = readable(source, rows, chosen)
-            reference = fit.fit_reference(model, chosen.data, rows=known, count=size, batch_size=batch_size, steps=0)
-            model.reference = reference
-        if steps:
-            pictures = [pictures_of(chosen.data)]
-            for others in order[len(rows) : max(len(rows), min(images, detectors.useful(steps)))].split(_AT_ONCE):
-                on_step()
-                if len(others):
-                    pictures.append(pictures_of(source.subset(others.sort().values).data))
-            model.reference = fit.with_detectors(
-                reference, torch.cat(pictures), device=model.device, steps=steps, on_step=on_step
+            model.reference = fit.fit_reference(
+                model, chosen.data, rows=known, count=size, batch_size=batch_size, steps=0
             )
+        if steps:
+            _train_detectors(model, chosen.data, source, order[len(rows) : detectors.useful(steps)], steps, on_step)
+
+
+def _train_detectors(
+    model: TrainedModel, images: Tensor, source: Source, others: Tensor, steps: int, on_step: Callable[[], object]
+) -> None:
+    """Train detectors for the reference of a model on its images and on those at other rows of the source."""
+    assert model.reference is not None
+    pictures = [pictures_of(images)]
+    for rows in others.split(_AT_ONCE) if len(others) else ():
+        on_step()
+        pictures.append(pictures_of(source.subset(rows.sort().values).data))
+    model.reference = fit.with_detectors(
+        model.reference, torch.cat(pictures), device=model.device, steps=steps, on_step=on_step
+    )
 
 
 def _shuffled(source: Source, rows: Tensor, seed: int) -> InMemory:
